@@ -1,0 +1,85 @@
+"""Every constant of the method and of the jobs, with its unit and source.
+
+Four frozen models: `PrepareConfig` (photos -> faces), `MethodConfig` (the paper's maths), `TrainConfig` (the
+optimiser and how it is run), `GenerateConfig` (identities -> images). The defaults of the method are the paper's
+(arXiv 2401.15975); `preset("release")` is what the authors' published code computes (docs/method.md tells them apart).
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Preset = Literal["paper", "release"]
+
+
+class Config(BaseModel):
+    """Frozen, and refusing unknown fields: a misspelt option is an error, not a silence."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class PrepareConfig(Config):
+    """Limits for photos and faces."""
+
+    max_bytes: int = 64 * 2**20  # bytes of the encoded file
+    max_pixels: int = 50_000_000  # width x height, checked before decoding
+    min_side_px: int = 64  # shorter side of the photo
+    faces: Literal["all", "largest"] = "all"  # which faces of a photo become identities
+    min_score: float = 0.5  # detector confidence, 0..1
+    min_face_px: float = 24.0  # shorter side of the face box, px
+    min_visible: float = 0.6  # share of the aligned crop's inner box that lies inside the photo, 0..1
+    min_mask_fraction: float = 0.05  # share of the crop the face mask must cover, 0..1
+
+
+class MethodConfig(Config):
+    """The paper's maths. Numbers in brackets are rows of the table in docs/method.md."""
+
+    normalise: Literal["per_word", "joint_affine", "none"] = "per_word"  # [1] Eq. 4: each word by its own mean, std
+    celeb_moments: Literal["shared", "per_slot"] = "shared"  # [2] mu(C), sigma(C) in R^D, or one pair per name slot
+    adain: bool = True  # False: Table 2, "without AdaIN": the MLP's words as they are
+    features: Literal["fr_vit", "clip"] = "fr_vit"  # "clip": Table 2, the base pack's CLIP image encoder
+    loss: Literal["two_phase", "noise", "reconstruction"] = "two_phase"  # Eq. 6; Table 2: only L_noise, only L_rec
+    mask: bool = True  # False: Table 2, "without mask"
+    phase_boundary: float = Field(0.6, ge=0.0, le=1.0)  # alpha of Eq. 6, a fraction of T
+    boundary: Literal["at_least", "above"] = "at_least"  # [4] t >= alpha T with t in 1..T, or index t > alpha T in 0..T-1
+    hair_weight: float = Field(0.1, ge=0.0)  # beta of Eq. 6 [6: 0.1 is also the release's documented command]
+    rec_scale: Literal["latent", "vae"] = "latent"  # [3] "vae": both sides of L_rec divided by the VAE scaling factor
+    mirror: float = Field(0.0, ge=0.0, le=1.0)  # [7] probability of the mirrored crop (with its own features)
+    area_normalise: bool = False  # divide by the mask's mean weight, so that small faces count as much; not in the paper
+
+
+class TrainConfig(Config):
+    """The optimiser, and how identities are packed."""
+
+    num_steps: int = Field(450, ge=1)  # updates per identity [5: the release's file "-450" holds 451]
+    learning_rate: float = 5e-5  # AdamW, constant
+    betas: tuple[float, float] = (0.9, 0.999)
+    weight_decay: float = 1e-2
+    eps: float = 1e-8
+    max_grad_norm: float = 1.0  # clipped per identity
+    samples_per_step: int = Field(1, ge=1)  # noised views per identity and step; the paper's batch is 1
+    seed: int = 0  # with the face's id, the root of every random number of an identity
+    views: Literal["pool", "every_step"] = "every_step"  # encode a pool of views once, or a fresh view at each step
+    num_views: int = Field(32, ge=1)  # size of the pool
+
+
+class GenerateConfig(Config):
+    """Sampling. DPM-Solver++ multistep, as in the paper."""
+
+    num_inference_steps: int = Field(25, ge=1, le=1000)
+    guidance_scale: float = Field(8.5, ge=0.0)
+    negative_prompt: str = ""
+
+
+def preset(name: Preset) -> tuple[MethodConfig, TrainConfig]:
+    """The paper's equations as printed, or what the published code computes."""
+    if name == "paper":
+        return MethodConfig(), TrainConfig()
+    if name == "release":
+        method = MethodConfig(
+            normalise="joint_affine", celeb_moments="per_slot", boundary="above", rec_scale="vae", mirror=0.5
+        )
+        return method, TrainConfig(num_steps=451)
+    raise ValueError(f"unknown preset {name!r}; choose 'paper' or 'release'")

@@ -1,0 +1,37 @@
+"""The errors a caller can act on, and the closed list of reasons a photo can be refused for."""
+
+from __future__ import annotations
+
+REASONS = (
+    "unreadable",  # the bytes could not be fetched
+    "not_an_image",  # the bytes are no image, or a corrupt one
+    "too_large",  # more bytes or pixels than the limits allow
+    "too_small",  # a side shorter than the limit
+    "no_face",
+    "face_too_small",
+    "face_cut_off",  # too much of the aligned crop lies outside the photo
+    "masks_empty",  # the parser found no face in the crop
+    "diverged",  # training gave words that are not finite
+)
+
+
+class PhotoRejected(Exception):
+    """A photo (or a face of it) cannot be used. It is data: it becomes a row of `rejects`, never a failed job."""
+
+    def __init__(self, reason: str, detail: str) -> None:
+        assert reason in REASONS, reason
+        super().__init__(f"{reason}: {detail}")
+        self.reason = reason
+        self.detail = detail
+
+
+class IdentityNotFound(LookupError):
+    """No stored identity has this name or id."""
+
+
+class IncompatibleIdentity(ValueError):
+    """The identity was learned for another text encoder than the one in use."""
+
+
+class PackError(ValueError):
+    """A model pack is incomplete, damaged or does not fit; the message names the remedy."""

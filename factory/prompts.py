@@ -1,0 +1,103 @@
+"""Prompt templates, and where the two words of an identity go in a tokenised prompt.
+
+The words replace a placeholder at the token-embedding level, before position embeddings, so that the text encoder
+reads "a photo of a v1* v2*": nothing of the placeholder's own text is left over. No vocabulary ever grows.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from transformers import CLIPTokenizer
+
+PERSON = "<person>"  # stands for the identity in a prompt
+NUM_WORDS = 2  # V: a first name and a last name
+_TEXT = -1  # slot of a token that is ordinary text
+
+logger = logging.getLogger(__name__)
+
+
+def _templates() -> tuple[str, ...]:
+    """The ImageNet / textual-inversion family: 57 templates, as many as the release has distinct ones."""
+    photo = [f"a photo of {what}" for what in ("a", "the", "my", "one", "a nice", "the nice")]
+    photo += [f"a photo of {what}" for what in ("a clean", "the clean", "a dirty", "a cool", "the cool")]
+    photo += [f"a photo of {what}" for what in ("a small", "the small", "the weird", "the large")]
+    photo += ["the photo of a", "a dark photo of the", "a bright photo of the", "a rendering of a"]
+    for view in ("a cropped photo of", "a close-up photo of", "a good photo of", "a rendition of"):
+        photo += [f"{view} a", f"{view} the"]
+    art = [
+        f"{kind} of {what}"
+        for kind in ("an illustration", "a depiction")
+        for what in (
+            *("a", "the", "my", "one", "a clean", "the clean", "a dirty", "a nice"),
+            *("the nice", "a cool", "the cool", "a small", "the small", "the weird", "the large"),
+        )
+    ]
+    return tuple(f"{text} {PERSON}" for text in photo + art)
+
+
+TEMPLATES = _templates()
+
+
+def with_person(prompt: str) -> str:
+    """`prompt` with the identity in it: a prompt without `<person>` gets it in front, as in the paper."""
+    prompt = prompt.strip()
+    if PERSON in prompt:
+        return prompt
+    return f"{PERSON} {prompt}".strip()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenisedPrompts:
+    """A batch of prompts, ready for injection."""
+
+    ids_BL: torch.Tensor  # int64 [B, L], begin ... end, padding; any id where a word of the identity goes
+    slots_BL: torch.Tensor  # int64 [B, L], 0 or 1 where word v1* or v2* goes, -1 where the text stays
+
+    def __getitem__(self, rows: torch.Tensor) -> TokenisedPrompts:
+        return TokenisedPrompts(ids_BL=self.ids_BL[rows], slots_BL=self.slots_BL[rows])
+
+    def to(self, device: torch.device | str) -> TokenisedPrompts:
+        return TokenisedPrompts(ids_BL=self.ids_BL.to(device), slots_BL=self.slots_BL.to(device))
+
+
+def tokenise(prompts: Sequence[str], tokenizer: CLIPTokenizer) -> TokenisedPrompts:
+    """Token ids and word slots of prompts in which `<person>` may occur any number of times.
+
+    A text longer than the encoder's L tokens is cut at its end, with a warning.
+
+    Raises:
+        ValueError: the cut would remove the identity from a prompt.
+    """
+    length = tokenizer.model_max_length
+    ids_BL = torch.full((len(prompts), length), tokenizer.pad_token_id, dtype=torch.int64)
+    slots_BL = torch.full((len(prompts), length), _TEXT, dtype=torch.int64)
+    for row, prompt in enumerate(prompts):
+        ids: list[int] = []
+        slots: list[int] = []
+        for number, text in enumerate(prompt.split(PERSON)):
+            if number > 0:
+                ids += [tokenizer.bos_token_id] * NUM_WORDS
+                slots += range(NUM_WORDS)
+            piece = tokenizer(text, add_special_tokens=False)["input_ids"] if text.strip() else []
+            ids += piece
+            slots += [_TEXT] * len(piece)
+        room = length - 2  # the begin and end tokens
+        if len(ids) > room:
+            if PERSON in prompt and NUM_WORDS - 1 not in slots[:room]:
+                raise ValueError(f"{PERSON} lies beyond the {room} tokens the text encoder reads; move it to the front")
+            logger.warning("prompt cut from %d to %d tokens: %s", len(ids), room, prompt)
+            ids, slots = ids[:room], slots[:room]
+        ids_BL[row, : len(ids) + 2] = torch.tensor([tokenizer.bos_token_id, *ids, tokenizer.eos_token_id])
+        slots_BL[row, 1 : len(ids) + 1] = torch.tensor(slots, dtype=torch.int64)
+    return TokenisedPrompts(ids_BL=ids_BL, slots_BL=slots_BL)
+
+
+def inject(embeds_BLD: torch.Tensor, slots_BL: torch.Tensor, words_BVD: torch.Tensor) -> torch.Tensor:
+    """Token embeddings with the identities' words in their slots; gradients flow to the words."""
+    index_BLD = slots_BL.clamp(min=0).unsqueeze(-1).expand(-1, -1, words_BVD.shape[-1])
+    placed_BLD = words_BVD.to(embeds_BLD.dtype).gather(1, index_BLD)
+    return torch.where((slots_BL >= 0).unsqueeze(-1), placed_BLD, embeds_BLD)

@@ -1,0 +1,112 @@
+"""What travels between the stages: photo -> face -> masks, features -> words -> images.
+
+Every record is a frozen dataclass of plain values and numpy arrays; each field names its dtype, shape, range and
+unit. `S` is the pack's face resolution in pixels (512 for sd21, 128 for studio), `F` the feature width, `D` the text
+width, `V` = 2 the words per identity.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Photo:
+    """A decoded photo, upright."""
+
+    photo_id: str  # sha256 of the file's bytes, hex
+    name: str  # the caller's name for it: the `name` column, or the file's stem
+    image: np.ndarray  # uint8 [H, W, 3], RGB, EXIF orientation applied
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Face:
+    """One face found in a photo, with its aligned crop."""
+
+    face_id: str  # photo_id + "-" + face_index
+    face_index: int  # 0 is the largest face of the photo
+    box: np.ndarray  # float32 [4], x0 y0 x1 y1 in pixels of the photo
+    landmarks: np.ndarray  # float32 [5, 2], x y in pixels of the photo: left eye, right eye, nose, mouth corners
+    score: float  # the detector's confidence, 0..1
+    crop: np.ndarray  # uint8 [S, S, 3], RGB, aligned to the FFHQ five-point template
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FaceMasks:
+    """What the loss looks at (Eq. 6), in pixels of the crop."""
+
+    face: np.ndarray  # bool [S, S], skin, brows, eyes, glasses, ears, nose, mouth, lips
+    hair: np.ndarray  # bool [S, S], disjoint from `face`
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FaceFeatures:
+    """FR-ViT features of the only two inputs that ever occur."""
+
+    crop: np.ndarray  # float32 [F], of the crop
+    mirror: np.ndarray  # float32 [F], of the crop's mirror image
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PreparedFace:
+    """A row of the `faces` table: everything training needs to know of a face."""
+
+    face_id: str
+    photo_id: str
+    name: str  # the photo's name; faces after the first are "<name>-<face_index>"
+    face_index: int
+    box: np.ndarray  # float32 [4], pixels of the photo
+    landmarks: np.ndarray  # float32 [5, 2], pixels of the photo
+    score: float  # 0..1
+    crop: np.ndarray  # uint8 [S, S, 3], RGB
+    masks: FaceMasks
+    features: FaceFeatures
+    pack: str  # name of the pack that prepared it
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reject:
+    """A row of the `rejects` table: a photo or face that could not be used, and why."""
+
+    reject_id: str  # photo_id, or face_id where one face of a photo is refused; sha256 of the uri if unreadable
+    photo_id: str  # "" if the bytes could not be read
+    name: str
+    pack: str  # name of the pack in use: another pack may find what this one did not
+    stage: str  # "prepare" | "train"
+    reason: str  # one of factory.errors.REASONS
+    detail: str  # for a person to read: what was found, with numbers and units
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Identity:
+    """A row of the `identities` table: two words that behave in a prompt like a celebrity's name."""
+
+    identity_id: str  # 16 hex digits: hash of (face_id, config, pack fingerprint)
+    face_id: str
+    photo_id: str
+    name: str
+    words: np.ndarray  # float32 [V, D], token embeddings
+    pack: str  # name of the pack it was learned with
+    fingerprint: str  # of that pack's text encoder: these words mean nothing to another one
+    preset: str  # "paper", "release" or "custom"
+    config: str  # JSON of the MethodConfig and TrainConfig
+    num_steps: int
+    final_loss: float  # mean masked loss over the last 10 % of the steps
+    train_s: float  # seconds of the pack of identities, divided by their number
+    created_at: str  # ISO 8601, UTC
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GeneratedImage:
+    """A row of the `images` table."""
+
+    image_id: str  # 16 hex digits: hash of (identity_id, prompt, negative prompt, seed, generate config)
+    identity_id: str
+    name: str  # of the identity
+    prompt: str  # as given, with <person>
+    seed: int
+    image: np.ndarray  # uint8 [S, S, 3], RGB
+    config: str  # JSON of the GenerateConfig
+    created_at: str  # ISO 8601, UTC
