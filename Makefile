@@ -1,0 +1,53 @@
+# Every habit of the project is a target. Those that need the environment set it up first: .venv, once per pyproject.toml.
+PYTHON ?= python3
+PORT ?= 8000
+ROOT ?= out/demo/root
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+THREADS := OMP_NUM_THREADS=2 TOKENIZERS_PARALLELISM=false
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test test-slow lint format serve clean
+
+help: ## this list
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+install: $(STAMP) ## the environment .venv with every pinned dependency (the others do this by themselves)
+
+demo: $(STAMP) ## photos in, pictures out, offline: writes out/demo/contact_sheet.png and report.html
+	$(BIN)/identity-factory demo --out out/demo
+
+test: $(STAMP) ## the fast tests (under 8 minutes on two cores)
+	$(THREADS) $(BIN)/python -m pytest -q
+
+test-slow: $(STAMP) ## the slow tests, such as a full-size SD 2.1 pack with random weights
+	$(THREADS) $(BIN)/python -m pytest -q -m slow --timeout=3600
+
+lint: $(STAMP) ## ruff, mypy (strict) and import-linter
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	PYTHONPATH=. $(BIN)/lint-imports --no-cache
+
+format: $(STAMP) ## let ruff mend what it can
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+serve: $(STAMP) ## the HTTP endpoint on the identities of ROOT (make serve ROOT=... PORT=8000)
+	$(BIN)/identity-factory serve --root $(ROOT) --port $(PORT)
+
+clean: ## what jobs and checks wrote; keeps .venv
+	rm -rf out build *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
+
+# One pip command for everything, so that nothing resolves to another torch. Two makes at once: the second one waits for
+# the first (where flock exists) and then finds the stamp.
+$(STAMP): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
+	  { echo "identity-factory needs Python 3.11 or newer; '$(PYTHON)' is $$($(PYTHON) -V 2>&1). Try: make PYTHON=python3.11 $(MAKECMDGOALS)" >&2; exit 1; }
+	@exec 9>.venv.lock; if command -v flock >/dev/null; then flock 9; fi; \
+	if [ $@ -nt pyproject.toml ]; then exit 0; fi; \
+	echo "Setting up $(VENV), once: about three minutes."; set -e; \
+	[ -x $(BIN)/python ] || $(PYTHON) -m venv $(VENV); \
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[demo,dev,studio]'; \
+	touch $@

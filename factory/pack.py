@@ -1,0 +1,242 @@
+"""A model pack: everything the factory must know about models, read from one `pack.toml`.
+
+A pack is a folder with a `pack.toml`, the list of celebrity names and the weights of five parts: the base model, the
+face-recognition ViT, CLIP (optional), the face detector and recogniser, and the face parser. Where the weights may not
+be redistributed the folder holds only the description, and `identity-factory packs fetch` brings the rest
+(`factory.pack_fetch`); `packs verify` says what is missing, changed or does not fit (`factory.pack_verify`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, field_validator
+
+from factory.config import GenerateConfig, MethodConfig, TrainConfig
+from factory.errors import PackError
+
+PACKS = Path(__file__).resolve().parent.parent / "packs"
+Setting = bool | int | float | str
+Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+
+
+class Source(BaseModel):
+    """One part: where it lies, where it can be had, what it must hash to, and on whose terms."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    path: str  # folder or file, relative to the pack's folder (an absolute path is kept: weights shared on a disk)
+    licence: str  # shown by `packs fetch` before anything is downloaded
+    hub: str | None = None  # Hugging Face repository "owner/name"
+    mirrors: list[str] = []  # other repositories with the same content, tried in this order
+    revision: str | None = None  # commit of `hub`; mirrors have commits of their own, so there the hashes decide
+    files: list[str] = []  # patterns of the files wanted from the hub; empty: all of them
+    url: str | None = None  # a file to download; a .zip is unpacked into the folder `path`
+    sha256: dict[str, Sha256] = {}  # file relative to `path` -> digest ("" where `path` is itself the file)
+    url_sha256: Sha256 | None = None  # of the file behind `url` as it is downloaded
+
+
+class FacesPart(Source):
+    """An insightface model-pack folder: ONNX files, with or without a `manifest.json`."""
+
+    det_file: str  # detector, a file of the folder
+    judge: str | None = None  # recogniser, a file of the folder; it measures results and is never trained against
+    det_size: int = Field(640, gt=0, multiple_of=32)  # px, side of the detector's square input
+
+
+class ParserPart(Source):
+    """A 19-class face parsing network of facexlib, and what its classes mean (the two networks number them apart)."""
+
+    network: Literal["ParseNet", "BiSeNet"]
+    options: dict[str, int | list[int]] = {}  # arguments of the network's constructor
+    input_px: int = Field(gt=0)  # px, side of the network's square input
+    mean: tuple[float, float, float]  # RGB, of values in 0..1
+    std: tuple[float, float, float]  # RGB, of values in 0..1
+    face_classes: list[Annotated[int, Field(ge=0)]] = Field(min_length=1)
+    hair_classes: list[Annotated[int, Field(ge=0)]] = Field(min_length=1)
+
+
+class Pack(BaseModel):
+    """A pack as described; nothing is loaded. `load_pack` makes one."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    root: Path  # the pack's folder
+    description: str
+    resolution: int = Field(gt=0)  # px, side S of the aligned crop and of generated images
+    crop_box: tuple[float, float, float, float]  # x0 y0 x1 y1 of the FR-ViT's view, fractions of the crop's side
+    base: Source  # diffusers folder: tokenizer, text_encoder, vae, unet, scheduler
+    fr_vit: Source  # transformers ViTModel folder with its image processor
+    clip: Source | None = None  # transformers CLIPModel folder: evaluation, and the ablation of the encoder
+    faces: FacesPart
+    parser: ParserPart
+    celebrities: list[tuple[str, str]]  # first and last name, from the file that pack.toml names
+    prompt_templates: list[str] = []  # training texts with <person> in them; empty: those of factory.prompts
+    train: dict[str, Setting] = {}  # what this base model needs otherwise than MethodConfig and TrainConfig say
+    generate: dict[str, Setting] = {}  # the same for GenerateConfig
+
+    @field_validator("crop_box")
+    @classmethod
+    def _inside(cls, box: tuple[float, float, float, float]) -> tuple[float, float, float, float]:
+        if not (0 <= box[0] < box[2] <= 1 and 0 <= box[1] < box[3] <= 1):
+            raise ValueError("must be x0 y0 x1 y1 within 0..1, with x0 < x1 and y0 < y1")
+        return box
+
+    @field_validator("train")
+    @classmethod
+    def _known_train(cls, settings: dict[str, Setting]) -> dict[str, Setting]:
+        return _known(settings, {**MethodConfig.model_fields, **TrainConfig.model_fields})
+
+    @field_validator("generate")
+    @classmethod
+    def _known_generate(cls, settings: dict[str, Setting]) -> dict[str, Setting]:
+        return _known(settings, GenerateConfig.model_fields)
+
+    def parts(self) -> dict[str, Source]:
+        """The parts by name, in the order of pack.toml; without `clip` where the pack has none."""
+        clip = {} if self.clip is None else {"clip": self.clip}
+        return {"base": self.base, "fr_vit": self.fr_vit, **clip, "faces": self.faces, "parser": self.parser}
+
+    def place(self, part: Source) -> Path:
+        """Where a part belongs, whether or not it is there."""
+        return self.root / part.path
+
+    def folder(self, part: Source) -> Path:
+        """Where a part lies (for a part of one file: that file). PackError with the remedy if it is missing."""
+        place = self.place(part)
+        if not place.exists():
+            raise PackError(f"pack {self.name!r} has no {part.path} at {place}; {self.remedy(part)}")
+        return place
+
+    def remedy(self, part: Source) -> str:
+        """What a user can do about a part that is missing or damaged."""
+        if part.hub or part.url:
+            return f"run `identity-factory packs fetch {self.name}` ({part.hub or part.url}; {part.licence})"
+        return f"restore it from the repository (packs/{self.name}), or name its `hub` or `url` in pack.toml"
+
+    def fingerprint(self) -> str:
+        """16 hex digits over the content of the text encoder's weights and the tokenizer's files.
+
+        Words learned for one text encoder mean nothing to another; this is how the two are told apart. Digests are
+        cached by path, size and time of change, as hashing 1.4 GB takes seconds. Raises PackError without the weights.
+        """
+        base = self.folder(self.base)
+        weights = _first_found(base / "text_encoder", ("*.safetensors", "*.bin"))
+        vocabulary = _first_found(base / "tokenizer", ("vocab.json", "tokenizer.json"))
+        merges = _first_found(base / "tokenizer", ("merges.txt", "tokenizer.json"))
+        files = [*weights, *dict.fromkeys(vocabulary + merges)]
+        if not (weights and vocabulary):
+            raise PackError(f"{base} has no text encoder weights or no tokenizer; {self.remedy(self.base)}")
+        digests = "\n".join(file_sha256(file) for file in files)
+        return hashlib.sha256(digests.encode()).hexdigest()[:16]
+
+
+def list_packs() -> list[str]:
+    """Names of the packs that come with the factory, sorted."""
+    return sorted(file.parent.name for file in PACKS.glob("*/pack.toml"))
+
+
+def load_pack(name_or_path: str | Path) -> Pack:
+    """Read a pack by its name (`studio`), its folder, or its pack.toml. Raises PackError, naming file and field."""
+    file = _pack_file(name_or_path)
+    try:
+        fields: dict[str, Any] = tomllib.loads(file.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise PackError(f"{file} is not valid TOML: {error}") from error
+    names = fields.pop("celebrities", None)
+    if not isinstance(names, str):
+        raise PackError(f"{file}: celebrities: must name a text file with a first and a last name per line")
+    fields = {"name": file.parent.name, **fields, "root": file.parent, "celebrities": read_names(file.parent / names)}
+    try:
+        return Pack.model_validate(fields)
+    except ValidationError as error:
+        faults = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+        raise PackError(f"{file}: {faults}. packs/sd21/pack.toml shows every field") from error
+
+
+def read_names(file: Path) -> list[tuple[str, str]]:
+    """Celebrity names, one "First Last" per line; empty lines and those that begin with # are skipped."""
+    if not file.is_file():
+        raise PackError(f"{file} is missing: the celebrity names that pack.toml points to, one 'First Last' per line")
+    names = []
+    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), start=1):
+        words = line.split()
+        if not words or words[0].startswith("#"):
+            continue
+        if len(words) != 2:
+            raise PackError(f"{file}, line {number}: {line.strip()!r} is not exactly two words")
+        names.append((words[0], words[1]))
+    return names
+
+
+def file_sha256(file: Path, on_bytes: Callable[[int], None] | None = None) -> str:
+    """Hex sha256 of a file, remembered by path, size and time of change; `on_bytes` hears the bytes read so far."""
+    stat = file.stat()
+    key = f"{file.resolve()}|{stat.st_size}|{stat.st_mtime_ns}"
+    if not _DIGESTS:
+        _DIGESTS.update(_read_digests())
+    if key not in _DIGESTS:
+        digest, done = hashlib.sha256(), 0
+        with file.open("rb") as stream:
+            while block := stream.read(8 * 2**20):
+                digest.update(block)
+                done += len(block)
+                if on_bytes is not None:
+                    on_bytes(done)
+        _DIGESTS[key] = digest.hexdigest()
+        if stat.st_size > 64 * 2**20:
+            _write_digests()
+    return _DIGESTS[key]
+
+
+# Digests of this process; those of files that take a noticeable time are kept in the user's cache folder as well.
+_DIGESTS: dict[str, str] = {}
+
+
+def _cache_file() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "identity-factory" / "sha256.json"
+
+
+def _read_digests() -> dict[str, str]:
+    try:
+        return dict(json.loads(_cache_file().read_text()))
+    except (OSError, ValueError):  # no cache, or a damaged one: the files are hashed again
+        return {}
+
+
+def _write_digests() -> None:
+    file = _cache_file()
+    partial = file.with_name(f"{file.name}.{os.getpid()}")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_text(json.dumps(_DIGESTS))
+        partial.replace(file)
+    except OSError:  # a read-only home costs the next process a few seconds, nothing else
+        return
+
+
+def _pack_file(name_or_path: str | Path) -> Path:
+    for folder in (PACKS / name_or_path, Path(name_or_path)):
+        file = folder if folder.name == "pack.toml" else folder / "pack.toml"
+        if file.is_file():
+            return file.resolve()
+    raise PackError(f"no pack {str(name_or_path)!r}; there are {', '.join(list_packs()) or 'none'}, or give a folder")
+
+
+def _known(settings: dict[str, Setting], fields: dict[str, Any]) -> dict[str, Setting]:
+    unknown = sorted(set(settings) - set(fields))
+    if unknown:
+        raise ValueError(f"no such setting: {', '.join(unknown)}; there are {', '.join(sorted(fields))}")
+    return settings
+
+
+def _first_found(folder: Path, patterns: tuple[str, ...]) -> list[Path]:
+    """The files of the first pattern that matches any, sorted: .safetensors are not hashed together with .bin."""
+    return next((found for pattern in patterns if (found := sorted(folder.glob(pattern)))), [])

@@ -1,0 +1,169 @@
+"""The columns of the four tables, and rows <-> records.
+
+Pictures and masks are PNG bytes: lossless, and any tool that reads the table can show them. Words and features are
+lists with their own length, because one root may hold the work of several packs.
+"""
+
+from __future__ import annotations
+
+import io
+from typing import Any, Final, Literal
+
+import numpy as np
+import pyarrow as pa
+from PIL import Image
+
+from factory.records import FaceFeatures, FaceMasks, GeneratedImage, Identity, PreparedFace, Reject
+
+Table = Literal["faces", "identities", "images", "rejects"]
+
+
+def _field(name: str, kind: pa.DataType, doc: str, unit: str = "", *, key: bool = False) -> pa.Field:
+    metadata = {"doc": doc, **({"unit": unit} if unit else {})}
+    if key:  # lets Lance see that two concurrent upserts insert the same row, and retry one of them
+        metadata["lance-schema:unenforced-primary-key"] = "true"
+    return pa.field(name, kind, nullable=not key, metadata=metadata)
+
+
+_TEXT, _FLOATS, _PACK = pa.string(), pa.list_(pa.float32()), "name of the model pack"
+
+SCHEMAS: Final[dict[Table, pa.Schema]] = {
+    "faces": pa.schema(
+        [
+            _field("face_id", _TEXT, "photo_id, '-', face_index", key=True),
+            _field("pack", _TEXT, _PACK + " that prepared it", key=True),
+            _field("photo_id", _TEXT, "sha256 of the photo's bytes, hex"),
+            _field("name", _TEXT, "the photo's name; faces after the first are <name>-<face_index>"),
+            _field("face_index", pa.int32(), "0 is the largest face of the photo"),
+            _field("box", pa.list_(pa.float32(), 4), "x0 y0 x1 y1 of the face in the photo", "px"),
+            _field("landmarks", pa.list_(pa.float32(), 10), "x y of eyes, nose, mouth corners in the photo", "px"),
+            _field("score", pa.float32(), "the detector's confidence, 0..1"),
+            _field("crop", pa.binary(), "aligned face, RGB", "PNG"),
+            _field("face_mask", pa.binary(), "where the face is in the crop, 1 bit", "PNG"),
+            _field("hair_mask", pa.binary(), "where the hair is in the crop, 1 bit", "PNG"),
+            _field("features", _FLOATS, "FR-ViT features of the crop [F]"),
+            _field("features_mirror", _FLOATS, "FR-ViT features of the mirrored crop [F]"),
+        ]
+    ),
+    "identities": pa.schema(
+        [
+            _field("identity_id", _TEXT, "hash of face_id, config and fingerprint, 16 hex digits", key=True),
+            _field("face_id", _TEXT, "the face it was learned from"),
+            _field("photo_id", _TEXT, "sha256 of the photo's bytes, hex"),
+            _field("name", _TEXT, "the face's name"),
+            _field("words", _FLOATS, "token embeddings [num_words * text width], row by row"),
+            _field("num_words", pa.int32(), "words per identity"),
+            _field("pack", _TEXT, _PACK + " it was learned with"),
+            _field("fingerprint", _TEXT, "of the pack's text encoder; the words mean nothing to another one"),
+            _field("preset", _TEXT, "paper, release or custom"),
+            _field("config", _TEXT, "MethodConfig and TrainConfig", "JSON"),
+            _field("num_steps", pa.int32(), "updates"),
+            _field("final_loss", pa.float32(), "mean masked loss over the last 10 % of the steps"),
+            _field("train_s", pa.float32(), "time of the batch divided by its identities", "s"),
+            _field("created_at", _TEXT, "ISO 8601, UTC"),
+        ]
+    ),
+    "images": pa.schema(
+        [
+            _field("image_id", _TEXT, "hash of identity, prompts, seed and config, 16 hex digits", key=True),
+            _field("identity_id", _TEXT, "who is in it"),
+            _field("name", _TEXT, "of the identity"),
+            _field("prompt", _TEXT, "as given, with <person>"),
+            _field("seed", pa.int64(), "of the initial noise"),
+            _field("image", pa.binary(), "RGB", "PNG"),
+            _field("config", _TEXT, "GenerateConfig", "JSON"),
+            _field("created_at", _TEXT, "ISO 8601, UTC"),
+        ]
+    ),
+    "rejects": pa.schema(
+        [
+            _field("reject_id", _TEXT, "photo_id; face_id of one face; sha256 of an unreadable uri", key=True),
+            _field("pack", _TEXT, _PACK + " in use", key=True),
+            _field("photo_id", _TEXT, "sha256 of the photo's bytes, hex; empty if they could not be read"),
+            _field("name", _TEXT, "the photo's name"),
+            _field("stage", _TEXT, "prepare or train"),
+            _field("reason", _TEXT, "one of factory.errors.REASONS"),
+            _field("detail", _TEXT, "what was found, for a person to read"),
+        ]
+    ),
+}
+KEYS: Final[dict[Table, list[str]]] = {name: [f.name for f in s if not f.nullable] for name, s in SCHEMAS.items()}
+
+
+def encode_png(image: np.ndarray) -> bytes:
+    """PNG bytes of a picture (uint8 [H, W, 3] RGB) or of a mask (bool [H, W], 1 bit a pixel)."""
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def decode_png(data: bytes) -> np.ndarray:
+    """The array that `encode_png` was given."""
+    with Image.open(io.BytesIO(data)) as image:
+        return np.array(image)
+
+
+def face_row(face: PreparedFace) -> dict[str, Any]:
+    """A row of `faces`."""
+    return {
+        "face_id": face.face_id,
+        "pack": face.pack,
+        "photo_id": face.photo_id,
+        "name": face.name,
+        "face_index": face.face_index,
+        "box": face.box.tolist(),
+        "landmarks": face.landmarks.ravel().tolist(),
+        "score": face.score,
+        "crop": encode_png(face.crop),
+        "face_mask": encode_png(face.masks.face),
+        "hair_mask": encode_png(face.masks.hair),
+        "features": face.features.crop.tolist(),
+        "features_mirror": face.features.mirror.tolist(),
+    }
+
+
+def face_from_row(row: dict[str, Any]) -> PreparedFace:
+    """The record of a row of `faces`."""
+    return PreparedFace(
+        face_id=row["face_id"],
+        photo_id=row["photo_id"],
+        name=row["name"],
+        face_index=row["face_index"],
+        box=np.array(row["box"], np.float32),
+        landmarks=np.array(row["landmarks"], np.float32).reshape(5, 2),
+        score=row["score"],
+        crop=decode_png(row["crop"]),
+        masks=FaceMasks(face=decode_png(row["face_mask"]), hair=decode_png(row["hair_mask"])),
+        features=FaceFeatures(
+            crop=np.array(row["features"], np.float32), mirror=np.array(row["features_mirror"], np.float32)
+        ),
+        pack=row["pack"],
+    )
+
+
+def identity_row(identity: Identity) -> dict[str, Any]:
+    """A row of `identities`."""
+    row = {name: getattr(identity, name) for name in SCHEMAS["identities"].names if name != "num_words"}
+    return {**row, "words": identity.words.ravel().tolist(), "num_words": len(identity.words)}
+
+
+def identity_from_row(row: dict[str, Any]) -> Identity:
+    """The record of a row of `identities`."""
+    words = np.array(row["words"], np.float32).reshape(row["num_words"], -1)
+    return Identity(**{name: value for name, value in row.items() if name not in ("words", "num_words")}, words=words)
+
+
+def image_row(image: GeneratedImage) -> dict[str, Any]:
+    """A row of `images`."""
+    row = {name: getattr(image, name) for name in SCHEMAS["images"].names}
+    return {**row, "image": encode_png(image.image)}
+
+
+def image_from_row(row: dict[str, Any]) -> GeneratedImage:
+    """The record of a row of `images`."""
+    return GeneratedImage(**{**row, "image": decode_png(row["image"])})
+
+
+def reject_row(reject: Reject) -> dict[str, Any]:
+    """A row of `rejects`."""
+    return {name: getattr(reject, name) for name in SCHEMAS["rejects"].names}

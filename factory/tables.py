@@ -1,0 +1,175 @@
+"""The store: four Lance tables under one root (a local path or s3://).
+
+`faces`, `identities`, `images` and `rejects` are the factory's only state, and the checkpoint of every job: a stage
+asks which ids are there, works on the rest, and upserts each finished batch in one atomic commit. Ids are
+content-addressed, so writing a row twice changes nothing. The columns are in factory/rows.py.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Sequence
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import lance
+import pyarrow as pa
+import pyarrow.fs as pafs
+import pyarrow.parquet as pq
+
+from factory.errors import IdentityNotFound
+from factory.records import GeneratedImage, Identity, PreparedFace, Reject
+from factory.rows import KEYS, SCHEMAS, Table, face_from_row, identity_from_row, image_from_row
+
+
+def filesystem(uri: str) -> tuple[pafs.FileSystem, str]:
+    """Arrow's file system and the path in it, for a local path or an s3:// uri (the usual AWS_* variables)."""
+    if uri.startswith("s3://"):
+        return pafs.S3FileSystem(endpoint_override=os.environ.get("AWS_ENDPOINT_URL")), uri.removeprefix("s3://")
+    return pafs.LocalFileSystem(), str(Path(uri.removeprefix("file://")).expanduser().absolute())
+
+
+def _is(column: str, values: Sequence[str]) -> str:
+    if not values:
+        return "FALSE"  # SQL has no empty IN ()
+    quoted = ", ".join("'" + value.replace("'", "''") + "'" for value in values)
+    return f"{column} IN ({quoted})"
+
+
+class Store:
+    """The tables under one root. It holds no connection or state: cheap to make anywhere, and it pickles."""
+
+    def __init__(self, root: str | Path) -> None:
+        text = str(root)
+        # Absolute, because workers have another working directory.
+        self.root = text.rstrip("/") if text.startswith("s3://") else filesystem(text)[1]
+        plain_http = os.environ.get("AWS_ENDPOINT_URL", "").startswith("http://")
+        self._options = {"allow_http": "true"} if text.startswith("s3://") and plain_http else None
+
+    def uri(self, table: Table) -> str:
+        """Where a table is."""
+        return f"{self.root}/{table}.lance"
+
+    def open(self, table: Table) -> lance.LanceDataset | None:
+        """The table's newest version, None if there is no table yet; ValueError if its columns are not ours."""
+        try:
+            dataset = lance.dataset(self.uri(table), storage_options=self._options)
+        except ValueError as error:
+            if "was not found" not in str(error):
+                raise
+            return None
+        wrong = set(map(_column, SCHEMAS[table])) ^ set(map(_column, dataset.schema))
+        if wrong:
+            names = ", ".join(sorted({name for name, _ in wrong}))
+            raise ValueError(
+                f"table {self.uri(table)} has other columns than this version writes ({names}); "
+                "use another --root, or export that table and move it away"
+            )
+        return dataset
+
+    def read(self, table: Table, *, columns: list[str] | None = None, where: str | None = None) -> pa.Table:
+        """Rows of a table, `where` in SQL; an empty table if there is none yet."""
+        dataset = self.open(table)
+        if dataset is None:
+            schema = SCHEMAS[table]
+            return (schema if columns is None else pa.schema([schema.field(c) for c in columns])).empty_table()
+        return dataset.to_table(columns=columns, filter=where)
+
+    def count(self, table: Table) -> int:
+        """Number of rows."""
+        dataset = self.open(table)
+        return 0 if dataset is None else int(dataset.count_rows())
+
+    def existing_ids(self, table: Table, *, where: str | None = None) -> set[str]:
+        """The ids that are there already: what a job need not do again."""
+        return set(self.read(table, columns=[KEYS[table][0]], where=where).column(0).to_pylist())
+
+    def upsert(self, table: Table, rows: Sequence[dict[str, Any]]) -> None:
+        """Inserts rows and replaces those with the same key, in one atomic commit, retried when others commit too."""
+        if not rows:
+            return
+        data = pa.Table.from_pylist(list({tuple(r[k] for k in KEYS[table]): r for r in rows}.values()), SCHEMAS[table])
+        dataset = self.open(table)
+        if dataset is None:
+            dataset = self._create(table)
+        merge = dataset.merge_insert(KEYS[table]).when_matched_update_all().when_not_matched_insert_all()
+        merge.conflict_retries(50).retry_timeout(timedelta(minutes=5)).execute(data)
+        if dataset.version % 256 == 255:  # a long job makes thousands of small commits
+            self.tidy(table)
+
+    def _create(self, table: Table) -> lance.LanceDataset:
+        try:
+            lance.write_dataset(
+                SCHEMAS[table].empty_table(), self.uri(table), mode="create", storage_options=self._options
+            )
+        except OSError as error:
+            if "already exists" not in str(error):  # another worker was first, which is as good
+                raise
+        dataset = self.open(table)
+        assert dataset is not None
+        return dataset
+
+    def tidy(self, table: Table) -> None:
+        """Joins the small files that many small commits leave. Safe beside running jobs."""
+        dataset = self.open(table)
+        if dataset is None or len(dataset.get_fragments()) < 8:
+            return
+        try:  # full files (1,024 rows) are never rewritten, so the cost stays linear
+            dataset.optimize.compact_files(target_rows_per_fragment=1024)
+        except OSError as error:
+            if "conflict" not in str(error).lower():  # a job committed meanwhile: the next tidy does it
+                raise
+        dataset.cleanup_old_versions(older_than=timedelta(hours=1))
+
+    def faces(self, ids: Sequence[str] | None = None, *, pack: str | None = None) -> list[PreparedFace]:
+        """Faces, all or those with these ids (in that order), of one pack if it is named."""
+        clauses = [_is("face_id", ids)] if ids is not None else []
+        clauses += [_is("pack", [pack])] if pack is not None else []
+        rows = self.read("faces", where=" AND ".join(clauses) or None).to_pylist()
+        if ids is not None:
+            order = {face_id: i for i, face_id in enumerate(ids)}
+            rows.sort(key=lambda row: order[row["face_id"]])
+        return [face_from_row(row) for row in rows]
+
+    def identities(self, names_or_ids: Sequence[str] | None = None) -> list[Identity]:
+        """All identities, newest last, or the named ones (IdentityNotFound)."""
+        if names_or_ids is not None:
+            return [self.find_identity(name) for name in names_or_ids]
+        rows = self.read("identities").to_pylist()
+        return [identity_from_row(row) for row in sorted(rows, key=lambda row: (row["created_at"], row["name"]))]
+
+    def find_identity(self, name_or_id: str) -> Identity:
+        """The identity with this id, else the newest with this name; IdentityNotFound names near ones."""
+        for column in ("identity_id", "name"):
+            rows = self.read("identities", where=_is(column, [name_or_id])).to_pylist()
+            if rows:
+                return identity_from_row(max(rows, key=lambda row: row["created_at"]))
+        names = sorted(set(self.read("identities", columns=["name"])["name"].to_pylist()))
+        if not names:
+            raise IdentityNotFound(f"no identity {name_or_id!r}: {self.root} holds no identities yet")
+        near = difflib.get_close_matches(name_or_id, names, n=3, cutoff=0.4)
+        hint = f"did you mean {', '.join(near)}?" if near else f"it holds {len(names)}, such as {', '.join(names[:3])}"
+        raise IdentityNotFound(f"no identity {name_or_id!r} in {self.root}; {hint}")
+
+    def images(self, identity_ids: Sequence[str] | None = None) -> list[GeneratedImage]:
+        """Images, all or those of these identities."""
+        where = None if identity_ids is None else _is("identity_id", identity_ids)
+        return [image_from_row(row) for row in self.read("images", where=where).to_pylist()]
+
+    def rejects(self) -> list[Reject]:
+        """What could not be used, and why."""
+        return [Reject(**row) for row in self.read("rejects").to_pylist()]
+
+    def export_parquet(self, table: Table, path: str | Path) -> None:
+        """Copies a table into one Parquet file, batch by batch, with the columns' documentation."""
+        target, name = filesystem(str(path))
+        dataset = self.open(table)
+        with pq.ParquetWriter(name, SCHEMAS[table], filesystem=target) as writer:
+            for batch in dataset.to_batches(batch_size=256) if dataset is not None else ():
+                writer.write_batch(batch.cast(SCHEMAS[table]))
+
+
+def _column(field: pa.Field) -> tuple[str, str]:
+    return field.name, str(field.type)

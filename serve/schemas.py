@@ -1,0 +1,197 @@
+"""What goes in and out of the endpoint, and the settings it runs with."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+from collections.abc import Iterator
+from typing import Any, Literal
+
+import numpy as np
+from PIL import Image
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from factory.config import Config, GenerateConfig
+from factory.records import Identity
+
+OutputFormat = Literal["png", "jpeg", "webp"]
+MAX_IMAGES = 10  # of one request, as in OpenAI's API
+MAX_SEED = 2**53 - MAX_IMAGES  # every seed .. seed + n - 1 is exact in JSON
+
+
+class RequestRefused(ValueError):
+    """The caller's request cannot be carried out as it is; `param` names the field, None if it is no single one."""
+
+    def __init__(self, message: str, param: str | None = None) -> None:
+        super().__init__(message, param)  # both in args, so that it survives pickling between replicas
+        self.message = message
+        self.param = param
+
+    def __str__(self) -> str:
+        return self.message
+
+
+class Settings(Config):
+    """How the endpoint batches, queues and scales. serve.yaml comments on them for a cluster."""
+
+    max_batch: int = Field(default=8, ge=1, le=32)  # images of one UNet batch; guidance doubles the rows
+    batch_wait_s: float = Field(default=0.1, ge=0.0)  # how long an idle replica waits for company, s
+    max_ongoing: int = Field(default=32, ge=1)  # images a replica holds: those in the UNet and those next in line
+    max_queued: int = Field(default=64, ge=1)  # images the ingress holds beyond that; more are refused with 429
+    timeout_s: float = Field(default=300.0, gt=0.0)  # of one request, queue included
+    num_cpus: float = Field(
+        default=0.9, gt=0.0
+    )  # reserved by a generator; with the ingress's 0.1, one CPU of a small machine
+    num_gpus: float | None = Field(default=None, ge=0.0)  # None: 1 where the cluster has GPUs, else 0
+    num_threads: int | None = Field(default=None, ge=1)  # of torch in a generator; None: num_cpus rounded up
+
+
+class AppArgs(Settings):
+    """The arguments of `serve.app:builder` in serve.yaml."""
+
+    root: str  # root of the tables, a local path or s3://
+    pack: str = "studio"  # name or folder
+
+
+class ImagesRequest(BaseModel):
+    """POST /v1/images/generations: OpenAI's fields, then ours. An unknown field is refused; null means not given."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    prompt: str = Field(min_length=1, max_length=32_000)  # with <person>, or the identity is put in front
+    model: str | None = None  # the identity's name or id
+    n: int = Field(default=1, ge=1, le=MAX_IMAGES)  # images, with the seeds seed .. seed + n - 1
+    size: str = "auto"  # "auto", or the pack's own resolution
+    response_format: Literal["b64_json", "url"] = "b64_json"  # url: a data: URL
+    output_format: OutputFormat = "png"
+    output_compression: int = Field(default=100, ge=0, le=100)  # quality of jpeg and webp, percent
+    background: Literal["auto", "opaque"] = "auto"  # pictures have no transparency
+    stream: bool = False
+    partial_images: Literal[0] = 0  # unfinished pictures are not sent
+    # Fields of OpenAI's own models that mean nothing here: accepted so that their clients work, without effect.
+    quality: str | None = None
+    style: str | None = None
+    moderation: str | None = None
+    user: str | None = None
+    safety_identifier: str | None = None
+    # Extensions, top level: `extra_body` in the openai client.
+    identity: str | None = None  # name or id; overrides `model`
+    seed: int | None = Field(default=None, ge=0, le=MAX_SEED)  # None: drawn, and told in the answer
+    num_inference_steps: int | None = Field(default=None, ge=1, le=200)  # None: the pack's default, as for the next two
+    guidance_scale: float | None = Field(default=None, ge=0.0, le=100.0, allow_inf_nan=False)
+    negative_prompt: str | None = Field(default=None, max_length=32_000)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_nulls(cls, fields: Any) -> Any:
+        if not isinstance(fields, dict):
+            return fields  # pydantic says what it should have been
+        return {name: value for name, value in fields.items() if value is not None}
+
+    def wanted_identity(self) -> str:
+        """The identity's name or id. Raises RequestRefused if the request names none."""
+        wanted = self.identity or self.model
+        if not wanted:
+            raise RequestRefused("name an identity in `model` (or `identity`); GET /v1/models lists them", "model")
+        return wanted
+
+    def check_size(self, resolution: int) -> None:
+        """Raises RequestRefused unless `size` is the one size that the pack generates, in pixels a side."""
+        allowed = f"{resolution}x{resolution}"
+        if self.size not in ("auto", allowed):
+            raise RequestRefused(f"size must be '{allowed}' or 'auto' with this model pack, not {self.size!r}", "size")
+
+    def config(self, defaults: GenerateConfig) -> GenerateConfig:
+        """The pack's sampling settings with the request's own in their place."""
+        given = self.model_dump(include={"num_inference_steps", "guidance_scale", "negative_prompt"}, exclude_none=True)
+        return GenerateConfig.model_validate({**defaults.model_dump(), **given})
+
+
+def encode(image: np.ndarray, output_format: OutputFormat, quality: int) -> str:
+    """Base64 of a picture (uint8 [S, S, 3] RGB) as a file; `quality` 0..100 is of jpeg and webp."""
+    buffer = io.BytesIO()
+    if output_format == "png":
+        Image.fromarray(image).save(buffer, "PNG")
+    else:
+        Image.fromarray(image).save(buffer, output_format.upper(), quality=quality)
+    return base64.b64encode(buffer.getvalue()).decode("ascii")
+
+
+class ImageData(BaseModel):
+    """One picture of an answer. OpenAI's fields (one of the two), then ours; `seed` makes it again."""
+
+    b64_json: str | None = None
+    url: str | None = None
+    seed: int
+    batch_size: int  # images of the UNet batch it was made in, itself included
+
+    @classmethod
+    def of(cls, image: np.ndarray, seed: int, batch_size: int, request: ImagesRequest) -> ImageData:
+        """A picture (uint8 [S, S, 3] RGB) in the formats that the request asks for."""
+        text = encode(image, request.output_format, request.output_compression)
+        if request.response_format == "url":
+            return cls(url=f"data:image/{request.output_format};base64,{text}", seed=seed, batch_size=batch_size)
+        return cls(b64_json=text, seed=seed, batch_size=batch_size)
+
+
+class ImagesResponse(BaseModel):
+    """The answer to POST /v1/images/generations."""
+
+    created: int  # Unix time, s
+    data: list[ImageData]
+    size: str
+    output_format: OutputFormat
+    background: Literal["opaque"] = "opaque"
+    identity: str  # identity_id
+    model: str  # the identity's name
+    num_inference_steps: int
+    guidance_scale: float
+
+    def events(self) -> Iterator[str]:
+        """The answer as server-sent events, one `image_generation.completed` a picture."""
+        shared = {"created_at": self.created, **self.model_dump(exclude={"created", "data"}), "quality": "auto"}
+        for picture in self.data:
+            event = {"type": "image_generation.completed", **shared, **picture.model_dump(exclude_none=True)}
+            yield f"event: {event['type']}\ndata: {json.dumps(event)}\n\n"
+
+
+class ModelCard(BaseModel):
+    """An identity in GET /v1/models."""
+
+    id: str  # what to ask for: the name, or the identity_id where the name is no longer its own or holds a "/"
+    object: Literal["model"] = "model"
+    created: int  # Unix time, s
+    owned_by: str = "identity-factory"
+    identity_id: str
+    name: str
+    pack: str
+
+
+class Stats(BaseModel):
+    """GET /v1/stats: what the generator replicas that run now have done."""
+
+    images: int = 0
+    unet_batches: int = 0
+    max_batch: int = 0  # images of the largest UNet batch
+    batch_sizes: dict[int, int] = {}  # images of a UNet batch -> how many such batches
+
+    def __add__(self, other: Stats) -> Stats:
+        sizes = sorted({*self.batch_sizes, *other.batch_sizes})
+        return Stats(
+            images=self.images + other.images,
+            unet_batches=self.unet_batches + other.unet_batches,
+            max_batch=max(self.max_batch, other.max_batch),
+            batch_sizes={size: self.batch_sizes.get(size, 0) + other.batch_sizes.get(size, 0) for size in sizes},
+        )
+
+
+def identity_card(identity: Identity, *, compatible: bool, words: bool) -> dict[str, Any]:
+    """GET /v1/identities/{id}: what is known of an identity; the words only if asked for (they *are* the person)."""
+    names = ("identity_id", "name", "face_id", "photo_id", "pack", "fingerprint", "preset", "config")
+    numbers = ("num_steps", "final_loss", "train_s", "created_at")
+    card: dict[str, Any] = {"object": "identity", **{name: getattr(identity, name) for name in (*names, *numbers)}}
+    card["compatible"] = compatible  # with the pack that is served
+    if words:
+        card["words"] = identity.words.tolist()
+    return card

@@ -1,0 +1,28 @@
+"""Fixtures that more than one test file uses."""
+
+from __future__ import annotations
+
+import os
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # before the hub's client is imported: no test may reach for a network
+
+import pytest
+import torch
+
+from factory.pack import Pack, load_pack
+from tests.make_pack import make_pack
+
+torch.set_num_threads(2)
+
+
+@pytest.fixture(scope="session")
+def tiny_pack(tmp_path_factory: pytest.TempPathFactory) -> Pack:
+    """SD 2.1's structure at toy widths with random weights; predicts epsilon. 64 px, latents 4 x 8 x 8, D = 32."""
+    return load_pack(make_pack(tmp_path_factory.mktemp("packs") / "tiny"))
+
+
+@pytest.fixture(scope="session")
+def tiny_pack_v(tmp_path_factory: pytest.TempPathFactory) -> Pack:
+    """The same with another seed, a v-prediction schedule and the small autoencoder of the studio pack."""
+    folder = tmp_path_factory.mktemp("packs_v") / "tiny_v"
+    return load_pack(make_pack(folder, prediction_type="v_prediction", vae="tiny", seed=1))

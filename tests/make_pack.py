@@ -1,0 +1,331 @@
+"""Complete model packs with random weights, built from configs: the shape of a real pack without its gigabytes.
+
+`tiny` has SD 2.1-base's structure (four UNet levels, heads given per level, linear projections, an f8 VAE) at toy
+widths, so that the whole method runs in milliseconds; `sd21` has the real sizes. Run as a script to build one:
+    python -m tests.make_pack FOLDER [--size sd21]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import factory  # noqa: F401  (before torchvision, transformers and diffusers: see factory/__init__.py)
+
+# isort: split
+import numpy as np
+import onnx
+import torch
+from diffusers import AutoencoderKL, AutoencoderTiny, PNDMScheduler, UNet2DConditionModel
+from facexlib.parsing.parsenet import ParseNet
+from onnx import TensorProto, helper, numpy_helper
+from safetensors.torch import save_file
+from transformers import (
+    CLIPImageProcessor,
+    CLIPModel,
+    CLIPTextConfig,
+    CLIPTextModel,
+    CLIPTokenizer,
+    ViTConfig,
+    ViTImageProcessor,
+    ViTModel,
+)
+
+from factory.pack import PACKS
+from factory.prompts import TEMPLATES
+
+CELEBRITIES = [
+    *(("ada", "abel"), ("boris", "brook"), ("clara", "cole"), ("dora", "dale"), ("emil", "east"), ("fay", "ford")),
+    *(("gus", "gray"), ("hedy", "hall"), ("ivan", "irons"), ("june", "jones"), ("karl", "kane"), ("lena", "lake")),
+]
+WORDS = """a the of in on at with and an as by man woman person face photo portrait painting sketch picture wearing
+holding red blue green black white hat crown glasses sunglasses spacesuit snow beach forest city room smiling angry
+riding horse drinking coffee cartoon statue concert table street night summer winter style watercolor pencil""".split()
+CHARACTERS = "abcdefghijklmnopqrstuvwxyz0123456789!\"#$%&'()*+,-./:;<=>?@[]^_`{|}~"
+NUM_TOKENS = 77  # of a prompt, as in SD 2.1
+DET_FILE = "det_yunet.onnx"
+JUDGE_FILE = "judge.onnx"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sizes:
+    """What differs between the tiny pack and the real one."""
+
+    resolution: int  # px
+    vocabulary: int | None  # rows of the token embedding; None: as many as the tokenizer has
+    text: dict[str, Any]
+    unet: dict[str, Any]
+    vae: dict[str, Any]
+    vit: dict[str, Any]
+    parser: dict[str, int]
+    dtype: torch.dtype
+
+
+TINY = Sizes(
+    resolution=64,
+    vocabulary=None,
+    text={"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2},
+    unet={"block_out_channels": (16, 32, 32, 32), "attention_head_dim": [1, 2, 2, 2], "layers_per_block": 1}
+    | {"norm_num_groups": 8, "cross_attention_dim": 32, "sample_size": 8},
+    vae={"block_out_channels": (8, 8, 16, 16), "layers_per_block": 1, "norm_num_groups": 4, "sample_size": 64},
+    vit={"hidden_size": 48, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 2}
+    | {"image_size": 32, "patch_size": 8},
+    parser={"in_size": 64, "out_size": 64, "min_feat_size": 32, "base_ch": 32, "res_depth": 1, "parsing_ch": 19},
+    dtype=torch.float32,
+)
+SD21 = Sizes(
+    resolution=512,
+    vocabulary=49408,
+    text={"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 23, "num_attention_heads": 16},
+    unet={"block_out_channels": (320, 640, 1280, 1280), "attention_head_dim": [5, 10, 20, 20], "layers_per_block": 2}
+    | {"norm_num_groups": 32, "cross_attention_dim": 1024, "sample_size": 64},
+    vae={"block_out_channels": (128, 256, 512, 512), "layers_per_block": 2, "norm_num_groups": 32, "sample_size": 512},
+    vit={"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12}
+    | {"image_size": 224, "patch_size": 16},
+    parser={"in_size": 512, "out_size": 512, "parsing_ch": 19},
+    dtype=torch.bfloat16,
+)
+
+
+def make_pack(
+    folder: Path,
+    *,
+    size: Literal["tiny", "sd21"] = "tiny",
+    prediction_type: Literal["epsilon", "v_prediction"] = "epsilon",
+    vae: Literal["kl", "tiny"] = "kl",
+    seed: int = 0,
+) -> Path:
+    """Write a complete pack with random weights to `folder` and return it. The same seed gives the same bytes."""
+    sizes = TINY if size == "tiny" else SD21
+    folder.mkdir(parents=True, exist_ok=True)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        tokenizer = _tokenizer(folder / "base" / "tokenizer")
+        _base(folder / "base", sizes, tokenizer, prediction_type, vae)
+        _fr_vit(folder / "fr_vit", sizes)
+        _clip(folder / "clip", tokenizer)
+        _parser(folder / "parser" / "parsing.safetensors", sizes)
+    _faces(folder / "faces", np.random.default_rng(seed))
+    (folder / "celebrities.txt").write_text("".join(f"{first} {last}\n" for first, last in CELEBRITIES))
+    (folder / "pack.toml").write_text(_description(folder.name, sizes))
+    return folder
+
+
+def _tokenizer(folder: Path) -> CLIPTokenizer:
+    """A CLIP tokenizer in which every word of the templates, of `WORDS` and of the names is one token."""
+    known = [*WORDS, *(word for text in TEMPLATES for word in text.split()), *(w for name in CELEBRITIES for w in name)]
+    merges = _merges(dict.fromkeys(word for word in known if word.isalpha()))
+    pieces = [*CHARACTERS, *(f"{c}</w>" for c in CHARACTERS), *(left + right for left, right in merges)]
+    vocabulary = ["<|startoftext|>", "<|endoftext|>", *dict.fromkeys(pieces)]
+    vocab = {piece: index for index, piece in enumerate(vocabulary)}
+    CLIPTokenizer(vocab=vocab, merges=merges, model_max_length=NUM_TOKENS).save_pretrained(folder)
+    # the two files that a hub repository has, whatever this version of transformers writes
+    (folder / "vocab.json").write_text(json.dumps(vocab))
+    (folder / "merges.txt").write_text("#version: 0.2\n" + "".join(f"{left} {right}\n" for left, right in merges))
+    return CLIPTokenizer.from_pretrained(folder)
+
+
+def _merges(words: Iterable[str]) -> list[tuple[str, str]]:
+    """Merges that make each word one token. Later merges rank lower, so they never disturb an earlier word."""
+    merges: dict[tuple[str, str], None] = {}
+    for word in words:
+        pieces = [*word[:-1], f"{word[-1]}</w>"]
+        for pair in merges:
+            at = 0
+            while at < len(pieces) - 1:
+                if (pieces[at], pieces[at + 1]) == pair:
+                    pieces[at : at + 2] = ["".join(pair)]
+                at += 1
+        while len(pieces) > 1:
+            merges[pieces[0], pieces[1]] = None
+            pieces[:2] = ["".join(pieces[:2])]
+    return list(merges)
+
+
+def _text_config(sizes: Sizes, tokenizer: CLIPTokenizer) -> CLIPTextConfig:
+    return CLIPTextConfig(
+        **sizes.text,
+        vocab_size=sizes.vocabulary or len(tokenizer),
+        max_position_embeddings=NUM_TOKENS,
+        hidden_act="gelu",
+        projection_dim=sizes.text["hidden_size"] // 2,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+
+
+def _base(folder: Path, sizes: Sizes, tokenizer: CLIPTokenizer, prediction_type: str, vae: str) -> None:
+    shard = "900MB"
+    text_encoder = CLIPTextModel(_text_config(sizes, tokenizer)).to(sizes.dtype)
+    text_encoder.save_pretrained(folder / "text_encoder", max_shard_size=shard)
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(sizes.dtype)  # the full-size UNet in float32 would be 3.5 GB of memory
+    try:
+        _unet(sizes).save_pretrained(folder / "unet", max_shard_size=shard)
+        _vae(sizes, vae).save_pretrained(folder / "vae", max_shard_size=shard)
+    finally:
+        torch.set_default_dtype(before)
+    scheduler = PNDMScheduler(
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        skip_prk_steps=True,
+        set_alpha_to_one=False,
+        steps_offset=1,
+        prediction_type=prediction_type,
+    )
+    scheduler.save_pretrained(folder / "scheduler")
+    index = {
+        "_class_name": "StableDiffusionPipeline",
+        "_diffusers_version": "0.42.1",
+        "feature_extractor": [None, None],
+        "image_encoder": [None, None],
+        "requires_safety_checker": False,
+        "safety_checker": [None, None],
+        "scheduler": ["diffusers", "PNDMScheduler"],
+        "text_encoder": ["transformers", "CLIPTextModel"],
+        "tokenizer": ["transformers", "CLIPTokenizer"],
+        "unet": ["diffusers", "UNet2DConditionModel"],
+        "vae": ["diffusers", "AutoencoderKL" if vae == "kl" else "AutoencoderTiny"],
+    }
+    (folder / "model_index.json").write_text(json.dumps(index, indent=2))
+
+
+def _unet(sizes: Sizes) -> UNet2DConditionModel:
+    return UNet2DConditionModel(
+        **sizes.unet,
+        in_channels=4,
+        out_channels=4,
+        down_block_types=("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",),
+        up_block_types=("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3,
+        use_linear_projection=True,
+    )
+
+
+def _vae(sizes: Sizes, kind: str) -> AutoencoderKL | AutoencoderTiny:
+    if kind == "tiny":
+        widths, blocks = (8, 8, 8, 8), (1, 1, 1, 1)
+        return AutoencoderTiny(
+            encoder_block_out_channels=widths,
+            decoder_block_out_channels=widths,
+            num_encoder_blocks=blocks,
+            num_decoder_blocks=blocks,
+            latent_channels=4,
+            scaling_factor=1.0,
+        )
+    return AutoencoderKL(
+        **sizes.vae,
+        latent_channels=4,
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+        scaling_factor=0.18215,
+    )
+
+
+def _fr_vit(folder: Path, sizes: Sizes) -> None:
+    side = sizes.vit["image_size"]
+    ViTModel(ViTConfig(**sizes.vit), add_pooling_layer=False).save_pretrained(folder)
+    half = [0.5, 0.5, 0.5]
+    ViTImageProcessor(size={"height": side, "width": side}, image_mean=half, image_std=half).save_pretrained(folder)
+
+
+def _clip(folder: Path, tokenizer: CLIPTokenizer) -> None:
+    """A toy CLIP in both sizes: nothing of the production path depends on its width."""
+    text = _text_config(TINY, tokenizer)
+    vision = TINY.vit | {"hidden_size": 32, "num_attention_heads": 2}
+    config = CLIPModel.config_class(text_config=text.to_dict(), vision_config=vision, projection_dim=16)
+    CLIPModel(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    CLIPImageProcessor(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32}).save_pretrained(folder)
+
+
+def _parser(file: Path, sizes: Sizes) -> None:
+    """Random ParseNet weights whose last layer prefers skin and hair, so that no crop is left without a face."""
+    network = ParseNet(**sizes.parser)
+    preference = torch.full((19,), -4.0)
+    preference[1], preference[17] = 1.0, 0.9
+    network.out_mask_conv.conv2d.bias.data.copy_(preference)
+    file.parent.mkdir(parents=True)
+    save_file({name: value.contiguous() for name, value in network.state_dict().items()}, file)
+
+
+def _faces(folder: Path, rng: np.random.Generator) -> None:
+    """The studio pack's detector (a random one finds nothing) and a random projection as recogniser."""
+    folder.mkdir(parents=True)
+    detector = PACKS / "studio" / "faces" / DET_FILE
+    if detector.is_file():
+        shutil.copy(detector, folder / DET_FILE)
+    weight = rng.standard_normal((3 * 14 * 14, 64)).astype(np.float32)
+    nodes = [
+        helper.make_node("AveragePool", ["data"], ["pooled"], kernel_shape=[8, 8], strides=[8, 8]),
+        helper.make_node("Flatten", ["pooled"], ["flat"]),
+        helper.make_node("MatMul", ["flat", "weight"], ["embedding"]),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "judge",
+        [helper.make_tensor_value_info("data", TensorProto.FLOAT, ["n", 3, 112, 112])],
+        [helper.make_tensor_value_info("embedding", TensorProto.FLOAT, ["n", 64])],
+        [numpy_helper.from_array(weight, "weight")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    onnx.save(model, folder / JUDGE_FILE)
+
+
+def _description(name: str, sizes: Sizes) -> str:
+    options = "\n".join(f"{key} = {value}" for key, value in sizes.parser.items())
+    return f'''name = "{name}"
+description = "random weights, for tests"
+resolution = {sizes.resolution}
+crop_box = [0.125, 0.13671875, 0.859375, 0.87109375]
+celebrities = "celebrities.txt"
+
+[base]
+path = "base"
+licence = "none: random numbers"
+
+[fr_vit]
+path = "fr_vit"
+licence = "none: random numbers"
+
+[clip]
+path = "clip"
+licence = "none: random numbers"
+
+[faces]
+path = "faces"
+licence = "detector: MIT (YuNet); recogniser: random numbers"
+det_file = "{DET_FILE}"
+det_size = 320
+judge = "{JUDGE_FILE}"
+
+[parser]
+path = "parser/parsing.safetensors"
+licence = "none: random numbers"
+network = "ParseNet"
+input_px = {sizes.parser["in_size"]}
+mean = [0.5, 0.5, 0.5]
+std = [0.5, 0.5, 0.5]
+face_classes = [1, 2, 3, 4, 5, 6, 7, 8, 10, 11, 12, 13]
+hair_classes = [17]
+
+[parser.options]
+{options}
+
+[generate]
+num_inference_steps = 2
+'''
+
+
+if __name__ == "__main__":
+    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    arguments.add_argument("folder", type=Path)
+    arguments.add_argument("--size", choices=["tiny", "sd21"], default="tiny")
+    given = arguments.parse_args()
+    print(make_pack(given.folder, size=given.size))
