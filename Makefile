@@ -49,5 +49,5 @@ $(STAMP): pyproject.toml
 	if [ $@ -nt pyproject.toml ]; then exit 0; fi; \
 	echo "Setting up $(VENV), once: about three minutes."; set -e; \
 	[ -x $(BIN)/python ] || $(PYTHON) -m venv $(VENV); \
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[demo,dev,studio]'; \
+	$(BIN)/python -m pip install -qq --disable-pip-version-check -e '.[demo,dev,studio]'; \
 	touch $@

@@ -42,34 +42,34 @@ class MethodConfig(Config):
     features: Literal["fr_vit", "clip"] = "fr_vit"  # "clip": Table 2, the base pack's CLIP image encoder
     loss: Literal["two_phase", "noise", "reconstruction"] = "two_phase"  # Eq. 6; Table 2: only L_noise, only L_rec
     mask: bool = True  # False: Table 2, "without mask"
-    phase_boundary: float = Field(0.6, ge=0.0, le=1.0)  # alpha of Eq. 6, a fraction of T
+    phase_boundary: float = Field(default=0.6, ge=0.0, le=1.0)  # alpha of Eq. 6, a fraction of T
     boundary: Literal["at_least", "above"] = "at_least"  # [4] t >= alpha T with t in 1..T, or index t > alpha T in 0..T-1
-    hair_weight: float = Field(0.1, ge=0.0)  # beta of Eq. 6 [6: 0.1 is also the release's documented command]
+    hair_weight: float = Field(default=0.1, ge=0.0)  # beta of Eq. 6 [6: 0.1 is also the release's documented command]
     rec_scale: Literal["latent", "vae"] = "latent"  # [3] "vae": both sides of L_rec divided by the VAE scaling factor
-    mirror: float = Field(0.0, ge=0.0, le=1.0)  # [7] probability of the mirrored crop (with its own features)
+    mirror: float = Field(default=0.0, ge=0.0, le=1.0)  # [7] probability of the mirrored crop (with its own features)
     area_normalise: bool = False  # divide by the mask's mean weight, so that small faces count as much; not in the paper
 
 
 class TrainConfig(Config):
     """The optimiser, and how identities are packed."""
 
-    num_steps: int = Field(450, ge=1)  # updates per identity [5: the release's file "-450" holds 451]
+    num_steps: int = Field(default=450, ge=1)  # updates per identity [5: the release's file "-450" holds 451]
     learning_rate: float = 5e-5  # AdamW, constant
     betas: tuple[float, float] = (0.9, 0.999)
     weight_decay: float = 1e-2
     eps: float = 1e-8
     max_grad_norm: float = 1.0  # clipped per identity
-    samples_per_step: int = Field(1, ge=1)  # noised views per identity and step; the paper's batch is 1
+    samples_per_step: int = Field(default=1, ge=1)  # noised views per identity and step; the paper's batch is 1
     seed: int = 0  # with the face's id, the root of every random number of an identity
     views: Literal["pool", "every_step"] = "every_step"  # encode a pool of views once, or a fresh view at each step
-    num_views: int = Field(32, ge=1)  # size of the pool
+    num_views: int = Field(default=32, ge=1)  # size of the pool
 
 
 class GenerateConfig(Config):
     """Sampling. DPM-Solver++ multistep, as in the paper."""
 
-    num_inference_steps: int = Field(25, ge=1, le=1000)
-    guidance_scale: float = Field(8.5, ge=0.0)
+    num_inference_steps: int = Field(default=25, ge=1, le=1000)
+    guidance_scale: float = Field(default=8.5, ge=0.0)
     negative_prompt: str = ""
 
 

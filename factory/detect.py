@@ -6,7 +6,6 @@ The models are the pack's own ONNX files; insightface's downloader is never reac
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -18,15 +17,12 @@ from insightface.model_zoo.scrfd import SCRFD
 from insightface.utils.face_align import arcface_dst
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 
+from factory.align import FFHQ_512, align, similarity, visible_share
 from factory.config import PrepareConfig
 from factory.errors import PackError, PhotoRejected
 from factory.pack import Pack
 from factory.records import Face, Photo
 
-# Left eye, right eye, nose, mouth left, mouth right in FFHQ's 512 px crops (facexlib's face_template).
-FFHQ_512 = np.array(
-    [[192.98, 239.95], [318.90, 240.19], [256.63, 314.02], [201.26, 371.41], [313.09, 371.15]], np.float64
-)
 ARCFACE_112 = np.asarray(arcface_dst, np.float64)  # the same points in the 112 px input of ArcFace models
 
 _SAME_FACE_IOU = 0.4  # insightface's own threshold for duplicates
@@ -136,28 +132,28 @@ class _Scan:
         if not isinstance(model, SCRFD) or not model.use_kps:
             raise PackError(f"{pack.faces.det_file} of pack {pack.name!r} is no face detector with five landmarks")
         model.prepare(0, det_thresh=min_score)
-        self._model = model
+        self.model = model
         self._side = pack.faces.det_size
 
     def __call__(self, image: np.ndarray) -> list[_Found]:
         """Faces of a uint8 [H, W, 3] RGB image, the largest first."""
-        bgr = np.ascontiguousarray(image[:, :, ::-1])
-        found = self._look(bgr, self._side, 0.0) + self._look(bgr, _half(self._side), _PADDING)
-        if max(bgr.shape) >= 2 * self._side:  # group photos: what is small at the usual size gets a second look
-            found += self._look(bgr, 2 * self._side, 0.0)
+        found = self._look(image, self._side, 0.0) + self._look(image, _half(self._side), _PADDING)
+        if max(image.shape) >= 2 * self._side:  # group photos: what is small at the usual size gets a second look
+            found += self._look(image, 2 * self._side, 0.0)
         return sorted(_merge(found), key=lambda face: (-float(np.prod(face.size)), *face.box.tolist()))
 
-    def _look(self, bgr: np.ndarray, side: int, padding: float) -> list[_Found]:
-        height, width = bgr.shape[:2]
+    def _look(self, image: np.ndarray, side: int, padding: float) -> list[_Found]:
+        height, width = image.shape[:2]
         # Shrunk here, by area: insightface's own bilinear resize of a large photo would alias.
         shrink = min(1.0, side / ((1 + 2 * padding) * max(height, width)))
         view_size = max(1, round(width * shrink)), max(1, round(height * shrink))
-        view = cv2.resize(bgr, view_size, interpolation=cv2.INTER_AREA) if shrink < 1 else bgr
+        view = cv2.resize(image, view_size, interpolation=cv2.INTER_AREA) if shrink < 1 else image
         left, top = round(view_size[0] * padding), round(view_size[1] * padding)
         # insightface cannot scale panoramas whose shorter side would round to nothing: padded to 16 : 1
         wide, high = max(0, view_size[1] // 16 - view_size[0]), max(0, view_size[0] // 16 - view_size[1])
         view = cv2.copyMakeBorder(view, top, top + high, left, left + wide, cv2.BORDER_CONSTANT)
-        boxes, landmarks = self._model.detect(view, input_size=(side, side))
+        bgr = np.ascontiguousarray(view[:, :, ::-1])  # insightface's order
+        boxes, landmarks = self.model.detect(bgr, input_size=(side, side))
         scale = np.array([width / view_size[0], height / view_size[1]], np.float32)
         rank = 0.0 if padding else _PREFER_UNPADDED
         return [
@@ -169,56 +165,6 @@ class _Scan:
             )
             for box, points in zip(boxes, landmarks, strict=True)
         ]
-
-
-def similarity(points: np.ndarray, template: np.ndarray) -> np.ndarray:
-    """The similarity (rotation, scale, shift; no mirroring) that takes points [n, 2] nearest to template [n, 2].
-
-    Least squares over all points, so it depends on nothing but them; returns float64 [2, 3], as cv2.warpAffine wants.
-    """
-    x, y = np.asarray(points, np.float64).T
-    one, zero = np.ones_like(x), np.zeros_like(x)
-    equations = np.concatenate([np.stack([x, -y, one, zero], 1), np.stack([y, x, zero, one], 1)])
-    (a, b, shift_x, shift_y), *_ = np.linalg.lstsq(equations, np.asarray(template, np.float64).T.ravel(), rcond=None)
-    return np.array([[a, -b, shift_x], [b, a, shift_y]])
-
-
-def align(image: np.ndarray, matrix: np.ndarray, side: int) -> np.ndarray:
-    """Cut a uint8 [side, side, 3] crop out of a photo uint8 [H, W, 3] by a similarity (photo px -> crop px).
-
-    What lies outside the photo repeats its edge: a mirrored edge would show a cut-off chin's mouth twice.
-    """
-    scale = float(np.hypot(matrix[0, 0], matrix[1, 0]))
-    inverse = cv2.invertAffineTransform(matrix)
-    corners = np.array([[0, 0], [side, 0], [0, side], [side, side]]) @ inverse[:, :2].T + inverse[:, 2]
-    height, width = image.shape[:2]
-    margin = 2 + 2 / scale  # px of the photo: what the interpolation at the crop's edge reaches
-    x0, y0 = np.clip(np.floor(corners.min(0) - margin), 0, (width - 1, height - 1)).astype(int)
-    x1, y1 = np.clip(np.ceil(corners.max(0) + margin), (x0 + 1, y0 + 1), (width, height)).astype(int)
-    part = np.ascontiguousarray(image[y0:y1, x0:x1])
-    size = np.array([x1 - x0, y1 - y0], np.float64)
-    # Warping samples single pixels and would alias when it shrinks, so most of the shrinking is done by area first.
-    kept = np.maximum(1, np.round(size * min(1.0, scale)))
-    if (kept < size).any():
-        part = cv2.resize(part, (int(kept[0]), int(kept[1])), interpolation=cv2.INTER_AREA)
-    grow = size / kept
-    # pixel (u, v) of the shrunk part is photo pixel ((u + .5) * grow - .5 + x0, ...)
-    from_part = matrix[:, :2] * grow
-    shift = matrix[:, 2] + matrix[:, :2] @ (grow / 2 - 0.5 + (x0, y0))
-    to_crop = np.column_stack([from_part, shift])
-    crop = cv2.warpAffine(part, to_crop, (side, side), flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
-    return np.asarray(crop, np.uint8)
-
-
-def visible_share(matrix: np.ndarray, box: np.ndarray, shape: tuple[int, ...]) -> float:
-    """Share, 0..1, of a box (x0 y0 x1 y1 in crop px) that lies inside the photo of shape [H, W, ...]."""
-    x0, y0, x1, y1 = box
-    inverse = cv2.invertAffineTransform(matrix)
-    corners = np.array([[x0, y0], [x1, y0], [x1, y1], [x0, y1]]) @ inverse[:, :2].T + inverse[:, 2]
-    height, width = shape[:2]
-    photo = np.array([[0, 0], [width, 0], [width, height], [0, height]], np.float32)
-    common, _ = cv2.intersectConvexConvex(corners.astype(np.float32), photo)
-    return float(common / cv2.contourArea(corners.astype(np.float32)))
 
 
 def _half(side: int) -> int:
@@ -249,12 +195,8 @@ def _load(pack: Pack, file_name: str, task: str, num_threads: int) -> object:
     options.intra_op_num_threads = num_threads
     options.log_severity_level = 3  # errors only
     # With a manifest insightface takes mean and std from it, without one it goes by the model's shape.
-    declared = task if has_model_package_manifest(_manifest_folder(file)) else None
+    declared = task if has_model_package_manifest(file.parent) else None
     try:
         return model_zoo.get_model(str(file), model_task=declared, sess_options=options)
     except (ort_errors.InvalidProtobuf, ort_errors.InvalidGraph, ort_errors.Fail, RuntimeError, ValueError) as error:
         raise PackError(f"{file} is damaged or of another kind: {error}; {pack.remedy(pack.faces)}") from error
-
-
-def _manifest_folder(file: Path) -> Path:
-    return file.parent

@@ -78,7 +78,7 @@ class Pack(BaseModel):
     faces: FacesPart
     parser: ParserPart
     celebrities: list[tuple[str, str]]  # first and last name, from the file that pack.toml names
-    prompt_templates: list[str] = []  # training texts with <person> in them; empty: those of factory.prompts
+    prompt_templates: list[str] = []  # training texts with {} for the identity; empty: those of factory.prompts
     train: dict[str, Setting] = {}  # what this base model needs otherwise than MethodConfig and TrainConfig say
     generate: dict[str, Setting] = {}  # the same for GenerateConfig
 
@@ -88,6 +88,14 @@ class Pack(BaseModel):
         if not (0 <= box[0] < box[2] <= 1 and 0 <= box[1] < box[3] <= 1):
             raise ValueError("must be x0 y0 x1 y1 within 0..1, with x0 < x1 and y0 < y1")
         return box
+
+    @field_validator("prompt_templates")
+    @classmethod
+    def _with_a_place(cls, templates: list[str]) -> list[str]:
+        lacking = [template for template in templates if template.count("{}") != 1]
+        if lacking:
+            raise ValueError(f"{lacking[0]!r} needs exactly one {{}}, where the identity goes")
+        return templates
 
     @field_validator("train")
     @classmethod

@@ -8,19 +8,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from google.protobuf.message import DecodeError
-from insightface.model_zoo import get_model
-from onnxruntime.capi.onnxruntime_pybind11_state import Fail, InvalidArgument, InvalidGraph, InvalidProtobuf
 from transformers import CLIPTokenizer
 
+from factory.config import PrepareConfig
+from factory.detect import FaceDetector, FaceRecogniser
+from factory.encode import FeatureEncoder
+from factory.errors import PackError
 from factory.pack import Pack, Source, file_sha256
+from factory.parse import FaceParser
 
 FETCHED = "fetched.json"  # in the pack's folder: what `packs fetch` brought, {part's path: {file: sha256}}
 NUM_CLASSES = 19  # of the face parsing networks
 PREDICTION_TYPES = ("epsilon", "v_prediction")
 _WEIGHTS = ("*.safetensors", "*.bin")
 _BIG = 64 * 2**20  # bytes; hashing a file of this size takes a noticeable part of a second
-_UNREADABLE_ONNX = (DecodeError, Fail, InvalidArgument, InvalidGraph, InvalidProtobuf)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,13 +32,14 @@ class Problem:
     message: str
     remedy: str
     level: Literal["error", "warning"] = "error"  # a pack with warnings works
+    file: Path | None = None  # the file whose content is wrong, where it is one
 
 
 def verify_pack(pack: Pack, on_progress: Callable[[str], None] | None = None) -> list[Problem]:
     """Presence and hashes of every part, and whether the parts fit together; empty if there is nothing to say.
 
-    `on_progress` hears of each big file before it is hashed. Nothing is downloaded, and no weights are loaded but those
-    of the detector and the recogniser.
+    `on_progress` hears of each big file before it is hashed. Nothing is downloaded. The base model is judged by its
+    configuration files; the smaller models are loaded.
     """
     problems: list[Problem] = []
     complete = set()
@@ -50,9 +52,12 @@ def verify_pack(pack: Pack, on_progress: Callable[[str], None] | None = None) ->
             complete.add(name)
         problems.extend(check_hashes(pack, name, on_progress))
     if "base" in complete:
-        problems.extend(_check_base(pack))
-    if "faces" in complete:
-        problems.extend(_check_faces(pack))
+        try:
+            problems.extend(_check_base(pack))
+        except (KeyError, ValueError, OSError) as error:  # a config that is no JSON, lacks a field, or a bad tokenizer
+            text = f"a configuration file in {pack.folder(pack.base)} cannot be used: {type(error).__name__}: {error}"
+            problems.append(Problem(part="base", message=text, remedy=pack.remedy(pack.base)))
+    problems.extend(_check_small_models(pack, complete))
     problems.extend(_check_classes(pack))
     return problems
 
@@ -65,19 +70,16 @@ def missing_files(pack: Pack, name: str) -> list[str]:
     if name == "faces":
         wanted = [pack.faces.det_file, *([pack.faces.judge] if pack.faces.judge else [])]
         return [file for file in wanted if not (place / file).is_file()]
-    folders = {"": ("config.json",)}
-    files: list[str] = []
     if name == "base":
-        folders = {part: ("config.json",) for part in ("text_encoder/", "unet/", "vae/")}
+        models = ["text_encoder/", "unet/", "vae/"]
         files = ["model_index.json", "scheduler/scheduler_config.json", "tokenizer/tokenizer_config.json"]
         if not (place / "tokenizer" / "tokenizer.json").is_file():
             files += ["tokenizer/vocab.json", "tokenizer/merges.txt"]
     else:
-        files.append("preprocessor_config.json")
-    files += [f"{folder}{file}" for folder, needed in folders.items() for file in needed]
+        models, files = [""], ["preprocessor_config.json"]
+    files += [f"{model}config.json" for model in models]
     missing = [file for file in files if not (place / file).is_file()]
-    weights = [f"{folder}*.safetensors (or .bin)" for folder in folders if not _has_weights(place / folder)]
-    return missing + weights
+    return missing + [f"{model}*.safetensors (or *.bin)" for model in models if not _has_weights(place / model)]
 
 
 def check_hashes(pack: Pack, name: str, on_progress: Callable[[str], None] | None = None) -> list[Problem]:
@@ -97,7 +99,7 @@ def check_hashes(pack: Pack, name: str, on_progress: Callable[[str], None] | Non
         if found != digest:
             text = f"{file} has changed: sha256 {found}, expected {digest}"
             remedy = f"delete it, then {pack.remedy(part)}"
-            problems.append(Problem(part=name, message=text, remedy=remedy))
+            problems.append(Problem(part=name, message=text, remedy=remedy, file=file))
     if (part.hub or part.url) and place.exists() and not expected:
         remedy = f"`identity-factory packs fetch {pack.name}` records what it downloads; or list sha256 in pack.toml"
         text = "no hash recorded, so a changed file would go unnoticed"
@@ -161,22 +163,22 @@ def _check_names(pack: Pack, tokenizer: CLIPTokenizer) -> Iterator[Problem]:
         yield Problem(part="celebrities", message=message, remedy=remedy, level=level)
 
 
-def _check_faces(pack: Pack) -> Iterator[Problem]:
-    folder = pack.folder(pack.faces)
-    wanted = {pack.faces.det_file: "detection"}
-    if pack.faces.judge:
-        wanted[pack.faces.judge] = "recognition"
-    for file, task in wanted.items():
-        try:
-            model = get_model(str(folder / file), providers=["CPUExecutionProvider"])
-        except _UNREADABLE_ONNX as error:
-            message = f"{folder / file} cannot be read as ONNX: {str(error).splitlines()[0]}"
-            yield Problem(part="faces", message=message, remedy=pack.remedy(pack.faces))
-            continue
-        found = getattr(model, "taskname", "nothing it knows")
-        if found != task:
-            message = f"insightface takes {file} for {found}, where a model for {task} is needed"
-            yield Problem(part="faces", message=message, remedy="name the right file in pack.toml")
+def _check_small_models(pack: Pack, complete: set[str]) -> Iterator[Problem]:
+    """Load what the jobs load of the smaller models, with the jobs' own loaders; they raise what is wrong."""
+    loads: list[tuple[str, Callable[[], object]]] = [
+        ("fr_vit", lambda: FeatureEncoder(pack)),
+        ("clip", lambda: FeatureEncoder(pack, source="clip")),
+        ("faces", lambda: FaceDetector(pack, PrepareConfig())),
+        ("parser", lambda: FaceParser(pack)),
+    ]
+    if pack.faces.judge is not None:
+        loads.append(("faces", lambda: FaceRecogniser(pack)))
+    for name, load in loads:
+        if name in complete:
+            try:
+                load()
+            except PackError as error:
+                yield Problem(part=name, message=str(error), remedy=pack.remedy(pack.parts()[name]))
 
 
 def _check_classes(pack: Pack) -> Iterator[Problem]:

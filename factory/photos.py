@@ -11,14 +11,16 @@ import zlib
 from io import BytesIO
 
 import numpy as np
-from PIL import ExifTags, Image, ImageCms
+from PIL import ExifTags, Image, ImageCms, UnidentifiedImageError
 
 from factory.config import PrepareConfig
 from factory.errors import PhotoRejected
 from factory.records import Photo
 
+Image.init()  # loads every decoder, so that Image.OPEN says which there are
 # Photo formats only: Pillow would also open PostScript (by starting an interpreter), fonts and scientific containers.
-FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "TIFF", "JPEG2000", "AVIF", "PPM")
+_PHOTO_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "JPEG2000", "AVIF", "PPM")
+FORMATS = tuple(name for name in _PHOTO_FORMATS if name in Image.OPEN)  # this build of Pillow may lack some
 
 # What Pillow's decoders raise on corrupt bytes, found by flipping bits of every format.
 _CORRUPT: tuple[type[Exception], ...] = (
@@ -60,6 +62,8 @@ def decode_photo(data: bytes, *, name: str, config: PrepareConfig) -> Photo:
             pixels = np.array(_upright(_to_rgb(image), _orientation(image)))
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise PhotoRejected("too_large", f"{error}; the limit is {config.max_pixels} pixels") from error
+    except UnidentifiedImageError as error:
+        raise PhotoRejected("not_an_image", f"none of {', '.join(FORMATS)}, or its header is damaged") from error
     except _CORRUPT as error:
         raise PhotoRejected("not_an_image", f"{type(error).__name__}: {error}"[:500]) from error
     return Photo(photo_id=content_id(data), name=name, image=pixels)

@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TypeVar
 
 from pydantic import ValidationError
 
-from factory.config import Config, GenerateConfig, MethodConfig, Preset, TrainConfig, preset
+from factory.config import Config, GenerateConfig, MethodConfig, PrepareConfig, Preset, TrainConfig, preset
 from factory.pack import Pack
+
+C = TypeVar("C", bound=Config)
+
+
+def prepare_settings(overrides: Mapping[str, object] | None = None) -> PrepareConfig:
+    """The limits of a preparing run. Raises ValueError naming the field and what it takes."""
+    changes = _known(overrides, PrepareConfig)
+    return _changed(PrepareConfig(), changes)
 
 
 def train_settings(
@@ -17,13 +26,7 @@ def train_settings(
 
     Values may be strings, as on a command line. Raises ValueError naming the field and what it takes.
     """
-    changes = dict(overrides or {})
-    unknown = set(changes) - {*MethodConfig.model_fields, *TrainConfig.model_fields}
-    if unknown:
-        raise ValueError(
-            f"no setting {', '.join(sorted(unknown))}; MethodConfig has {', '.join(MethodConfig.model_fields)}; "
-            f"TrainConfig has {', '.join(TrainConfig.model_fields)}"
-        )
+    changes = _known(overrides, MethodConfig, TrainConfig)
     method, train = preset(name)
     method, train = _changed(method, pack.train), _changed(train, pack.train)
     own_method, own_train = _changed(method, changes), _changed(train, changes)
@@ -32,16 +35,19 @@ def train_settings(
 
 def generate_settings(pack: Pack, overrides: Mapping[str, object] | None = None) -> GenerateConfig:
     """The config of generation. Raises ValueError naming the field and what it takes."""
-    changes = dict(overrides or {})
-    unknown = set(changes) - set(GenerateConfig.model_fields)
-    if unknown:
-        raise ValueError(
-            f"no setting {', '.join(sorted(unknown))}; GenerateConfig has {', '.join(GenerateConfig.model_fields)}"
-        )
+    changes = _known(overrides, GenerateConfig)
     return _changed(_changed(GenerateConfig(), pack.generate), changes)
 
 
-def _changed[C: Config](config: C, changes: Mapping[str, object]) -> C:
+def _known(overrides: Mapping[str, object] | None, *configs: type[Config]) -> Mapping[str, object]:
+    fields = [name for config in configs for name in config.model_fields]
+    unknown = sorted(set(overrides or {}) - set(fields))
+    if unknown:
+        raise ValueError(f"no setting {', '.join(unknown)}; there are {', '.join(fields)}")
+    return overrides or {}
+
+
+def _changed(config: C, changes: Mapping[str, object]) -> C:
     own = {name: value for name, value in changes.items() if name in type(config).model_fields}
     try:
         return type(config).model_validate({**config.model_dump(), **own})

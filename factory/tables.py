@@ -31,7 +31,8 @@ def filesystem(uri: str) -> tuple[pafs.FileSystem, str]:
     return pafs.LocalFileSystem(), str(Path(uri.removeprefix("file://")).expanduser().absolute())
 
 
-def _is(column: str, values: Sequence[str]) -> str:
+def where_in(column: str, values: Sequence[str]) -> str:
+    """An SQL condition: the column is one of these texts."""
     if not values:
         return "FALSE"  # SQL has no empty IN ()
     quoted = ", ".join("'" + value.replace("'", "''") + "'" for value in values)
@@ -125,8 +126,8 @@ class Store:
 
     def faces(self, ids: Sequence[str] | None = None, *, pack: str | None = None) -> list[PreparedFace]:
         """Faces, all or those with these ids (in that order), of one pack if it is named."""
-        clauses = [_is("face_id", ids)] if ids is not None else []
-        clauses += [_is("pack", [pack])] if pack is not None else []
+        clauses = [where_in("face_id", ids)] if ids is not None else []
+        clauses += [where_in("pack", [pack])] if pack is not None else []
         rows = self.read("faces", where=" AND ".join(clauses) or None).to_pylist()
         if ids is not None:
             order = {face_id: i for i, face_id in enumerate(ids)}
@@ -143,7 +144,7 @@ class Store:
     def find_identity(self, name_or_id: str) -> Identity:
         """The identity with this id, else the newest with this name; IdentityNotFound names near ones."""
         for column in ("identity_id", "name"):
-            rows = self.read("identities", where=_is(column, [name_or_id])).to_pylist()
+            rows = self.read("identities", where=where_in(column, [name_or_id])).to_pylist()
             if rows:
                 return identity_from_row(max(rows, key=lambda row: row["created_at"]))
         names = sorted(set(self.read("identities", columns=["name"])["name"].to_pylist()))
@@ -155,7 +156,7 @@ class Store:
 
     def images(self, identity_ids: Sequence[str] | None = None) -> list[GeneratedImage]:
         """Images, all or those of these identities."""
-        where = None if identity_ids is None else _is("identity_id", identity_ids)
+        where = None if identity_ids is None else where_in("identity_id", identity_ids)
         return [image_from_row(row) for row in self.read("images", where=where).to_pylist()]
 
     def rejects(self) -> list[Reject]:

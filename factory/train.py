@@ -19,6 +19,7 @@ import torch
 from factory.augment import RenderedView, apply_view, crop_layers, draw_view
 from factory.config import MethodConfig, TrainConfig
 from factory.diffusion import DiffusionBase, EncodedImages
+from factory.encode import FeatureEncoder
 from factory.losses import in_noise_phase, mask_weights, two_phase_loss
 from factory.pack import Pack
 from factory.projector import PackedProjector
@@ -67,6 +68,14 @@ class Trainer:
         self.prior = base.celeb_prior()
         own = [template.replace("{}", PERSON) for template in base.pack.prompt_templates]
         self.templates = tokenise(own or TEMPLATES, base.tokenizer).to(base.device)
+
+    def features(self, faces: Sequence[PreparedFace], method: MethodConfig) -> torch.Tensor:
+        """What the MLP reads of each face and of its mirror image, float32 [B, 2, F]."""
+        features = [face.features for face in faces]
+        if method.features == "clip":  # Table 2, "CLIP encoder": not kept in the table, so made here
+            encoder = FeatureEncoder(self.base.pack, device=self.base.device, source="clip")
+            features = encoder.encode(np.stack([face.crop for face in faces]))
+        return torch.from_numpy(np.stack([[feature.crop, feature.mirror] for feature in features]))
 
     def train(
         self,
@@ -127,8 +136,7 @@ class _Pack:
         base = trainer.base
         self.base, self.templates, self.method, self.train = base, trainer.templates, method, train
         self.generators = [_generator(train.seed, face.face_id) for face in faces]
-        features = [np.stack([face.features.crop, face.features.mirror]) for face in faces]
-        self.features_B2F = torch.from_numpy(np.stack(features)).to(base.device, base.exact_dtype)
+        self.features_B2F = trainer.features(faces, method).to(base.device, base.exact_dtype)
         mean_VD, std_VD = trainer.prior.moments(method.celeb_moments)
         projector = PackedProjector(self.features_B2F.shape[-1], mean_VD, std_VD, method, self.generators)
         self.projector = projector.to(base.device, base.exact_dtype)

@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable
 from types import TracebackType
-from typing import Self
+from typing import Any, Self, TypeAlias, cast
 
 import ray
 from ray.actor import ActorHandle
@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
+Board: TypeAlias = ActorHandle[Any]  # of a StepBoard
 _LINE_EVERY_S = 10.0  # between lines where the output is a file and a line cannot be redrawn
 
 
@@ -76,7 +77,6 @@ def _clock(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
-@ray.remote(num_cpus=0)
 class StepBoard:
     """Where the workers write how far they are, and the driver reads it."""
 
@@ -92,10 +92,20 @@ class StepBoard:
         return sum(self._worth.values())
 
 
+def open_board() -> Board:
+    """A board for one job; it goes when the driver lets go of it."""
+    return cast(Board, ray.remote(num_cpus=0)(StepBoard).remote())
+
+
+def read_board(board: Board) -> float:
+    """Items' worth of work in flight."""
+    return cast(float, ray.get(board.total.remote()))
+
+
 class StepReporter:
     """A worker's end of the board; speaks at most once a second, so that steps stay cheap."""
 
-    def __init__(self, board: ActorHandle) -> None:
+    def __init__(self, board: Board) -> None:
         self._board, self._last = board, 0.0
         self._worker = ray.get_runtime_context().get_actor_id() or ""
 

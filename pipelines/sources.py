@@ -151,7 +151,8 @@ def _entries(place: dict[str, Any]) -> Iterator[tuple[int, _Entry]]:
 
 
 def _parquet_entry(values: dict[str, Any], parquet: str, row: int) -> _Entry:
-    image, uri = values.get("image"), values.get("uri")
+    image: Any = values.get("image")
+    uri: Any = values.get("uri")
     if isinstance(image, dict):  # the struct <bytes, path> that Hugging Face's datasets write
         image, uri = image.get("bytes"), uri or image.get("path")
     fallback = PurePosixPath(uri).stem if uri else f"{PurePosixPath(parquet).stem}-{row}"
@@ -169,7 +170,9 @@ def _row_groups(uri: str) -> tuple[list[dict[str, Any]], int]:
         with pq.ParquetFile(path, filesystem=files) as parquet:
             names, metadata = parquet.schema_arrow.names, parquet.metadata
     except pa.ArrowInvalid as error:
-        raise ValueError(f"{uri} is no readable Parquet file ({error}); repair it or take it out of the folder") from None
+        raise ValueError(
+            f"{uri} is no readable Parquet file ({error}); repair it or take it out of the folder"
+        ) from None
     if not {"image", "uri"} & set(names):
         raise ValueError(f"{uri} has columns {', '.join(names)}; it needs image (bytes) or uri, and optionally name")
     places, first_row = [], 0

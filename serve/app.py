@@ -2,44 +2,31 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import math
-import secrets
 import threading
-import time
-from collections.abc import Awaitable, Callable
+from contextlib import closing
 from dataclasses import dataclass
-from pathlib import Path
+from http.client import HTTPConnection
 from typing import Any, Final
 
 import ray
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse, Response, StreamingResponse
+from fastapi.responses import JSONResponse, Response
 from ray import serve as ray_serve
 from ray.exceptions import RayTaskError
 from ray.serve import Application
 from ray.serve.handle import DeploymentHandle
+from ray.serve.schema import LoggingConfig
 from starlette.exceptions import HTTPException
 
-from factory.config import GenerateConfig
 from factory.errors import IdentityNotFound, IncompatibleIdentity
-from factory.pack import Pack, load_pack
-from factory.records import Identity
-from serve.generator import GenerationTimeout, Generator, GeneratorDown, ImageClient, ImageJob, QueueFull
-from serve.schemas import (
-    MAX_SEED,
-    AppArgs,
-    ImageData,
-    ImagesRequest,
-    ImagesResponse,
-    ModelCard,
-    RequestRefused,
-    Settings,
-    Stats,
-    identity_card,
-)
+from factory.pack import load_pack
+from factory.tables import Store
+from serve.endpoint import Endpoint
+from serve.generator import GenerationTimeout, Generator, GeneratorDown, ImageClient, QueueFull
+from serve.schemas import AppArgs, ImagesResponse, RequestRefused, Settings, Stats
 from serve.store import Catalog
 
 APP_NAME = "identity-factory"
@@ -62,7 +49,7 @@ ANSWERS: Final[dict[type[Exception], Answer]] = {
     IncompatibleIdentity: Answer(409, "invalid_request_error", "incompatible_identity", "model", retry=False),
     RequestValidationError: Answer(422, "invalid_request_error", "invalid_value"),
     RequestRefused: Answer(422, "invalid_request_error", "invalid_value"),
-    HTTPException: Answer(404, "invalid_request_error", "not_found"),  # unknown path or method; its own status
+    HTTPException: Answer(404, "invalid_request_error", "no_such_route"),  # its own status: 404, 405
     QueueFull: Answer(429, "rate_limit_error", "queue_full", retry=True),
     GeneratorDown: Answer(503, "server_error", "generator_unavailable", retry=True),
     GenerationTimeout: Answer(504, "server_error", "timeout"),
@@ -99,88 +86,19 @@ def _first_fault(error: RequestValidationError) -> tuple[str | None, str]:
     return (field if field and not field.isdigit() else None), message
 
 
-class Endpoint:
-    """The routes. It knows nothing of Ray: `client` makes pictures, `read_stats` says what was made."""
-
-    def __init__(
-        self, pack: Pack, catalog: Catalog, client: ImageClient, read_stats: Callable[[], Awaitable[Stats]]
-    ) -> None:
-        self._pack = pack
-        self._fingerprint = pack.fingerprint()
-        self._defaults = GenerateConfig.model_validate(pack.generate)
-        self._catalog = catalog
-        self._client = client
-        self._read_stats = read_stats
-
-    def app(self) -> FastAPI:
-        """The endpoint as an ASGI app."""
-        app = FastAPI(title="identity factory", description="Pictures of stored identities, in OpenAI's format.")
-        app.add_api_route("/v1/images/generations", self.generate_images, methods=["POST"], response_model=None)
-        app.add_api_route("/v1/models", self.list_models)
-        app.add_api_route("/v1/models/{model:path}", self.show_model)
-        app.add_api_route("/v1/identities/{identity:path}", self.show_identity)
-        app.add_api_route("/v1/stats", self.show_stats)
-        app.add_api_route("/healthz", self.show_health)
-        for kind in ANSWERS:
-            app.add_exception_handler(kind, _answer_error)
-        return app
-
-    async def generate_images(self, body: ImagesRequest) -> Response:
-        """Pictures of one identity, in OpenAI's format; see ImagesRequest for the fields."""
-        body.check_size(self._pack.resolution)
-        identity = await asyncio.to_thread(self._catalog.find, body.wanted_identity())
-        self._check_fit(identity)
-        seed = secrets.randbelow(MAX_SEED) if body.seed is None else body.seed
-        config = body.config(self._defaults)
-        results = await self._client.images(
-            [ImageJob(identity=identity, prompt=body.prompt, seed=seed + i, config=config) for i in range(body.n)]
-        )
-
-        def encoded() -> list[ImageData]:
-            return [ImageData.of(made.image, seed + i, made.batch_size, body) for i, made in enumerate(results)]
-
-        answer = ImagesResponse(
-            created=int(time.time()),
-            data=await asyncio.to_thread(encoded),
-            size=f"{self._pack.resolution}x{self._pack.resolution}",
-            output_format=body.output_format,
-            identity=identity.identity_id,
-            model=identity.name,
-            num_inference_steps=config.num_inference_steps,
-            guidance_scale=config.guidance_scale,
-        )
-        if body.stream:
-            return StreamingResponse(answer.events(), media_type="text/event-stream")
-        return JSONResponse(answer.model_dump(exclude_none=True))
-
-    async def list_models(self) -> dict[str, Any]:
-        """The identities that can be asked for with this pack, newest first."""
-        return {"object": "list", "data": await asyncio.to_thread(self._catalog.cards, self._fingerprint)}
-
-    async def show_model(self, model: str) -> ModelCard:
-        """One identity as a model."""
-        return await asyncio.to_thread(self._catalog.card, model)
-
-    async def show_identity(self, identity: str, words: bool = False) -> dict[str, Any]:
-        """What is known of an identity, by name or id."""
-        found = await asyncio.to_thread(self._catalog.find, identity)
-        return identity_card(found, compatible=found.fingerprint == self._fingerprint, words=words)
-
-    async def show_stats(self) -> Stats:
-        """How many pictures shared how many UNet batches."""
-        return await self._read_stats()
-
-    async def show_health(self) -> dict[str, str]:
-        """That the endpoint answers, and which pack it serves."""
-        return {"status": "ok", "pack": self._pack.name, "fingerprint": self._fingerprint}
-
-    def _check_fit(self, identity: Identity) -> None:
-        if identity.fingerprint != self._fingerprint:
-            raise IncompatibleIdentity(
-                f"identity {identity.name!r} was learned with pack {identity.pack!r} (text encoder "
-                f"{identity.fingerprint}); this endpoint serves pack {self._pack.name!r} ({self._fingerprint}). "
-                f"Serve that pack, or train the identity with {self._pack.name!r}."
-            )
+def create_app(endpoint: Endpoint) -> FastAPI:
+    """The endpoint as an ASGI app: its routes, and every error in OpenAI's shape."""
+    app = FastAPI(title="identity factory", description="Pictures of stored identities, in OpenAI's format.")
+    images = "/v1/images/generations"
+    app.add_api_route(images, endpoint.generate_images, methods=["POST"], response_model=ImagesResponse)
+    app.add_api_route("/v1/models", endpoint.list_models)
+    app.add_api_route("/v1/models/{model:path}", endpoint.show_model)
+    app.add_api_route("/v1/identities/{identity:path}", endpoint.show_identity)
+    app.add_api_route("/v1/stats", endpoint.show_stats)
+    app.add_api_route("/healthz", endpoint.show_health)
+    for kind in ANSWERS:
+        app.add_exception_handler(kind, _answer_error)
+    return app
 
 
 class Ingress:
@@ -195,7 +113,7 @@ class Ingress:
         self._endpoint = Endpoint(load_pack(args.pack), Catalog(args.root), client, read_stats)
 
     def __serve_build_asgi_app__(self) -> FastAPI:
-        return self._endpoint.app()
+        return create_app(self._endpoint)
 
 
 def build(root: str, pack: str = "studio", settings: Settings = _DEFAULTS) -> Application:
@@ -208,6 +126,9 @@ def build(root: str, pack: str = "studio", settings: Settings = _DEFAULTS) -> Ap
         ray_actor_options={"num_cpus": args.num_cpus, "num_gpus": num_gpus},
         max_ongoing_requests=args.max_ongoing,
         max_queued_requests=args.max_queued,
+        logging_config=LoggingConfig(enable_access_log=False),  # the ingress logs the requests
+        graceful_shutdown_wait_loop_s=0.5,
+        graceful_shutdown_timeout_s=60.0,  # a UNet batch that runs is finished
     )(Generator).bind(
         args.pack,
         device="cuda" if num_gpus else "cpu",
@@ -219,6 +140,8 @@ def build(root: str, pack: str = "studio", settings: Settings = _DEFAULTS) -> Ap
         name="Ingress",
         ray_actor_options={"num_cpus": 0.1},
         max_ongoing_requests=1000,  # never the bottleneck: the generator's queue is what refuses, in OpenAI's shape
+        graceful_shutdown_wait_loop_s=0.5,
+        graceful_shutdown_timeout_s=60.0,
     )(ray_serve.ingress()(Ingress))
     return ingress.bind(args, generator)
 
@@ -237,17 +160,34 @@ def start(
 
     Raises:
         ValueError: Ray's own processes use the ports 10002-19999.
+        PackError: the pack is unknown or incomplete.
+        RuntimeError: the port is taken, or this Ray already serves on another one.
     """
     if 10002 <= port <= 19999:
         raise ValueError(f"port {port}: Ray's own processes use 10002-19999; choose another, such as 8000")
-    load_pack(pack).fingerprint()  # what is missing is told here, not in a replica's log
+    used_pack = load_pack(pack)
+    used_pack.fingerprint()  # what is missing is told here, not in a replica's log
     if not ray.is_initialized():
         ray.init(include_dashboard=False, log_to_driver=False)
     if settings.num_threads is None:  # `num_cpus` is a share for the scheduler; alone on a machine, use all of it
         settings = settings.model_copy(update={"num_threads": max(1, int(_cluster("CPU")))})
-    ray_serve.start(http_options={"host": host, "port": port})
-    ray_serve.run(build(str(Path(root).absolute()) if "://" not in root else root, pack, settings), name=APP_NAME)
+    try:
+        ray_serve.start(http_options={"host": host, "port": port})
+    except RayTaskError as error:
+        raise RuntimeError(f"Ray Serve cannot listen: {error.cause} Choose another port.") from error
+    ray_serve.run(build(Store(root).root, str(used_pack.root), settings), name=APP_NAME)
+    if not _answers("127.0.0.1" if host == "0.0.0.0" else host, port):
+        raise RuntimeError(f"{host}:{port} does not answer: this Ray serves elsewhere; `serve shutdown` ends that")
     return f"http://{host}:{port}"
+
+
+def _answers(host: str, port: int) -> bool:
+    with closing(HTTPConnection(host, port, timeout=10)) as connection:  # http.client uses no proxy of the environment
+        try:
+            connection.request("GET", "/healthz")
+            return connection.getresponse().status == 200
+        except ConnectionRefusedError:
+            return False
 
 
 def _cluster(resource: str) -> float:
@@ -257,7 +197,7 @@ def _cluster(resource: str) -> float:
 
 def stop() -> None:
     """Ends what `start` began, except Ray itself: jobs may use it too."""
-    ray_serve.shutdown()
+    ray_serve.shutdown()  # type: ignore[no-untyped-call]
 
 
 def run(root: str, pack: str = "studio", host: str = "127.0.0.1", port: int = 8000) -> None:
@@ -272,4 +212,4 @@ def run(root: str, pack: str = "studio", host: str = "127.0.0.1", port: int = 80
         print("stopping")
     finally:
         stop()
-        ray.shutdown()  # type: ignore[no-untyped-call]
+        ray.shutdown()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -70,7 +71,8 @@ class Generator:
 
         from factory.generate import ImageGenerator
 
-        torch.set_num_threads(num_threads)
+        # In the thread that computes: OpenMP's number is each thread's own, and Ray starts replicas with 1.
+        self._worker = ThreadPoolExecutor(1, "unet", initializer=torch.set_num_threads, initargs=(num_threads,))
         self._generator = ImageGenerator(load_pack(pack), device=device, max_batch=max_batch)
         self._seats = asyncio.Semaphore(max_batch)
         self._idle = asyncio.Event()
@@ -108,7 +110,7 @@ class Generator:
     async def _batch(self, jobs: list[ImageJob]) -> list[ImageResult | ValueError]:
         self._idle.clear()
         try:
-            return await asyncio.to_thread(self._make, jobs)
+            return await asyncio.get_running_loop().run_in_executor(self._worker, self._make, jobs)
         finally:
             self._idle.set()
 

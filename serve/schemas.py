@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import numpy as np
 from PIL import Image
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from factory.config import Config, GenerateConfig
 from factory.records import Identity
@@ -37,7 +37,7 @@ class Settings(Config):
 
     max_batch: int = Field(default=8, ge=1, le=32)  # images of one UNet batch; guidance doubles the rows
     batch_wait_s: float = Field(default=0.1, ge=0.0)  # how long an idle replica waits for company, s
-    max_ongoing: int = Field(default=32, ge=1)  # images a replica holds: those in the UNet and those next in line
+    max_ongoing: int = Field(default=32, ge=1)  # images a replica holds: in the UNet and next in line; >= max_batch
     max_queued: int = Field(default=64, ge=1)  # images the ingress holds beyond that; more are refused with 429
     timeout_s: float = Field(default=300.0, gt=0.0)  # of one request, queue included
     num_cpus: float = Field(
@@ -45,6 +45,12 @@ class Settings(Config):
     )  # reserved by a generator; with the ingress's 0.1, one CPU of a small machine
     num_gpus: float | None = Field(default=None, ge=0.0)  # None: 1 where the cluster has GPUs, else 0
     num_threads: int | None = Field(default=None, ge=1)  # of torch in a generator; None: num_cpus rounded up
+
+    @model_validator(mode="after")
+    def _room_for_a_batch(self) -> Settings:
+        if self.max_ongoing < self.max_batch:
+            raise ValueError(f"max_ongoing ({self.max_ongoing}) must be at least max_batch ({self.max_batch})")
+        return self
 
 
 class AppArgs(Settings):
@@ -68,7 +74,7 @@ class ImagesRequest(BaseModel):
     output_compression: int = Field(default=100, ge=0, le=100)  # quality of jpeg and webp, percent
     background: Literal["auto", "opaque"] = "auto"  # pictures have no transparency
     stream: bool = False
-    partial_images: Literal[0] = 0  # unfinished pictures are not sent
+    partial_images: int = 0  # more is refused
     # Fields of OpenAI's own models that mean nothing here: accepted so that their clients work, without effect.
     quality: str | None = None
     style: str | None = None
@@ -88,6 +94,13 @@ class ImagesRequest(BaseModel):
         if not isinstance(fields, dict):
             return fields  # pydantic says what it should have been
         return {name: value for name, value in fields.items() if value is not None}
+
+    @field_validator("partial_images")
+    @classmethod
+    def _only_finished(cls, number: int) -> int:
+        if number:
+            raise ValueError("not supported: unfinished pictures are not sent; leave it out or give 0")
+        return number
 
     def wanted_identity(self) -> str:
         """The identity's name or id. Raises RequestRefused if the request names none."""

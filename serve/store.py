@@ -62,17 +62,17 @@ class Catalog:
         own_name = bool(found.name) and self.find(found.name).identity_id == found.identity_id
         return _card(found.identity_id, found.name, found.pack, found.created_at, own_name=own_name)
 
-    def cards(self, fingerprint: str) -> list[ModelCard]:
-        """Identities that work with this text encoder, newest first, without their words."""
+    def cards(self, fingerprint: str, limit: int) -> list[ModelCard]:
+        """The newest `limit` identities that work with this text encoder, newest first, without their words."""
         rows = self._store.read("identities", columns=[*_SHOWN, "fingerprint"]).to_pylist()
         rows.sort(key=lambda row: (row["created_at"], row["identity_id"]), reverse=True)
         owners: dict[str, str] = {}  # a name belongs to the newest identity that has it, as in find()
         for row in rows:
             owners.setdefault(row["name"], row["identity_id"])
+        fitting = [row for row in rows if row["fingerprint"] == fingerprint]
         return [
             _card(**{name: row[name] for name in _SHOWN}, own_name=owners[row["name"]] == row["identity_id"])
-            for row in rows
-            if row["fingerprint"] == fingerprint
+            for row in fitting[:limit]
         ]
 
     def _refresh(self) -> int:

@@ -48,9 +48,9 @@ CONTEXTS = (
 )
 
 
-def portrait(index: int) -> np.ndarray:
-    """A plain portrait of a held-out person, uint8 [384, 384, 3] RGB; the same at every call."""
-    scene = sample_scene(np.random.default_rng([0xDE30, index]), context="plain")
+def portrait(index: int, *, again: bool = False) -> np.ndarray:
+    """A plain portrait of a held-out person, uint8 [384, 384, 3] RGB; the same at every call, `again` another one."""
+    scene = sample_scene(np.random.default_rng([0xDE31 if again else 0xDE30, index]), context="plain")
     return render(held_out(index), scene, size=SIDE_PX).image
 
 

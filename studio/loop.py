@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -38,6 +39,12 @@ class Run:
         self._tick = self._saved = time.monotonic()
         self._sums: dict[str, float] = {}
         self._count = 0
+        self._stopped = False
+        signal.signal(signal.SIGTERM, self._stop)
+
+    def _stop(self, *_: Any) -> None:
+        """Asked to end: finish the step, save, leave."""
+        self._stopped = True
 
     def resume(self, **parts: Stateful) -> None:
         """Name the parts of the checkpoint, and load them where there is one."""
@@ -60,12 +67,18 @@ class Run:
         """Step numbers until the run is over; saves on the way and at the end."""
         while self.progress < 1:
             yield self.step
-            self.step += 1
-            now = time.monotonic()
-            self.seconds, self._tick = self.seconds + now - self._tick, now
-            if now - self._saved > self.save_every_s:
-                self.save()
+            self.advance()
         self.save()
+
+    def advance(self, *, save: bool = True) -> None:
+        """Count a step; save where it is time to, or leave where the process was asked to end."""
+        self.step += 1
+        now = time.monotonic()
+        self.seconds, self._tick = self.seconds + now - self._tick, now
+        if save and (now - self._saved > self.save_every_s or self._stopped):
+            self.save()
+        if self._stopped:
+            raise SystemExit(f"{self.name}: saved at step {self.step}")
 
     def save(self) -> None:
         """Write the checkpoint; a reader sees the old one or the new one, never half of one."""
@@ -93,12 +106,12 @@ class Run:
         print(self.name, *(f"{k}={v}" for k, v in line.items()), flush=True)
 
 
-def cosine_lr(optimiser: torch.optim.Optimizer, run: Run, *, warmup: int = 100, floor: float = 0.01) -> None:
-    """Set each group's lr to its `base_lr` x warm-up x cosine of the run's progress."""
-    wave = floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * run.progress))
+def cosine_lr(optimiser: torch.optim.Optimizer, step: int, progress: float, *, warmup: int = 100) -> None:
+    """Set each group's lr to its `base_lr` x warm-up x cosine of the run's progress, 1 to 0.01."""
+    wave = 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * progress))
     for group in optimiser.param_groups:
         base = group.setdefault("base_lr", group["lr"])
-        group["lr"] = base * min(1.0, (run.step + 1) / warmup) * wave
+        group["lr"] = base * min(1.0, (step + 1) / warmup) * wave
 
 
 def finished(state: Path, name: str) -> bool:

@@ -15,6 +15,8 @@ from PIL import Image
 from studio.likeness import Likeness, overall
 from studio.sheet import SheetRow, overlay
 
+THUMBNAIL_PX = 256  # side of the photos in the page
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReportPerson:
@@ -51,13 +53,13 @@ class Report:
 
 
 def number(value: float | None) -> str:
-    """A cosine with two digits and a proper minus, or a dash."""
-    return "–" if value is None else f"{value:.2f}".replace("-", "−")
+    """A cosine with two digits, or a dash. Plain ASCII: the sheet's font has little else."""
+    return "-" if value is None else f"{value:.2f}"
 
 
 def percent(value: float | None) -> str:
     """A share as a whole percentage, or a dash."""
-    return "–" if value is None else f"{value:.0%}"
+    return "-" if value is None else f"{value:.0%}"
 
 
 def _data_uri(picture: np.ndarray | None) -> str:
@@ -68,6 +70,12 @@ def _data_uri(picture: np.ndarray | None) -> str:
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
+def _thumbnail(picture: np.ndarray) -> np.ndarray:
+    small = Image.fromarray(picture)
+    small.thumbnail((THUMBNAIL_PX, THUMBNAIL_PX), Image.Resampling.LANCZOS)
+    return np.asarray(small)
+
+
 def _bar(value: float | None) -> float:
     """Width of a cosine's bar in percent; negative ones have none."""
     return 0.0 if value is None else round(100 * min(max(value, 0.0), 1.0), 1)
@@ -76,7 +84,8 @@ def _bar(value: float | None) -> float:
 def html(report: Report) -> str:
     """The page as text; pictures are inside it, so it can be mailed as one file."""
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
-    environment.filters.update(uri=_data_uri, number=number, percent=percent, bar=_bar)
+    environment.filters.update(uri=_data_uri, thumbnail=_thumbnail, number=number, percent=percent, bar=_bar)
     template = environment.from_string(Path(__file__).with_name("report.html").read_text(encoding="utf-8"))
     longest = max((stage.seconds for stage in report.stages), default=0.0) or 1.0
-    return template.render(report=report, total=overall([person.likeness for person in report.people if person.rendered]), overlay=overlay, longest=longest)
+    total = overall([person.likeness for person in report.people if person.rendered])
+    return template.render(report=report, total=total, overlay=overlay, longest=longest)

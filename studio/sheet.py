@@ -21,14 +21,15 @@ class SheetRow:
 
     name: str
     notes: Sequence[str]  # small lines under the name
-    photo: np.ndarray  # uint8 [S, S, 3] RGB, the aligned crop
-    masks: FaceMasks
+    photo: np.ndarray  # uint8 [H, W, 3] RGB, as it was given
+    crop: np.ndarray  # uint8 [S, S, 3] RGB, the aligned face in it
+    masks: FaceMasks  # of the crop
     pictures: Sequence[np.ndarray | None]  # uint8 [S, S, 3] RGB, one a column; None leaves the cell empty
 
 
-def overlay(photo: np.ndarray, masks: FaceMasks) -> np.ndarray:
-    """What the loss looks at: the photo greyed, its face tinted orange and its hair blue. uint8 [S, S, 3]."""
-    grey = photo.astype(np.float32).mean(axis=2, keepdims=True).repeat(3, axis=2)
+def overlay(crop: np.ndarray, masks: FaceMasks) -> np.ndarray:
+    """What the loss looks at: the crop greyed, its face tinted orange and its hair blue. uint8 [S, S, 3]."""
+    grey = crop.astype(np.float32).mean(axis=2, keepdims=True).repeat(3, axis=2)
     out = 90 + 0.55 * grey
     for mask, colour in ((masks.face, FACE_RGB), (masks.hair, HAIR_RGB)):
         out[mask] = 0.5 * grey[mask] + 0.5 * np.asarray(colour, np.float32)
@@ -72,7 +73,7 @@ def contact_sheet(rows: Sequence[SheetRow], captions: Sequence[str], *, title: s
         draw.text((MARGIN_PX, top + CELL_PX // 2 - 34), row.name, font=_font(26), fill=INK, anchor="lm")
         for line, note in enumerate(row.notes):
             draw.text((MARGIN_PX, top + CELL_PX // 2 + 2 + 24 * line), note, font=_font(18), fill=SOFT, anchor="lm")
-        for column, picture in enumerate([row.photo, overlay(row.photo, row.masks), *row.pictures]):
+        for column, picture in enumerate([row.photo, overlay(row.crop, row.masks), *row.pictures]):
             if picture is not None:
                 _paste(sheet, picture, left(column), top)
         top += CELL_PX + GAP_PX

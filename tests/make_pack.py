@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -37,17 +36,8 @@ from transformers import (
 )
 
 from factory.pack import PACKS
-from factory.prompts import TEMPLATES
+from tests.make_tokenizer import CELEBRITIES, NUM_TOKENS, make_tokenizer
 
-CELEBRITIES = [
-    *(("ada", "abel"), ("boris", "brook"), ("clara", "cole"), ("dora", "dale"), ("emil", "east"), ("fay", "ford")),
-    *(("gus", "gray"), ("hedy", "hall"), ("ivan", "irons"), ("june", "jones"), ("karl", "kane"), ("lena", "lake")),
-]
-WORDS = """a the of in on at with and an as by man woman person face photo portrait painting sketch picture wearing
-holding red blue green black white hat crown glasses sunglasses spacesuit snow beach forest city room smiling angry
-riding horse drinking coffee cartoon statue concert table street night summer winter style watercolor pencil""".split()
-CHARACTERS = "abcdefghijklmnopqrstuvwxyz0123456789!\"#$%&'()*+,-./:;<=>?@[]^_`{|}~"
-NUM_TOKENS = 77  # of a prompt, as in SD 2.1
 DET_FILE = "det_yunet.onnx"
 JUDGE_FILE = "judge.onnx"
 
@@ -105,7 +95,7 @@ def make_pack(
     folder.mkdir(parents=True, exist_ok=True)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        tokenizer = _tokenizer(folder / "base" / "tokenizer")
+        tokenizer = make_tokenizer(folder / "base" / "tokenizer")
         _base(folder / "base", sizes, tokenizer, prediction_type, vae)
         _fr_vit(folder / "fr_vit", sizes)
         _clip(folder / "clip", tokenizer)
@@ -114,37 +104,6 @@ def make_pack(
     (folder / "celebrities.txt").write_text("".join(f"{first} {last}\n" for first, last in CELEBRITIES))
     (folder / "pack.toml").write_text(_description(folder.name, sizes))
     return folder
-
-
-def _tokenizer(folder: Path) -> CLIPTokenizer:
-    """A CLIP tokenizer in which every word of the templates, of `WORDS` and of the names is one token."""
-    known = [*WORDS, *(word for text in TEMPLATES for word in text.split()), *(w for name in CELEBRITIES for w in name)]
-    merges = _merges(dict.fromkeys(word for word in known if word.isalpha()))
-    pieces = [*CHARACTERS, *(f"{c}</w>" for c in CHARACTERS), *(left + right for left, right in merges)]
-    vocabulary = ["<|startoftext|>", "<|endoftext|>", *dict.fromkeys(pieces)]
-    vocab = {piece: index for index, piece in enumerate(vocabulary)}
-    CLIPTokenizer(vocab=vocab, merges=merges, model_max_length=NUM_TOKENS).save_pretrained(folder)
-    # the two files that a hub repository has, whatever this version of transformers writes
-    (folder / "vocab.json").write_text(json.dumps(vocab))
-    (folder / "merges.txt").write_text("#version: 0.2\n" + "".join(f"{left} {right}\n" for left, right in merges))
-    return CLIPTokenizer.from_pretrained(folder)
-
-
-def _merges(words: Iterable[str]) -> list[tuple[str, str]]:
-    """Merges that make each word one token. Later merges rank lower, so they never disturb an earlier word."""
-    merges: dict[tuple[str, str], None] = {}
-    for word in words:
-        pieces = [*word[:-1], f"{word[-1]}</w>"]
-        for pair in merges:
-            at = 0
-            while at < len(pieces) - 1:
-                if (pieces[at], pieces[at + 1]) == pair:
-                    pieces[at : at + 2] = ["".join(pair)]
-                at += 1
-        while len(pieces) > 1:
-            merges[pieces[0], pieces[1]] = None
-            pieces[:2] = ["".join(pieces[:2])]
-    return list(merges)
 
 
 def _text_config(sizes: Sizes, tokenizer: CLIPTokenizer) -> CLIPTextConfig:

@@ -93,7 +93,7 @@ def test_training_lowers_the_loss(tiny_pack: Pack) -> None:
 
 def test_every_ablation_runs_and_changes_the_words(exact: Trainer) -> None:
     full = learn(exact, 1, method=MethodConfig())[0].words
-    ablations = ({"adain": False}, {"mask": False}, {"loss": "noise"}, {"loss": "reconstruction"})
+    ablations = ({"adain": False}, {"mask": False}, {"loss": "noise"}, {"loss": "reconstruction"}, {"features": "clip"})
     for change in ablations:
         words = learn(exact, 1, method=MethodConfig(**change))[0].words
         assert np.isfinite(words).all() and np.abs(words - full).max() > 1e-6, change

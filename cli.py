@@ -1,0 +1,242 @@
+"""The command line: options in, one library or pipeline call, a small table out.
+
+Heavy imports happen inside the commands, so that `--help` answers at once.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from cli_store import Root, identities_app, packs_app, user_errors
+
+if TYPE_CHECKING:
+    from pipelines.job import Summary
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="One face photo in, two word embeddings out, and from then on that person can be put into any prompt.\n\n"
+    "`identity-factory run --photos PHOTOS --root ROOT` learns everybody in a folder of photos;\n\n"
+    "`identity-factory generate --root ROOT --prompt '<person> in the snow' --out pictures` makes pictures of them;\n\n"
+    "`identity-factory serve --root ROOT` does so over HTTP; `identity-factory demo` shows all of it.",
+)
+app.add_typer(identities_app, name="identities")
+app.add_typer(packs_app, name="packs")
+
+Photos = Annotated[
+    str,
+    typer.Option(
+        "--photos",
+        metavar="SRC",
+        help="A folder of images; a Parquet file or folder with a column `image` (bytes) or `uri`, and optionally "
+        "`name`; or an s3:// prefix of either.",
+    ),
+]
+PackName = Annotated[str, typer.Option("--pack", help="Model pack: a name (`packs list`) or a folder.")]
+PresetName = Annotated[
+    Literal["paper", "release"],
+    typer.Option("--preset", help="The paper's equations as printed, or what its published code computes."),
+]
+Steps = Annotated[int | None, typer.Option("--steps", min=1, help="Updates per identity. [default: the pack's]")]
+Workers = Annotated[int | None, typer.Option("--workers", min=1, help="Model workers. [default: what the cluster has]")]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Any field of factory/config.py, such as phase_boundary=0.5."),
+]
+
+
+@app.command()
+def run(
+    photos: Photos,
+    root: Root,
+    pack: PackName = "studio",
+    preset: PresetName = "paper",
+    steps: Steps = None,
+    workers: Workers = None,
+    settings: Settings = None,
+) -> None:
+    """Photos in, identities learned: `prepare`, then `train`.
+
+    What is in the tables already is not done again, so the same command goes on after an interruption.
+
+    Example: `identity-factory run --photos ~/portraits --root out/people`
+    """
+    with user_errors():
+        from factory.config import PrepareConfig
+        from factory.pack import load_pack
+        from factory.settings import prepare_settings, train_settings
+        from pipelines.run import run as run_job
+
+        changes = parse_settings(settings, num_steps=steps)
+        limits = {key: changes.pop(key) for key in list(changes) if key in PrepareConfig.model_fields}
+        label, method, train_config = train_settings(load_pack(pack), preset, changes)
+        summary = run_job(
+            photos,
+            root,
+            pack,
+            config=prepare_settings(limits),
+            preset=label,
+            method=method,
+            train=train_config,
+            workers=workers,
+        )
+        show_summary(summary, root)
+
+
+@app.command()
+def prepare(
+    photos: Photos, root: Root, pack: PackName = "studio", workers: Workers = None, settings: Settings = None
+) -> None:
+    """Photos -> faces: find, align and parse every face. A photo that cannot be used is a row of `rejects`.
+
+    Example: `identity-factory prepare --photos s3://bucket/photos --root s3://bucket/people --set faces=largest`
+    """
+    with user_errors():
+        from factory.settings import prepare_settings
+        from pipelines.prepare import prepare as prepare_job
+
+        config = prepare_settings(parse_settings(settings))
+        show_summary(prepare_job(photos, root, pack, config, readers=workers), root)
+
+
+@app.command()
+def train(
+    root: Root,
+    pack: PackName = "studio",
+    preset: PresetName = "paper",
+    steps: Steps = None,
+    workers: Workers = None,
+    settings: Settings = None,
+) -> None:
+    """Faces -> identities: learn two words for every face that has none with these settings.
+
+    Examples: `identity-factory train --root out/people`; the paper's ablation without AdaIN:
+    `identity-factory train --root out/people --set adain=false`
+    """
+    with user_errors():
+        from factory.pack import load_pack
+        from factory.settings import train_settings
+        from factory.tables import Store
+        from pipelines.train import train as train_job
+
+        if Store(root).count("faces") == 0:
+            raise ValueError(f"{root} holds no faces yet; run `identity-factory prepare --photos SRC --root {root}`")
+        label, method, config = train_settings(load_pack(pack), preset, parse_settings(settings, num_steps=steps))
+        show_summary(train_job(root, pack, preset=label, method=method, train=config, workers=workers), root)
+
+
+@app.command()
+def generate(
+    root: Root,
+    prompt: Annotated[
+        list[str] | None, typer.Option("--prompt", help="`<person>` stands for the identity; may be repeated.")
+    ] = None,
+    prompts: Annotated[Path | None, typer.Option("--prompts", metavar="FILE", help="One prompt a line.")] = None,
+    seeds: Annotated[str, typer.Option("--seeds", metavar="0,1,4-7", help="A picture for each.")] = "0",
+    identity: Annotated[
+        list[str] | None, typer.Option("--identity", metavar="NAME", help="Name or id; may be repeated. [default: all]")
+    ] = None,
+    out: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Also write <name>_<n>.png there.")] = None,
+    pack: PackName = "studio",
+    steps: Annotated[int | None, typer.Option("--steps", min=1, help="Denoising steps. [default: the pack's]")] = None,
+    workers: Workers = None,
+    settings: Settings = None,
+) -> None:
+    """Identities x prompts x seeds -> images.
+
+    Example: `identity-factory generate --root out/people --prompt "a photo of <person> wearing a red hat" --seeds 0-3
+    --out pictures`
+    """
+    with user_errors():
+        from factory.pack import load_pack
+        from factory.settings import generate_settings
+        from pipelines.generate import generate as generate_job
+
+        texts = [*(prompt or []), *(read_prompts(prompts) if prompts else [])]
+        if not texts:
+            raise typer.BadParameter("give --prompt TEXT or --prompts FILE")
+        config = generate_settings(load_pack(pack), parse_settings(settings, num_inference_steps=steps))
+        numbers = parse_seeds(seeds)
+        summary = generate_job(
+            root, pack, prompts=texts, seeds=numbers, identities=identity, config=config, workers=workers, out=out
+        )
+        show_summary(summary, root)
+        if out is not None:
+            print(f"pictures are in {out}")
+
+
+@app.command()
+def serve(
+    root: Root,
+    pack: PackName = "studio",
+    host: Annotated[str, typer.Option("--host")] = "127.0.0.1",
+    port: Annotated[int, typer.Option("--port", min=1, max=65535)] = 8000,
+) -> None:
+    """Pictures of the stored identities over HTTP, in OpenAI's image format; new identities appear by themselves.
+
+    Example: `identity-factory serve --root out/people --port 8000`
+    """
+    with user_errors():
+        from factory.pack import load_pack
+        from serve.app import run as serve_app
+
+        loaded = load_pack(pack)
+        loaded.folder(loaded.base)
+        serve_app(root, pack, host, port)
+
+
+@app.command()
+def demo(out: Annotated[Path, typer.Option("--out", metavar="DIR")] = Path("out/demo")) -> None:
+    """The whole chain on this machine, from rendered portraits to a contact sheet and a report."""
+    with user_errors():
+        from demo import run as run_demo
+
+        raise typer.Exit(run_demo(out))
+
+
+def parse_settings(settings: list[str] | None, **options: int | None) -> dict[str, object]:
+    """KEY=VALUE pairs and the options of the same name that were given; lists in JSON."""
+    changes: dict[str, object] = {}
+    for text in settings or []:
+        key, equals, value = text.partition("=")
+        if not equals:
+            raise typer.BadParameter(f"--set {text}: write KEY=VALUE")
+        changes[key.strip()] = json.loads(value) if value.startswith("[") else value.strip()
+    return {**changes, **{key: value for key, value in options.items() if value is not None}}
+
+
+def parse_seeds(text: str) -> list[int]:
+    """ "0,2,4-6" -> [0, 2, 4, 5, 6]."""
+    seeds: list[int] = []
+    for part in text.split(","):
+        first, dash, last = part.strip().partition("-")
+        if not first.isdigit() or (dash and not last.isdigit()):
+            raise typer.BadParameter(f"--seeds {text}: write whole numbers such as 0,1 or 0-7")
+        seeds.extend(range(int(first), int(last if dash else first) + 1))
+    return seeds
+
+
+def read_prompts(file: Path) -> list[str]:
+    """The lines of a file that are not empty."""
+    lines = [line.strip() for line in file.read_text(encoding="utf-8").splitlines()]
+    return [line for line in lines if line]
+
+
+def show_summary(summary: Summary, root: str) -> None:
+    """The job's counts, and where they are written."""
+    from factory.tables import Store
+
+    for line in summary.lines():
+        print(line)
+    print(f"{Store(root).root}/jobs/{summary.job_id}/summary.json")
+
+
+if __name__ == "__main__":
+    app()

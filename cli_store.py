@@ -1,0 +1,157 @@
+"""The command line's other half: `identities` and `packs`, and how every command reports errors and tables."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+identities_app = typer.Typer(no_args_is_help=True, help="Look at the identities of a root, and take them elsewhere.")
+packs_app = typer.Typer(no_args_is_help=True, help="Model packs: which there are, whether they are complete.")
+
+Root = Annotated[str, typer.Option("--root", metavar="ROOT", help="Where the tables are: a local path or s3://.")]
+Names = Annotated[list[str] | None, typer.Argument(metavar="[NAME]...", help="Names or ids. [default: all]")]
+
+
+@identities_app.command("list")
+def list_identities(
+    root: Root, as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False
+) -> None:
+    """Every identity, newest last."""
+    with user_errors():
+        from factory.tables import Store
+
+        columns = ["name", "identity_id", "pack", "preset", "num_steps", "final_loss", "created_at"]
+        rows = Store(root).read("identities", columns=columns).sort_by([("created_at", "ascending")]).to_pylist()
+        if as_json:
+            for row in rows:
+                print(json.dumps(row))
+        else:
+            show_table(columns, [[_text(row[column]) for column in columns] for row in rows])
+
+
+@identities_app.command("show")
+def show_identity(name: Annotated[str, typer.Argument(help="Name or id.")], root: Root) -> None:
+    """Everything known of one identity."""
+    with user_errors():
+        from dataclasses import fields
+
+        from factory.tables import Store
+
+        identity = Store(root).find_identity(name)
+        words = identity.words
+        rows = [[f.name, _text(getattr(identity, f.name))] for f in fields(identity) if f.name != "words"]
+        rows.append(["words", f"{words.shape[0]} x {words.shape[1]}, {words.min():.4f} to {words.max():.4f}"])
+        show_table(["field", "value"], rows)
+
+
+@identities_app.command("export")
+def export_identities(
+    root: Root,
+    names: Names = None,
+    out: Annotated[Path, typer.Option("--out", metavar="PATH", help="A folder, or one file.")] = Path(),
+    file_format: Annotated[
+        Literal["kohya", "diffusers", "a1111", "release", "parquet"],
+        typer.Option("--format", help="kohya suits most tools; parquet is a whole table."),
+    ] = "kohya",
+    table: Annotated[
+        Literal["faces", "identities", "images", "rejects"], typer.Option("--table", help="For parquet.")
+    ] = "identities",
+) -> None:
+    """Embedding files for other tools, or a table as Parquet.
+
+    Examples: `identity-factory identities export alex --root out/people --format diffusers --out alex.safetensors`;
+    `identity-factory identities export --root out/people --format parquet --table images --out images.parquet`
+    """
+    with user_errors():
+        from factory.export import export_identity
+        from factory.tables import Store
+
+        store = Store(root)
+        if file_format == "parquet":
+            target = out if out.suffix else out / f"{table}.parquet"
+            target.parent.mkdir(parents=True, exist_ok=True)
+            store.export_parquet(table, target)
+            print(target)
+            return
+        people = store.identities(names)
+        if not people:
+            raise ValueError(f"{root} holds no identities yet")
+        if len(people) > 1 and out.suffix:
+            raise typer.BadParameter(f"{len(people)} identities need a folder, not {out}; or name one identity")
+        for identity in people:
+            print(export_identity(identity, out, file_format))
+
+
+@packs_app.command("list")
+def list_packs() -> None:
+    """The packs that come with the factory."""
+    with user_errors():
+        from factory.pack import list_packs as names
+        from factory.pack import load_pack
+
+        rows = []
+        for name in names():
+            pack = load_pack(name)
+            missing = [part for part, source in pack.parts().items() if not pack.place(source).exists()]
+            rows.append([name, f"missing: {', '.join(missing)}" if missing else "here", pack.description])
+        show_table(["pack", "weights", "description"], rows)
+
+
+@packs_app.command("verify")
+def verify_pack(pack: Annotated[str, typer.Argument(help="Name or folder.")] = "studio") -> None:
+    """Presence, hashes and fit of every part; exit status 1 if the pack cannot be used."""
+    with user_errors():
+        from factory.pack import load_pack
+        from factory.pack_verify import verify_pack as verify
+
+        problems = verify(load_pack(pack), on_progress=lambda text: print(text, file=sys.stderr))
+        for problem in problems:
+            print(f"{problem.level}: {problem.part}: {problem.message}\n  {problem.remedy}")
+        if any(problem.level == "error" for problem in problems):
+            raise typer.Exit(1)
+        print(f"pack {pack} is complete and fits together")
+
+
+@packs_app.command("fetch")
+def fetch_pack(pack: Annotated[str, typer.Argument(help="Name or folder.")]) -> None:
+    """Download what a pack lacks, after showing the licences."""
+    with user_errors():
+        from factory.pack import load_pack
+        from factory.pack_fetch import fetch_pack as fetch
+
+        fetch(load_pack(pack), print)
+
+
+@contextmanager
+def user_errors() -> Iterator[None]:
+    """What a user can mend is one line and exit status 1; anything else is our fault and keeps its traceback."""
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    try:
+        yield
+    except (ValueError, LookupError, OSError) as error:
+        if isinstance(error, (KeyError, IndexError, UnicodeError)):
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        raise typer.Exit(1) from None
+    except KeyboardInterrupt:
+        print("stopped; what was finished is saved, the same command goes on from there", file=sys.stderr)
+        raise typer.Exit(130) from None
+
+
+def show_table(columns: list[str], rows: list[list[str]]) -> None:
+    """Aligned text that stays whole when it is piped."""
+    widths = [max(len(line[i]) for line in [columns, *rows]) for i in range(len(columns))]
+    for line in [columns, *rows]:
+        print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+
+
+def _text(value: object) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,180 @@
+"""identities x prompts x seeds -> images: look the identities up, make pictures in mixed batches, commit.
+
+Networks are imported where they are needed: the light tasks need none, and start in a second.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from functools import partial
+from itertools import product
+from pathlib import Path
+from typing import Any, Final
+
+import pyarrow as pa
+import ray
+
+from factory.config import GenerateConfig
+from factory.errors import IdentityNotFound, IncompatibleIdentity
+from factory.pack import Pack, load_pack
+from factory.records import Identity
+from factory.rows import SCHEMAS, encode_png, identity_from_row
+from factory.settings import generate_settings
+from factory.tables import Store, where_in
+from pipelines.job import LIGHT, Summary, connect, counts_table, model_pool, open_job, portable_name, tally
+from pipelines.progress import Board, Progress, StepReporter, open_board, read_board
+
+IMAGES_PER_BATCH: Final = 16  # one UNet batch of mixed identities
+REQUEST: Final = pa.schema([SCHEMAS["images"].field(c) for c in ("image_id", "identity_id", "name", "prompt", "seed")])
+
+
+def generate(
+    root: str,
+    pack: str | Path = "studio",
+    *,
+    prompts: Sequence[str],
+    seeds: Sequence[int] = (0,),
+    identities: Sequence[str] | None = None,
+    config: GenerateConfig | None = None,
+    workers: int | None = None,
+    out: str | Path | None = None,
+) -> Summary:
+    """Fills `images` with every identity (or the named ones) in every prompt with every seed, where not there yet.
+
+    With `out` the pictures asked for are also written there as <name>_<n>.png, n counting prompts x seeds.
+    Raises IdentityNotFound, IncompatibleIdentity or PackError before anything is done.
+    """
+    store, loaded = Store(root), load_pack(pack)
+    config = config or generate_settings(loaded)
+    if not prompts or not seeds:
+        raise ValueError("give at least one prompt and one seed")
+    people = _people(store, loaded, identities)
+    with open_job("generate", store) as summary:
+        summary.identities = len(people)
+        known = store.existing_ids("images")
+        wanted = list(_requests(people, prompts, seeds, config))
+        new = [request for request in wanted if request["image_id"] not in known]
+        summary.skipped_existing = len(wanted) - len(new)
+        if new:
+            _make(new, store, loaded, config, workers, summary)
+        if out is not None:
+            write_pngs(store, wanted, Path(out))
+    return summary
+
+
+def _make(
+    rows: list[dict[str, Any]], store: Store, pack: Pack, config: GenerateConfig, workers: int | None, summary: Summary
+) -> None:
+    connect()
+    pool = model_pool(workers)
+    batch = min(IMAGES_PER_BATCH, -(-len(rows) // pool.size))
+    board = open_board()
+    chain = (
+        ray.data.from_arrow([pa.Table.from_pylist(rows[i : i + batch], REQUEST) for i in range(0, len(rows), batch)])
+        .map_batches(
+            ImageMaker,
+            fn_constructor_args=[portable_name(pack), config, store, board, pool.device, pool.threads],
+            batch_size=batch,
+            batch_format="pyarrow",
+            compute=pool.strategy,
+            num_cpus=pool.num_cpus,
+            num_gpus=pool.num_gpus,
+        )
+        .map_batches(partial(commit, store=store), batch_size=None, batch_format="pyarrow", num_cpus=LIGHT)
+    )
+    with Progress("generate", "images", len(rows), partial(read_board, board)) as progress:
+        for counts in tally(chain):
+            summary.images += counts["images"]
+            progress.add(counts["images"])
+    store.tidy("images")
+
+
+class ImageMaker:
+    """Holds the base model; a batch may mix identities, prompts and seeds."""
+
+    def __init__(
+        self, pack: str, config: GenerateConfig, store: Store, board: Board, device: str, threads: int
+    ) -> None:
+        import torch
+
+        from factory.generate import ImageGenerator, ImageRequest
+
+        torch.set_num_threads(threads)
+        self.generator = ImageGenerator(load_pack(pack), device=device)
+        self.config, self.store = config, store
+        self._request = partial(ImageRequest, config=config)
+        self.reporter = StepReporter(board)
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        """REQUEST -> rows of `images`."""
+        rows = batch.to_pylist()
+        ids = sorted({row["identity_id"] for row in rows})
+        stored = self.store.read("identities", where=where_in("identity_id", ids)).to_pylist()
+        people = {row["identity_id"]: identity_from_row(row) for row in stored}
+        requests = [
+            self._request(identity=people[row["identity_id"]], prompt=row["prompt"], seed=row["seed"]) for row in rows
+        ]
+        images = self.generator.generate(requests, on_step=partial(self.reporter.step, len(rows)))
+        self.reporter.finished()
+        made = {"config": self.config.model_dump_json(), "created_at": datetime.now(UTC).isoformat(timespec="seconds")}
+        done = [{**row, **made, "image": encode_png(image)} for row, image in zip(rows, images, strict=True)]
+        return pa.Table.from_pylist(done, SCHEMAS["images"])
+
+
+def commit(images: pa.Table, store: Store) -> pa.Table:
+    """Rows of `images` -> COUNTS."""
+    store.upsert("images", images.to_pylist())
+    return counts_table({"images": images.num_rows})
+
+
+def write_pngs(store: Store, requests: Sequence[Mapping[str, Any]], out: Path) -> None:
+    """The stored pictures of these requests as files <name>_<n>.png."""
+    from factory.export import file_stem
+
+    out.mkdir(parents=True, exist_ok=True)
+    counters: dict[str, int] = {}
+    for request in requests:
+        [row] = store.read("images", columns=["image"], where=where_in("image_id", [request["image_id"]])).to_pylist()
+        stem = file_stem(request["name"])
+        number = counters[stem] = counters.get(stem, -1) + 1
+        (out / f"{stem}_{number}.png").write_bytes(row["image"])
+
+
+def _people(store: Store, pack: Pack, names_or_ids: Sequence[str] | None) -> list[Identity]:
+    """The identities asked for; without names those that fit this pack."""
+    fingerprint = pack.fingerprint()
+    if names_or_ids is None:
+        stored = store.identities()
+        people = [identity for identity in stored if identity.fingerprint == fingerprint]
+        if not stored:
+            raise IdentityNotFound(f"{store.root} holds no identities yet; run `identity-factory run` or `train` first")
+        if people:
+            return people
+        names_or_ids = [stored[0].identity_id]  # nobody fits: say so of one of them
+    people = store.identities(names_or_ids)
+    for identity in people:
+        if identity.fingerprint != fingerprint:
+            raise IncompatibleIdentity(
+                f"identity {identity.name!r} was learned with pack {identity.pack!r} (text encoder "
+                f"{identity.fingerprint}), not with {pack.name!r} ({fingerprint}); use --pack {identity.pack}, "
+                f"or train it again with --pack {pack.name}"
+            )
+    return people
+
+
+def _requests(
+    people: Sequence[Identity], prompts: Sequence[str], seeds: Sequence[int], config: GenerateConfig
+) -> Iterator[dict[str, Any]]:
+    """Rows of REQUEST."""
+    from factory.generate import ImageRequest, image_id
+
+    for identity, prompt, seed in product(people, prompts, seeds):
+        request = ImageRequest(identity=identity, prompt=prompt, seed=seed, config=config)
+        yield {
+            "image_id": image_id(request),
+            "identity_id": identity.identity_id,
+            "name": identity.name,
+            "prompt": prompt,
+            "seed": seed,
+        }

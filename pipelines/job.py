@@ -1,0 +1,208 @@
+"""What the jobs share: the cluster they run on, how many workers fit in it, and the summary each ends with."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import secrets
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from typing import Final
+
+import pyarrow as pa
+import ray
+from ray.data import ActorPoolStrategy, DataContext, Dataset
+
+from factory.pack import PACKS, Pack
+from factory.tables import Store, filesystem
+
+LIGHT: Final = 0.1  # logical CPUs of a task that reads or commits; it must find room beside the workers
+_OBJECT_STORE_BYTES = 2**30  # of a local cluster: blocks are 16 photos, so this is plenty
+_BLOCK_BYTES = 32 * 2**20  # of photos in flight
+COUNTS: Final = pa.schema([("what", pa.string()), ("num", pa.int64())])
+
+
+@dataclass(kw_only=True)
+class Summary:
+    """What a job did. photos = photos_with_faces + sum(rejected) + skipped_existing, always."""
+
+    job: str
+    job_id: str
+    photos: int = 0  # of the input; of `train`: those whose faces it looked at
+    faces: int = 0  # new rows of `faces`; of `train`: faces it looked at
+    identities: int = 0  # newly learned; of `generate`: those it made pictures of
+    rejected: dict[str, int] = field(default_factory=dict)  # photos without a usable face, by reason
+    skipped_existing: int = 0  # done by an earlier job: photos; of `train` faces, of `generate` images
+    seconds: float = 0.0
+    photos_with_faces: int = 0
+    rejected_faces: dict[str, int] = field(default_factory=dict)  # single faces, beyond the photos in `rejected`
+    duplicates: int = 0  # part of skipped_existing: photos with the same bytes as an earlier one of this input
+    identities_existing: int = 0  # learned by an earlier job
+    images: int = 0  # new rows of `images`
+    stage_seconds: dict[str, float] = field(default_factory=dict)
+
+    def lines(self) -> list[str]:
+        """The summary for a person to read."""
+        rows = [("images", self.images, "new")] if self.job == "generate" else [("photos", self.photos, "")]
+        if self.job != "generate":
+            rows.append(("faces", self.faces, "" if self.job == "train" else "new"))
+        if self.job in ("run", "train"):
+            rows.append(("identities", self.identities, f"new; {self.identities_existing} learned before"))
+        rows += [("rejected", num, reason) for reason, num in sorted(self.rejected.items())]
+        rows += [("rejected faces", num, reason) for reason, num in sorted(self.rejected_faces.items())]
+        things = {"train": "faces", "generate": "images"}.get(self.job, "photos")
+        copies = f"; {self.duplicates} are copies of another" if self.duplicates else ""
+        rows.append(("skipped", self.skipped_existing, f"{things} that were done before{copies}"))
+        new = self.images + sum(self.rejected.values())
+        new += 0 if self.job == "generate" else self.identities
+        new += 0 if self.job == "train" else self.faces
+        return [
+            f"{self.job} took {self.seconds:.1f} s",
+            *(f"  {label:<15} {num:>8,}  {note}".rstrip() for label, num, note in rows),
+            *([] if new else ["nothing was left to do"]),
+        ]
+
+    def count_rejects(self, counts: Mapping[str, int]) -> None:
+        """Adds the "rejected:<reason>" and "rejected_face:<reason>" entries of a tally."""
+        for what, num in counts.items():
+            kind, _, reason = what.partition(":")
+            if kind in ("rejected", "rejected_face"):
+                reasons = self.rejected if kind == "rejected" else self.rejected_faces
+                reasons[reason] = reasons.get(reason, 0) + num
+
+
+@contextmanager
+def open_job(name: str, store: Store, within: Summary | None = None) -> Iterator[Summary]:
+    """Times a job and writes its summary to ROOT/jobs/<job id>/summary.json; inside another job it only adds to it."""
+    started = time.monotonic()
+    now = datetime.now(UTC)
+    summary = within or Summary(job=name, job_id=f"{now:%Y%m%dT%H%M%SZ}-{name}-{secrets.token_hex(3)}")
+    yield summary
+    seconds = round(time.monotonic() - started, 2)
+    summary.stage_seconds[name] = seconds
+    if within is None:
+        summary.seconds = seconds
+        files, folder = filesystem(f"{store.root}/jobs/{summary.job_id}")
+        files.create_dir(folder, recursive=True)
+        with files.open_output_stream(f"{folder}/summary.json") as stream:
+            stream.write(json.dumps(asdict(summary), indent=2).encode() + b"\n")
+
+
+def connect() -> None:
+    """Joins the cluster of RAY_ADDRESS, or starts one on this machine; nothing if there is one already."""
+    context = DataContext.get_current()
+    context.enable_progress_bars = False  # ours is one line
+    context.execution_no_progress_timeout_s = -1  # a batch of training takes longer than any limit
+    context.target_max_block_size = _BLOCK_BYTES
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    if ray.is_initialized():
+        return
+    # The C++ part warns of what Ray Data itself does, and of every setting it is given.
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    with _silent_stderr():
+        if os.environ.get("RAY_ADDRESS"):
+            ray.init(log_to_driver=False, logging_level=logging.ERROR)
+            return
+        ray.init(
+            num_cpus=max(2, os.cpu_count() or 1),  # Ray Data needs room for a task beside the workers
+            object_store_memory=_OBJECT_STORE_BYTES,
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+        )
+
+
+@contextmanager
+def _silent_stderr() -> Iterator[None]:
+    """Nothing reaches the terminal meanwhile, C++ code included. Exceptions do."""
+    sys.stderr.flush()
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pool:
+    """A pool of workers of one kind. CPUs are Ray's bookkeeping; `threads` is what a worker really uses."""
+
+    size: int
+    num_cpus: float
+    num_gpus: int
+    threads: int
+
+    @property
+    def device(self) -> str:
+        """Torch's name of what a worker computes on."""
+        return "cuda" if self.num_gpus else "cpu"
+
+    @property
+    def strategy(self) -> ActorPoolStrategy:
+        """The pool in Ray's words."""
+        return ActorPoolStrategy(size=self.size)
+
+
+def cpu_and_model_pools(num_cpu_workers: int | None, num_model_workers: int | None) -> tuple[Pool, Pool]:
+    """Two pools that run side by side: CPU work, and models on GPUs where there are any; half of the CPUs each else."""
+    cpus, gpus = _cluster()
+    models = num_model_workers or gpus or max(1, cpus // 2)
+    others = num_cpu_workers or max(1, cpus - models)
+    share = _share(cpus, models + others)
+    threads = max(1, cpus // (models + others))
+    return (
+        Pool(size=others, num_cpus=share, num_gpus=0, threads=threads),
+        Pool(size=models, num_cpus=share, num_gpus=min(gpus, 1), threads=threads),
+    )
+
+
+def model_pool(num_workers: int | None) -> Pool:
+    """One pool with the cluster to itself: a worker per GPU, or one per node's worth of CPUs where there are none."""
+    cpus, gpus = _cluster()
+    size = num_workers or gpus or max(1, sum(node["Alive"] for node in ray.nodes()))  # type: ignore[no-untyped-call]
+    return Pool(size=size, num_cpus=_share(cpus, size), num_gpus=min(gpus, 1), threads=max(1, cpus // size))
+
+
+def _share(cpus: int, workers: int) -> float:
+    """CPUs a worker books, so that one stays free for the light tasks."""
+    return round(min(1.0, (cpus - 1) / workers), 3) if cpus > 1 else 0.5
+
+
+def _cluster() -> tuple[int, int]:
+    resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    return int(resources.get("CPU", 1)), int(resources.get("GPU", 0))
+
+
+def portable_name(pack: Pack) -> str:
+    """What finds this pack in a worker: its name if it comes with the code, whose folder may differ there."""
+    return pack.root.name if pack.root.parent == PACKS else str(pack.root)
+
+
+def counts_table(counts: Mapping[str, int]) -> pa.Table:
+    """What a committed batch reports to the driver, as COUNTS."""
+    return pa.table({"what": list(counts), "num": list(counts.values())}, schema=COUNTS)
+
+
+def stream(chain: Dataset) -> Iterator[pa.Table]:
+    """Runs a chain; gives its blocks as they are done."""
+    for batch in chain.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
+        assert isinstance(batch, pa.Table)
+        yield batch
+
+
+def tally(chain: Dataset) -> Iterator[Counter[str]]:
+    """Runs a chain that ends in COUNTS; gives each committed batch's counts as it is done."""
+    for batch in stream(chain):
+        counts: Counter[str] = Counter()
+        for row in batch.to_pylist():
+            counts[row["what"]] += row["num"]
+        yield counts

@@ -1,0 +1,64 @@
+"""`python -m studio dataset|vae|clip|unet|features|judge|parser|build|look|all`: builds the studio pack."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+
+# results below the state folder by which `all` knows that a training is over, in the order in which they depend
+RESULTS = {
+    "vae": "models/vae",
+    "clip": "models/clip",
+    "features": "models/fr_vit",
+    "judge": "models/judge.onnx",
+    "parser": "models/parsing.safetensors",
+    "unet": "models/unet.done",
+}
+
+
+def training(name: str) -> Callable[..., None]:
+    """The function that runs a training; imported late, so that rendering needs no torch."""
+    if name in ("features", "judge"):
+        from studio import train_faces
+
+        return train_faces.train_features if name == "features" else train_faces.train_judge
+    from studio import train_clip, train_parser, train_unet, train_vae
+
+    return {"vae": train_vae, "clip": train_clip, "parser": train_parser, "unet": train_unet}[name].train
+
+
+def main() -> None:
+    """Parse the command line and run one stage, or all that are not done."""
+    parser = argparse.ArgumentParser(prog="python -m studio", description=__doc__)
+    parser.add_argument("stage", choices=["dataset", *RESULTS, "build", "look", "all"])
+    parser.add_argument("--state", type=Path, default=Path("out/studio"), help="data, checkpoints, logs (not in git)")
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    parser.add_argument("--minutes", type=float, help="length of the training in place of its number of steps")
+    parser.add_argument("--threads", type=int, default=2, help="threads of a training, processes of `dataset`")
+    options = parser.parse_args()
+    if options.stage in ("dataset", "all"):
+        from studio import dataset
+
+        dataset.build(options.state, processes=options.threads)
+    if options.stage == "dataset":
+        return
+
+    import torch
+
+    torch.set_num_threads(options.threads)
+    for name, result in RESULTS.items():
+        if options.stage == name or (options.stage == "all" and not (options.state / result).exists()):
+            training(name)(options.state, device=torch.device(options.device), minutes=options.minutes)
+    if options.stage in ("build", "all"):
+        from studio.build import build
+
+        build(options.state)
+    if options.stage in ("look", "all"):
+        from studio.samples import look
+
+        look(options.state)
+
+
+if __name__ == "__main__":
+    main()

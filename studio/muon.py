@@ -1,0 +1,50 @@
+"""Muon: momentum whose update is made orthogonal (K. Jordan et al. 2024), for matrices and convolution kernels."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+
+_A, _B, _C = 3.4445, -4.7750, 2.0315  # quintic Newton-Schulz, singular values to about [0.7, 1.2]
+
+
+def orthogonal(matrix: torch.Tensor, *, iterations: int = 5) -> torch.Tensor:
+    """Nearest semi-orthogonal matrix, roughly, by Newton-Schulz iterations in bfloat16."""
+    x = matrix.bfloat16()
+    tall = x.shape[0] > x.shape[1]
+    if tall:
+        x = x.T
+    x = x / (x.norm() + 1e-7)
+    for _ in range(iterations):
+        gram = x @ x.T
+        x = _A * x + (_B * gram + _C * gram @ gram) @ x
+    return (x.T if tall else x).to(matrix.dtype)
+
+
+class Muon(torch.optim.Optimizer):
+    """For parameters of two or more dimensions (kernels count as [out, in * h * w]).
+
+    Updates are scaled to the size AdamW's would have (arXiv 2502.16982), so that learning rates carry over.
+    """
+
+    def __init__(
+        self, params: Iterable[torch.Tensor], *, lr: float, momentum: float = 0.95, weight_decay: float = 1e-3
+    ):
+        super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        """One update; `closure` is not supported."""
+        assert closure is None
+        for group in self.param_groups:
+            for param in group["params"]:
+                if param.grad is None:
+                    continue
+                memory = self.state[param].setdefault("momentum", torch.zeros_like(param))
+                memory.lerp_(param.grad, 1 - group["momentum"])
+                nesterov = param.grad.lerp(memory, group["momentum"])
+                update = orthogonal(nesterov.reshape(len(param), -1))
+                param.mul_(1 - group["lr"] * group["weight_decay"])
+                param.add_(update.view_as(param), alpha=-0.2 * max(update.shape) ** 0.5 * group["lr"])

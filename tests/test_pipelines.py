@@ -1,0 +1,239 @@
+"""The jobs: sources and stages by themselves, then the whole chain on one local cluster."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import ray
+import skimage.data
+from PIL import Image
+
+from factory.config import GenerateConfig, PrepareConfig, TrainConfig
+from factory.errors import IdentityNotFound, IncompatibleIdentity
+from factory.pack import Pack
+from factory.settings import train_settings
+from factory.tables import Store
+from pipelines.generate import generate
+from pipelines.job import Summary, connect
+from pipelines.prepare import OUTCOME, FaceFinder, FaceReader, commit
+from pipelines.run import run
+from pipelines.sources import CONTENT, PHOTO, find_places, hash_contents, read_photos
+from pipelines.train import train
+
+STEPS = TrainConfig(num_steps=2)
+
+
+def jpeg(image: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, "JPEG")
+    return buffer.getvalue()
+
+
+@pytest.fixture(scope="module")
+def portrait() -> np.ndarray:
+    return np.asarray(skimage.data.astronaut())[:256, 96:352]
+
+
+def photos_of(src: str, max_bytes: int = 10**6) -> list[dict[str, Any]]:
+    contents = pa.concat_tables([CONTENT.empty_table(), *hash_contents(find_places(src).table)])
+    return pa.concat_tables([PHOTO.empty_table(), *read_photos(contents, max_bytes=max_bytes)]).to_pylist()
+
+
+def test_every_file_of_a_folder_is_a_photo(tmp_path: Path) -> None:
+    (tmp_path / "sub/.hidden").mkdir(parents=True)
+    for name in ("b.txt", "sub/a.jpg", ".seen_not", "sub/.hidden/c.jpg", "sub/d.parquet"):
+        (tmp_path / name).write_bytes(name.encode())
+    photos = photos_of(str(tmp_path), max_bytes=9)
+    assert [(p["name"], p["image"], p["reason"]) for p in photos] == [
+        ("b", b"b.txt", None),
+        ("a", b"sub/a.jpg", None),
+        ("d", None, "too_large"),
+    ]
+    assert len(photos[2]["photo_id"]) == 64
+
+
+def test_parquet_with_bytes_uris_and_names(tmp_path: Path) -> None:
+    (tmp_path / "beside.jpg").write_bytes(b"beside")
+    data = tmp_path / "data"
+    data.mkdir()
+    columns = {
+        "image": [b"one", None, None, None],
+        "uri": [None, "../beside.jpg", str(tmp_path / "beside.jpg"), "gone.jpg"],
+        "name": ["Ann", None, "Zed", None],
+    }
+    pq.write_table(pa.table(columns), data / "p.parquet", row_group_size=3)
+    (data / "_SUCCESS").touch()
+    photos = photos_of(str(data))
+    assert [(p["name"], p["image"], p["reason"]) for p in photos] == [
+        ("Ann", b"one", None),
+        ("beside", b"beside", None),
+        ("Zed", b"beside", None),
+        ("gone", None, "unreadable"),
+    ]
+    assert photos[3]["photo_id"] == ""
+    assert len(photos[3]["reject_id"]) == 64
+    assert photos_of(str(data / "p.parquet")) == photos
+
+
+def test_a_source_that_cannot_be_used_says_why(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="there is nothing at"):
+        find_places(str(tmp_path / "gone"))
+    with pytest.raises(ValueError, match="holds no photos"):
+        find_places(str(tmp_path))
+    pq.write_table(pa.table({"picture": [b""]}), tmp_path / "p.parquet")
+    with pytest.raises(ValueError, match="has columns picture; it needs image"):
+        find_places(str(tmp_path))
+    (tmp_path / "p.parquet").write_bytes(b"no parquet")
+    with pytest.raises(ValueError, match="no readable Parquet file"):
+        find_places(str(tmp_path / "p.parquet"))
+
+
+def outcomes(images: list[bytes], pack: Pack, config: PrepareConfig) -> pa.Table:
+    rows = [
+        {"photo_id": f"{i:064}", "reject_id": f"{i:064}", "name": f"n{i}", "image": b} for i, b in enumerate(images)
+    ]
+    found = FaceFinder(str(pack.root), config, 1)(pa.Table.from_pylist(rows, PHOTO))
+    return FaceReader(str(pack.root), config, "cpu", 2)(found)
+
+
+def test_a_batch_becomes_faces_and_rejects(tiny_pack: Pack, portrait: np.ndarray, tmp_path: Path) -> None:
+    two = jpeg(np.concatenate([portrait, portrait[:, ::-1]], axis=1))
+    batch = outcomes([two, b"corrupt", jpeg(np.full((99, 99, 3), 200, np.uint8))], tiny_pack, PrepareConfig())
+    store = Store(tmp_path)
+    counts = commit(batch, store)
+    assert dict(zip(*counts.to_pydict().values(), strict=True)) == {
+        "photos": 3,
+        "faces": 2,
+        "photos_with_faces": 1,
+        "rejected:not_an_image": 1,
+        "rejected:no_face": 1,
+    }
+    assert sorted(face.name for face in store.faces()) == ["n0", "n0-1"]
+    assert {(reject.name, reject.reason) for reject in store.rejects()} == {("n1", "not_an_image"), ("n2", "no_face")}
+    commit(batch, store)
+    assert (store.count("faces"), store.count("rejects")) == (2, 2)
+
+
+def test_a_photo_whose_faces_are_all_refused_is_one_rejected_photo(tiny_pack: Pack, portrait: np.ndarray) -> None:
+    two = jpeg(np.concatenate([portrait, portrait[:, ::-1]], axis=1))
+    for config in (PrepareConfig(min_face_px=900), PrepareConfig(min_mask_fraction=1.0)):
+        [photo] = outcomes([two], tiny_pack, config).to_pylist()
+        assert photo["faces"] == []
+        ids = [reject["reject_id"] for reject in photo["rejects"]]
+        assert len(ids) == 2
+        assert ids[1] == f"{ids[0]}-1"
+
+
+def test_a_killed_commit_leaves_the_photo_to_be_done_again(
+    tiny_pack: Pack, portrait: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A photo counts as done through its faces or its own reject: what is written first must be neither."""
+    written: list[str] = []
+    monkeypatch.setattr(Store, "upsert", lambda self, table, rows: written.append(table))
+    commit(OUTCOME.empty_table(), Store(tmp_path))
+    assert written == ["rejects", "faces"]
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[None]:
+    connect()
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture(scope="module")
+def photos(portrait: np.ndarray, tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder = tmp_path_factory.mktemp("photos")
+    (folder / "more").mkdir()
+    (folder / "pair.jpg").write_bytes(jpeg(np.concatenate([portrait, portrait[:, ::-1]], axis=1)))
+    (folder / "alone.jpg").write_bytes(jpeg(portrait))
+    (folder / "more/copy.jpg").write_bytes(jpeg(portrait))
+    (folder / "text.txt").write_text("no image")
+    (folder / "plain.jpg").write_bytes(jpeg(np.full((99, 99, 3), 200, np.uint8)))
+    return str(folder)
+
+
+@pytest.fixture(scope="module")
+def learned(
+    cluster: None, photos: str, tiny_pack: Pack, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[str, Summary]:
+    root = str(tmp_path_factory.mktemp("root"))
+    label, method, _ = train_settings(tiny_pack)
+    return root, run(photos, root, tiny_pack.root, preset=label, method=method, train=STEPS)
+
+
+@pytest.mark.cluster
+def test_run_learns_every_face_and_its_summary_adds_up(learned: tuple[str, Summary]) -> None:
+    root, summary = learned
+    assert (summary.photos, summary.photos_with_faces, summary.faces, summary.identities) == (5, 2, 3, 3)
+    assert summary.rejected == {"not_an_image": 1, "no_face": 1}
+    assert summary.duplicates == summary.skipped_existing == 1
+    assert summary.photos == summary.photos_with_faces + sum(summary.rejected.values()) + summary.skipped_existing
+    store = Store(root)
+    assert {identity.num_steps for identity in store.identities()} == {2}
+    assert {identity.face_id for identity in store.identities()} == store.existing_ids("faces")
+    [file] = Path(root).glob("jobs/*/summary.json")
+    written = json.loads(file.read_text())
+    assert {"job", "photos", "faces", "identities", "rejected", "skipped_existing", "seconds"} <= set(written)
+    assert (written["job"], file.parent.name) == ("run", written["job_id"])
+
+
+@pytest.mark.cluster
+def test_a_second_run_does_nothing_and_says_so(learned: tuple[str, Summary], photos: str, tiny_pack: Pack) -> None:
+    root, _ = learned
+    before = {table: Store(root).open(table).version for table in ("faces", "identities", "rejects")}  # type: ignore
+    label, method, _ = train_settings(tiny_pack)
+    summary = run(photos, root, tiny_pack.root, preset=label, method=method, train=STEPS)
+    assert (summary.faces, summary.identities, summary.rejected, summary.skipped_existing) == (0, 0, {}, 5)
+    assert "nothing was left to do" in summary.lines()
+    after = {table: Store(root).open(table).version for table in before}  # type: ignore
+    assert after == before
+
+
+@pytest.mark.cluster
+def test_other_settings_are_other_identities(learned: tuple[str, Summary], tiny_pack: Pack) -> None:
+    root, _ = learned
+    label, method, steps = train_settings(tiny_pack, "paper", {"num_steps": "1", "adain": "false"})
+    summary = train(root, tiny_pack.root, preset=label, method=method, train=steps)
+    assert (label, summary.identities, summary.skipped_existing, summary.faces) == ("custom", 3, 0, 3)
+    assert Store(root).count("identities") == 6
+
+
+@pytest.mark.cluster
+def test_generate_makes_each_picture_once(learned: tuple[str, Summary], tiny_pack: Pack, tmp_path: Path) -> None:
+    root, _ = learned
+    store = Store(root)
+    names = ["pair", "pair-1"]
+    prompts, config = ["a photo of <person>", "wearing a hat"], GenerateConfig(num_inference_steps=2)
+    for made, skipped in ((8, 0), (0, 8)):
+        summary = generate(
+            root, tiny_pack.root, prompts=prompts, seeds=[0, 1], identities=names, config=config, out=tmp_path / "out"
+        )
+        assert (summary.images, summary.skipped_existing, summary.identities) == (made, skipped, 2)
+    files = sorted(file.name for file in (tmp_path / "out").iterdir())
+    assert files == [f"{name}_{n}.png" for name in names[::-1] for n in range(4)]
+    stored = {(image.name, image.prompt, image.seed): image.image for image in store.images()}
+    shown = np.asarray(Image.open(tmp_path / "out/pair_3.png"))
+    np.testing.assert_array_equal(shown, stored["pair", "wearing a hat", 1])
+    assert len({image.tobytes() for image in stored.values()}) == 8
+
+
+@pytest.mark.cluster
+def test_generate_refuses_what_it_cannot_make(
+    learned: tuple[str, Summary], tiny_pack: Pack, tiny_pack_v: Pack, tmp_path: Path
+) -> None:
+    root, _ = learned
+    with pytest.raises(IdentityNotFound, match="did you mean"):
+        generate(root, tiny_pack.root, prompts=["x"], identities=["paiir"])
+    with pytest.raises(IncompatibleIdentity, match=r"learned with pack 'tiny'.*not with 'tiny_v'"):
+        generate(root, tiny_pack_v.root, prompts=["x"])
+    with pytest.raises(IdentityNotFound, match="no identities yet"):
+        generate(str(tmp_path), tiny_pack.root, prompts=["x"])

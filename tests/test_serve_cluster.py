@@ -1,0 +1,172 @@
+"""The endpoint on a local Ray cluster, asked by the openai client: batches, errors, new identities, back-pressure."""
+
+import base64
+import io
+import socket
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import httpx
+import numpy as np
+import openai
+import pytest
+import ray
+from PIL import Image
+
+from factory.pack import Pack
+from factory.rows import identity_row
+from factory.tables import Store
+from serve.app import builder, start, stop
+from serve.schemas import Settings
+from tests.test_serve import person
+
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(120)]
+# small, so that few requests fill a batch and the queue
+SETTINGS = Settings(max_batch=4, max_ongoing=8, max_queued=8, batch_wait_s=0.2, num_threads=1)
+
+
+def free_port() -> int:
+    """A free port that Ray's own processes (10002-19999) never take."""
+    for port in range(20100, 20200):
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) != 0:
+                return port
+    raise AssertionError("no free port")
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory, tiny_pack: Pack) -> Store:
+    store = Store(tmp_path_factory.mktemp("root"))
+    mine = tiny_pack.fingerprint()
+    people = [person(1, "ada", mine), person(2, "bob", mine), person(3, "cleo", "f" * 16)]
+    store.upsert("identities", [identity_row(identity) for identity in people])
+    return store
+
+
+@pytest.fixture(scope="module")
+def url(store: Store, tiny_pack: Pack) -> Iterator[str]:
+    mine = not ray.is_initialized()
+    if mine:
+        ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
+    yield start(store.root, str(tiny_pack.root), port=free_port(), settings=SETTINGS)
+    stop()
+    if mine:
+        ray.shutdown()
+
+
+@pytest.fixture
+def client(url: str) -> Iterator[openai.OpenAI]:
+    with openai.OpenAI(base_url=f"{url}/v1", api_key="unused", max_retries=0) as client:
+        yield client
+
+
+def picture(client: openai.OpenAI, name: str, **extra: Any) -> tuple[np.ndarray, Any]:
+    """The picture's pixels [S, S, 3] and the answer's first item."""
+    answer = client.images.generate(model=name, prompt="<person> in the snow", extra_body={"seed": 5} | extra)
+    assert answer.data is not None
+    (item,) = answer.data
+    assert item.b64_json is not None
+    return np.array(Image.open(io.BytesIO(base64.b64decode(item.b64_json)))).astype(int), item
+
+
+def together(*calls: Callable[[], Any]) -> list[Any]:
+    with ThreadPoolExecutor(len(calls)) as pool:
+        return [future.result() for future in [pool.submit(call) for call in calls]]
+
+
+def exported_batches() -> float:
+    """UNet batches as Prometheus reads them from this machine's Ray."""
+    node = ray.nodes()[0]
+    address = f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics"
+    lines = httpx.get(address, trust_env=False, timeout=10).text.splitlines()
+    return sum(float(line.split()[-1]) for line in lines if line.startswith("ray_identity_factory_unet_batches_total"))
+
+
+def test_two_identities_share_a_batch_and_look_as_if_alone(client: openai.OpenAI, url: str) -> None:
+    alone = {name: picture(client, name) for name in ("ada", "bob")}
+    assert [item.batch_size for _, item in alone.values()] == [1, 1]
+    before = httpx.get(f"{url}/v1/stats").json()
+    shared = together(lambda: picture(client, "ada"), lambda: picture(client, "bob"))
+    after = httpx.get(f"{url}/v1/stats").json()
+    assert after["images"] - before["images"] == 2 and after["unet_batches"] - before["unet_batches"] == 1
+    assert after["max_batch"] == 2 and after["batch_sizes"] == {"1": 2, "2": 1}
+    for (pixels, item), (expected, _) in zip(shared, alone.values(), strict=True):
+        assert item.batch_size == 2
+        assert np.abs(pixels - expected).max() <= 4  # of 255: rounding of the working precision, as in test_generate
+    assert np.abs(shared[0][0] - shared[1][0]).max() > 8  # two people
+
+
+def test_requests_that_come_during_a_batch_share_the_next(client: openai.OpenAI) -> None:
+    def later(delay_s: float) -> Any:
+        time.sleep(delay_s)
+        return picture(client, "bob", num_inference_steps=3)[1].batch_size
+
+    steps = 200  # more than a second even for a toy
+    first, *others = together(
+        lambda: picture(client, "ada", num_inference_steps=steps)[1].batch_size,
+        *(lambda delay_s=delay_s: later(delay_s) for delay_s in (0.35, 0.6, 0.85)),  # further apart than batch_wait_s
+    )
+    assert first == 1 and others == [3, 3, 3]
+
+
+def test_errors_reach_the_client_as_its_own(client: openai.OpenAI) -> None:
+    with pytest.raises(openai.NotFoundError) as missing:
+        picture(client, "adda")
+    assert missing.value.code == "model_not_found" and "ada" in missing.value.message and missing.value.request_id
+    with pytest.raises(openai.ConflictError) as misfit:
+        client.with_options(max_retries=2).images.generate(model="cleo", prompt="x")
+    assert misfit.value.code == "incompatible_identity"
+    with pytest.raises(openai.UnprocessableEntityError) as wrong:
+        client.images.generate(model="ada", prompt="x", size="1024x1024")
+    assert wrong.value.param == "size" and "64x64" in wrong.value.message
+    with pytest.raises(openai.UnprocessableEntityError) as long:  # refused by the replica, not by the ingress
+        client.images.generate(model="ada", prompt="snow " * 100 + "<person>")
+    assert long.value.param == "prompt" and "Traceback" not in long.value.message
+
+
+def test_the_request_id_is_echoed_once(url: str) -> None:
+    answer = httpx.get(f"{url}/healthz", headers={"x-request-id": "my-id"})
+    assert answer.headers.get_list("x-request-id") == ["my-id"]
+    assert httpx.get(f"{url}/healthz").headers["x-request-id"]
+
+
+def test_streaming(client: openai.OpenAI) -> None:
+    events = list(client.images.generate(model="ada", prompt="snow", n=2, stream=True))
+    assert [event.type for event in events] == ["image_generation.completed"] * 2
+
+
+def test_a_new_identity_appears(client: openai.OpenAI, store: Store, tiny_pack: Pack) -> None:
+    with pytest.raises(openai.NotFoundError):
+        picture(client, "dora")
+    store.upsert("identities", [identity_row(person(9, "dora", tiny_pack.fingerprint()))])
+    assert picture(client, "dora")[1].batch_size == 1
+    assert "dora" in {model.id for model in client.models.list()}
+
+
+def test_a_full_queue_is_refused_and_retried(client: openai.OpenAI, url: str) -> None:
+    body = {"model": "ada", "prompt": "snow", "n": 4, "num_inference_steps": 20}
+    answers = together(*[lambda: httpx.post(f"{url}/v1/images/generations", json=body, timeout=60)] * 10)
+    refused = [answer for answer in answers if answer.status_code == 429]
+    assert refused and {answer.status_code for answer in answers} == {200, 429}
+    assert refused[0].json()["error"]["code"] == "queue_full"
+    assert int(refused[0].headers["retry-after-ms"]) > 0 and int(refused[0].headers["retry-after"]) > 0
+    patient = client.with_options(max_retries=20)
+    results = together(*[lambda: patient.images.generate(model="bob", prompt="snow", n=4)] * 8)
+    assert all(len(result.data) == 4 for result in results)
+
+
+def test_ray_exports_the_batches_for_prometheus(url: str) -> None:
+    made = httpx.get(f"{url}/v1/stats").json()["unet_batches"]
+    deadline = time.monotonic() + 30  # Ray exports every few seconds
+    while (exported := exported_batches()) < made and time.monotonic() < deadline:
+        time.sleep(0.5)
+    assert exported == made > 0
+
+
+@pytest.mark.usefixtures("url")
+def test_the_builder_of_serve_yaml(store: Store) -> None:
+    assert builder({"root": store.root, "pack": "sd21", "num_gpus": 1, "max_batch": 8}) is not None
+    with pytest.raises(ValueError, match="max_bach"):
+        builder({"root": store.root, "max_bach": 8})

@@ -1,0 +1,214 @@
+"""The store: upserts, concurrent writers, look-ups, schema checks, exports."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import lance
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from factory.errors import IdentityNotFound
+from factory.export import export_identity
+from factory.records import FaceFeatures, FaceMasks, GeneratedImage, Identity, PreparedFace, Reject
+from factory.rows import SCHEMAS, Table, face_row, identity_row, image_row, reject_row
+from factory.tables import Store
+
+RNG = np.random.default_rng(0)
+
+
+def face(index: int = 0, pack: str = "tiny") -> PreparedFace:
+    side = 8 + index  # packs of different resolutions share a table
+    return PreparedFace(
+        face_id=f"photo{index}-0",
+        photo_id=f"photo{index}",
+        name=f"name {index}",
+        face_index=0,
+        box=np.array([1, 2, 3, 4.5], np.float32),
+        landmarks=RNG.random((5, 2), np.float32),
+        score=0.5,
+        crop=RNG.integers(0, 256, (side, side, 3), np.uint8),
+        masks=FaceMasks(face=RNG.random((side, side)) > 0.5, hair=RNG.random((side, side)) > 0.5),
+        features=FaceFeatures(crop=RNG.random(side, np.float32), mirror=RNG.random(side, np.float32)),
+        pack=pack,
+    )
+
+
+def identity(name: str, identity_id: str = "0" * 16, created_at: str = "2026-01-01T00:00:00+00:00") -> Identity:
+    return Identity(
+        identity_id=identity_id,
+        face_id="photo-0",
+        photo_id="photo",
+        name=name,
+        words=RNG.random((2, 6), np.float32),
+        pack="tiny",
+        fingerprint="f" * 16,
+        preset="paper",
+        config="{}",
+        num_steps=450,
+        final_loss=0.25,
+        train_s=1.5,
+        created_at=created_at,
+    )
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path / "a root")
+
+
+def test_records_come_back_as_they_went_in(store: Store) -> None:
+    faces = [face(0), face(1)]
+    image = GeneratedImage(
+        image_id="1" * 16,
+        identity_id="0" * 16,
+        name="Ann",
+        prompt="<person> 'quoted'",
+        seed=2**40,
+        image=RNG.integers(0, 256, (4, 6, 3), np.uint8),
+        config="{}",
+        created_at="2026-01-01T00:00:00+00:00",
+    )
+    reject = Reject(
+        reject_id="r", photo_id="", name="x", pack="tiny", stage="prepare", reason="unreadable", detail="gone"
+    )
+    store.upsert("faces", [face_row(f) for f in faces])
+    store.upsert("images", [image_row(image)])
+    store.upsert("rejects", [reject_row(reject)])
+    for wrote, read in zip(faces[::-1], store.faces(["photo1-0", "photo0-0"]), strict=True):
+        assert (wrote.face_id, wrote.name, wrote.score, wrote.pack) == (read.face_id, read.name, read.score, read.pack)
+        np.testing.assert_array_equal(wrote.crop, read.crop)
+        np.testing.assert_array_equal(wrote.landmarks, read.landmarks)
+        np.testing.assert_array_equal(wrote.masks.hair, read.masks.hair)
+        np.testing.assert_array_equal(wrote.features.mirror, read.features.mirror)
+        assert read.masks.face.dtype == bool
+    [back] = store.images(["0" * 16])
+    np.testing.assert_array_equal(back.image, image.image)
+    assert replace(back, image=image.image) == image
+    assert store.rejects() == [reject]
+    assert store.images([]) == [] == store.faces(ids=[])
+
+
+def test_a_row_written_twice_is_one_row_and_the_last_one_counts(store: Store) -> None:
+    store.upsert("identities", [identity_row(identity("Ann"))] * 2)
+    second = identity("Ann B")
+    store.upsert("identities", [identity_row(second)])
+    assert store.count("identities") == 1
+    np.testing.assert_array_equal(store.find_identity("Ann B").words, second.words)
+
+
+def test_the_same_face_may_be_prepared_by_two_packs(store: Store) -> None:
+    store.upsert("faces", [face_row(face(pack="a")), face_row(face(pack="b"))])
+    assert [f.pack for f in store.faces(pack="b")] == ["b"]
+    assert store.count("faces") == 2
+
+
+def _write_some(root: str, worker: int) -> None:
+    store = Store(root)
+    for i in range(5):
+        rows = [identity("shared", f"shared {i}"), identity("own", f"{worker} {i}")]
+        store.upsert("identities", [identity_row(row) for row in rows])
+
+
+def test_four_writers_at_once(store: Store) -> None:
+    with ThreadPoolExecutor(4) as threads:  # each has its own Store; Lance knows nothing of the others
+        list(threads.map(_write_some, [store.root] * 4, range(4)))
+    ids = store.read("identities", columns=["identity_id"])["identity_id"].to_pylist()
+    assert len(ids) == 25
+    assert set(ids) == store.existing_ids("identities") == {f"{w} {i}" for w in [*range(4), "shared"] for i in range(5)}
+
+
+def test_tidy_joins_small_files_and_keeps_the_rows(store: Store) -> None:
+    for i in range(10):
+        store.upsert("identities", [identity_row(identity(f"n{i}", f"{i}"))])
+    store.tidy("identities")
+    dataset = store.open("identities")
+    assert dataset is not None
+    assert len(dataset.get_fragments()) == 1
+    assert store.existing_ids("identities") == set(map(str, range(10)))
+
+
+def test_another_schema_is_refused_with_the_remedy(store: Store) -> None:
+    lance.write_dataset(pa.table({"face_id": ["x"], "old_column": [1]}), store.uri("faces"))
+    with pytest.raises(ValueError, match=r"faces\.lance has other columns.*old_column.*another --root"):
+        store.upsert("faces", [face_row(face())])
+
+
+def test_identities_are_found_by_id_then_by_newest_name(store: Store) -> None:
+    old, new = identity("Ann's", "a" * 16), identity("Ann's", "b" * 16, "2026-02-01T00:00:00+00:00")
+    store.upsert("identities", [identity_row(new), identity_row(old), identity_row(identity("Zed", "c" * 16))])
+    assert store.find_identity("a" * 16).identity_id == "a" * 16
+    assert store.find_identity("Ann's").identity_id == "b" * 16
+    assert [i.identity_id for i in store.identities(["Zed", "Ann's"])] == ["c" * 16, "b" * 16]
+    assert [i.name for i in store.identities()] == ["Ann's", "Zed", "Ann's"]
+    with pytest.raises(IdentityNotFound, match="did you mean Ann's"):
+        store.find_identity("Anns")
+
+
+def test_an_empty_root_reads_as_empty_tables(store: Store) -> None:
+    assert (store.faces(), store.identities(), store.existing_ids("images")) == ([], [], set())
+    with pytest.raises(IdentityNotFound, match="holds no identities yet"):
+        store.find_identity("Ann")
+    assert not Path(store.root).exists()
+
+
+@pytest.mark.parametrize("table", SCHEMAS)
+def test_every_table_exports_to_parquet_with_its_documentation(store: Store, table: Table, tmp_path: Path) -> None:
+    store.upsert("identities", [identity_row(identity("Ann"))])
+    store.export_parquet(table, tmp_path / "t.parquet")
+    exported = pq.read_table(tmp_path / "t.parquet")
+    assert exported.num_rows == store.count(table)
+    assert all(exported.schema.field(name).metadata[b"doc"] for name in SCHEMAS[table].names)
+
+
+def test_embedding_files_are_what_other_tools_read(tmp_path: Path) -> None:
+    ann = identity("Ann/B")
+    kohya = export_identity(ann, tmp_path)
+    assert kohya.name == "Ann_B.safetensors"
+    words = torch.from_numpy(ann.words)
+    assert load_file(kohya).keys() == {"emb_params"}
+    torch.testing.assert_close(load_file(kohya)["emb_params"], words)
+    diffusers = load_file(export_identity(ann, tmp_path / "learned_embeds.safetensors", "diffusers", token="<ann>"))
+    torch.testing.assert_close(diffusers, {"<ann>": words})
+    a1111 = torch.load(export_identity(ann, tmp_path / "a.pt", "a1111"), weights_only=True)
+    assert (a1111["string_to_token"], a1111["name"], a1111["step"]) == ({"*": 265}, "Ann/B", 450)
+    torch.testing.assert_close(a1111["string_to_param"], {"*": words})
+    release = torch.load(export_identity(ann, tmp_path / "r.pt", "release"), weights_only=True)
+    torch.testing.assert_close(release, words[None])
+    with pytest.raises(ValueError, match=r"\.safetensors file"):
+        export_identity(ann, tmp_path / "x.pt", "kohya")
+
+
+def test_tables_on_s3(monkeypatch: pytest.MonkeyPatch) -> None:
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    for name, value in {
+        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
+        "AWS_ACCESS_KEY_ID": "test",
+        "AWS_SECRET_ACCESS_KEY": "test",
+        "AWS_REGION": "us-east-1",
+        "AWS_DEFAULT_REGION": "us-east-1",
+    }.items():
+        monkeypatch.setenv(name, value)
+    import boto3
+
+    boto3.client("s3").create_bucket(Bucket="people")
+    store = Store("s3://people/root/")
+    for _ in range(2):
+        store.upsert("identities", [identity_row(identity("Ann"))])
+    assert store.find_identity("Ann").name == "Ann"
+    store.export_parquet("identities", "s3://people/t.parquet")
+    listed = boto3.client("s3").list_objects_v2(Bucket="people")["Contents"]
+    keys = {entry["Key"].split("/")[0] for entry in listed}
+    server.stop()
+    assert store.root == "s3://people/root"
+    assert keys == {"root", "t.parquet"}
