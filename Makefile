@@ -8,7 +8,7 @@ STAMP := $(VENV)/.installed
 THREADS := OMP_NUM_THREADS=2 TOKENIZERS_PARALLELISM=false
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow lint format serve clean
+.PHONY: help install demo test test-slow lint format serve studio clean
 
 help: ## this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -36,8 +36,11 @@ format: $(STAMP) ## let ruff mend what it can
 serve: $(STAMP) ## the HTTP endpoint on the identities of ROOT (make serve ROOT=... PORT=8000)
 	$(BIN)/identity-factory serve --root $(ROOT) --port $(PORT)
 
-clean: ## what jobs and checks wrote; keeps .venv
-	rm -rf out build *.egg-info .pytest_cache .mypy_cache .ruff_cache
+studio: $(STAMP) ## train the studio pack from nothing: hours on a CPU; stopped, it goes on where it was (docs/studio.md)
+	$(BIN)/python -m studio all
+
+clean: ## what the demo and the checks wrote; keeps .venv and any training state
+	rm -rf out/demo build *.egg-info .pytest_cache .mypy_cache .ruff_cache
 	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
 
 # One pip command for everything, so that nothing resolves to another torch. Two makes at once: the second one waits for

@@ -147,6 +147,7 @@ def draw(identities: Sequence[Identity], root: Path, folder: Path, pack: str, lo
 
 
 def _generate(missing: Sequence[Order], root: Path, pack: str) -> str:
+    os.environ.setdefault("RAY_SERVE_LOG_TO_STDERR", "0")  # read when Serve is imported; its log files remain
     from serve import app
 
     port = free_port()

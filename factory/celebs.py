@@ -50,7 +50,7 @@ def celeb_prior(
             ids.append(tokens)
     if len(kept) < 2:
         raise PackError(
-            f"{len(kept)} of {len(names)} celebrity names are two tokens of this tokenizer; the prior needs at least 2. "
+            f"{len(kept)} of {len(names)} celebrity names are two tokens of this tokenizer; the prior needs 2 or more. "
             "Check the pack's `celebrities` file and that its tokenizer belongs to its text encoder."
         )
     weight = token_embedding.weight.detach()

@@ -43,11 +43,11 @@ class MethodConfig(Config):
     loss: Literal["two_phase", "noise", "reconstruction"] = "two_phase"  # Eq. 6; Table 2: only L_noise, only L_rec
     mask: bool = True  # False: Table 2, "without mask"
     phase_boundary: float = Field(default=0.6, ge=0.0, le=1.0)  # alpha of Eq. 6, a fraction of T
-    boundary: Literal["at_least", "above"] = "at_least"  # [4] t >= alpha T with t in 1..T, or index t > alpha T in 0..T-1
+    boundary: Literal["at_least", "above"] = "at_least"  # [4] t >= alpha T, t in 1..T; or t > alpha T, 0..T-1
     hair_weight: float = Field(default=0.1, ge=0.0)  # beta of Eq. 6 [6: 0.1 is also the release's documented command]
     rec_scale: Literal["latent", "vae"] = "latent"  # [3] "vae": both sides of L_rec divided by the VAE scaling factor
     mirror: float = Field(default=0.0, ge=0.0, le=1.0)  # [7] probability of the mirrored crop (with its own features)
-    area_normalise: bool = False  # divide by the mask's mean weight, so that small faces count as much; not in the paper
+    area_normalise: bool = False  # divide by the mask's mean weight: small faces count as much; not in the paper
 
 
 class TrainConfig(Config):

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
-from typing import Final
+from typing import Any, Final
 
 import pyarrow as pa
 import ray
@@ -166,10 +166,15 @@ def cpu_and_model_pools(num_cpu_workers: int | None, num_model_workers: int | No
 
 
 def model_pool(num_workers: int | None) -> Pool:
-    """One pool with the cluster to itself: a worker per GPU, or one per node's worth of CPUs where there are none."""
+    """One pool with the cluster to itself: a worker per GPU, or per node where there are none."""
     cpus, gpus = _cluster()
-    size = num_workers or gpus or max(1, sum(node["Alive"] for node in ray.nodes()))  # type: ignore[no-untyped-call]
-    return Pool(size=size, num_cpus=_share(cpus, size), num_gpus=min(gpus, 1), threads=max(1, cpus // size))
+    if num_workers or gpus:
+        size = num_workers or gpus
+        return Pool(size=size, num_cpus=_share(cpus, size), num_gpus=min(gpus, 1), threads=max(1, cpus // size))
+    nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
+    sizes = [int(node["Resources"]["CPU"]) for node in nodes if node["Alive"] and node["Resources"].get("CPU", 0) >= 1]
+    smallest = min(sizes, default=1)  # each worker books nearly all of a node, so that no node gets two
+    return Pool(size=max(1, len(sizes)), num_cpus=max(0.5, smallest - 1.0), num_gpus=0, threads=smallest)
 
 
 def _share(cpus: int, workers: int) -> float:

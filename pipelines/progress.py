@@ -24,7 +24,8 @@ class Progress:
     def __init__(self, what: str, unit: str, total: int, partial: Callable[[], float] | None = None) -> None:
         self.what, self.unit, self.total, self.partial = what, unit, total, partial
         self.done, self.note = 0, ""
-        self._in_flight, self._started = 0.0, time.monotonic()
+        self._in_flight = 0.0
+        self._clock = (time.monotonic(), 0.0)  # when what was first done: loading models says nothing of the rate
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._show, daemon=True)
 
@@ -45,10 +46,13 @@ class Progress:
 
     def line(self) -> str:
         """The line as it stands."""
-        seconds = time.monotonic() - self._started
         worth = min(self.done + self._in_flight, float(self.total))
-        rate = worth / seconds if seconds > 0 else 0.0
-        left = _clock((self.total - worth) / rate) + " left" if worth > 0 else "starting"
+        since, first = self._clock
+        seconds = time.monotonic() - since
+        if worth > 0 and first == 0:
+            self._clock = (time.monotonic(), worth)
+        rate = (worth - first) / seconds if seconds > 0 else 0.0
+        left = _clock((self.total - worth) / rate) + " left" if rate > 0 else "starting"
         speed = f"{rate:.1f}/s" if rate >= 1 or rate == 0 else f"{rate * 60:.1f}/min"
         percent = 100 * worth / self.total if self.total else 100
         parts = [f"{self.what}  {self.done}/{self.total} {self.unit}", f"{percent:.0f} %", speed, left, self.note]

@@ -1,4 +1,4 @@
-"""`python -m studio dataset|vae|clip|unet|features|judge|parser|build|look|all`: builds the studio pack."""
+"""`python -m studio dataset|vae|decoder|clip|features|judge|parser|unet|build|look|all`: builds the studio pack."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 # results below the state folder by which `all` knows that a training is over, in the order in which they depend
 RESULTS = {
     "vae": "models/vae",
+    "decoder": "models/decoder.done",
     "clip": "models/clip",
     "features": "models/fr_vit",
     "judge": "models/judge.onnx",
@@ -25,6 +26,8 @@ def training(name: str) -> Callable[..., None]:
         return train_faces.train_features if name == "features" else train_faces.train_judge
     from studio import train_clip, train_parser, train_unet, train_vae
 
+    if name == "decoder":
+        return train_vae.train_decoder
     return {"vae": train_vae, "clip": train_clip, "parser": train_parser, "unet": train_unet}[name].train
 
 

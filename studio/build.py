@@ -6,8 +6,11 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import onnx
 import torch
 from diffusers import AutoencoderTiny, DDIMScheduler, StableDiffusionPipeline
+from onnx import helper, numpy_helper
 from safetensors.torch import save_file
 from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPTextConfig, CLIPTextModel, ViTModel
 
@@ -73,13 +76,32 @@ def _clip(state: Path, pack: Path, data: Dataset, words: Any) -> None:
     clip = CLIPModel.from_pretrained(state / "models" / "clip")
     names = NameMap(data.vectors, clip.config.text_config.hidden_size)
     names.load_state_dict(torch.load(state / "models" / "names.pt", weights_only=True))
-    bake(clip, names, words, data.vectors)
+    bake(clip.text_model, names, words, data.vectors)
     clip.half().save_pretrained(pack / "clip")
     words.save_pretrained(pack / "clip")
     size = {"height": SIDE_PX, "width": SIDE_PX}
     CLIPImageProcessor(
         size=size, crop_size=size, do_center_crop=False, image_mean=[0.5] * 3, image_std=[0.5] * 3
     ).save_pretrained(pack / "clip")
+
+
+def halve(source: Path, target: Path) -> None:
+    """Store an ONNX network's weights in half precision; casts bring them back to float32 when it is loaded."""
+    model = onnx.load(source)
+    casts, kept = [], []
+    for weight in model.graph.initializer:
+        values = numpy_helper.to_array(weight)
+        if values.dtype != np.float32 or values.size < 256:
+            kept.append(weight)
+            continue
+        kept.append(numpy_helper.from_array(values.astype(np.float16), f"{weight.name}_half"))
+        casts.append(helper.make_node("Cast", [f"{weight.name}_half"], [weight.name], to=onnx.TensorProto.FLOAT))
+    nodes = [*casts, *model.graph.node]
+    del model.graph.initializer[:], model.graph.node[:]
+    model.graph.initializer.extend(kept)
+    model.graph.node.extend(nodes)
+    onnx.checker.check_model(model)
+    onnx.save(model, target)
 
 
 def build(state: Path, pack: Path = PACK) -> None:
@@ -93,10 +115,12 @@ def build(state: Path, pack: Path = PACK) -> None:
     if (models / "fr_vit").exists():
         shutil.copytree(models / "fr_vit", pack / "fr_vit", dirs_exist_ok=True)
         ViTModel.from_pretrained(models / "fr_vit", add_pooling_layer=False).half().save_pretrained(pack / "fr_vit")
-    for name, place in (("parsing.safetensors", "parser"), ("judge.onnx", "faces")):
-        if (models / name).exists():
-            (pack / place).mkdir(exist_ok=True)
-            shutil.copy(models / name, pack / place / name)
+    if (models / "parsing.safetensors").exists():
+        (pack / "parser").mkdir(exist_ok=True)
+        shutil.copy(models / "parsing.safetensors", pack / "parser" / "parsing.safetensors")
+    if (models / "judge.onnx").exists():
+        (pack / "faces").mkdir(exist_ok=True)
+        halve(models / "judge.onnx", pack / "faces" / "judge.onnx")
     if (state / "checkpoints" / "unet.pt").exists():
         _base(state, pack, data, words)
         StableDiffusionPipeline.from_pretrained(pack / "base", safety_checker=None)

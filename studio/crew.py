@@ -15,7 +15,7 @@ from torch import multiprocessing as mp
 class Crew:
     """This process's place among `size`; a crew of one communicates with nobody."""
 
-    def __init__(self, rank: int, size: int, meeting: str):
+    def __init__(self, rank: int, size: int, meeting: str) -> None:
         self.rank, self.size = rank, size
         if size > 1:
             distributed.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=size)

@@ -68,7 +68,7 @@ def _fields(num: int) -> dict[str, tuple[Any, tuple[int, ...]]]:
 class Dataset:
     """The rendered pictures of a state folder; `writable` creates what is missing."""
 
-    def __init__(self, state: Path, *, writable: bool = False):
+    def __init__(self, state: Path, *, writable: bool = False) -> None:
         folder = state / "data"
         self.persons = plan()  # int32 [N]
         arrays: dict[str, np.ndarray] = {}
@@ -108,7 +108,11 @@ def _render_items(state: Path, chunks: list[int]) -> None:
         for item in items:
             scene, plain = scene_of(item)
             picture = render(person_of(int(data.persons[item])), scene, size=SIDE_PX)
-            data.images[item], data.labels[item], data.landmarks[item] = picture.image, picture.labels, picture.landmarks
+            data.images[item], data.labels[item], data.landmarks[item] = (
+                picture.image,
+                picture.labels,
+                picture.landmarks,
+            )
             data.plain[item] = plain
         data.done[items.start : items.stop] = True
 

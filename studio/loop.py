@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import signal
 import time
 from collections.abc import Iterator
@@ -28,7 +27,9 @@ class Run:
     Files: `<state>/checkpoints/<name>.pt` (replaced atomically), `<state>/logs/<name>.jsonl`.
     """
 
-    def __init__(self, state: Path, name: str, *, steps: int, minutes: float | None = None, save_every_s: float = 120):
+    def __init__(
+        self, state: Path, name: str, *, steps: int, minutes: float | None = None, save_every_s: float = 120
+    ) -> None:
         self.name, self.steps, self.minutes, self.save_every_s = name, steps, minutes, save_every_s
         self.checkpoint = state / "checkpoints" / f"{name}.pt"
         self.log_file = state / "logs" / f"{name}.jsonl"
@@ -85,7 +86,7 @@ class Run:
         partial = self.checkpoint.with_suffix(".partial")
         states = {name: part.state_dict() for name, part in self.parts.items()}
         torch.save({"step": self.step, "seconds": self.seconds, **states}, partial)
-        os.replace(partial, self.checkpoint)
+        partial.replace(self.checkpoint)
         self._saved = time.monotonic()
 
     def track(self, every: int = 100, **values: float) -> None:

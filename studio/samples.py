@@ -27,8 +27,10 @@ NUM_PEOPLE, NUM_REAL = 20, 4
 class Studio:
     """The pack's pipeline, speaking of a person by name or by the true identity vector."""
 
-    def __init__(self, pack: Path):
-        self.pipe = StableDiffusionPipeline.from_pretrained(pack / "base", safety_checker=None, torch_dtype=torch.float32)
+    def __init__(self, pack: Path) -> None:
+        self.pipe = StableDiffusionPipeline.from_pretrained(
+            pack / "base", safety_checker=None, torch_dtype=torch.float32
+        )
         self.pipe.scheduler = DPMSolverMultistepScheduler.from_config(self.pipe.scheduler.config)
         self.pipe.set_progress_bar_config(disable=True)
         self.map = load_file(pack / "identity_map.safetensors")
@@ -68,7 +70,7 @@ class Studio:
 class Faces:
     """The pack's detector and judge."""
 
-    def __init__(self, pack: Path):
+    def __init__(self, pack: Path) -> None:
         def session(file: Path) -> dict[str, Any]:
             options = onnxruntime.SessionOptions()
             options.intra_op_num_threads = 1

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import nn
-from torch.nn import functional as F  # noqa: N812
+from torch.nn import functional as F
 from transformers import CLIPConfig, CLIPModel
 
 from studio import tokenizer
@@ -22,7 +22,12 @@ TRAIT_WEIGHT = 0.5  # of the identity regression from image and text, beside the
 
 def make(vocab_size: int, end_id: int) -> CLIPModel:
     """The untrained pair; attention is plain, which is fastest for 32 and 65 tokens."""
-    tower = {"hidden_size": WIDTH, "intermediate_size": 4 * WIDTH, "num_hidden_layers": LAYERS, "num_attention_heads": 3}
+    tower = {
+        "hidden_size": WIDTH,
+        "intermediate_size": 4 * WIDTH,
+        "num_hidden_layers": LAYERS,
+        "num_attention_heads": 3,
+    }
     text = {"vocab_size": vocab_size, "max_position_embeddings": tokenizer.MAX_LENGTH, "bos_token_id": 0}
     ends = {"eos_token_id": end_id, "pad_token_id": end_id}
     vision = {"image_size": SIDE_PX, "patch_size": PATCH_PX}
@@ -38,7 +43,7 @@ def make(vocab_size: int, end_id: int) -> CLIPModel:
 class ClipTrainer(nn.Module):
     """The pair, the name map, and two heads that tell the identity vector from the picture and from the text."""
 
-    def __init__(self, state: Path, vectors: np.ndarray):
+    def __init__(self, state: Path, vectors: np.ndarray) -> None:
         super().__init__()
         words = tokenizer.load(state / "models" / "tokenizer")
         self.clip = make(len(words), int(words.eos_token_id))

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import nn
-from torch.nn import functional as F  # noqa: N812
+from torch.nn import functional as F
 from transformers import ViTConfig, ViTImageProcessor, ViTModel
 
 from studio.align import cropped, items_by_person
@@ -19,7 +19,7 @@ from studio.loop import Run, cosine_lr
 from studio.muon import Muon
 from studio.train_clip import pixels
 
-VIT_PX, VIT_PATCH_PX, VIT_WIDTH, VIT_LAYERS = 80, 10, 192, 6
+VIT_PX, VIT_PATCH_PX, VIT_WIDTH, VIT_LAYERS = 80, 10, 160, 5
 JUDGE_PX, JUDGE_WIDTHS, JUDGE_DIM = 112, (24, 48, 96, 160), 128
 FEATURES_STEPS, JUDGE_STEPS = 3000, 3000
 PEOPLE, VIEWS = 24, 3  # of a batch
@@ -32,14 +32,14 @@ class Features(nn.Module):
 
     side_px = VIT_PX
 
-    def __init__(self, identity_dim: int):
+    def __init__(self, identity_dim: int) -> None:
         super().__init__()
         config = ViTConfig(
             image_size=VIT_PX,
             patch_size=VIT_PATCH_PX,
             hidden_size=VIT_WIDTH,
             num_hidden_layers=VIT_LAYERS,
-            num_attention_heads=3,
+            num_attention_heads=5,
             intermediate_size=4 * VIT_WIDTH,
         )
         config._attn_implementation = "eager"
@@ -53,7 +53,7 @@ class Features(nn.Module):
 
 
 class _Block(nn.Module):
-    def __init__(self, width_in: int, width: int, stride: int):
+    def __init__(self, width_in: int, width: int, stride: int) -> None:
         super().__init__()
         self.first = nn.Sequential(nn.Conv2d(width_in, width, 3, stride, 1, bias=False), nn.BatchNorm2d(width))
         self.second = nn.Sequential(nn.Conv2d(width, width, 3, 1, 1, bias=False), nn.BatchNorm2d(width))
@@ -69,7 +69,7 @@ class Judge(nn.Module):
 
     side_px = JUDGE_PX
 
-    def __init__(self, identity_dim: int):
+    def __init__(self, identity_dim: int) -> None:
         super().__init__()
         stem, *widths = JUDGE_WIDTHS
         blocks: list[nn.Module] = [nn.Conv2d(3, stem, 5, 2, 2, bias=False), nn.BatchNorm2d(stem), nn.PReLU(stem)]
@@ -96,7 +96,9 @@ def supervised_contrastive(embedding: torch.Tensor, persons: torch.Tensor) -> to
     return -log_share[same].mean()
 
 
-def _batch(data: Dataset, groups: list[np.ndarray], seed: list[int], judge: bool, side_px: int) -> tuple[torch.Tensor, np.ndarray]:
+def _batch(
+    data: Dataset, groups: list[np.ndarray], seed: list[int], judge: bool, side_px: int
+) -> tuple[torch.Tensor, np.ndarray]:
     rng = np.random.default_rng(seed)
     chosen = rng.choice(len(groups), PEOPLE, replace=False)
     items = np.concatenate([rng.choice(groups[k], VIEWS, replace=len(groups[k]) < VIEWS) for k in chosen])
@@ -134,7 +136,9 @@ def _standardised(data: Dataset) -> torch.Tensor:
     return (vectors - vectors.mean(0)) / vectors.std(0).clamp(min=0.05)
 
 
-def _train(state: Path, model: Features | Judge, name: str, steps: int, device: torch.device, minutes: float | None) -> None:
+def _train(
+    state: Path, model: Features | Judge, name: str, steps: int, device: torch.device, minutes: float | None
+) -> None:
     data, judge = Dataset(state), isinstance(model, Judge)
     data.wait(10_000)
     model.to(device)

@@ -11,7 +11,7 @@ import torch
 from facexlib.parsing.parsenet import ParseNet
 from safetensors.torch import save_file
 from torch import nn
-from torch.nn import functional as F  # noqa: N812
+from torch.nn import functional as F
 
 from studio.align import FFHQ, similarity, weather
 from studio.dataset import SIDE_PX, Dataset
@@ -23,11 +23,11 @@ from studio.train_clip import pixels
 OPTIONS: dict[str, Any] = {
     "in_size": SIDE_PX,
     "out_size": SIDE_PX,
-    "min_feat_size": 32,
-    "base_ch": 24,
+    "min_feat_size": 16,
+    "base_ch": 16,
     "parsing_ch": 19,
-    "res_depth": 5,
-    "ch_range": [24, 96],
+    "res_depth": 4,
+    "ch_range": [16, 96],
 }
 STEPS, BATCH = 1500, 12
 FACE, HAIR = (1, 2, 3, 4, 5, 6, 7, 8, 10, 11, 12, 13), (17,)
@@ -84,7 +84,9 @@ def iou(model: nn.Module, data: Dataset, items: np.ndarray) -> dict[str, float]:
         with torch.autocast(device.type, torch.bfloat16):
             mask, _ = model(pixels(np.stack([p for p, _ in pairs])).to(device))
         guess = mask.argmax(1).cpu().numpy()
-        table += np.bincount((np.stack([t for _, t in pairs]).astype(int) * 19 + guess).ravel(), minlength=361).reshape(19, 19)
+        table += np.bincount((np.stack([t for _, t in pairs]).astype(int) * 19 + guess).ravel(), minlength=361).reshape(
+            19, 19
+        )
     model.train()
 
     def of(group: tuple[int, ...]) -> float:

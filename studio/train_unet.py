@@ -1,4 +1,4 @@
-"""Trains the diffusion model: a small UNet2DConditionModel on the autoencoder's latents, with the CLIP pair's text tower."""
+"""Trains the diffusion model: a small UNet2DConditionModel on latents, together with the CLIP pair's text tower."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def encode_latents(state: Path, data: Dataset, device: torch.device) -> None:
 class Conditioned(nn.Module):
     """UNet and text tower together: eps from noisy latents, steps, token ids and identity vectors."""
 
-    def __init__(self, state: Path, vectors: np.ndarray):
+    def __init__(self, state: Path, vectors: np.ndarray) -> None:
         super().__init__()
         words = tokenizer.load(state / "models" / "tokenizer")
         clip = CLIPModel.from_pretrained(state / "models" / "clip", attn_implementation="eager")
@@ -131,7 +131,9 @@ def draw(average: Conditioned, state: Path, data: Dataset, words: Any, path: Pat
     texts = [prompt.format(" ".join(PLACEHOLDER)) for prompt in grid.PROMPTS]
     rows = []
     with torch.no_grad():
-        empty = average.named(tokenizer.encode(words, [""]).to(device), torch.zeros(1, data.vectors.shape[1]).to(device))
+        empty = average.named(
+            tokenizer.encode(words, [""]).to(device), torch.zeros(1, data.vectors.shape[1]).to(device)
+        )
         for person in people:
             vectors = torch.from_numpy(np.repeat(data.vectors[[person]], len(texts), 0)).to(device)
             context = average.named(tokenizer.encode(words, texts).to(device), vectors).last_hidden_state

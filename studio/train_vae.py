@@ -1,4 +1,4 @@
-"""Trains the autoencoder: diffusers' AutoencoderTiny, 8 latent channels at 1/8 of the side, each with mean 0 and std 1."""
+"""Trains the autoencoder: diffusers' AutoencoderTiny, 8 latent channels at 1/8 of the side, near mean 0 and std 1."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from diffusers import AutoencoderTiny
 from torch import nn
-from torch.nn import functional as F  # noqa: N812
+from torch.nn import functional as F
 
 from studio.dataset import Dataset
 from studio.loop import Run, cosine_lr
@@ -38,7 +38,7 @@ class _Trained(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.vae = make()
-        self.norm = nn.BatchNorm2d(LATENT_CHANNELS, affine=False, momentum=0.02)
+        self.norm: nn.Module = nn.BatchNorm2d(LATENT_CHANNELS, affine=False, momentum=0.02)
 
     def forward(self, images_BCHW: torch.Tensor, noise: float) -> torch.Tensor:
         latents = self.norm(self.vae.encoder(images_BCHW))
@@ -46,10 +46,13 @@ class _Trained(nn.Module):
 
     @torch.no_grad()
     def folded(self) -> AutoencoderTiny:
-        """A plain AutoencoderTiny whose latents have mean 0 and std 1 (exact: the last layer of the encoder is linear)."""
+        """A plain AutoencoderTiny with the normalisation in its last encoder layer (exact: that layer is linear)."""
         vae = make()
         vae.load_state_dict(self.vae.state_dict())
+        if not isinstance(self.norm, nn.BatchNorm2d):  # statistics of an earlier training are folded in already
+            return vae.eval()
         last = vae.encoder.layers[-1]
+        assert self.norm.running_var is not None
         std = (self.norm.running_var + self.norm.eps).sqrt()
         last.bias.copy_((last.bias - self.norm.running_mean) / std)
         last.weight.div_(std[:, None, None, None])
@@ -106,14 +109,28 @@ def psnr(vae: AutoencoderTiny, data: Dataset, items: np.ndarray) -> float:
 
 def train(state: Path, *, device: torch.device, minutes: float | None = None) -> None:
     """Train to `<state>/models/vae`; logs the PSNR of held-out people."""
+    torch.manual_seed(1)
+    _train(state, _Trained(), Run(state, "vae", steps=STEPS, minutes=minutes), 4e-3, device)
+
+
+def train_decoder(state: Path, *, device: torch.device, minutes: float | None = None) -> None:
+    """Train the decoder of `<state>/models/vae` on; its encoder, and so every latent, stays as it is."""
+    torch.manual_seed(8)
+    model = _Trained()
+    model.vae.load_state_dict(AutoencoderTiny.from_pretrained(state / "models" / "vae").state_dict())
+    model.vae.encoder.requires_grad_(False)
+    model.norm = nn.Identity()
+    _train(state, model, Run(state, "decoder", steps=STEPS, minutes=minutes), 2e-3, device)
+    (state / "models" / "decoder.done").touch()
+
+
+def _train(state: Path, model: _Trained, run: Run, lr: float, device: torch.device) -> None:
     data = Dataset(state)
     data.wait(4000)
-    torch.manual_seed(1)
-    model = _Trained().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    kernels = [p for p in model.parameters() if p.ndim == 4]
-    biases = [p for p in model.parameters() if p.ndim == 1]
-    muon, adam = Muon(kernels, lr=4e-3), torch.optim.AdamW(biases, lr=2e-3, betas=(0.9, 0.99), weight_decay=0)
-    run = Run(state, "vae", steps=STEPS, minutes=minutes)
+    model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    kernels = [p for p in model.parameters() if p.ndim == 4 and p.requires_grad]
+    biases = [p for p in model.parameters() if p.ndim == 1 and p.requires_grad]
+    muon, adam = Muon(kernels, lr=lr), torch.optim.AdamW(biases, lr=lr / 2, betas=(0.9, 0.99), weight_decay=0)
     run.resume(model=model, muon=muon, adam=adam)
     held = data.ready(held_out=True)[::25]
     items = data.ready()

@@ -20,7 +20,7 @@ class NameMap(nn.Module):
     mean: torch.Tensor
     std: torch.Tensor
 
-    def __init__(self, vectors: np.ndarray, width: int):
+    def __init__(self, vectors: np.ndarray, width: int) -> None:
         super().__init__()
         people = torch.from_numpy(vectors[:NUM_PEOPLE])
         self.register_buffer("mean", people.mean(0))
@@ -40,7 +40,7 @@ class NameMap(nn.Module):
 class NamedText(nn.Module):
     """A text tower whose placeholder tokens get the words of given people, by a hook on the token embedding."""
 
-    def __init__(self, text: nn.Module, names: NameMap, tokenizer: CLIPTokenizer):
+    def __init__(self, text: nn.Module, names: NameMap, tokenizer: CLIPTokenizer) -> None:
         super().__init__()
         self.text, self.names = text, names
         self.slots = [int(tokenizer.convert_tokens_to_ids(f"{word}</w>")) for word in PLACEHOLDER]

@@ -12,7 +12,7 @@ import torch
 from factory.pack import Pack, load_pack
 from tests.make_pack import make_pack
 
-torch.set_num_threads(2)
+torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "2")))
 
 
 @pytest.fixture(scope="session")

@@ -35,7 +35,7 @@ def loss(output: torch.Tensor, phases: list[bool], *, rec_divisor: float = 1.0, 
 
 
 def test_each_phase_equals_its_closed_form() -> None:
-    """Noise phase: |eps_hat - eps|^2. Reconstruction: that error seen through Eq. 5, (1 - abar) / abar times as large."""
+    """Noise phase: |eps_hat - eps|^2. Reconstruction: the same through Eq. 5, (1 - abar) / abar times as large."""
     values = loss(torch.from_numpy(NOISE + ERROR), [True, False]).numpy()
     weighted = (WEIGHTS[:, None] * ERROR**2).mean((1, 2, 3))
     expected = weighted * [1.0, (1 - ABAR[1]) / ABAR[1]]

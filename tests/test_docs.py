@@ -1,0 +1,99 @@
+"""The documentation says what the code does: names exist, columns agree, the README's example runs."""
+
+from __future__ import annotations
+
+import importlib
+import re
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from factory.errors import REASONS
+from factory.pack import Pack
+from factory.rows import SCHEMAS
+
+REPO = Path(__file__).resolve().parent.parent
+README = (REPO / "README.md").read_text(encoding="utf-8")
+METHOD = (REPO / "docs" / "method.md").read_text(encoding="utf-8")
+TABLES = (REPO / "docs" / "tables.md").read_text(encoding="utf-8")
+
+
+def _rows(text: str) -> list[list[str]]:
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line.startswith("|")]
+
+
+def _defined(file: str, name: str) -> bool:
+    thing: object = importlib.import_module(file.removesuffix(".py").replace("/", "."))
+    for part in name.split("."):
+        if not hasattr(thing, part):
+            return False
+        thing = getattr(thing, part)
+    return True
+
+
+@pytest.mark.parametrize("text", [README, METHOD], ids=["README.md", "docs/method.md"])
+def test_functions_named_in_tables_exist_in_their_file(text: str) -> None:
+    checked = 0
+    for row in _rows(text):
+        where = [at for at, cell in enumerate(row) if re.fullmatch(r"`(factory|pipelines|serve)/\w+\.py`", cell)]
+        if not where:
+            continue
+        file, beside = row[where[0]].strip("`"), row[where[0] - 1 : where[0] + 2]
+        for name in (name for cell in beside for name in re.findall(r"`(_?[A-Za-z]\w+(?:\.\w+)*)`", cell)):
+            assert _defined(file, name), f"{file} has no {name}"
+            checked += 1
+    assert checked > 8
+
+
+def test_the_annotated_tree_names_what_is_there() -> None:
+    tree = README.partition("## The house")[2].split("```")[1]
+    folder = ""
+    for line in tree.strip().splitlines():
+        if not line.startswith(" "):
+            first = line.split()[0]
+            folder = first if first.endswith("/") else ""
+            assert (REPO / first).exists(), first
+        for name in re.findall(r"[\w/]*\w\.(?:py|yaml|md)\b", line):
+            assert (REPO / folder / name).exists() or (REPO / name).exists(), f"{folder}{name}"
+    for file in (REPO / "factory").glob("[a-z]*.py"):
+        assert re.search(rf"\b{file.name}\b", tree), f"{file.name} is not in the README's tree"
+
+
+def test_every_column_and_reason_is_documented() -> None:
+    for table, schema in SCHEMAS.items():
+        section = re.split(r"^## ", TABLES.partition(f"## `{table}`")[2], flags=re.MULTILINE)[0]
+        documented = [row[0].split("`")[1] for row in _rows(section) if row[0].startswith("`")]
+        assert documented == schema.names, table
+    reasons = [row[0].strip("`") for row in _rows(TABLES.partition("## Reasons")[2]) if row[0].startswith("`")]
+    assert reasons == list(REASONS)
+
+
+def test_links_lead_somewhere() -> None:
+    for page in [REPO / "README.md", *(REPO / "docs").glob("*.md")]:
+        for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text(encoding="utf-8")):
+            assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def test_make_alone_lists_every_target() -> None:
+    listed = subprocess.run(["make", "-C", str(REPO)], capture_output=True, text=True, check=True).stdout
+    targets = re.search(r"^\.PHONY: (.*)$", (REPO / "Makefile").read_text(), re.MULTILINE)
+    assert targets is not None
+    for target in targets[1].split():
+        assert re.search(rf"make {target}\s+\S", listed), target
+
+
+def test_the_readme_example_runs(tiny_pack: Pack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from studio.demo import portrait
+
+    code = README.split("```python\n")[1].split("```")[0]
+    assert len(code.strip().splitlines()) < 20
+    code = code.replace('"studio"', repr(str(tiny_pack.root)))
+    code = code.replace('"paper")', '"paper", {"num_steps": 2})', 1)
+    Image.fromarray(portrait(0)).save(tmp_path / "ada.jpg")
+    monkeypatch.chdir(tmp_path)
+    exec(compile(code, "README.md", "exec"), {})
+    picture = np.asarray(Image.open(tmp_path / "ada_in_the_snow.png"))
+    assert picture.shape == (tiny_pack.resolution, tiny_pack.resolution, 3)
