@@ -193,12 +193,15 @@ def serve(
 
 
 @app.command()
-def demo(out: Annotated[Path, typer.Option("--out", metavar="DIR")] = Path("out/demo")) -> None:
+def demo(
+    out: Annotated[Path, typer.Option("--out", metavar="DIR")] = Path("out/demo"),
+    fresh: Annotated[bool, typer.Option("--fresh", help="Start over. [default: keep what DIR holds]")] = False,
+) -> None:
     """The whole chain on this machine, from rendered portraits to a contact sheet and a report."""
     with user_errors():
         from demo import run as run_demo
 
-        raise typer.Exit(run_demo(out))
+        raise typer.Exit(run_demo(out, fresh=fresh))
 
 
 def parse_settings(settings: list[str] | None, **options: int | None) -> dict[str, object]:

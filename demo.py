@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import logging
 import os
 import platform
 import shutil
@@ -94,7 +95,7 @@ def run(out: Path, *, fresh: bool = False, pack: str = "studio") -> int:
                        "a real photo, one without a face, one corrupt")  # fmt: skip
     learn(photos, root, pack, log)
     store = Store(str(root))
-    identities = newest(store.identities())
+    identities = newest(store.identities(), load_pack(pack).fingerprint())
     pictures = draw(identities, root, out / "pictures", pack, log)
     with log.stage("report") as did:
         report = measured_report(photos, store, identities, pictures, pack, log)
@@ -123,9 +124,9 @@ def learn(photos: Path, root: Path, pack: str, log: Log) -> None:
             did.append(f"{summary.identities} identities")
 
 
-def newest(identities: Sequence[Identity]) -> list[Identity]:
-    """The newest identity of each name, in the order of the data set."""
-    by_name = {identity.name: identity for identity in identities}  # the store lists the newest last
+def newest(identities: Sequence[Identity], fingerprint: str) -> list[Identity]:
+    """The newest identity of each name for this text encoder, in the order of the data set."""
+    by_name = {who.name: who for who in identities if who.fingerprint == fingerprint}  # the store lists the newest last
     return [by_name[name] for name in (*PEOPLE, REAL_PHOTO) if name in by_name]
 
 
@@ -147,9 +148,11 @@ def draw(identities: Sequence[Identity], root: Path, folder: Path, pack: str, lo
 
 
 def _generate(missing: Sequence[Order], root: Path, pack: str) -> str:
-    os.environ.setdefault("RAY_SERVE_LOG_TO_STDERR", "0")  # read when Serve is imported; its log files remain
+    import ray
+
     from serve import app
 
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)
     port = free_port()
     url = app.start(str(root), pack, port=port)
     print(f"      endpoint at {url}, as any openai client sees it", flush=True)
@@ -174,7 +177,10 @@ def _generate(missing: Sequence[Order], root: Path, pack: str) -> str:
     seconds = time.monotonic() - begin
     with urllib.request.urlopen(f"{url}/v1/stats") as answer:
         batches = json.load(answer)["unet_batches"]
-    app.stop()
+    if os.environ.get("RAY_ADDRESS"):
+        app.stop()
+    else:  # the cluster is ours alone, and Serve's own farewell on it is noisy
+        ray.shutdown()
     return (f"{len(missing)} pictures over HTTP in {batches} UNet batches, "
             f"{1000 * seconds / len(missing):.0f} ms per image")  # fmt: skip
 

@@ -50,7 +50,7 @@ def draw_view(generator: torch.Generator, *, mirror: float) -> View:
     u = torch.rand(11, generator=generator, dtype=torch.float64).tolist()
     return View(
         order=order,
-        factors=(*(1 + _JITTER * (2 * value - 1) for value in u[:3]), _HUE * (2 * u[3] - 1)),  # type: ignore[arg-type]
+        factors=(*(1 + _JITTER * (2 * value - 1) for value in u[:3]), _HUE * (2 * u[3] - 1)),
         mirrored=u[4] < mirror,
         crop=(u[5], u[6]),
         scale=_MIN_SCALE + (1 - _MIN_SCALE) * u[7],

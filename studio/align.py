@@ -40,7 +40,7 @@ def inner(face: np.ndarray, side_px: int) -> np.ndarray:
 def weather(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Light, blur, noise and JPEG as cameras add them; mild, because skin and hair colours are part of an identity."""
     gain = 1 + rng.normal(0, 0.06) + rng.normal(0, 0.02, 3)
-    changed = image.astype(np.float32) * gain + rng.normal(0, 5)
+    changed: np.ndarray = image.astype(np.float32) * gain + rng.normal(0, 5)
     if rng.random() < 0.3:
         changed = cv2.GaussianBlur(changed, (0, 0), float(rng.uniform(0.4, 1.2)))
     if rng.random() < 0.2:
@@ -48,7 +48,9 @@ def weather(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     changed = np.clip(changed, 0, 255).astype(np.uint8)
     if rng.random() < 0.3:
         _, code = cv2.imencode(".jpg", changed, [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(35, 95))])
-        changed = cv2.imdecode(code, cv2.IMREAD_COLOR)
+        decoded = cv2.imdecode(code, cv2.IMREAD_COLOR)
+        assert decoded is not None
+        changed = decoded
     return changed
 
 

@@ -59,7 +59,7 @@ def _base(state: Path, pack: Path, data: Dataset, words: Any) -> None:
         unet=model.unet,
         scheduler=scheduler,
         safety_checker=None,
-        feature_extractor=None,  # type: ignore[arg-type]
+        feature_extractor=None,
         requires_safety_checker=False,
     )
     pipe.to(dtype=torch.float16)

@@ -29,6 +29,7 @@ from pipelines.sources import CONTENT, PHOTO, find_places, hash_contents, read_p
 from pipelines.train import train
 
 STEPS = TrainConfig(num_steps=2)
+pytestmark = pytest.mark.timeout(600)  # Ray starts slowly on a busy machine
 
 
 def jpeg(image: np.ndarray) -> bytes:

@@ -6,38 +6,15 @@ import torch
 
 from factory.config import MethodConfig, TrainConfig, preset
 from factory.pack import Pack
-from factory.records import FaceFeatures, FaceMasks, Identity, PreparedFace
+from factory.records import Identity
 from factory.train import Trainer, clip_per_slot, identity_id, load_trainer
+from tests.make_faces import noise_face
 
 STEPS = 6
 
 
-def face(number: int, pack: Pack, width: int) -> PreparedFace:
-    """A face of noise: the method does not care, and noise hides no symmetry."""
-    random = np.random.default_rng(number)
-    side = pack.resolution
-    mask = np.zeros((side, side), bool)
-    mask[side // 4 : -side // 4, side // 4 : -side // 4] = True
-    hair = np.zeros_like(mask)
-    hair[: side // 4] = True
-    crop, mirror = random.normal(size=(2, width)).astype(np.float32)
-    return PreparedFace(
-        face_id=f"face-{number}",
-        photo_id=f"photo-{number}",
-        name=f"person {number}",
-        face_index=0,
-        box=np.zeros(4, np.float32),
-        landmarks=np.zeros((5, 2), np.float32),
-        score=1.0,
-        crop=random.integers(0, 256, (side, side, 3), dtype=np.uint8),
-        masks=FaceMasks(face=mask, hair=hair),
-        features=FaceFeatures(crop=crop, mirror=mirror),
-        pack=pack.name,
-    )
-
-
 def learn(trainer: Trainer, *numbers: int, method: MethodConfig | None = None, **train: object) -> list[Identity]:
-    faces = [face(number, trainer.base.pack, width=16) for number in numbers]
+    faces = [noise_face(number, trainer.base.pack) for number in numbers]
     config = TrainConfig(**{"num_steps": STEPS, "learning_rate": 1e-3, **train})  # type: ignore[arg-type]
     return trainer.train(faces, preset="custom", method=method or MethodConfig(mirror=0.5), train=config)
 
@@ -139,7 +116,7 @@ def test_identity_id_follows_face_config_and_encoder() -> None:
 def test_no_faces_no_identities_and_progress_is_told(exact: Trainer) -> None:
     assert learn(exact) == []
     told: list[tuple[int, int]] = []
-    faces = [face(1, exact.base.pack, width=16)]
+    faces = [noise_face(1, exact.base.pack)]
     config = TrainConfig(num_steps=3)
     exact.train(faces, preset="paper", method=MethodConfig(), train=config, on_step=lambda *at: told.append(at))
     assert told == [(1, 3), (2, 3), (3, 3)]
