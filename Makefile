@@ -5,7 +5,8 @@ ROOT ?= out/demo/root
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-THREADS := OMP_NUM_THREADS=2 TOKENIZERS_PARALLELISM=false
+# Waiting threads sleep: on a busy machine spinning ones take the cores from those they wait for.
+THREADS := OMP_NUM_THREADS=2 OMP_WAIT_POLICY=PASSIVE TOKENIZERS_PARALLELISM=false
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo test test-slow lint format serve studio clean

@@ -104,6 +104,7 @@ def connect() -> None:
     if ray.is_initialized():
         return
     # The C++ part warns of what Ray Data itself does, and of every setting it is given.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # workers share cores: one that spins holds up the others
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     with _silent_stderr():
         if os.environ.get("RAY_ADDRESS"):

@@ -54,7 +54,7 @@ class Report:
 
 def number(value: float | None) -> str:
     """A cosine with two digits, or a dash. Plain ASCII: the sheet's font has little else."""
-    return "-" if value is None else f"{value:.2f}"
+    return "-" if value is None else f"{round(value, 2) + 0.0:.2f}"  # + 0.0: no "-0.00"
 
 
 def percent(value: float | None) -> str:
