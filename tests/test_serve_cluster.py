@@ -158,11 +158,13 @@ def test_a_full_queue_is_refused_and_retried(client: openai.OpenAI, url: str) ->
 
 
 def test_ray_exports_the_batches_for_prometheus(url: str) -> None:
-    made = httpx.get(f"{url}/v1/stats").json()["unet_batches"]
+    def made() -> float:  # asked again each time: work for callers that went away may still be running
+        return float(httpx.get(f"{url}/v1/stats").json()["unet_batches"])
+
     deadline = time.monotonic() + 30  # Ray exports every few seconds
-    while (exported := exported_batches()) < made and time.monotonic() < deadline:
+    while exported_batches() != made() and time.monotonic() < deadline:
         time.sleep(0.5)
-    assert exported == made > 0
+    assert exported_batches() == made() > 0
 
 
 @pytest.mark.usefixtures("url")
