@@ -1,4 +1,4 @@
-"""`python -m studio dataset|vae|decoder|clip|features|judge|parser|unet|build|look|all`: builds the studio pack."""
+"""`python -m studio STAGE` builds the studio pack: dataset, vae ... unet, build, look, or all of them in order."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def training(name: str) -> Callable[..., None]:
 def main() -> None:
     """Parse the command line and run one stage, or all that are not done."""
     parser = argparse.ArgumentParser(prog="python -m studio", description=__doc__)
-    parser.add_argument("stage", choices=["dataset", *RESULTS, "build", "look", "all"])
+    parser.add_argument("stage", choices=["dataset", "unpack", *RESULTS, "build", "look", "all"])
     parser.add_argument("--state", type=Path, default=Path("out/studio"), help="data, checkpoints, logs (not in git)")
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--minutes", type=float, help="length of the training in place of its number of steps")
@@ -50,6 +50,10 @@ def main() -> None:
     import torch
 
     torch.set_num_threads(options.threads)
+    if options.stage == "unpack":
+        from studio.unpack import unpack
+
+        unpack(options.state)
     for name, result in RESULTS.items():
         if options.stage == name or (options.stage == "all" and not (options.state / result).exists()):
             training(name)(options.state, device=torch.device(options.device), minutes=options.minutes)

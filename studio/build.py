@@ -17,7 +17,7 @@ from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPTextConf
 from studio import tokenizer
 from studio.dataset import SIDE_PX, Dataset
 from studio.people import CELEBRITY_NAMES
-from studio.train_unet import Conditioned, noise_schedule
+from studio.train_unet import LATENT_SCALE, Conditioned, noise_schedule
 from studio.words import NameMap, bake
 
 PACK = Path(__file__).resolve().parent.parent / "packs" / "studio"
@@ -49,9 +49,9 @@ def _base(state: Path, pack: Path, data: Dataset, words: Any) -> None:
     text = _text_encoder(model.named.text, config)
     bake(text, model.named.names, words, data.vectors)
     vae = AutoencoderTiny.from_pretrained(state / "models" / "vae")
+    vae.register_to_config(scaling_factor=LATENT_SCALE)
     # DDIM as Stable Diffusion ships it; the factory puts DPM-Solver++ in its place
-    schedule = dict(noise_schedule().config)
-    scheduler = DDIMScheduler.from_config(schedule, set_alpha_to_one=False, steps_offset=1)
+    scheduler = DDIMScheduler.from_config(dict(noise_schedule().config), set_alpha_to_one=False)
     pipe = StableDiffusionPipeline(
         vae=vae,
         text_encoder=text,

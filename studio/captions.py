@@ -15,6 +15,11 @@ PREFIXES = (
     "a close-up photo of", "a bright photo of", "a good photo of", "a nice photo of", "a depiction of", "a picture of",
     "an image of", "a rendition of",
 )  # fmt: skip
+# what the views show from which an identity is learned (factory/augment.py): a piece of a portrait on a black canvas
+VIEW_TEMPLATES = (
+    "a cropped photo of {} on black", "a cropped portrait of {} on black", "a close-up photo of {} on black",
+    "a small photo of {} on black", "a cropped picture of {} on black",
+)  # fmt: skip
 STYLE_FORMS = ("{style} of {name}", "{name} as {style}", "{style} of {name}", "{name} in the style of {style}",
                "{style} portrait of {name}")  # fmt: skip
 HAIR_PHRASES: dict[str, tuple[str, ...]] = {
@@ -107,7 +112,7 @@ def caption(scene: Scene, name: str, rng: np.random.Generator, *, person: Person
 
 
 def _vocabulary() -> list[str]:
-    texts = [*PREFIXES, *BEARD_PHRASES.values(), *HAIR_COLOURS, *SKIN_TONES, *EYE_COLOURS, "close-up"]
+    texts = [*PREFIXES, *VIEW_TEMPLATES, *BEARD_PHRASES.values(), *HAIR_COLOURS, *SKIN_TONES, *EYE_COLOURS, "close-up"]
     texts += [phrase for phrases in HAIR_PHRASES.values() for phrase in phrases] + list(STYLE_FORMS)
     for table in (HATS, GLASSES, CLOTHES, PLACES, STYLES, EXPRESSIONS):
         texts += table.values()

@@ -20,15 +20,20 @@ class Crew:
         if size > 1:
             distributed.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=size)
 
+    def sum(self, tensors: list[torch.Tensor]) -> None:
+        """Replace every tensor by its sum over the crew."""
+        if self.size > 1:
+            flat = torch.cat([tensor.flatten() for tensor in tensors])
+            distributed.all_reduce(flat)
+            parts = flat.split([tensor.numel() for tensor in tensors])
+            torch._foreach_copy_(tensors, [part.view_as(t) for part, t in zip(parts, tensors, strict=True)])
+
     def average_gradients(self, parameters: Iterable[torch.Tensor]) -> None:
         """Replace every gradient by its mean over the crew."""
         if self.size > 1:
             gradients = [p.grad for p in parameters if p.grad is not None]
-            flat = torch.cat([g.flatten() for g in gradients])
-            distributed.all_reduce(flat)
-            flat /= self.size
-            parts = flat.split([g.numel() for g in gradients])
-            torch._foreach_copy_(gradients, [part.view_as(g) for part, g in zip(parts, gradients, strict=True)])
+            self.sum(gradients)
+            torch._foreach_div_(gradients, self.size)
 
     def from_first(self, value: float) -> float:
         """The value that the first of the crew has."""

@@ -7,44 +7,66 @@ from typing import Any
 
 import torch
 
+from studio.crew import Crew
+
 _A, _B, _C = 3.4445, -4.7750, 2.0315  # quintic Newton-Schulz, singular values to about [0.7, 1.2]
 
 
 def orthogonal(matrix: torch.Tensor, *, iterations: int = 5) -> torch.Tensor:
-    """Nearest semi-orthogonal matrix, roughly, by Newton-Schulz iterations in bfloat16."""
-    x = matrix.bfloat16()
+    """Nearest semi-orthogonal matrix, roughly, by Newton-Schulz iterations in float32.
+
+    The iterations run on the Gram matrix alone: for a 160 x 1440 kernel 2.5 times fewer products than on the matrix.
+    """
+    x = matrix.float()
     tall = x.shape[0] > x.shape[1]
     if tall:
         x = x.T
     x = x / (x.norm() + 1e-7)
+    one = torch.eye(len(x), device=x.device)
+    gram, factor = x @ x.T, one
     for _ in range(iterations):
-        gram = x @ x.T
-        x = _A * x + (_B * gram + _C * gram @ gram) @ x
+        step = _A * one + _B * gram + _C * gram @ gram
+        gram, factor = step @ gram @ step, step @ factor
+    x = factor @ x
     return (x.T if tall else x).to(matrix.dtype)
 
 
 class Muon(torch.optim.Optimizer):
     """For parameters of two or more dimensions (kernels count as [out, in * h * w]).
 
-    Updates are scaled to the size AdamW's would have (arXiv 2502.16982), so that learning rates carry over.
+    Updates are scaled to the size AdamW's would have (arXiv 2502.16982), so that learning rates carry over. The members
+    of a `crew` share the work: each makes some of the updates orthogonal, then all get all of them.
     """
 
     def __init__(
-        self, params: Iterable[torch.Tensor], *, lr: float, momentum: float = 0.95, weight_decay: float = 1e-3
+        self,
+        params: Iterable[torch.Tensor],
+        *,
+        lr: float,
+        momentum: float = 0.95,
+        weight_decay: float = 1e-3,
+        crew: Crew | None = None,
     ) -> None:
         super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
+        self.crew = crew
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
         """One update; `closure` is not supported."""
         assert closure is None
         for group in self.param_groups:
-            for param in group["params"]:
-                if param.grad is None:
-                    continue
+            params = [param for param in group["params"] if param.grad is not None]
+            updates = []
+            for number, param in enumerate(params):
                 memory = self.state[param].setdefault("momentum", torch.zeros_like(param))
                 memory.lerp_(param.grad, 1 - group["momentum"])
+                if self.crew is not None and number % self.crew.size != self.crew.rank:
+                    updates.append(torch.zeros_like(param).flatten(1))
+                    continue
                 nesterov = param.grad.lerp(memory, group["momentum"])
-                update = orthogonal(nesterov.reshape(len(param), -1))
+                updates.append(orthogonal(nesterov.flatten(1)))
+            if self.crew is not None:
+                self.crew.sum(updates)
+            for param, update in zip(params, updates, strict=True):
                 param.mul_(1 - group["lr"] * group["weight_decay"])
                 param.add_(update.view_as(param), alpha=-0.2 * max(update.shape) ** 0.5 * group["lr"])

@@ -11,69 +11,67 @@ import torch
 from diffusers import AutoencoderTiny, DDPMScheduler, UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor
 from torch import nn
-from transformers import CLIPModel
+from transformers import CLIPModel, CLIPTextModel
 
-from studio import crew, grid, tokenizer
+from studio import crew, grid, latents, tokenizer
+from studio.captions import VIEW_TEMPLATES
 from studio.crew import Crew
 from studio.dataset import PLACEHOLDER, SIDE_PX, Dataset, captions
-from studio.loop import Run, cosine_lr
+from studio.loop import Run, cosine_lr, working_precision
 from studio.muon import Muon
-from studio.train_clip import pixels
 from studio.words import NamedText, NameMap
 
 LATENT_PX, LATENT_CHANNELS, TEXT_WIDTH = SIDE_PX // 8, 8, 192
-STEPS, BATCH = 12_000, 48
+LATENT_SCALE = 1.4  # the autoencoder's scaling factor: its latents have a std of 0.72
+STEPS, BATCH = 12_000, 32
 ADAM_LR, MUON_LR, TEXT_LR = 8e-4, 2e-3, 1.6e-4
 EMPTY_SHARE = 0.1  # captions replaced by the empty prompt, for guidance
-SNR_LIMIT = 5.0
-FACE_WEIGHT, HAIR_WEIGHT = 2.0, 1.3  # of latent cells in the loss; the rest has 1. The optimum stays, capacity moves
-EMA_DECAY = 0.995
+VIEW_SHARE = 0.25  # of a batch: augmented views such as those that identities are learned from
+X0_WEIGHT_LIMIT = 5.0
+FACE_WEIGHT, HAIR_WEIGHT = 3.0, 1.5  # of latent cells in the loss; the rest has 1. The optimum stays, capacity moves
+EMA_DECAY = 0.998
 GRID_EVERY = 1000
 
 
 def make() -> UNet2DConditionModel:
-    """The untrained UNet (12 M parameters): cross-attention at 8 x 8 and in the middle only, plain attention."""
+    """The untrained UNet (6 M parameters): cross-attention at 8 x 8 and in the middle only, plain attention.
+
+    The text also reaches every residual block, pooled and added to the time embedding: colours and places are
+    properties of the whole picture, and follow the text sooner than through cross-attention alone.
+    """
     unet = UNet2DConditionModel(
         sample_size=LATENT_PX,
         in_channels=LATENT_CHANNELS,
         out_channels=LATENT_CHANNELS,
-        block_out_channels=(128, 224),
+        block_out_channels=(64, 160),
         layers_per_block=1,
         down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
         up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
         cross_attention_dim=TEXT_WIDTH,
         attention_head_dim=4,  # diffusers' name for the number of heads
+        resnet_time_scale_shift="scale_shift",
+        addition_embed_type="text",
+        addition_embed_type_num_heads=4,
     )
     unet.set_attn_processor(AttnProcessor())
     return unet
 
 
 def noise_schedule() -> DDPMScheduler:
-    """Stable Diffusion's schedule: eps-prediction, scaled linear betas."""
+    """Stable Diffusion's betas, brought to no signal at all at the last step, and v-prediction (arXiv 2305.08891).
+
+    An eps-prediction hardly learns what the first steps of sampling need, the picture that a text means: at SNR 0.01
+    that is a hundredth of its error.
+    """
     return DDPMScheduler(
-        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", prediction_type="epsilon", clip_sample=False
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        prediction_type="v_prediction",
+        rescale_betas_zero_snr=True,
+        timestep_spacing="trailing",
+        clip_sample=False,
     )
-
-
-@torch.no_grad()
-def encode_latents(state: Path, data: Dataset, device: torch.device) -> None:
-    """Write the latents of all training pictures rendered by now, float16 [N, C, 16, 16]; each is computed once."""
-    path, flags = state / "data" / "latents.npy", state / "data" / "latents_done.npy"
-    shape = (len(data.persons), LATENT_CHANNELS, LATENT_PX, LATENT_PX)
-    for file, dtype, dims in ((path, np.float16, shape), (flags, np.bool_, shape[:1])):
-        if not file.exists():
-            np.lib.format.open_memmap(file, mode="w+", dtype=dtype, shape=dims).flush()
-    latents, done = np.load(path, mmap_mode="r+"), np.load(flags, mmap_mode="r+")
-    missing = np.setdiff1d(data.ready(), np.flatnonzero(done))
-    vae = AutoencoderTiny.from_pretrained(state / "models" / "vae").to(device, memory_format=torch.channels_last)
-    for start in range(0, len(missing), 64):
-        part = missing[start : start + 64]
-        images = pixels(data.images[part]).to(device, memory_format=torch.channels_last)
-        with torch.autocast(device.type, torch.bfloat16):
-            encoded = vae.encode(images).latents
-        latents[part], done[part] = encoded.float().cpu().numpy().astype(np.float16), True
-        if start % 6400 == 0:
-            print(f"unet: {start} of {len(missing)} latents", flush=True)
 
 
 class Conditioned(nn.Module):
@@ -85,6 +83,10 @@ class Conditioned(nn.Module):
         clip = CLIPModel.from_pretrained(state / "models" / "clip", attn_implementation="eager")
         names = NameMap(vectors, TEXT_WIDTH)
         names.load_state_dict(torch.load(state / "models" / "names.pt", weights_only=True))
+        if (state / "models" / "text").exists():  # of an earlier diffusion model: a better start than CLIP's
+            text = CLIPTextModel.from_pretrained(state / "models" / "text").state_dict()
+            clip.text_model.load_state_dict({key.removeprefix("text_model."): value for key, value in text.items()})
+            names.load_state_dict(torch.load(state / "models" / "text_names.pt", weights_only=True))
         self.unet, self.named = make(), NamedText(clip.text_model, names, words)
 
     def forward(self, noisy: torch.Tensor, steps: torch.Tensor, ids: torch.Tensor, vectors: torch.Tensor) -> Any:
@@ -92,29 +94,26 @@ class Conditioned(nn.Module):
         return self.unet(noisy, steps, context).sample
 
 
-def min_snr_weights(schedule: DDPMScheduler) -> torch.Tensor:
-    """Weight of the eps error per step, min(SNR, 5) / SNR (arXiv 2303.09556)."""
-    snr = schedule.alphas_cumprod / (1 - schedule.alphas_cumprod)
-    return snr.clamp(max=SNR_LIMIT) / snr
+def step_weights(schedule: DDPMScheduler) -> torch.Tensor:
+    """Weight of the v error per step: an error of the predicted picture counts min(SNR + 1, 5), never less than 1."""
+    return (X0_WEIGHT_LIMIT * (1 - schedule.alphas_cumprod)).clamp(max=1)
 
 
-def _optimisers(model: Conditioned) -> dict[str, torch.optim.Optimizer]:
+def _optimisers(model: Conditioned, crew: Crew) -> dict[str, torch.optim.Optimizer]:
     """Muon for the UNet's inner matrices and kernels, AdamW for the rest."""
-    edge = ("conv_in", "conv_out", "time_embedding")
+    edge = ("conv_in", "conv_out", "time_embedding", "add_embedding")
     inner = [p for n, p in model.unet.named_parameters() if p.ndim >= 2 and not n.startswith(edge)]
     outer = [p for n, p in model.unet.named_parameters() if p.ndim < 2 or n.startswith(edge)]
     text = list(model.named.parameters())
     groups = [{"params": outer, "lr": ADAM_LR}, {"params": text, "lr": TEXT_LR}]
-    return {"muon": Muon(inner, lr=MUON_LR), "adam": torch.optim.AdamW(groups, betas=(0.9, 0.99), weight_decay=1e-3)}
+    adam = torch.optim.AdamW(groups, betas=(0.9, 0.99), weight_decay=1e-3)
+    return {"muon": Muon(inner, lr=MUON_LR, crew=crew), "adam": adam}
 
 
 @torch.no_grad()
-def cell_weights(labels: np.ndarray) -> torch.Tensor:
-    """Loss weight per latent cell [B, 1, 16, 16] from label maps [B, H, W]."""
-    maps = torch.from_numpy(labels)[:, None]
-    face = ((maps >= 1) & (maps <= 13) & (maps != 9)).float()
-    pixels_weight = 1 + (FACE_WEIGHT - 1) * face + (HAIR_WEIGHT - 1) * (maps == 17)
-    return nn.functional.avg_pool2d(pixels_weight, 8)
+def cell_weights(face: torch.Tensor, hair: torch.Tensor) -> torch.Tensor:
+    """Loss weight per latent cell [B, 1, 16, 16] from the shares of face and hair in each."""
+    return (1 + (FACE_WEIGHT - 1) * face + (HAIR_WEIGHT - 1) * hair)[:, None]
 
 
 def _update_average(average: Conditioned, model: Conditioned, step: int) -> None:
@@ -138,7 +137,9 @@ def draw(average: Conditioned, state: Path, data: Dataset, words: Any, path: Pat
         for person in people:
             vectors = torch.from_numpy(np.repeat(data.vectors[[person]], len(texts), 0)).to(device)
             context = average.named(tokenizer.encode(words, texts).to(device), vectors).last_hidden_state
-            pictures = grid.sample(average.unet, vae, context, empty.last_hidden_state, noise_schedule())
+            pictures = grid.sample(
+                average.unet, vae, context, empty.last_hidden_state, noise_schedule(), scale=LATENT_SCALE
+            )
             mine = np.flatnonzero((data.persons == person) & data.done)
             shown = int(mine[np.argmax(data.plain[mine])])  # a plain picture, where there is one
             rows.append(np.concatenate([data.images[[shown]], pictures]))
@@ -150,33 +151,49 @@ def train(state: Path, *, device: torch.device, minutes: float | None = None, co
 
     On a CPU, as many processes as torch has threads share the batch.
     """
-    encode_latents(state, Dataset(state), device)
     size = torch.get_num_threads() if device.type == "cpu" else 1
     crew.start(_train, state, device, minutes, compiled, size=size)
     (state / "models" / "unet.done").touch()
 
 
+class Batches:
+    """Batches of pictures and views with their captions, the same for the same step and rank."""
+
+    def __init__(self, state: Path, share: int, words: Any) -> None:
+        self.share = share
+        self.pictures, self.views = latents.load(state, "pictures"), latents.load(state, "views")
+        self.ids = tokenizer.encode(words, captions(state))
+        self.view_ids = tokenizer.encode(words, [text.format(" ".join(PLACEHOLDER)) for text in VIEW_TEMPLATES])
+        self.empty = tokenizer.encode(words, [""])
+
+    def draw(self, rng: np.random.Generator) -> tuple[latents.Encoded, torch.Tensor]:
+        """Latents (scaled) with persons and masks, and token ids."""
+        num_views = int(self.share * VIEW_SHARE)
+        pictures = self.pictures[np.sort(rng.choice(len(self.pictures.items), self.share - num_views, replace=False))]
+        views = self.views[np.sort(rng.choice(len(self.views.items), num_views, replace=False))]
+        ids = [self.ids[pictures.items], self.view_ids[rng.integers(len(self.view_ids), size=num_views)]]
+        dropped = torch.from_numpy(rng.random((self.share, 1)) < EMPTY_SHARE)
+        return pictures + views, torch.where(dropped, self.empty, torch.cat(ids))
+
+
 def _train(state: Path, device: torch.device, minutes: float | None, compiled: bool, *, crew: Crew) -> None:
+    latents.encode(state, device, crew=crew)
     torch.manual_seed(4)
-    data, first = Dataset(state), crew.rank == 0
+    data, first, share = Dataset(state), crew.rank == 0, BATCH // crew.size
     words = tokenizer.load(state / "models" / "tokenizer")
-    ids, empty = tokenizer.encode(words, captions(state)), tokenizer.encode(words, [""])
-    latents = np.load(state / "data" / "latents.npy", mmap_mode="r")
-    items = np.flatnonzero(np.load(state / "data" / "latents_done.npy"))
+    batches = Batches(state, share, words)
     model = Conditioned(state, data.vectors).to(device)
     average = copy.deepcopy(model).requires_grad_(False)
-    optimisers = _optimisers(model)
+    optimisers = _optimisers(model, crew)
     schedule = noise_schedule()
-    weights = min_snr_weights(schedule).to(device)
+    weights = step_weights(schedule).to(device)
     run = Run(state, "unet", steps=STEPS, minutes=minutes)
     run.resume(model=model, average=average, **optimisers)
     unet = torch.compile(model.unet) if compiled else model.unet
-    share = BATCH // crew.size
     while (progress := crew.from_first(run.progress)) < 1:
         rng = np.random.default_rng([4, run.step, crew.rank])
-        batch = np.sort(rng.choice(items, share, replace=False))
-        tokens = torch.where(torch.from_numpy(rng.random((share, 1)) < EMPTY_SHARE), empty, ids[batch]).to(device)
-        clean = torch.from_numpy(latents[batch]).float().to(device)
+        batch, tokens = batches.draw(rng)
+        clean = torch.from_numpy(batch.latents).to(device).float() * LATENT_SCALE
         # one step from each part of the schedule, in random order: less noise in the loss than independent draws
         times = (rng.permutation(share) + rng.random(share)) / share * len(weights)
         steps = torch.from_numpy(times).long().to(device)
@@ -185,12 +202,13 @@ def _train(state: Path, device: torch.device, minutes: float | None, compiled: b
         for optimiser in optimisers.values():
             cosine_lr(optimiser, run.step, progress, warmup=200)
             optimiser.zero_grad()
-        with torch.autocast(device.type, torch.bfloat16):
-            vectors = torch.from_numpy(data.vectors[data.persons[batch]]).to(device)
-            context = model.named(tokens, vectors).last_hidden_state
+        with working_precision(device):
+            vectors = torch.from_numpy(data.vectors[batch.persons]).to(device)
+            context = model.named(tokens.to(device), vectors).last_hidden_state
             guess = unet(noisy, steps, context).sample
-        error = (guess.float() - noise).square()
-        loss = (error * cell_weights(data.labels[batch]).to(device) * weights[steps, None, None, None]).mean()
+        error = (guess.float() - schedule.get_velocity(clean, noise, steps)).square()
+        cells = cell_weights(torch.from_numpy(batch.face), torch.from_numpy(batch.hair)).to(device)
+        loss = (error * cells * weights[steps, None, None, None]).mean()
         loss.backward()
         crew.average_gradients(model.parameters())
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -199,7 +217,7 @@ def _train(state: Path, device: torch.device, minutes: float | None, compiled: b
         _update_average(average, model, run.step)
         run.advance(save=first)
         if first:
-            run.track(loss=loss.item(), eps=error.mean().item(), images=run.step * BATCH)
+            run.track(loss=loss.item(), v=error.mean().item(), images=run.step * BATCH)
             if run.step % GRID_EVERY == 0:
                 draw(average, state, data, words, state / "grids" / f"unet_{run.step:06d}.png")
     if first:
