@@ -46,7 +46,7 @@ def _masks(labels: np.ndarray) -> FaceMasks:
 
 def _picture(data: Dataset, item: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """A picture in [-1, 1], and the shares of face and hair in its cells."""
-    layers = crop_layers(np.asarray(data.images[item]), _masks(np.asarray(data.labels[item])))
+    layers = crop_layers(np.array(data.images[item]), _masks(np.asarray(data.labels[item])))
     shares = functional.avg_pool2d(layers[3:], 8)
     return layers[:3] * 2 - 1, shares[0], shares[1]
 
