@@ -83,11 +83,14 @@ class Conditioned(nn.Module):
         clip = CLIPModel.from_pretrained(state / "models" / "clip", attn_implementation="eager")
         names = NameMap(vectors, TEXT_WIDTH)
         names.load_state_dict(torch.load(state / "models" / "names.pt", weights_only=True))
-        if (state / "models" / "text").exists():  # of an earlier diffusion model: a better start than CLIP's
+        if (state / "models" / "text").exists():  # of an earlier pack: a better start than CLIP's
             text = CLIPTextModel.from_pretrained(state / "models" / "text").state_dict()
             clip.text_model.load_state_dict({key.removeprefix("text_model."): value for key, value in text.items()})
             names.load_state_dict(torch.load(state / "models" / "text_names.pt", weights_only=True))
         self.unet, self.named = make(), NamedText(clip.text_model, names, words)
+        if (state / "models" / "unet").exists():
+            earlier = UNet2DConditionModel.from_pretrained(state / "models" / "unet")
+            self.unet.load_state_dict(earlier.state_dict())
 
     def forward(self, noisy: torch.Tensor, steps: torch.Tensor, ids: torch.Tensor, vectors: torch.Tensor) -> Any:
         context = self.named(ids, vectors).last_hidden_state

@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderTiny
+from diffusers import AutoencoderTiny, UNet2DConditionModel
 from safetensors.torch import load_file
 from transformers import CLIPModel, CLIPTextModel
 
@@ -40,8 +40,8 @@ def unpack(state: Path, pack: Path = PACK) -> None:
     words = tokenizer.load(models / "tokenizer")
     if not (models / "vae").exists():
         AutoencoderTiny.from_pretrained(pack / "base" / "vae").float().save_pretrained(models / "vae")
+    clip = CLIPModel.from_pretrained(pack / "clip").float()
     if not (models / "clip").exists():
-        clip = CLIPModel.from_pretrained(pack / "clip").float()
         torch.save(_name_map(clip, words, data).state_dict(), models / "names.pt")
         clip.save_pretrained(models / "clip")
     if not (models / "text").exists():
@@ -49,4 +49,6 @@ def unpack(state: Path, pack: Path = PACK) -> None:
         names = NameMap(data.vectors, clip.config.text_config.hidden_size)
         names.load_state_dict(load_file(pack / "identity_map.safetensors"))
         torch.save(names.state_dict(), models / "text_names.pt")
+    if not (models / "unet").exists():
+        UNet2DConditionModel.from_pretrained(pack / "base" / "unet").float().save_pretrained(models / "unet")
     print(f"models of {pack.name} are in {models}; a training that should start anew wants its own removed")
