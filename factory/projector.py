@@ -70,6 +70,11 @@ class PackedProjector(nn.Module):
         self.register_buffer("mean_VD", mean_VD.clone())
         self.register_buffer("std_VD", std_VD.clone())
 
+    @property
+    def num_slots(self) -> int:
+        """B."""
+        return len(self.weight_in)
+
     @torch.no_grad()
     def start(self, slot: int, generator: torch.Generator) -> None:
         """The initial weights of an identity, in place, from its own generator (on the CPU)."""

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from torch import nn
 
 from factory.augment import crop_layers
 from factory.celebs import CelebPrior
@@ -67,9 +68,8 @@ class Slots:
         mean_VD, std_VD = prior.moments(method.celeb_moments)
         self.projector = PackedProjector(num_slots, feature_width, mean_VD, std_VD, method)
         self.projector.to(base.device, base.exact_dtype)
-        self.parameters = list(self.projector.parameters())
-        self.weights = [parameter.data for parameter in self.parameters]  # of all slots; a parameter is the first B
-        self.optimiser = SlotAdamW(self.weights, train)
+        self.weights = {name: parameter.data for name, parameter in self.projector.named_parameters()}  # of all slots
+        self.optimiser = SlotAdamW(list(self.weights.values()), train)
         self.pool = ViewPool(base, num_slots, train.num_views) if train.views == "pool" else None
         exact = mean_VD.new_zeros(num_slots, dtype=base.exact_dtype, device=base.device)
         self.features_B2F = exact.new_zeros(num_slots, 2, feature_width)
@@ -77,7 +77,7 @@ class Slots:
         self.start_BVD = exact.new_zeros(num_slots, *mean_VD.shape)  # the words before the first step
         self.before_BVD = torch.zeros_like(self.start_BVD)  # the words when they were last looked at
         pooled = [] if self.pool is None else self.pool.state
-        self.stacked = [*self.weights, *self.optimiser.state, *pooled]
+        self.stacked = [*self.weights.values(), *self.optimiser.state, *pooled]
         self.stacked += [self.features_B2F, self.recent_BK, self.start_BVD, self.before_BVD]
         self.occupants: list[_Occupant] = []
         self._resize(0)
@@ -85,27 +85,16 @@ class Slots:
     def __len__(self) -> int:
         return len(self.occupants)
 
-    @torch.no_grad()
     def add(self, face: PreparedFace, features_2F: torch.Tensor) -> None:
         """A face enters, with what the MLP reads of it and of its mirror image; nobody enters if memory runs out."""
-        started, slot = time.perf_counter(), len(self)
-        generator = identity_generator(self.train.seed, face.face_id)
-        layers = crop_layers(face.crop, face.masks).to(self.base.device)
-        self._resize(slot + 1)
-        for stack in self.stacked:
-            stack[slot].zero_()
-        self.projector.start(slot, generator)
-        self.features_B2F[slot].copy_(features_2F)
-        if self.pool is not None:
-            try:
-                self.pool.put(slot, encode_fresh(self.base, [layers], [generator], self.train.num_views, self.method))
-            except torch.OutOfMemoryError:
-                self._resize(slot)
-                raise
-        for words_BVD in (self.start_BVD, self.before_BVD):
-            words_BVD[slot].copy_(self.words()[slot])
-        seconds = time.perf_counter() - started
-        self.occupants.append(_Occupant(face=face, generator=generator, layers=layers, seconds=seconds))
+        started = time.perf_counter()
+        try:
+            occupant = self._enter(face, features_2F)
+        except torch.OutOfMemoryError:
+            self._resize(len(self))
+            raise
+        occupant.seconds = time.perf_counter() - started
+        self.occupants.append(occupant)
 
     def remove(self, slot: int) -> None:
         """An identity leaves; the last one takes its row."""
@@ -134,10 +123,11 @@ class Slots:
         except torch.OutOfMemoryError:
             for occupant, state in zip(self.occupants, streams, strict=True):
                 occupant.generator.set_state(state)
-            self._resize(len(self))
+            self.projector.zero_grad(set_to_none=True)
             raise
-        self.optimiser.step([parameter.grad for parameter in self.parameters if parameter.grad is not None])
-        self._resize(len(self))
+        parameters = self.projector.parameters()
+        self.optimiser.step([parameter.grad for parameter in parameters if parameter.grad is not None])
+        self.projector.zero_grad(set_to_none=True)
         recent_BK = self.recent_BK[: len(self)]
         recent_BK.copy_(torch.cat([recent_BK[:, 1:], loss_B.detach().unsqueeze(1)], 1))
         for occupant in self.occupants:
@@ -150,7 +140,7 @@ class Slots:
     @torch.no_grad()
     def words(self) -> torch.Tensor:
         """The words of the un-augmented, un-mirrored crop: what is kept of an identity. [B, V, D]."""
-        features_B1F = self.features_B2F[: len(self.parameters[0]), :1]
+        features_B1F = self.features_B2F[: self.projector.num_slots, :1]
         words: torch.Tensor = self.projector(features_B1F)[:, 0]
         return words
 
@@ -176,11 +166,28 @@ class Slots:
             for slot, who in ((slot, self.occupants[slot]) for slot in done)
         }
 
+    @torch.no_grad()
+    def _enter(self, face: PreparedFace, features_2F: torch.Tensor) -> _Occupant:
+        """Fills the row after the last."""
+        slot = len(self)
+        generator = identity_generator(self.train.seed, face.face_id)
+        layers = crop_layers(face.crop, face.masks).to(self.base.device)
+        self._resize(slot + 1)
+        for stack in self.stacked:
+            stack[slot].zero_()
+        self.projector.start(slot, generator)
+        self.features_B2F[slot].copy_(features_2F)
+        if self.pool is not None:
+            views = encode_fresh(self.base, [layers], [generator], self.train.num_views, self.method)
+            self.pool.put(slot, views)
+        for words_BVD in (self.start_BVD, self.before_BVD):
+            words_BVD[slot].copy_(self.words()[slot])
+        return _Occupant(face=face, generator=generator, layers=layers)
+
     def _resize(self, num: int) -> None:
-        """The first `num` rows of the weights take part from now on; gradients are forgotten."""
-        for parameter, weight in zip(self.parameters, self.weights, strict=True):
-            parameter.grad = None
-            parameter.data = weight[:num]
+        """The first `num` rows of the weights take part from now on: views of them, as new leaves of autograd."""
+        for name, weight in self.weights.items():
+            setattr(self.projector, name, nn.Parameter(weight[:num]))
 
     def _loss(self) -> torch.Tensor:
         """Eq. 6 of each identity, the mean over its M samples of this step. [B]."""
