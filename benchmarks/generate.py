@@ -58,6 +58,8 @@ def main() -> None:
         name = f"mixed identities, B = {batch}"
         run = partial(keep, name, partial(generator.generate, requests[:batch]))
         contenders.append(Contender(name=name, run=run, items=batch))
+    for one in contenders:
+        one.flops = count_flops(one.run, device=arguments.device) / one.items
     interleave(contenders, rounds=arguments.rounds, device=arguments.device)
 
     alone = pictures[ONE]
@@ -70,7 +72,7 @@ def main() -> None:
         "rounds": arguments.rounds,
         "loader_s": loader_s,
         "ceilings": asdict(ceilings),
-        "unet_forward_gflop": count_flops(partial(_unet, generator.base)) / 1e9,
+        "unet_forward_gflop": count_flops(partial(_unet, generator.base), device=arguments.device) / 1e9,
         "contenders": [
             {
                 "name": one.name,

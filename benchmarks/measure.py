@@ -6,6 +6,7 @@ import platform
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -45,10 +46,8 @@ class Contender:
 
 
 def interleave(contenders: Sequence[Contender], *, rounds: int, device: str) -> None:
-    """Times all contenders: a warm-up, in which FLOPs are counted, then A B C, A B C, ... so that all share what else
-    the machine is doing."""
+    """Times all contenders: a warm-up, then A B C, A B C, ... so that all share what else the machine is doing."""
     for contender in contenders:
-        contender.flops = count_flops(contender.run) / contender.items
         contender.run()
     for _ in range(rounds):
         for contender in contenders:
@@ -59,9 +58,15 @@ def interleave(contenders: Sequence[Contender], *, rounds: int, device: str) -> 
             contender.seconds.append((time.perf_counter() - started) / contender.items)
 
 
-def count_flops(action: Callable[[], object]) -> float:
-    """FLOPs of what it does once. Attention is counted in its plain form: the CPU's fused one has no formula."""
-    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+def count_flops(action: Callable[[], object], *, device: str, compiled: bool = False) -> float:
+    """FLOPs of what it does once. On a CPU attention is counted in its plain form, because the fused one has no
+    formula there; what is compiled is counted uncompiled, because compiled kernels are not seen."""
+    with ExitStack() as stack:
+        if not device.startswith("cuda"):
+            stack.enter_context(sdpa_kernel(SDPBackend.MATH))
+        if compiled:
+            stack.enter_context(torch.compiler.set_stance("force_eager"))
+        counter = stack.enter_context(FlopCounterMode(display=False))
         action()
     return float(counter.get_total_flops())
 

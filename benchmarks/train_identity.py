@@ -46,6 +46,9 @@ def main() -> None:
     people = noise_people(trainer.base.pack, max([1, *batches]), arguments.device)
     ceilings = measure_ceilings(arguments.device, trainer.base.dtype)
     contenders, words, encode_s = _contenders(trainer, people, batches, arguments.steps)
+    compiled = arguments.compile != "off"
+    for one in contenders:
+        one.flops = count_flops(one.run, device=arguments.device, compiled=compiled) / one.items
     interleave(contenders, rounds=arguments.rounds, device=arguments.device)
     result = {
         "hardware": hardware(arguments.device),
@@ -57,7 +60,7 @@ def main() -> None:
         "steps_per_round": arguments.steps,
         "loader_s": loader_s,
         "ceilings": asdict(ceilings),
-        "parts_gflop_per_sample": _parts(trainer, people[0]),
+        "parts_gflop_per_sample": _parts(trainer, people[0], compiled),
         "pool_encode_s_per_identity": encode_s,
         "contenders": [_figures(one, contenders[0], ceilings) for one in contenders],
         "largest_difference_of_words": _differences(words),
@@ -135,7 +138,7 @@ def _differences(words: dict[str, Callable[[], torch.Tensor]]) -> dict[str, floa
     return {name: float((mine - found[references[name]]).abs().max()) for name, mine in found.items()}
 
 
-def _parts(trainer: Trainer, face: PreparedFace) -> dict[str, float]:
+def _parts(trainer: Trainer, face: PreparedFace, compiled: bool) -> dict[str, float]:
     """GFLOP per sample of the frozen models, forward and with the backward pass that training needs."""
     base = trainer.base
     row = torch.zeros(1, dtype=torch.int64, device=base.device)
@@ -158,7 +161,8 @@ def _parts(trainer: Trainer, face: PreparedFace) -> dict[str, float]:
         "text encoder forward": lambda: base.encode_text(trainer.templates[row]),
         "text encoder forward + backward": lambda: base.encode_text(trainer.templates[row], words).sum().backward(),
     }
-    return {name: count_flops(action) / 1e9 for name, action in actions.items()}
+    count = partial(count_flops, device=base.device, compiled=compiled)
+    return {name: count(action) / 1e9 for name, action in actions.items()}
 
 
 def _figures(one: Contender, baseline: Contender, ceilings: Ceilings) -> dict[str, object]:

@@ -45,12 +45,11 @@ def test_flops_are_counted_and_rounds_interleave() -> None:
         order.append(name)
         torch.mm(matrix, matrix)
 
-    assert count_flops(lambda: product("x")) == 2 * 8**3
+    assert count_flops(lambda: product("x"), device="cpu") == 2 * 8**3
     order.clear()
     contenders = [Contender(name=name, run=lambda name=name: product(name), items=2) for name in "ab"]  # type: ignore[misc]
     interleave(contenders, rounds=2, device="cpu")
-    assert order == ["a", "a", "b", "b", "a", "b", "a", "b"]
-    assert [one.flops for one in contenders] == [8**3, 8**3]
+    assert order == ["a", "b"] * 3
     assert all(len(one.seconds) == 2 and one.median > 0 for one in contenders)
 
 
