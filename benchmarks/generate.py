@@ -25,7 +25,7 @@ import numpy as np
 import torch
 from diffusers import StableDiffusionPipeline
 
-from benchmarks.measure import Contender, count_flops, hardware, interleave, markdown, measure_ceilings
+from benchmarks.measure import CLOCKS, Contender, count_flops, hardware, interleave, markdown, measure_ceilings
 from benchmarks.setting import SIZES, bench_pack
 from factory.config import GenerateConfig
 from factory.diffusion import DiffusionBase
@@ -46,7 +46,7 @@ def main() -> None:
     batches = [int(text) for text in arguments.batches.split(",")]
     config = GenerateConfig(num_inference_steps=arguments.steps)
     requests = _requests(generator, max(batches), config)
-    ceilings = measure_ceilings(arguments.device, generator.base.dtype)
+    ceilings = measure_ceilings(arguments.device, generator.base.dtype, CLOCKS[arguments.clock])
     pictures: dict[str, list[np.ndarray]] = {}
 
     def keep(name: str, make: Callable[[], list[np.ndarray]]) -> None:
@@ -60,7 +60,7 @@ def main() -> None:
         contenders.append(Contender(name=name, run=run, items=batch))
     for one in contenders:
         one.flops = count_flops(one.run, device=arguments.device) / one.items
-    interleave(contenders, rounds=arguments.rounds, device=arguments.device)
+    interleave(contenders, rounds=arguments.rounds, device=arguments.device, clock=CLOCKS[arguments.clock])
 
     alone = pictures[ONE]
     result = {
@@ -69,6 +69,7 @@ def main() -> None:
         "size": arguments.size,
         "precision": str(generator.base.dtype),
         "denoising_steps": arguments.steps,
+        "clock": arguments.clock,
         "rounds": arguments.rounds,
         "loader_s": loader_s,
         "ceilings": asdict(ceilings),
@@ -182,8 +183,8 @@ def _report(result: dict[str, object]) -> str:
     header = ["", "s / image", "spread", "x one by one", "GFLOP / image", "of the ceiling", "pixels differ by (of 255)"]
     return (
         f"# One picture, size {result['size']}, {result['denoising_steps']} steps with guidance\n\n"
-        f"{result['hardware']}; torch {result['torch']}, {result['precision']}. Ceilings of this run: "
-        f"{ceilings['matmul_tflops']:.3g} TFLOP/s, copy {ceilings['copy_gbs']:.3g} GB/s. Medians of {result['rounds']} "
+        f"{result['hardware']}; torch {result['torch']}, {result['precision']}. "
+        f"Times are {result['clock']} times. Ceilings: {ceilings['matmul_tflops']:.3g} TFLOP/s, copy {ceilings['copy_gbs']:.3g} GB/s. Medians of {result['rounds']} "
         f"interleaved rounds; ratios are medians of the rounds' own ratios. Loading the models: "
         f"{result['loader_s']:.1f} s, not counted. UNet forward: {result['unet_forward_gflop']:.4g} GFLOP a sample.\n\n"
         + markdown(header, rows)
@@ -197,6 +198,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--batches", default="1,4,16", help="requests of a batch")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=20, help="denoising steps of a picture")
+    parser.add_argument("--clock", choices=list(CLOCKS), default="wall")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--packs", type=Path, default=Path("out/bench"), help="where random packs are made")
     parser.add_argument("--out", type=Path, default=Path("out/bench/generate"), help="without suffix")

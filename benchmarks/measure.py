@@ -14,6 +14,7 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}  # "cpu": this process's, for a busy machine
 _BIG = 2**26  # float32 numbers of the copy that measures memory: 256 MB, more than any cache
 
 
@@ -45,17 +46,19 @@ class Contender:
         return (max(self.seconds) - min(self.seconds)) / 2 / self.median
 
 
-def interleave(contenders: Sequence[Contender], *, rounds: int, device: str) -> None:
+def interleave(
+    contenders: Sequence[Contender], *, rounds: int, device: str, clock: Callable[[], float] = time.perf_counter
+) -> None:
     """Times all contenders: a warm-up, then A B C, A B C, ... so that all share what else the machine is doing."""
     for contender in contenders:
         contender.run()
     for _ in range(rounds):
         for contender in contenders:
             synchronise(device)
-            started = time.perf_counter()
+            started = clock()
             contender.run()
             synchronise(device)
-            contender.seconds.append((time.perf_counter() - started) / contender.items)
+            contender.seconds.append((clock() - started) / contender.items)
 
 
 def count_flops(action: Callable[[], object], *, device: str, compiled: bool = False) -> float:
@@ -71,15 +74,15 @@ def count_flops(action: Callable[[], object], *, device: str, compiled: bool = F
     return float(counter.get_total_flops())
 
 
-def measure_ceilings(device: str, dtype: torch.dtype) -> Ceilings:
+def measure_ceilings(device: str, dtype: torch.dtype, clock: Callable[[], float] = time.perf_counter) -> Ceilings:
     """A large matrix product and a large copy, the best of several each."""
     side = 8192 if device.startswith("cuda") else 1536
     left, right = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
     product = torch.empty_like(left)
     source = torch.zeros(_BIG, device=device)
     target = torch.empty_like(source)
-    matmul_s = _best(lambda: torch.mm(left, right, out=product), device)
-    copy_s = _best(lambda: target.copy_(source), device)
+    matmul_s = _best(lambda: torch.mm(left, right, out=product), device, clock)
+    copy_s = _best(lambda: target.copy_(source), device, clock)
     return Ceilings(matmul_tflops=2 * side**3 / matmul_s / 1e12, copy_gbs=2 * 4 * _BIG / copy_s / 1e9)
 
 
@@ -105,12 +108,12 @@ def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
 
 
-def _best(action: Callable[[], object], device: str) -> float:
+def _best(action: Callable[[], object], device: str, clock: Callable[[], float]) -> float:
     seconds: list[float] = []
     for _ in range(6):
         synchronise(device)
-        started = time.perf_counter()
+        started = clock()
         action()
         synchronise(device)
-        seconds.append(time.perf_counter() - started)
+        seconds.append(clock() - started)
     return min(seconds[1:])

@@ -23,7 +23,16 @@ import factory  # noqa: F401  (before torchvision, transformers and diffusers: s
 import torch
 
 from benchmarks.baselines import ReleaseLoop, TextualInversion
-from benchmarks.measure import Ceilings, Contender, count_flops, hardware, interleave, markdown, measure_ceilings
+from benchmarks.measure import (
+    CLOCKS,
+    Ceilings,
+    Contender,
+    count_flops,
+    hardware,
+    interleave,
+    markdown,
+    measure_ceilings,
+)
 from benchmarks.setting import SIZES, bench_pack, noise_people
 from factory.config import EngineConfig, TrainConfig, preset
 from factory.prompts import NUM_WORDS
@@ -44,18 +53,19 @@ def main() -> None:
     loader_s = time.perf_counter() - started
     batches = [int(text) for text in arguments.batches.split(",")]
     people = noise_people(trainer.base.pack, max([1, *batches]), arguments.device)
-    ceilings = measure_ceilings(arguments.device, trainer.base.dtype)
+    ceilings = measure_ceilings(arguments.device, trainer.base.dtype, CLOCKS[arguments.clock])
     contenders, words, encode_s = _contenders(trainer, people, batches, arguments.steps)
     compiled = arguments.compile != "off"
     for one in contenders:
         one.flops = count_flops(one.run, device=arguments.device, compiled=compiled) / one.items
-    interleave(contenders, rounds=arguments.rounds, device=arguments.device)
+    interleave(contenders, rounds=arguments.rounds, device=arguments.device, clock=CLOCKS[arguments.clock])
     result = {
         "hardware": hardware(arguments.device),
         "torch": torch.__version__,
         "size": arguments.size,
         "precision": str(trainer.base.dtype),
         "compile": arguments.compile,
+        "clock": arguments.clock,
         "rounds": arguments.rounds,
         "steps_per_round": arguments.steps,
         "loader_s": loader_s,
@@ -199,6 +209,7 @@ def _report(result: dict[str, object]) -> str:
     return (
         f"# Training step of one identity, size {result['size']}\n\n"
         f"{result['hardware']}; torch {result['torch']}, {result['precision']}, compile {result['compile']}. "
+        f"Times are {result['clock']} times. "
         f"Ceilings of this run: {ceilings['matmul_tflops']:.3g} TFLOP/s, copy {ceilings['copy_gbs']:.3g} GB/s. "
         f"Medians of {result['rounds']} interleaved rounds of {result['steps_per_round']} steps; ratios are medians "
         f"of the rounds' own ratios. Loading the models: {result['loader_s']:.1f} s, not counted. A pool of views, "
@@ -217,6 +228,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--batches", default="1,4,16", help="pack sizes")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=2, help="of each contender and round")
+    parser.add_argument("--clock", choices=list(CLOCKS), default="wall")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--precision", choices=["auto", "float64", "float32", "bfloat16"], default="auto")
     parser.add_argument("--compile", choices=["off", "default", "reduce-overhead", "max-autotune"], default="off")
