@@ -184,7 +184,8 @@ def _report(result: dict[str, object]) -> str:
     return (
         f"# One picture, size {result['size']}, {result['denoising_steps']} steps with guidance\n\n"
         f"{result['hardware']}; torch {result['torch']}, {result['precision']}. "
-        f"Times are {result['clock']} times. Ceilings: {ceilings['matmul_tflops']:.3g} TFLOP/s, copy {ceilings['copy_gbs']:.3g} GB/s. Medians of {result['rounds']} "
+        f"Times are {result['clock']} times. Ceilings: {ceilings['matmul_tflops']:.3g} TFLOP/s, "
+        f"copy {ceilings['copy_gbs']:.3g} GB/s. Medians of {result['rounds']} "
         f"interleaved rounds; ratios are medians of the rounds' own ratios. Loading the models: "
         f"{result['loader_s']:.1f} s, not counted. UNet forward: {result['unet_forward_gflop']:.4g} GFLOP a sample.\n\n"
         + markdown(header, rows)
