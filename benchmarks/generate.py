@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import time
 from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
@@ -40,13 +39,14 @@ ONE = "StableDiffusionPipeline, one request at a time"
 def main() -> None:
     arguments = _arguments()
     torch.set_num_threads(arguments.threads)
-    started = time.perf_counter()
+    clock = CLOCKS[arguments.clock]
+    started = clock()
     generator = ImageGenerator(bench_pack(arguments.size, arguments.packs), device=arguments.device)
-    loader_s = time.perf_counter() - started
+    loader_s = clock() - started
     batches = [int(text) for text in arguments.batches.split(",")]
     config = GenerateConfig(num_inference_steps=arguments.steps)
     requests = _requests(generator, max(batches), config)
-    ceilings = measure_ceilings(arguments.device, generator.base.dtype, CLOCKS[arguments.clock])
+    ceilings = measure_ceilings(arguments.device, generator.base.dtype, clock)
     pictures: dict[str, list[np.ndarray]] = {}
 
     def keep(name: str, make: Callable[[], list[np.ndarray]]) -> None:
@@ -60,7 +60,7 @@ def main() -> None:
         contenders.append(Contender(name=name, run=run, items=batch))
     for one in contenders:
         one.flops = count_flops(one.run, device=arguments.device) / one.items
-    interleave(contenders, rounds=arguments.rounds, device=arguments.device, clock=CLOCKS[arguments.clock])
+    interleave(contenders, rounds=arguments.rounds, device=arguments.device, clock=clock)
 
     alone = pictures[ONE]
     result = {

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import time
 from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
@@ -47,18 +46,19 @@ VIEWS = ("every_step", "pool")
 def main() -> None:
     arguments = _arguments()
     torch.set_num_threads(arguments.threads)
-    started = time.perf_counter()
+    clock = CLOCKS[arguments.clock]
+    started = clock()
     engine = EngineConfig(precision=arguments.precision, compile=arguments.compile)
     trainer = load_trainer(bench_pack(arguments.size, arguments.packs), device=arguments.device, engine=engine)
-    loader_s = time.perf_counter() - started
+    loader_s = clock() - started
     batches = [int(text) for text in arguments.batches.split(",")]
     people = noise_people(trainer.base.pack, max([1, *batches]), arguments.device)
-    ceilings = measure_ceilings(arguments.device, trainer.base.dtype, CLOCKS[arguments.clock])
-    contenders, words, encode_s = _contenders(trainer, people, batches, arguments.steps)
+    ceilings = measure_ceilings(arguments.device, trainer.base.dtype, clock)
+    contenders, words, encode_s = _contenders(trainer, people, batches, arguments.steps, clock)
     compiled = arguments.compile != "off"
     for one in contenders:
         one.flops = count_flops(one.run, device=arguments.device, compiled=compiled) / one.items
-    interleave(contenders, rounds=arguments.rounds, device=arguments.device, clock=CLOCKS[arguments.clock])
+    interleave(contenders, rounds=arguments.rounds, device=arguments.device, clock=clock)
     result = {
         "hardware": hardware(arguments.device),
         "torch": torch.__version__,
@@ -83,7 +83,7 @@ def main() -> None:
 
 
 def _contenders(
-    trainer: Trainer, people: list[PreparedFace], batches: list[int], steps: int
+    trainer: Trainer, people: list[PreparedFace], batches: list[int], steps: int, clock: Callable[[], float]
 ) -> tuple[list[Contender], dict[str, Callable[[], torch.Tensor]], float]:
     """All of them; how to get the first person's words from each; and the seconds of encoding a pool of views."""
     method, release = preset("release")
@@ -101,7 +101,7 @@ def _contenders(
     for views in VIEWS:
         own = train.model_copy(update={"views": views})
         for batch in batches:
-            slots, seconds = _filled(trainer, people[:batch], own)
+            slots, seconds = _filled(trainer, people[:batch], own, clock)
             encode_s = seconds if views == "pool" else encode_s
             name = f"packed, B = {batch}, {views}"
             run = partial(_repeat, slots.step, steps)
@@ -110,7 +110,9 @@ def _contenders(
     return contenders, words, encode_s
 
 
-def _filled(trainer: Trainer, people: list[PreparedFace], train: TrainConfig) -> tuple[Slots, float]:
+def _filled(
+    trainer: Trainer, people: list[PreparedFace], train: TrainConfig, clock: Callable[[], float]
+) -> tuple[Slots, float]:
     """Slots with these people in them, and the seconds that each took to enter."""
     method, _ = preset("release")
     features = [trainer.features(face, method) for face in people]
@@ -123,11 +125,11 @@ def _filled(trainer: Trainer, people: list[PreparedFace], train: TrainConfig) ->
         num_slots=len(people),
         feature_width=features[0].shape[-1],
     )
-    started = time.perf_counter()
+    started = clock()
     for face, features_2F in zip(people, features, strict=True):
         slots.add(face, features_2F)
     slots.words().sum().item()  # waits for a GPU
-    return slots, (time.perf_counter() - started) / len(people)
+    return slots, (clock() - started) / len(people)
 
 
 def _repeat(step: Callable[[], None], num: int) -> None:
