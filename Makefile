@@ -2,6 +2,8 @@
 PYTHON ?= python3
 PORT ?= 8000
 ROOT ?= out/demo/root
+SIZE ?= tiny
+DEVICE ?= cpu
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
@@ -9,7 +11,7 @@ STAMP := $(VENV)/.installed
 THREADS := OMP_NUM_THREADS=2 OMP_WAIT_POLICY=PASSIVE TOKENIZERS_PARALLELISM=false
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow lint format serve studio clean
+.PHONY: help install demo test test-slow lint format bench serve studio clean
 
 help: ## this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -33,6 +35,10 @@ lint: $(STAMP) ## ruff, mypy (strict) and import-linter
 format: $(STAMP) ## let ruff mend what it can
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+bench: $(STAMP) ## seconds of training and drawing against the usual ways (make bench SIZE=tiny|studio|sd21 DEVICE=cpu|cuda)
+	$(BIN)/python -m benchmarks.train_identity --device $(DEVICE) --size $(SIZE) --out out/bench/train_identity_$(SIZE)_$(DEVICE)
+	$(BIN)/python -m benchmarks.generate --device $(DEVICE) --size $(SIZE) --out out/bench/generate_$(SIZE)_$(DEVICE)
 
 serve: $(STAMP) ## the HTTP endpoint on the identities of ROOT (make serve ROOT=... PORT=8000)
 	$(BIN)/identity-factory serve --root $(ROOT) --port $(PORT)

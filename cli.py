@@ -6,6 +6,7 @@ Heavy imports happen inside the commands, so that `--help` answers at once.
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -69,13 +70,13 @@ def run(
     Example: `identity-factory run --photos ~/portraits --root out/people`
     """
     with user_errors():
-        from factory.config import PrepareConfig
+        from factory.config import EngineConfig, PrepareConfig
         from factory.pack import load_pack
-        from factory.settings import prepare_settings, train_settings
+        from factory.settings import engine_settings, prepare_settings, train_settings
         from pipelines.run import run as run_job
 
         changes = parse_settings(settings, num_steps=steps)
-        limits = {key: changes.pop(key) for key in list(changes) if key in PrepareConfig.model_fields}
+        limits, engine = (take_fields(changes, config.model_fields) for config in (PrepareConfig, EngineConfig))
         label, method, train_config = train_settings(load_pack(pack), preset, changes)
         summary = run_job(
             photos,
@@ -85,6 +86,7 @@ def run(
             preset=label,
             method=method,
             train=train_config,
+            engine=engine_settings(engine),
             workers=workers,
         )
         show_summary(summary, root)
@@ -121,15 +123,19 @@ def train(
     `identity-factory train --root out/people --set adain=false`
     """
     with user_errors():
+        from factory.config import EngineConfig
         from factory.pack import load_pack
-        from factory.settings import train_settings
+        from factory.settings import engine_settings, train_settings
         from factory.tables import Store
         from pipelines.train import train as train_job
 
         if Store(root).count("faces") == 0:
             raise ValueError(f"{root} holds no faces yet; run `identity-factory prepare --photos SRC --root {root}`")
-        label, method, config = train_settings(load_pack(pack), preset, parse_settings(settings, num_steps=steps))
-        show_summary(train_job(root, pack, preset=label, method=method, train=config, workers=workers), root)
+        changes = parse_settings(settings, num_steps=steps)
+        engine = engine_settings(take_fields(changes, EngineConfig.model_fields))
+        label, method, config = train_settings(load_pack(pack), preset, changes)
+        summary = train_job(root, pack, preset=label, method=method, train=config, engine=engine, workers=workers)
+        show_summary(summary, root)
 
 
 @app.command()
@@ -213,6 +219,11 @@ def parse_settings(settings: list[str] | None, **options: int | None) -> dict[st
             raise typer.BadParameter(f"--set {text}: write KEY=VALUE")
         changes[key.strip()] = json.loads(value) if value.startswith("[") else value.strip()
     return {**changes, **{key: value for key, value in options.items() if value is not None}}
+
+
+def take_fields(changes: dict[str, object], fields: Collection[str]) -> dict[str, object]:
+    """Takes these fields out of the changes; those that stay are for other configs."""
+    return {key: changes.pop(key) for key in list(changes) if key in fields}
 
 
 def parse_seeds(text: str) -> list[int]:

@@ -1,7 +1,8 @@
 """Every constant of the method and of the jobs, with its unit and source.
 
-Four frozen models: `PrepareConfig` (photos -> faces), `MethodConfig` (the paper's maths), `TrainConfig` (the
-optimiser and how it is run), `GenerateConfig` (identities -> images). The defaults of the method are the paper's
+Five frozen models: `PrepareConfig` (photos -> faces), `MethodConfig` (the paper's maths), `TrainConfig` (the
+optimiser and what it sees), `EngineConfig` (how training runs on the hardware), `GenerateConfig` (identities ->
+images). The defaults of the method are the paper's
 (arXiv 2401.15975); `preset("release")` is what the authors' published code computes (docs/method.md tells them apart).
 """
 
@@ -51,7 +52,7 @@ class MethodConfig(Config):
 
 
 class TrainConfig(Config):
-    """The optimiser, and how identities are packed."""
+    """The optimiser, and what it sees."""
 
     num_steps: int = Field(default=450, ge=1)  # updates per identity [5: the release's file "-450" holds 451]
     learning_rate: float = 5e-5  # AdamW, constant
@@ -63,6 +64,22 @@ class TrainConfig(Config):
     seed: int = 0  # with the face's id, the root of every random number of an identity
     views: Literal["pool", "every_step"] = "every_step"  # encode a pool of views once, or a fresh view at each step
     num_views: int = Field(default=32, ge=1)  # size of the pool
+    # Early stopping, off: an identity is done when in `stop_every` steps its words moved by less than this share of
+    # the way they have come since its first step (Euclidean, of the plain crop's words). Not in the paper.
+    stop_below: float | None = Field(default=None, gt=0, lt=1)
+    stop_every: int = Field(default=25, ge=1)  # steps from one look to the next
+
+
+class EngineConfig(Config):
+    """How training runs on the hardware. It changes words by rounding only, so it is no part of an identity's id."""
+
+    slots: int | None = Field(default=None, ge=1)  # identities learned together at most; None: what memory allows
+    precision: Literal["auto", "float64", "float32", "bfloat16"] = "auto"  # of the frozen model; auto: bfloat16
+    # where the hardware multiplies it natively, else float32. Words, latents and losses: float32, or float64.
+    tf32: bool = False  # CUDA: products of float32 numbers with 10 bits of mantissa
+    channels_last: bool = True  # CUDA: memory order of the UNet's weights
+    compile: Literal["off", "default", "reduce-overhead", "max-autotune"] = "off"  # torch.compile of the UNet, by its
+    # modes; the last two use CUDA graphs. Compiling takes minutes, and again for each new number of identities.
 
 
 class GenerateConfig(Config):

@@ -60,8 +60,12 @@ class DiffusionBase:
         self.fingerprint = pack.fingerprint()
 
     @classmethod
-    def load(cls, pack: Pack, *, device: str = "cpu", dtype: torch.dtype | None = None) -> DiffusionBase:
+    def load(
+        cls, pack: Pack, *, device: str = "cpu", dtype: torch.dtype | None = None, channels_last: bool = True
+    ) -> DiffusionBase:
         """Load a pack's base model, frozen, in `dtype` (default: bfloat16 where it is native, else float32).
+
+        `channels_last` is the memory order of the UNet on a GPU; on a CPU it gains nothing and is not used.
 
         Raises:
             PackError: the folder is missing, or the model is no text-to-image model that the method can use.
@@ -74,7 +78,7 @@ class DiffusionBase:
         for part in (pipeline.text_encoder, pipeline.vae, pipeline.unet):
             part.requires_grad_(False).eval()
         pipeline.set_progress_bar_config(disable=True)
-        if device.startswith("cuda"):
+        if channels_last and device.startswith("cuda"):
             pipeline.unet.to(memory_format=torch.channels_last)
         return cls(pipeline, pack, device, dtype)
 

@@ -8,8 +8,6 @@ between slots. Shape suffixes of the project: `B` identities in the pack, `M` sa
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import nn
 from torch.nn import functional
@@ -48,40 +46,44 @@ def adain(normalised: torch.Tensor, mean_VD: torch.Tensor, std_VD: torch.Tensor)
 class PackedProjector(nn.Module):
     """B identities' MLPs: EqualLinear(F -> 2D), LeakyReLU, LayerNorm, EqualLinear(2D -> 2D), then AdaIN.
 
-    Every parameter's first axis is the identity's slot. `generators` (one per identity, on the CPU) make an
-    identity's initial weights independent of who shares the pack.
+    Every parameter's first axis is the identity's slot. `start` gives a slot its initial weights.
     """
 
     mean_VD: torch.Tensor
     std_VD: torch.Tensor
 
     def __init__(
-        self,
-        feature_width: int,
-        mean_VD: torch.Tensor,
-        std_VD: torch.Tensor,
-        method: MethodConfig,
-        generators: Sequence[torch.Generator],
+        self, num_slots: int, feature_width: int, mean_VD: torch.Tensor, std_VD: torch.Tensor, method: MethodConfig
     ) -> None:
         super().__init__()
-        num, width = len(generators), mean_VD.numel()
+        width = mean_VD.numel()
         self.method = method
-
-        def weight(rows: int, columns: int) -> nn.Parameter:
-            drawn = [torch.randn(rows, columns, generator=generator) for generator in generators]
-            return nn.Parameter(_INIT_STD * torch.stack(drawn))
-
-        self.weight_in = weight(width, feature_width)
-        self.weight_out = weight(width, width)
-        self.bias_in = nn.Parameter(torch.zeros(num, width))
-        self.bias_out = nn.Parameter(torch.zeros(num, width))
-        self.norm_gain = nn.Parameter(torch.ones(num, width))
-        self.norm_bias = nn.Parameter(torch.zeros(num, width))
+        self.weight_in = nn.Parameter(torch.zeros(num_slots, width, feature_width))
+        self.weight_out = nn.Parameter(torch.zeros(num_slots, width, width))
+        self.bias_in = nn.Parameter(torch.zeros(num_slots, width))
+        self.bias_out = nn.Parameter(torch.zeros(num_slots, width))
+        self.norm_gain = nn.Parameter(torch.zeros(num_slots, width))
+        self.norm_bias = nn.Parameter(torch.zeros(num_slots, width))
         if method.adain and method.normalise == "joint_affine":
-            self.joint_gain = nn.Parameter(torch.ones(num, width))
-            self.joint_bias = nn.Parameter(torch.zeros(num, width))
+            self.joint_gain = nn.Parameter(torch.zeros(num_slots, width))
+            self.joint_bias = nn.Parameter(torch.zeros(num_slots, width))
         self.register_buffer("mean_VD", mean_VD.clone())
         self.register_buffer("std_VD", std_VD.clone())
+
+    @property
+    def num_slots(self) -> int:
+        """B."""
+        return len(self.weight_in)
+
+    @torch.no_grad()
+    def start(self, slot: int, generator: torch.Generator) -> None:
+        """The initial weights of an identity, in place, from its own generator (on the CPU)."""
+        for name, parameter in self.named_parameters():
+            if name.startswith("weight"):
+                drawn = torch.randn(parameter.shape[1:], generator=generator)
+                parameter[slot].copy_(_INIT_STD * drawn)
+            else:
+                parameter[slot].fill_(1.0 if name.endswith("gain") else 0.0)
 
     def raw_words(self, features_BMF: torch.Tensor) -> torch.Tensor:
         """The MLP's output v', shape [B, M, V, D]."""

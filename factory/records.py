@@ -94,7 +94,7 @@ class Identity:
     config: str  # JSON of the MethodConfig and TrainConfig
     num_steps: int
     final_loss: float  # mean masked loss over the last 10 % of the steps
-    train_s: float  # seconds of the pack of identities, divided by their number
+    train_s: float  # seconds, its share of the batches it was in
     created_at: str  # ISO 8601, UTC
 
 

@@ -57,9 +57,9 @@ SCHEMAS: Final[dict[Table, pa.Schema]] = {
             _field("fingerprint", _TEXT, "of the pack's text encoder; the words mean nothing to another one"),
             _field("preset", _TEXT, "paper, release or custom"),
             _field("config", _TEXT, "MethodConfig and TrainConfig", "JSON"),
-            _field("num_steps", pa.int32(), "updates"),
+            _field("num_steps", pa.int32(), "updates; fewer than the config's where it stopped early"),
             _field("final_loss", pa.float32(), "mean masked loss over the last 10 % of the steps"),
-            _field("train_s", pa.float32(), "time of the batch divided by its identities", "s"),
+            _field("train_s", pa.float32(), "its share of the time of the batches it was in", "s"),
             _field("created_at", _TEXT, "ISO 8601, UTC"),
         ]
     ),

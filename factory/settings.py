@@ -7,7 +7,16 @@ from typing import TypeVar
 
 from pydantic import ValidationError
 
-from factory.config import Config, GenerateConfig, MethodConfig, PrepareConfig, Preset, TrainConfig, preset
+from factory.config import (
+    Config,
+    EngineConfig,
+    GenerateConfig,
+    MethodConfig,
+    PrepareConfig,
+    Preset,
+    TrainConfig,
+    preset,
+)
 from factory.pack import Pack
 
 C = TypeVar("C", bound=Config)
@@ -31,6 +40,11 @@ def train_settings(
     method, train = _changed(method, pack.train), _changed(train, pack.train)
     own_method, own_train = _changed(method, changes), _changed(train, changes)
     return (name if own_method == method else "custom"), own_method, own_train
+
+
+def engine_settings(overrides: Mapping[str, object] | None = None) -> EngineConfig:
+    """How training runs on the hardware. Raises ValueError naming the field and what it takes."""
+    return _changed(EngineConfig(), _known(overrides, EngineConfig))
 
 
 def generate_settings(pack: Pack, overrides: Mapping[str, object] | None = None) -> GenerateConfig:

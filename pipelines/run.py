@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from factory.config import MethodConfig, PrepareConfig, TrainConfig
+from factory.config import EngineConfig, MethodConfig, PrepareConfig, TrainConfig
 from factory.pack import load_pack
 from factory.tables import Store
 from pipelines.job import Summary, open_job
@@ -21,6 +21,7 @@ def run(
     preset: str = "paper",
     method: MethodConfig | None = None,
     train: TrainConfig | None = None,
+    engine: EngineConfig | None = None,
     workers: int | None = None,
 ) -> Summary:
     """`prepare`, then `train` for every face of ROOT that these settings have not learned. Raises what they raise."""
@@ -28,5 +29,7 @@ def run(
     loaded.folder(loaded.base)  # missing weights are told now, not after an hour of preparing
     with open_job("run", Store(root)) as summary:
         prepare(photos, root, pack, config, readers=workers, within=summary)
-        train_faces(root, pack, preset=preset, method=method, train=train, workers=workers, within=summary)
+        train_faces(
+            root, pack, preset=preset, method=method, train=train, engine=engine, workers=workers, within=summary
+        )
     return summary

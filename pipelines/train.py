@@ -1,34 +1,36 @@
-"""faces -> identities: read a pack of faces, learn them together on one GPU (or the CPU), commit.
+"""faces -> identities: an actor a GPU (or the CPU) takes blocks of faces, keeps its slots full, commits what it learns.
 
-Networks are imported where they are needed: the light tasks need none, and start in a second.
+The actor commits by itself: Ray Data hands on a generator's rows by whole blocks, so that a commit further down the
+chain would come when everything is learned, and kill -9 would lose it. Networks are imported where they are needed: the
+light tasks need none, and start in a second.
 """
 
 from __future__ import annotations
 
+import time
 from collections import Counter
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import pyarrow as pa
 import ray
 
-from factory.config import MethodConfig, TrainConfig
+from factory.config import EngineConfig, MethodConfig, TrainConfig
 from factory.pack import Pack, load_pack
 from factory.records import PreparedFace, Reject
-from factory.rows import SCHEMAS, face_from_row, identity_row, reject_row
+from factory.rows import face_from_row, identity_row, reject_row
 from factory.settings import train_settings
 from factory.tables import Store, where_in
 from pipelines.job import LIGHT, Summary, connect, counts_table, model_pool, open_job, portable_name, tally
 from pipelines.progress import Board, Progress, StepReporter, open_board, read_board
 
-FACES_PER_PACK: Final = 16  # identities learned together; bounded by memory on a GPU, by saving often on a CPU
-LEARNED: Final = pa.schema(
-    [
-        ("identities", pa.list_(pa.struct(list(SCHEMAS["identities"])))),
-        ("rejects", pa.list_(pa.struct(list(SCHEMAS["rejects"])))),
-    ]
-)
+if TYPE_CHECKING:
+    from factory.train import Learned
+
+FACES_PER_BLOCK: Final = 128  # an actor's slots run empty once a block, and its crops (0.5 MB at 512 px) are in memory
+COMMIT_EVERY_S: Final = 10.0  # at least between two commits of an actor: hundreds of actors share one table
 
 
 def train(
@@ -38,14 +40,18 @@ def train(
     preset: str = "paper",
     method: MethodConfig | None = None,
     train: TrainConfig | None = None,
+    engine: EngineConfig | None = None,
     workers: int | None = None,
-    faces_per_pack: int = FACES_PER_PACK,
+    faces_per_block: int = FACES_PER_BLOCK,
     within: Summary | None = None,
 ) -> Summary:
     """Learns every face of `faces` that this pack prepared and these settings have not learned yet.
 
-    Without `method` and `train` the preset's are used, with what the pack needs otherwise. `workers` is the number of
-    trainers (default: one per GPU, or one). Raises PackError, before anything is done, if the base model is missing.
+    Without `method` and `train` the preset's are used, with what the pack needs otherwise; `engine` is how it runs on
+    the hardware. `workers` is the number of trainers (default: one per GPU, or one).
+
+    Raises:
+        PackError: the base model is missing; nothing has been done then.
     """
     store, loaded = Store(root), load_pack(pack)
     loaded.folder(loaded.base)
@@ -58,7 +64,7 @@ def train(
             return summary
         connect()
         pool = model_pool(workers)
-        batch = min(faces_per_pack, -(-len(new) // pool.size))
+        batch = min(faces_per_block, -(-len(new) // pool.size))
         board = open_board()
         chain = (
             ray.data.from_arrow([pa.table({"face_id": new[i : i + batch]}) for i in range(0, len(new), batch)])
@@ -70,14 +76,16 @@ def train(
             )
             .map_batches(
                 IdentityTrainer,
-                fn_constructor_args=[portable_name(loaded), preset, method, train, board, pool.device, pool.threads],
+                fn_constructor_args=[
+                    *(portable_name(loaded), preset, method, train, engine or EngineConfig()),
+                    *(store, board, pool.device, pool.threads),
+                ],
                 batch_size=batch,
                 batch_format="pyarrow",
                 compute=pool.strategy,
                 num_cpus=pool.num_cpus,
                 num_gpus=pool.num_gpus,
             )
-            .map_batches(partial(commit, store=store), batch_size=None, batch_format="pyarrow", num_cpus=LIGHT)
         )
         with Progress("train", "identities", len(new), partial(read_board, board)) as progress:
             for counts in tally(chain):
@@ -95,7 +103,7 @@ def read_faces(ids: pa.Table, store: Store, pack: str) -> pa.Table:
 
 
 class IdentityTrainer:
-    """Holds the frozen base model; learns a pack of identities per call."""
+    """Holds the frozen base model; learns a block of faces per call."""
 
     def __init__(
         self,
@@ -103,65 +111,70 @@ class IdentityTrainer:
         preset: str,
         method: MethodConfig,
         train: TrainConfig,
+        engine: EngineConfig,
+        store: Store,
         board: Board,
         device: str,
         threads: int,
     ) -> None:
         import torch
 
-        from factory.diffusion import DiffusionBase
-        from factory.train import Trainer
+        from factory.train import load_trainer
 
         torch.set_num_threads(threads)
-        self.trainer = Trainer(DiffusionBase.load(load_pack(pack), device=device))
-        self.preset, self.method, self.train = preset, method, train
+        self.trainer = load_trainer(load_pack(pack), device=device, engine=engine)
+        self.preset, self.method, self.train, self.store = preset, method, train, store
         self.reporter = StepReporter(board)
 
     def __call__(self, batch: pa.Table) -> pa.Table:
-        """Rows of `faces` -> LEARNED."""
-        faces = [face_from_row(row) for row in batch.to_pylist()]
-        identities = self.trainer.train(
+        """Rows of `faces` -> COUNTS, once all of them are committed."""
+        rows = {self._id(row["face_id"]): row for row in batch.to_pylist()}
+        # a block that is done again after its actor was lost: some of it may be learned already
+        known = self.store.existing_ids("identities", where=where_in("identity_id", list(rows)))
+        faces = (face_from_row(row) for identity, row in rows.items() if identity not in known)
+        counts = Counter(faces=len(known), identities=len(known))
+        waiting: list[Learned] = []
+        last = time.monotonic()
+        waves = self.trainer.stream(
             faces,
             preset=self.preset,
             method=self.method,
             train=self.train,
-            on_step=partial(self.reporter.step, len(faces)),
+            on_step=lambda done, steps: self.reporter.step(1, (counts["faces"] + len(waiting)) * steps + done, steps),
         )
+        for wave in waves:
+            waiting += wave
+            if time.monotonic() - last >= COMMIT_EVERY_S:
+                counts += self._commit(waiting)
+                waiting.clear()
+                last = time.monotonic()
+        counts += self._commit(waiting)
         self.reporter.finished()
-        learned = {identity.face_id for identity in identities}
-        row = {
-            "identities": [identity_row(identity) for identity in identities],
-            "rejects": [self._diverged(face) for face in faces if face.face_id not in learned],
-        }
-        return pa.Table.from_pylist([row], LEARNED)
+        return counts_table(counts)
 
-    def _diverged(self, face: PreparedFace) -> dict[str, str]:
+    def _commit(self, learned: Sequence[Learned]) -> Counter[str]:
+        identities = [identity_row(one.identity) for one in learned if one.identity is not None]
+        rejects = [reject_row(self._diverged(one.face)) for one in learned if one.identity is None]
+        self.store.upsert("identities", identities)
+        self.store.upsert("rejects", rejects)
+        counts = Counter(f"rejected_face:{row['reason']}" for row in rejects)
+        return counts + Counter(faces=len(learned), identities=len(identities))
+
+    def _diverged(self, face: PreparedFace) -> Reject:
+        return Reject(
+            reject_id=self._id(face.face_id),  # the identity's own id: other settings may succeed
+            photo_id=face.photo_id,
+            name=face.name,
+            pack=face.pack,
+            stage="train",
+            reason="diverged",
+            detail=f"words are not finite after training at a rate of {self.train.learning_rate:g}",
+        )
+
+    def _id(self, face_id: str) -> str:
         from factory.train import identity_id
 
-        fingerprint = self.trainer.base.fingerprint
-        return reject_row(
-            Reject(
-                # the identity's own id: other settings may succeed
-                reject_id=identity_id(face.face_id, self.method, self.train, fingerprint),
-                photo_id=face.photo_id,
-                name=face.name,
-                pack=face.pack,
-                stage="train",
-                reason="diverged",
-                detail=f"words are not finite after {self.train.num_steps} steps of rate {self.train.learning_rate:g}",
-            )
-        )
-
-
-def commit(learned: pa.Table, store: Store) -> pa.Table:
-    """LEARNED -> COUNTS."""
-    packs = learned.to_pylist()
-    identities = [row for pack in packs for row in pack["identities"]]
-    rejects = [row for pack in packs for row in pack["rejects"]]
-    store.upsert("identities", identities)
-    store.upsert("rejects", rejects)
-    counts = Counter(f"rejected_face:{row['reason']}" for row in rejects)
-    return counts_table({**counts, "identities": len(identities), "faces": len(identities) + len(rejects)})
+        return identity_id(face_id, self.method, self.train, self.trainer.base.fingerprint)
 
 
 def _new_faces(

@@ -26,7 +26,7 @@ import sys
 from factory.config import TrainConfig
 from pipelines.train import train
 root, pack, config, size = sys.argv[1:]
-train(root, pack, train=TrainConfig.model_validate_json(config), faces_per_pack=int(size))
+train(root, pack, train=TrainConfig.model_validate_json(config), faces_per_block=int(size))
 """
 
 
@@ -51,7 +51,7 @@ def test_a_killed_job_goes_on_where_it_was(tiny_pack: Pack, tmp_path: Path) -> N
     assert 0 < len(kept) < NUM_FACES, "killed too late to show anything"
 
     try:
-        summary = train(store.root, tiny_pack.root, train=CONFIG, faces_per_pack=PACK_SIZE)
+        summary = train(store.root, tiny_pack.root, train=CONFIG, faces_per_block=PACK_SIZE)
     finally:
         ray.shutdown()
     after = {identity.identity_id: identity for identity in store.identities()}

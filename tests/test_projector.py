@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from factory.config import preset
+from factory.config import MethodConfig, preset
 from factory.projector import PackedProjector, normalise_per_word
 from factory.prompts import NUM_WORDS
 
@@ -16,10 +16,19 @@ def generators(*seeds: int) -> list[torch.Generator]:
     return [torch.Generator().manual_seed(seed) for seed in seeds]
 
 
+def started(
+    num_features: int, mean: torch.Tensor, std: torch.Tensor, method: MethodConfig, *seeds: int
+) -> PackedProjector:
+    packed = PackedProjector(len(seeds), num_features, mean, std, method)
+    for slot, generator in enumerate(generators(*seeds)):
+        packed.start(slot, generator)
+    return packed
+
+
 def projector(name: str, *seeds: int) -> PackedProjector:
     method, _ = preset(name)  # type: ignore[arg-type]
     moments = torch.randn(2, NUM_WORDS, WIDTH, generator=torch.Generator().manual_seed(9), dtype=torch.float64)
-    packed = PackedProjector(FEATURES, moments[0], moments[1].abs(), method, generators(*seeds)).double()
+    packed = started(FEATURES, moments[0], moments[1].abs(), method, *seeds).double()
     noise = torch.Generator().manual_seed(5)
     with torch.no_grad():  # away from the neutral gains and biases of the start, or half the formula is not tested
         for parameter in packed.parameters():
@@ -65,12 +74,12 @@ def test_normalised_words_have_zero_mean_and_unit_deviation() -> None:
 
 def test_without_adain_the_words_are_the_mlps() -> None:
     method, _ = preset("paper")
-    packed = PackedProjector(
+    packed = started(
         FEATURES,
         torch.full((NUM_WORDS, WIDTH), 100.0),
         torch.ones(NUM_WORDS, WIDTH),
         method.model_copy(update={"adain": False}),
-        generators(0),
+        0,
     )
     features = torch.ones(1, 1, FEATURES)
     assert torch.equal(packed(features), packed.raw_words(features))
@@ -79,8 +88,8 @@ def test_without_adain_the_words_are_the_mlps() -> None:
 def test_a_slot_does_not_depend_on_its_neighbours() -> None:
     method, _ = preset("release")
     moments = torch.zeros(NUM_WORDS, WIDTH), torch.ones(NUM_WORDS, WIDTH)
-    together = PackedProjector(FEATURES, *moments, method, generators(3, 4))
-    alone = PackedProjector(FEATURES, *moments, method, generators(4))
+    together = started(FEATURES, *moments, method, 3, 4)
+    alone = started(FEATURES, *moments, method, 4)
     features = torch.randn(2, 1, FEATURES, generator=generators(1)[0])
     torch.testing.assert_close(together(features)[1:], alone(features[1:]))
     together(features)[0].sum().backward()
@@ -93,5 +102,5 @@ def test_parameter_count_is_the_papers() -> None:
     """5.78 M parameters with the norms, at F = 768, D = 1024."""
     method, _ = preset("release")
     moments = torch.zeros(NUM_WORDS, 1024), torch.ones(NUM_WORDS, 1024)
-    packed = PackedProjector(768, *moments, method, generators(0))
+    packed = started(768, *moments, method, 0)
     assert sum(parameter.numel() for parameter in packed.parameters()) == pytest.approx(5.78e6, rel=1e-3)

@@ -1,0 +1,121 @@
+"""When memory runs out: half of the identities go on, none is lost, and the words are the same."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+
+from factory.config import EngineConfig, MethodConfig, TrainConfig
+from factory.memory import CPU_SLOTS, choose_slots, slots_that_fit
+from factory.pack import Pack
+from factory.train import Learned, Trainer, load_trainer
+from tests.make_faces import noise_face
+
+TRAIN = TrainConfig(num_steps=4, learning_rate=1e-3, views="pool", num_views=2)
+NUM_FACES = 5
+
+
+@pytest.fixture(scope="module")
+def trainer(tiny_pack: Pack) -> Trainer:
+    return load_trainer(tiny_pack, engine=EngineConfig(precision="float64"))
+
+
+def learn(trainer: Trainer, slots: int) -> tuple[Trainer, dict[str, Learned]]:
+    sized = Trainer(trainer.base, EngineConfig(slots=slots))
+    faces = [noise_face(number, trainer.base.pack) for number in range(NUM_FACES)]
+    waves = list(sized.stream(faces, preset="custom", method=MethodConfig(), train=TRAIN))
+    assert sum(map(len, waves)) == NUM_FACES
+    return sized, {one.face.face_id: one for wave in waves for one in wave}
+
+
+@pytest.fixture(scope="module")
+def words(trainer: Trainer) -> dict[str, Learned]:
+    return learn(trainer, NUM_FACES)[1]
+
+
+def same(some: dict[str, Learned], others: dict[str, Learned]) -> bool:
+    return set(some) == set(others) and all(
+        np.abs(one.words_VD - others[face].words_VD).max() < 1e-12 for face, one in some.items()
+    )
+
+
+def failing(call: Callable[..., object], when: Callable[[int, int], bool]) -> tuple[Callable[..., object], list[int]]:
+    """`call`, out of memory `when` (number of this call, rows of its first argument); and the rows of each call."""
+    rows: list[int] = []
+
+    def limited(first: torch.Tensor, *others: object) -> object:
+        rows.append(len(first))
+        if when(len(rows), len(first)):
+            raise torch.OutOfMemoryError("injected")
+        return call(first, *others)
+
+    return limited, rows
+
+
+def test_half_go_on_where_they_were_and_the_others_start_again(
+    trainer: Trainer, words: dict[str, Learned], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the third step four identities are too many; it stays at two, so that the next block asks for no more."""
+    denoise, rows = failing(trainer.base.denoise, lambda number, batch: number > 2 and batch > 2)
+    monkeypatch.setattr(trainer.base, "denoise", denoise)
+    sized, learned = learn(trainer, 4)
+    assert same(learned, words)
+    # two steps of 4, the one that failed, the two steps that two had left, then the other three in twos
+    assert rows == [4, 4, 4, 2, 2, 2, 2, 2, 2, 1, 1, 1, 1]
+    rows.clear()
+    faces = [noise_face(number, trainer.base.pack) for number in range(3)]
+    assert len(sized.train(faces, preset="custom", method=MethodConfig(), train=TRAIN)) == 3
+    assert max(rows) == 2
+
+
+def test_a_failure_in_the_backward_pass_leaves_no_gradient_behind(
+    trainer: Trainer, words: dict[str, Learned], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backward, calls = torch.Tensor.backward, []
+
+    def limited(loss: torch.Tensor) -> None:
+        calls.append(loss)
+        backward(loss)
+        if len(calls) == 2:
+            raise torch.OutOfMemoryError("injected")
+
+    monkeypatch.setattr(torch.Tensor, "backward", limited)
+    assert same(learn(trainer, NUM_FACES)[1], words)
+
+
+def test_a_face_that_does_not_fit_beside_the_others_waits(
+    trainer: Trainer, words: dict[str, Learned], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encode, calls = failing(trainer.base.encode_images, lambda number, _: number == 4)
+    monkeypatch.setattr(trainer.base, "encode_images", encode)
+    assert same(learn(trainer, NUM_FACES)[1], words)
+    assert len(calls) > NUM_FACES
+
+
+def test_one_identity_that_does_not_fit_is_an_error_with_a_remedy(
+    trainer: Trainer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    denoise, rows = failing(trainer.base.denoise, lambda *_: True)
+    monkeypatch.setattr(trainer.base, "denoise", denoise)
+    with pytest.raises(torch.OutOfMemoryError, match=r"one identity alone does not fit .* set precision=bfloat16"):
+        learn(trainer, 4)
+    assert rows == [4, 2, 1]
+
+
+def test_slots_that_fit() -> None:
+    """10 GB free of which 9 are used, 1 of them shared by all; a sample takes 0.5 GB, an identity 0.1 besides."""
+    gb = 10**9
+    assert slots_that_fit(10 * gb, 3 * gb // 2, 2 * gb, gb // 10, 1) == 13  # 8 / 0.6
+    assert slots_that_fit(10 * gb, 3 * gb // 2, 2 * gb, gb // 10, 2) == 7  # 8 / 1.1
+    assert slots_that_fit(gb, 3 * gb // 2, 2 * gb, gb // 10, 1) == 1
+
+
+def test_a_cpu_has_a_constant_number(trainer: Trainer) -> None:
+    assert choose_slots(trainer.base, trainer.templates, TRAIN, 16) == CPU_SLOTS
+
+
+@pytest.mark.gpu
+def test_a_gpu_is_measured(tiny_pack: Pack) -> None:
+    trainer = load_trainer(tiny_pack, device="cuda")
+    assert 1 <= choose_slots(trainer.base, trainer.templates, TRAIN, 16) <= 64
