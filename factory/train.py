@@ -22,7 +22,7 @@ from factory.diffusion import DiffusionBase, EncodedImages
 from factory.encode import FeatureEncoder
 from factory.losses import in_noise_phase, mask_weights, two_phase_loss
 from factory.pack import Pack
-from factory.projector import PackedProjector
+from factory.projector import packed_words
 from factory.prompts import PERSON, TEMPLATES, tokenise
 from factory.records import Identity, PreparedFace
 
@@ -137,8 +137,7 @@ class _Pack:
         self.base, self.templates, self.method, self.train = base, trainer.templates, method, train
         self.generators = [_generator(train.seed, face.face_id) for face in faces]
         self.features_B2F = trainer.features(faces, method).to(base.device, base.exact_dtype)
-        mean_VD, std_VD = trainer.prior.moments(method.celeb_moments)
-        projector = PackedProjector(self.features_B2F.shape[-1], mean_VD, std_VD, method, self.generators)
+        projector = packed_words(self.features_B2F.shape[-1], trainer.prior, method, self.generators)
         self.projector = projector.to(base.device, base.exact_dtype)
         self.parameters = list(self.projector.parameters())
         self.optimiser = torch.optim.AdamW(
