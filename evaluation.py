@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from factory.config import PrepareConfig
 from factory.pack import load_pack
 from factory.rows import image_row
 from factory.settings import generate_settings
@@ -70,12 +71,13 @@ def learn(work: Work) -> None:
         with stage(work, f"photos and faces: {name}") as did:
             if not photos.exists():
                 write_photos(photos, people)
-            did.append(prepare(str(photos), str(work.folder / name), str(work.pack.root)).faces)
+            root = str(work.folder / name)
+            did.append(prepare(str(photos), root, work.pack.root, PrepareConfig(faces="largest")).faces)
     for arm in work.plan.arms().values():
         label, method, config = work.settings(arm)
         with stage(work, f"learn: {arm.label}") as did:
             root = str(work.folder / "people")
-            did.append(train(root, str(work.pack.root), preset=label, method=method, train=config).identities)
+            did.append(train(root, work.pack.root, preset=label, method=method, train=config).identities)
 
 
 def draw_and_measure(work: Work, cast: Cast) -> None:

@@ -16,7 +16,8 @@ from torch.nn import functional
 from torchmetrics.functional.classification import binary_auroc
 from torchmetrics.image.fid import FrechetInceptionDistance
 
-Statistic = Callable[[np.ndarray], float]  # of identities, given by their numbers, int64 [n]; they may repeat
+Statistic = Callable[[np.ndarray], float]  # of identities, given by their numbers, int64 [n]
+Resampled = Callable[[np.ndarray], np.ndarray]  # the same for R draws with repetition, int64 [R, n] -> float64 [R]
 
 
 def cosine(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -116,10 +117,11 @@ def tar_at_far(genuine: np.ndarray, impostor: np.ndarray, far: float) -> float:
     return float((genuine > threshold).mean())
 
 
-def mean_of(values: np.ndarray) -> float:
-    """Mean of what was measured; NaN if nothing was."""
-    measured = values[np.isfinite(values)]
-    return float(measured.mean()) if len(measured) else float("nan")
+def mean_of(values: np.ndarray) -> np.ndarray:
+    """Mean over the last axis of what was measured; NaN if nothing was."""
+    measured = np.isfinite(values)
+    sums, counts = np.where(measured, values, 0.0).sum(-1), measured.sum(-1)
+    return np.divide(sums, counts, out=np.full(np.shape(sums), np.nan), where=counts > 0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,17 +138,16 @@ class Interval:
         return Interval(value=self.value * unit, low=self.low * unit, high=self.high * unit, num=self.num)
 
 
-def bootstrap(statistic: Statistic, num: int, *, seed: int = 0, resamples: int = 2000) -> Interval:
+def bootstrap(statistic: Resampled, num: int, *, seed: int = 0, resamples: int = 2000) -> Interval:
     """Percentile bootstrap over identities (Efron): people are drawn anew with replacement, pictures stay with them.
 
     For paired comparisons the statistic is a difference or ratio of two methods on the same people.
     """
-    rng = np.random.default_rng(seed)
-    everybody = np.arange(num)
-    drawn = np.array([statistic(rng.integers(num, size=num)) for _ in range(resamples)]) if num > 1 else np.empty(0)
+    value = float(statistic(np.arange(num)[None])[0])
+    drawn = statistic(np.random.default_rng(seed).integers(num, size=(resamples, num))) if num > 1 else np.empty(0)
     drawn = drawn[np.isfinite(drawn)]
     low, high = np.percentile(drawn, [2.5, 97.5]) if len(drawn) else (np.nan, np.nan)
-    return Interval(value=statistic(everybody), low=float(low), high=float(high), num=num)
+    return Interval(value=value, low=float(low), high=float(high), num=num)
 
 
 def jackknife(statistic: Statistic, num: int) -> Interval:

@@ -6,9 +6,11 @@ import os
 import platform
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from factory.detect import FaceRecogniser
 from factory.measure import protocol_id
@@ -127,9 +129,6 @@ def _word_facts(cast: Cast, arms: Mapping[str, object]) -> dict[str, WordFacts]:
 
 
 def _facts(work: Work) -> dict[str, str]:
-    import ray
-    import torch
-
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
     generate = generate_settings(work.pack)
     quick = " --quick" if work.plan.name == "quick" else ""
@@ -137,7 +136,7 @@ def _facts(work: Work) -> dict[str, str]:
         "Command": f"identity-factory evaluate{quick}",
         "Date": datetime.now(UTC).date().isoformat(),
         "Hardware": f"{os.cpu_count()} cores ({platform.processor() or platform.machine()}), {device}",
-        "Versions": f"Python {platform.python_version()}, torch {torch.__version__}, Ray {ray.__version__}",
+        "Versions": f"Python {platform.python_version()}, torch {torch.__version__}, Ray {version('ray')}",
         "Pack": f"{work.pack.name}, text encoder {work.pack.fingerprint()}",
         "Sampling": f"{generate.num_inference_steps} steps, guidance {generate.guidance_scale:g}",
     }

@@ -169,7 +169,9 @@ def write_photos(path: Path, people: dict[str, Person]) -> None:
         Image.fromarray(render(person, scene, size=SIDE_PX).image).save(buffer, format="JPEG", quality=95)
         photos.append(buffer.getvalue())
     path.parent.mkdir(parents=True, exist_ok=True)
-    pq.write_table(pa.table({"image": pa.array(photos, pa.binary()), "name": pa.array(list(people))}), path)
+    partial = path.with_suffix(".partial")  # what is there is complete, also after an interruption
+    pq.write_table(pa.table({"image": pa.array(photos, pa.binary()), "name": pa.array(list(people))}), partial)
+    partial.replace(path)
 
 
 def draw_context(person: Person, context: Context, rng_key: Sequence[int], size: int) -> np.ndarray:

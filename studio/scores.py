@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from factory.metrics import Interval, bootstrap, frechet_distance, jackknife, mean_of, nearest_share
+from factory.metrics import Interval, Resampled, bootstrap, frechet_distance, jackknife, mean_of, nearest_share
 from factory.records import PictureMetrics
 
 # Column, whether more is better, and the number that tables multiply it by (the paper gives cosines times 100).
@@ -47,7 +47,8 @@ def scores_of(pictures: Sequence[Sequence[PictureMetrics]], gallery: np.ndarray)
     """The measures of each person's pictures. `gallery` is the judge's embedding of each person's photo, [P, E]."""
     faces = [np.stack([_embedding(m, gallery.shape[1]) for m in own]) for own in pictures]
     people = {
-        name: np.array([mean_of(np.array([getattr(m, name) for m in own])) for own in pictures]) for name in PER_PICTURE
+        name: np.array([float(mean_of(np.array([getattr(m, name) for m in own]))) for own in pictures])
+        for name in PER_PICTURE
     }
     people["nearest"] = np.array([nearest_share(found, gallery, own) for own, found in enumerate(faces)])
     people["found"] = np.array([np.isfinite(found[:, 0]).mean() for found in faces])
@@ -90,8 +91,11 @@ def verification(scores: Scores, gallery: np.ndarray, measure: Callable[[np.ndar
         genuine.append(cosines[:, own])
         impostor.append(np.delete(cosines, own, axis=1).ravel())
 
-    def statistic(who: np.ndarray) -> float:
-        return measure(np.concatenate([genuine[i] for i in who]), np.concatenate([impostor[i] for i in who]))
+    def statistic(draws: np.ndarray) -> np.ndarray:
+        return np.array(
+            [measure(np.concatenate([genuine[i] for i in who]), np.concatenate([impostor[i] for i in who]))
+             for who in draws]
+        )  # fmt: skip
 
     return bootstrap(statistic, scores.num_people, resamples=200)
 
@@ -104,7 +108,7 @@ def by_identity(rows: Sequence[PictureMetrics]) -> dict[str, list[PictureMetrics
     return sorted_rows
 
 
-def _mean(values: np.ndarray) -> Callable[[np.ndarray], float]:
+def _mean(values: np.ndarray) -> Resampled:
     return lambda who: mean_of(values[who])
 
 

@@ -70,6 +70,7 @@ def test_a_picture_without_a_face_is_left_out_of_the_pairs() -> None:
     assert np.isnan(trusted[1])
     assert np.isnan(face_diversity(np.array([[0.0]])))[0]  # nobody to be compared with
     assert mean_of(trusted) == pytest.approx(0.3)
+    assert mean_of(np.array([[1.0, NAN], [NAN, NAN]])) == pytest.approx([1, NAN], nan_ok=True)
 
 
 def test_frechet_distance_of_two_gaussians() -> None:
@@ -111,7 +112,7 @@ def test_bootstrap_interval_covers_the_mean_about_as_often_as_it_says() -> None:
     hits = 0
     for seed in range(60):
         sample = rng.normal(5, 2, size=30)
-        interval = bootstrap(lambda who, sample=sample: float(sample[who].mean()), 30, seed=seed, resamples=300)
+        interval = bootstrap(lambda who, sample=sample: sample[who].mean(-1), 30, seed=seed, resamples=300)
         assert interval.low < interval.value < interval.high
         assert interval.value == pytest.approx(sample.mean())
         hits += interval.low <= 5 <= interval.high
@@ -126,7 +127,7 @@ def test_jackknife_of_a_mean_is_its_standard_error() -> None:
 
 
 def test_one_person_has_no_interval() -> None:
-    interval = bootstrap(lambda who: 3.0, 1)
+    interval = bootstrap(lambda who: np.full(len(who), 3.0), 1)
     assert interval.value == 3
     assert np.isnan(interval.low)
 
