@@ -19,9 +19,22 @@ _NOISE = 1e-3  # of the largest singular value: components below it are rounding
 class FreeWords(nn.Module):
     """Textual Inversion (arXiv 2208.01618): the word vectors themselves, from those of a generic word."""
 
-    def __init__(self, num_identities: int, generic_D: torch.Tensor) -> None:
+    generic_D: torch.Tensor
+
+    def __init__(self, num_slots: int, generic_D: torch.Tensor) -> None:
         super().__init__()
-        self.words_BVD = nn.Parameter(generic_D.expand(num_identities, NUM_WORDS, -1).clone())
+        self.register_buffer("generic_D", generic_D.clone())
+        self.words_BVD = nn.Parameter(torch.zeros(num_slots, NUM_WORDS, len(generic_D)))
+
+    @property
+    def num_slots(self) -> int:
+        """B."""
+        return len(self.words_BVD)
+
+    @torch.no_grad()
+    def start(self, slot: int, generator: torch.Generator) -> None:
+        """The initial words of an identity, in place: the generic word twice. Nothing is drawn."""
+        self.words_BVD[slot].copy_(self.generic_D.expand(NUM_WORDS, -1))
 
     def forward(self, features_BMF: torch.Tensor) -> torch.Tensor:
         """The words, the same for each of the M samples, shape [B, M, V, D]; features are not read."""
@@ -38,12 +51,22 @@ class BasisWords(nn.Module):
     mean_VD: torch.Tensor
     basis_VKD: torch.Tensor
 
-    def __init__(self, num_identities: int, celebs_NVD: torch.Tensor) -> None:
+    def __init__(self, num_slots: int, celebs_NVD: torch.Tensor) -> None:
         super().__init__()
         mean_VD, basis_VKD = principal_components(celebs_NVD)
         self.register_buffer("mean_VD", mean_VD)
         self.register_buffer("basis_VKD", basis_VKD)
-        self.coefficients_BVK = nn.Parameter(torch.zeros(num_identities, NUM_WORDS, basis_VKD.shape[1]))
+        self.coefficients_BVK = nn.Parameter(torch.zeros(num_slots, NUM_WORDS, basis_VKD.shape[1]))
+
+    @property
+    def num_slots(self) -> int:
+        """B."""
+        return len(self.coefficients_BVK)
+
+    @torch.no_grad()
+    def start(self, slot: int, generator: torch.Generator) -> None:
+        """The initial coefficients of an identity, in place: zeros, the mean name. Nothing is drawn."""
+        self.coefficients_BVK[slot].zero_()
 
     def forward(self, features_BMF: torch.Tensor) -> torch.Tensor:
         """The words, the same for each of the M samples, shape [B, M, V, D]; features are not read."""

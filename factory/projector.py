@@ -108,9 +108,11 @@ def packed_words(
     feature_width: int, prior: CelebPrior, method: MethodConfig, generators: Sequence[torch.Generator]
 ) -> PackedProjector | FreeWords | BasisWords:
     """What is optimised for B identities, by `MethodConfig.words`: from features [B, M, F] to words [B, M, V, D]."""
-    if method.words == "free":
-        return FreeWords(len(generators), prior.generic_D)
-    if method.words == "basis":
-        return BasisWords(len(generators), prior.words_NVD)
+    if method.words != "mlp":
+        num = len(generators)
+        words = FreeWords(num, prior.generic_D) if method.words == "free" else BasisWords(num, prior.words_NVD)
+        for slot, generator in enumerate(generators):
+            words.start(slot, generator)
+        return words
     mean_VD, std_VD = prior.moments(method.celeb_moments)
     return PackedProjector(feature_width, mean_VD, std_VD, method, generators)

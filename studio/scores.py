@@ -18,8 +18,8 @@ MEASURES: dict[str, tuple[str, bool, float]] = {
     "face_div": ("Face Div", True, 100),
     "trusted_div": ("Trusted Div", True, 100),
     "fid": ("FID", False, 1),
-    "nearest": ("nearest", True, 100),
-    "found": ("faces found", True, 100),
+    "nearest": ("nearest, %", True, 100),
+    "found": ("faces, %", True, 100),
 }
 PER_PICTURE = ("clip_i", "clip_t", "face_sim", "face_div", "trusted_div")
 

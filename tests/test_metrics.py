@@ -237,10 +237,15 @@ def test_free_words_start_at_a_generic_word_and_basis_words_at_the_mean_name() -
     generator = torch.Generator().manual_seed(0)
     celebs_NVD = torch.randn(12, 2, 3, generator=generator) @ torch.randn(3, 8, generator=generator)  # rank 3
     generic_D, features = torch.randn(8, generator=generator), torch.zeros(2, 3, 5)
-    free = FreeWords(2, generic_D)(features)
-    assert free.shape == (2, 3, 2, 8)
-    assert torch.equal(free, generic_D.expand(2, 3, 2, 8))
-    basis = BasisWords(2, celebs_NVD)
+    free, basis = FreeWords(2, generic_D), BasisWords(2, celebs_NVD)
+    for words in (free, basis):
+        assert words.num_slots == 2
+        with torch.no_grad():
+            for parameter in words.parameters():
+                parameter.add_(3.0)
+        for slot in range(2):
+            words.start(slot, generator)
+    assert torch.equal(free(features), generic_D.expand(2, 3, 2, 8))
     assert torch.allclose(basis(features)[1, 2], celebs_NVD.mean(0))
     mean_VD, basis_VKD = principal_components(celebs_NVD)
     assert basis_VKD.shape == (2, 3, 8)
