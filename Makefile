@@ -11,7 +11,7 @@ STAMP := $(VENV)/.installed
 THREADS := OMP_NUM_THREADS=2 OMP_WAIT_POLICY=PASSIVE TOKENIZERS_PARALLELISM=false
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow lint format bench serve studio clean
+.PHONY: help install demo evaluate test test-slow lint format bench serve studio clean
 
 help: ## this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -20,6 +20,9 @@ install: $(STAMP) ## the environment .venv with every pinned dependency (the oth
 
 demo: $(STAMP) ## photos in, pictures out, offline: writes out/demo/contact_sheet.png and report.html
 	$(BIN)/identity-factory demo --out out/demo
+
+evaluate: $(STAMP) ## the paper's tables on held-out people, into docs/results: under an hour; QUICK=1: minutes, into out/
+	$(BIN)/identity-factory evaluate $(if $(QUICK),--quick)
 
 test: $(STAMP) ## the fast tests (under 8 minutes on two cores)
 	$(THREADS) $(BIN)/python -m pytest -q

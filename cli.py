@@ -210,6 +210,25 @@ def demo(
         raise typer.Exit(run_demo(out, fresh=fresh))
 
 
+@app.command()
+def evaluate(
+    quick: Annotated[bool, typer.Option("--quick", help="Minutes: fewer people, prompts and steps.")] = False,
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where work is kept.")] = Path("out/evaluate"),
+    results: Annotated[
+        Path | None, typer.Option("--results", metavar="DIR", help="[default: docs/results; of --quick DIR of --out]")
+    ] = None,
+    pack: PackName = "studio",
+) -> None:
+    """The paper's protocol on held-out people of the studio world: baselines, ablations, bounds, with intervals.
+
+    What DIR holds is not done again. Example: `identity-factory evaluate --quick`
+    """
+    with user_errors():
+        from evaluation import run as run_evaluation
+
+        raise typer.Exit(run_evaluation(out, results, quick=quick, pack=pack))
+
+
 def parse_settings(settings: list[str] | None, **options: int | None) -> dict[str, object]:
     """KEY=VALUE pairs and the options of the same name that were given; lists in JSON."""
     changes: dict[str, object] = {}

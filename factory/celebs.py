@@ -12,6 +12,8 @@ from transformers import CLIPTokenizer
 from factory.errors import PackError
 from factory.prompts import NUM_WORDS
 
+_GENERIC = "person"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CelebPrior:
@@ -19,6 +21,7 @@ class CelebPrior:
 
     names: tuple[str, ...]  # N names, each two words and two tokens
     words_NVD: torch.Tensor  # float32 [N, V, D], their token embeddings
+    generic_D: torch.Tensor  # float32 [D], the token embedding of "person": where Textual Inversion starts
 
     def moments(self, kind: Literal["shared", "per_slot"]) -> tuple[torch.Tensor, torch.Tensor]:
         """Mean and standard deviation of C in Eq. 4, each float32 [V, D].
@@ -54,4 +57,9 @@ def celeb_prior(
             "Check the pack's `celebrities` file and that its tokenizer belongs to its text encoder."
         )
     weight = token_embedding.weight.detach()
-    return CelebPrior(names=tuple(kept), words_NVD=weight[torch.tensor(ids, device=weight.device)].float())
+    generic = tokenizer(_GENERIC, add_special_tokens=False)["input_ids"]
+    return CelebPrior(
+        names=tuple(kept),
+        words_NVD=weight[torch.tensor(ids, device=weight.device)].float(),
+        generic_D=weight[generic].mean(0).float(),
+    )

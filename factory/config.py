@@ -1,9 +1,9 @@
 """Every constant of the method and of the jobs, with its unit and source.
 
-Five frozen models: `PrepareConfig` (photos -> faces), `MethodConfig` (the paper's maths), `TrainConfig` (the
+Six frozen models: `PrepareConfig` (photos -> faces), `MethodConfig` (the paper's maths), `TrainConfig` (the
 optimiser and what it sees), `EngineConfig` (how training runs on the hardware), `GenerateConfig` (identities ->
-images). The defaults of the method are the paper's
-(arXiv 2401.15975); `preset("release")` is what the authors' published code computes (docs/method.md tells them apart).
+images), `EvaluateConfig` (images -> metrics). The defaults of the method are the paper's (arXiv 2401.15975);
+`preset("release")` is what the authors' published code computes (docs/method.md tells them apart).
 """
 
 from __future__ import annotations
@@ -40,6 +40,7 @@ class MethodConfig(Config):
     normalise: Literal["per_word", "joint_affine", "none"] = "per_word"  # [1] Eq. 4: each word by its own mean, std
     celeb_moments: Literal["shared", "per_slot"] = "shared"  # [2] mu(C), sigma(C) in R^D, or one pair per name slot
     adain: bool = True  # False: Table 2, "without AdaIN": the MLP's words as they are
+    words: Literal["mlp", "free", "basis"] = "mlp"  # "free", "basis": Table 1, Textual Inversion and Celeb-Basis
     features: Literal["fr_vit", "clip"] = "fr_vit"  # "clip": Table 2, the base pack's CLIP image encoder
     loss: Literal["two_phase", "noise", "reconstruction"] = "two_phase"  # Eq. 6; Table 2: only L_noise, only L_rec
     mask: bool = True  # False: Table 2, "without mask"
@@ -88,6 +89,14 @@ class GenerateConfig(Config):
     num_inference_steps: int = Field(default=25, ge=1, le=1000)
     guidance_scale: float = Field(default=8.5, ge=0.0)
     negative_prompt: str = ""
+
+
+class EvaluateConfig(Config):
+    """What pictures are measured with. The defaults need nothing but the pack's own networks."""
+
+    face_div: Literal["clip", "lpips"] = "clip"  # distance of Face Div: the pack's CLIP, or LPIPS (AlexNet weights)
+    fid: Literal["clip", "inception"] = "clip"  # features that FID compares: CLIP image embeddings, or Inception-v3
+    class_word: str = "a person"  # what stands for <person> in the text of CLIP-T
 
 
 def preset(name: Preset) -> tuple[MethodConfig, TrainConfig]:

@@ -111,6 +111,11 @@ class FaceRecogniser:
         `image` is uint8 [H, W, 3] RGB. `aligned` says that it is a crop of `FaceDetector`: if no face is found in it
         (the crop may be tight), its landmarks are taken to be where the template has them.
         """
+        seen = self.look(image, aligned=aligned)
+        return None if seen is None else seen[0]
+
+    def look(self, image: np.ndarray, *, aligned: bool = False) -> tuple[np.ndarray, np.ndarray] | None:
+        """As `embed`: the embedding, and the aligned face it was made of, uint8 [112, 112, 3] RGB for most models."""
         found = self._scan(image)
         if found:
             landmarks = found[0].landmarks
@@ -121,7 +126,7 @@ class FaceRecogniser:
         side = int(self._model.input_size[0])
         face = align(image, similarity(landmarks, ARCFACE_112 * (side / 112)), side)
         embedding = np.asarray(self._model.get_feat(face[:, :, ::-1]), np.float32).ravel()
-        return embedding / max(float(np.linalg.norm(embedding)), 1e-12)
+        return embedding / max(float(np.linalg.norm(embedding)), 1e-12), face
 
 
 class _Scan:

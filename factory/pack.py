@@ -18,7 +18,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, field_validator
 
-from factory.config import GenerateConfig, MethodConfig, TrainConfig
+from factory.config import EvaluateConfig, GenerateConfig, MethodConfig, TrainConfig
 from factory.errors import PackError
 
 PACKS = Path(__file__).resolve().parent.parent / "packs"
@@ -81,6 +81,7 @@ class Pack(BaseModel):
     prompt_templates: list[str] = []  # training texts with {} for the identity; empty: those of factory.prompts
     train: dict[str, Setting] = {}  # what this base model needs otherwise than MethodConfig and TrainConfig say
     generate: dict[str, Setting] = {}  # the same for GenerateConfig
+    evaluate: dict[str, Setting] = {}  # the same for EvaluateConfig
 
     @field_validator("crop_box")
     @classmethod
@@ -106,6 +107,11 @@ class Pack(BaseModel):
     @classmethod
     def _known_generate(cls, settings: dict[str, Setting]) -> dict[str, Setting]:
         return _known(settings, GenerateConfig.model_fields)
+
+    @field_validator("evaluate")
+    @classmethod
+    def _known_evaluate(cls, settings: dict[str, Setting]) -> dict[str, Setting]:
+        return _known(settings, EvaluateConfig.model_fields)
 
     def parts(self) -> dict[str, Source]:
         """The parts by name, in the order of pack.toml; without `clip` where the pack has none."""

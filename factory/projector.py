@@ -12,6 +12,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from factory.baselines import BasisWords, FreeWords
+from factory.celebs import CelebPrior
 from factory.config import MethodConfig
 from factory.prompts import NUM_WORDS
 
@@ -102,3 +104,15 @@ class PackedProjector(nn.Module):
         elif self.method.normalise == "joint_affine":
             words = normalise_joint(words, self.joint_gain.unsqueeze(1), self.joint_bias.unsqueeze(1))
         return adain(words, self.mean_VD, self.std_VD)
+
+
+def packed_words(
+    num_slots: int, feature_width: int, prior: CelebPrior, method: MethodConfig
+) -> PackedProjector | FreeWords | BasisWords:
+    """What is optimised for B identities, by `MethodConfig.words`: from features [B, M, F] to words [B, M, V, D]."""
+    if method.words == "free":
+        return FreeWords(num_slots, prior.generic_D)
+    if method.words == "basis":
+        return BasisWords(num_slots, prior.words_NVD)
+    mean_VD, std_VD = prior.moments(method.celeb_moments)
+    return PackedProjector(num_slots, feature_width, mean_VD, std_VD, method)

@@ -110,3 +110,22 @@ class GeneratedImage:
     image: np.ndarray  # uint8 [S, S, 3], RGB
     config: str  # JSON of the GenerateConfig
     created_at: str  # ISO 8601, UTC
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PictureMetrics:
+    """A row of the `metrics` table: what one picture measures within one protocol. NaN where no face was found."""
+
+    image_id: str
+    protocol: str  # 16 hex digits: hash of prompts, seeds, configs and the measuring networks
+    identity_id: str
+    prompt: str  # as given, with <person>
+    seed: int
+    clip_i: float  # CLIP-I: cosine to the aligned crop of the identity's photo, -1..1
+    clip_t: float  # CLIP-T: cosine to the prompt with <person> written out, -1..1
+    face_sim: float  # Face Sim: the judge's cosine to the face of the photo, -1..1
+    face_div: float  # mean perceptual distance to the identity's other faces of this protocol, from 0
+    trusted_div: float  # mean over the same pairs of the pair's Face Sim times its distance
+    face_embedding: np.ndarray  # float32 [E], of the judge, length 1; empty where no face was found
+    features: np.ndarray  # float32 [K], what FID compares
+    created_at: str  # ISO 8601, UTC

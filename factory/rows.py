@@ -1,4 +1,4 @@
-"""The columns of the four tables, and rows <-> records.
+"""The columns of the five tables, and rows <-> records.
 
 Pictures and masks are PNG bytes: lossless, and any tool that reads the table can show them. Words and features are
 lists with their own length, because one root may hold the work of several packs.
@@ -13,9 +13,9 @@ import numpy as np
 import pyarrow as pa
 from PIL import Image
 
-from factory.records import FaceFeatures, FaceMasks, GeneratedImage, Identity, PreparedFace, Reject
+from factory.records import FaceFeatures, FaceMasks, GeneratedImage, Identity, PictureMetrics, PreparedFace, Reject
 
-Table = Literal["faces", "identities", "images", "rejects"]
+Table = Literal["faces", "identities", "images", "metrics", "rejects"]
 
 
 def _field(name: str, kind: pa.DataType, doc: str, unit: str = "", *, key: bool = False) -> pa.Field:
@@ -72,6 +72,25 @@ SCHEMAS: Final[dict[Table, pa.Schema]] = {
             _field("seed", pa.int64(), "of the initial noise"),
             _field("image", pa.binary(), "RGB", "PNG"),
             _field("config", _TEXT, "GenerateConfig", "JSON"),
+            _field("created_at", _TEXT, "ISO 8601, UTC"),
+        ]
+    ),
+    "metrics": pa.schema(
+        [
+            _field("image_id", _TEXT, "the picture measured", key=True),
+            _field(
+                "protocol", _TEXT, "hash of prompts, seeds, configs and measuring networks, 16 hex digits", key=True
+            ),
+            _field("identity_id", _TEXT, "who is in it"),
+            _field("prompt", _TEXT, "as given, with <person>"),
+            _field("seed", pa.int64(), "of the initial noise"),
+            _field("clip_i", pa.float32(), "CLIP-I: cosine to the aligned crop of the photo, -1..1"),
+            _field("clip_t", pa.float32(), "CLIP-T: cosine to the prompt's text, -1..1"),
+            _field("face_sim", pa.float32(), "Face Sim: the judge's cosine to the photo's face, -1..1; NaN: no face"),
+            _field("face_div", pa.float32(), "Face Div: mean distance to the identity's other faces; NaN: no face"),
+            _field("trusted_div", pa.float32(), "Trusted Div: mean over pairs of Face Sim x Face Div; NaN: no face"),
+            _field("face_embedding", _FLOATS, "the judge's, length 1 [E]; empty: no face"),
+            _field("features", _FLOATS, "what FID compares [K]"),
             _field("created_at", _TEXT, "ISO 8601, UTC"),
         ]
     ),
@@ -162,6 +181,18 @@ def image_row(image: GeneratedImage) -> dict[str, Any]:
 def image_from_row(row: dict[str, Any]) -> GeneratedImage:
     """The record of a row of `images`."""
     return GeneratedImage(**{**row, "image": decode_png(row["image"])})
+
+
+def metrics_row(metrics: PictureMetrics) -> dict[str, Any]:
+    """A row of `metrics`."""
+    row = {name: getattr(metrics, name) for name in SCHEMAS["metrics"].names}
+    return {**row, "face_embedding": metrics.face_embedding.tolist(), "features": metrics.features.tolist()}
+
+
+def metrics_from_row(row: dict[str, Any]) -> PictureMetrics:
+    """The record of a row of `metrics`."""
+    vectors = {name: np.array(row[name], np.float32) for name in ("face_embedding", "features")}
+    return PictureMetrics(**{**row, **vectors})
 
 
 def reject_row(reject: Reject) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from pydantic import ValidationError
 from factory.config import (
     Config,
     EngineConfig,
+    EvaluateConfig,
     GenerateConfig,
     MethodConfig,
     PrepareConfig,
@@ -51,6 +52,12 @@ def generate_settings(pack: Pack, overrides: Mapping[str, object] | None = None)
     """The config of generation. Raises ValueError naming the field and what it takes."""
     changes = _known(overrides, GenerateConfig)
     return _changed(_changed(GenerateConfig(), pack.generate), changes)
+
+
+def evaluate_settings(pack: Pack, overrides: Mapping[str, object] | None = None) -> EvaluateConfig:
+    """The config of an evaluation. Raises ValueError naming the field and what it takes."""
+    changes = _known(overrides, EvaluateConfig)
+    return _changed(_changed(EvaluateConfig(), pack.evaluate), changes)
 
 
 def _known(overrides: Mapping[str, object] | None, *configs: type[Config]) -> Mapping[str, object]:

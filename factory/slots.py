@@ -21,7 +21,7 @@ from factory.diffusion import DiffusionBase
 from factory.draws import draw_step, identity_generator
 from factory.losses import in_noise_phase, two_phase_loss
 from factory.optimiser import SlotAdamW
-from factory.projector import PackedProjector
+from factory.projector import packed_words
 from factory.prompts import TokenisedPrompts
 from factory.records import PreparedFace
 from factory.views import EncodedViews, ViewPool, encode_fresh
@@ -65,16 +65,15 @@ class Slots:
         feature_width: int,
     ) -> None:
         self.base, self.templates, self.method, self.train = base, templates, method, train
-        mean_VD, std_VD = prior.moments(method.celeb_moments)
-        self.projector = PackedProjector(num_slots, feature_width, mean_VD, std_VD, method)
+        self.projector = packed_words(num_slots, feature_width, prior, method)
         self.projector.to(base.device, base.exact_dtype)
         self.weights = {name: parameter.data for name, parameter in self.projector.named_parameters()}  # of all slots
         self.optimiser = SlotAdamW(list(self.weights.values()), train)
         self.pool = ViewPool(base, num_slots, train.num_views) if train.views == "pool" else None
-        exact = mean_VD.new_zeros(num_slots, dtype=base.exact_dtype, device=base.device)
+        exact = torch.zeros(num_slots, dtype=base.exact_dtype, device=base.device)
         self.features_B2F = exact.new_zeros(num_slots, 2, feature_width)
         self.recent_BK = exact.new_zeros(num_slots, max(1, round(_TAIL * train.num_steps)))  # losses, the newest last
-        self.start_BVD = exact.new_zeros(num_slots, *mean_VD.shape)  # the words before the first step
+        self.start_BVD = exact.new_zeros(num_slots, *prior.words_NVD.shape[1:])  # the words before the first step
         self.before_BVD = torch.zeros_like(self.start_BVD)  # the words when they were last looked at
         pooled = [] if self.pool is None else self.pool.state
         self.stacked = [*self.weights.values(), *self.optimiser.state, *pooled]

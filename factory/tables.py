@@ -1,7 +1,7 @@
-"""The store: four Lance tables under one root (a local path or s3://).
+"""The store: five Lance tables under one root (a local path or s3://).
 
-`faces`, `identities`, `images` and `rejects` are the factory's only state, and the checkpoint of every job: a stage
-asks which ids are there, works on the rest, and upserts each finished batch in one atomic commit. Ids are
+`faces`, `identities`, `images`, `metrics` and `rejects` are the factory's only state, and the checkpoint of every job:
+a stage asks which ids are there, works on the rest, and upserts each finished batch in one atomic commit. Ids are
 content-addressed, so writing a row twice changes nothing. The columns are in factory/rows.py.
 """
 
@@ -20,8 +20,16 @@ import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
 from factory.errors import IdentityNotFound
-from factory.records import GeneratedImage, Identity, PreparedFace, Reject
-from factory.rows import KEYS, SCHEMAS, Table, face_from_row, identity_from_row, image_from_row
+from factory.records import GeneratedImage, Identity, PictureMetrics, PreparedFace, Reject
+from factory.rows import (
+    KEYS,
+    SCHEMAS,
+    Table,
+    face_from_row,
+    identity_from_row,
+    image_from_row,
+    metrics_from_row,
+)
 
 
 def filesystem(uri: str) -> tuple[pafs.FileSystem, str]:
@@ -167,6 +175,11 @@ class Store:
         """Images, all or those of these identities."""
         where = None if identity_ids is None else where_in("identity_id", identity_ids)
         return [image_from_row(row) for row in self.read("images", where=where).to_pylist()]
+
+    def metrics(self, protocol: str) -> list[PictureMetrics]:
+        """What was measured under a protocol."""
+        rows = self.read("metrics", where=where_in("protocol", [protocol])).to_pylist()
+        return [metrics_from_row(row) for row in rows]
 
     def rejects(self) -> list[Reject]:
         """What could not be used, and why."""

@@ -36,31 +36,35 @@ class Summary:
     job_id: str
     photos: int = 0  # of the input; of `train`: those whose faces it looked at
     faces: int = 0  # new rows of `faces`; of `train`: faces it looked at
-    identities: int = 0  # newly learned; of `generate`: those it made pictures of
+    identities: int = 0  # newly learned; of `generate`, `evaluate`: whose pictures it made, measured
     rejected: dict[str, int] = field(default_factory=dict)  # photos without a usable face, by reason
-    skipped_existing: int = 0  # done by an earlier job: photos; of `train` faces, of `generate` images
+    skipped_existing: int = 0  # done by an earlier job: photos; of `train` faces, of the others images
     seconds: float = 0.0
     photos_with_faces: int = 0
     rejected_faces: dict[str, int] = field(default_factory=dict)  # single faces, beyond the photos in `rejected`
     duplicates: int = 0  # part of skipped_existing: photos with the same bytes as an earlier one of this input
     identities_existing: int = 0  # learned by an earlier job
     images: int = 0  # new rows of `images`
+    metrics: int = 0  # new rows of `metrics`
     stage_seconds: dict[str, float] = field(default_factory=dict)
 
     def lines(self) -> list[str]:
         """The summary for a person to read."""
-        rows = [("images", self.images, "new")] if self.job == "generate" else [("photos", self.photos, "")]
-        if self.job != "generate":
+        of_pictures = self.job in ("generate", "evaluate")
+        rows = [("photos", self.photos, "")]
+        if of_pictures:
+            rows = [("images", self.images, "new") if self.job == "generate" else ("metrics", self.metrics, "new")]
+        else:
             rows.append(("faces", self.faces, "" if self.job == "train" else "new"))
         if self.job in ("run", "train"):
             rows.append(("identities", self.identities, f"new; {self.identities_existing} learned before"))
         rows += [("rejected", num, reason) for reason, num in sorted(self.rejected.items())]
         rows += [("rejected faces", num, reason) for reason, num in sorted(self.rejected_faces.items())]
-        things = {"train": "faces", "generate": "images"}.get(self.job, "photos")
+        things = {"train": "faces", "generate": "images", "evaluate": "images"}.get(self.job, "photos")
         copies = f"; {self.duplicates} are copies of another" if self.duplicates else ""
         rows.append(("skipped", self.skipped_existing, f"{things} that were done before{copies}"))
-        new = self.images + sum(self.rejected.values())
-        new += 0 if self.job == "generate" else self.identities
+        new = self.images + self.metrics + sum(self.rejected.values())
+        new += 0 if of_pictures else self.identities
         new += 0 if self.job == "train" else self.faces
         return [
             f"{self.job} took {self.seconds:.1f} s",

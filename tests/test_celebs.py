@@ -33,7 +33,7 @@ def test_too_few_names_is_an_error_with_the_remedy() -> None:
 
 def test_moments_are_those_of_the_formulas() -> None:
     words = np.random.default_rng(0).normal(size=(7, 2, 5)).astype(np.float32)
-    prior = CelebPrior(names=("",) * 7, words_NVD=torch.from_numpy(words))
+    prior = CelebPrior(names=("",) * 7, words_NVD=torch.from_numpy(words), generic_D=torch.zeros(words.shape[-1]))
     mean, std = prior.moments("shared")
     for slot in range(2):
         np.testing.assert_allclose(mean[slot], words.reshape(-1, 5).mean(0), atol=1e-6)

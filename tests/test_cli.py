@@ -51,7 +51,7 @@ def test_help_loads_nothing_heavy() -> None:
 
 
 @pytest.mark.parametrize(
-    "command", ["run", "prepare", "train", "generate", "serve", "demo", "identities export", "packs verify"]
+    "command", ["run", "prepare", "train", "generate", "serve", "demo", "evaluate", "identities export", "packs verify"]
 )
 def test_every_command_has_help(command: str) -> None:
     result = runner.invoke(app, [*command.split(), "--help"])

@@ -1,0 +1,179 @@
+"""images -> metrics: read all pictures of an identity, measure them together, commit.
+
+A person's pictures travel as one row, because Face Div and Trusted Div are over pairs of them. Networks are imported
+where they are needed: the light tasks need none, and start in a second.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from functools import partial
+from itertools import product
+from pathlib import Path
+from typing import Any, Final
+
+import pyarrow as pa
+import ray
+
+from factory.config import EvaluateConfig, GenerateConfig
+from factory.pack import Pack, load_pack
+from factory.records import Identity
+from factory.rows import SCHEMAS, decode_png, image_from_row, metrics_row
+from factory.settings import evaluate_settings, generate_settings
+from factory.tables import Store, where_in
+from pipelines.job import LIGHT, Summary, connect, counts_table, model_pool, open_job, portable_name, tally
+from pipelines.progress import Progress
+
+WANTED: Final = pa.schema(
+    [("identity_id", pa.string()), ("face_id", pa.string()), ("image_ids", pa.list_(pa.string()))]
+)
+ALBUM: Final = pa.schema(  # all there is to measure of one identity
+    [("photo", pa.binary()), ("pictures", pa.list_(pa.struct(list(SCHEMAS["images"]))))]
+)
+
+
+def evaluate(
+    root: str,
+    pack: str | Path = "studio",
+    *,
+    prompts: Sequence[str],
+    seeds: Sequence[int] = (0,),
+    identities: Sequence[str] | None = None,
+    generate: GenerateConfig | None = None,
+    config: EvaluateConfig | None = None,
+    workers: int | None = None,
+) -> Summary:
+    """Fills `metrics` with what each picture of every identity of this pack (or the named ones) measures.
+
+    What was measured already is passed over. The pictures are those that `pipelines.generate` makes of these prompts,
+    seeds and `generate` config; ValueError names the remedy if some are not there. Raises PackError where a measuring
+    network is missing.
+    """
+    store, loaded = Store(root), load_pack(pack)
+    generate = generate or generate_settings(loaded)
+    config = config or evaluate_settings(loaded)
+    if not prompts or not seeds:
+        raise ValueError("give at least one prompt and one seed")
+    with open_job("evaluate", store) as summary:
+        from factory.measure import protocol_id
+
+        protocol = protocol_id(loaded, prompts, seeds, generate, config)
+        people = store.identities(identities)
+        if identities is None:
+            people = [person for person in people if person.fingerprint == loaded.fingerprint()]
+        wanted = list(_wanted(people, prompts, seeds, generate))
+        _check_pictures(store, wanted)
+        measured = Counter(
+            store.read("metrics", columns=["identity_id"], where=where_in("protocol", [protocol]))[0].to_pylist()
+        )
+        new = [row for row in wanted if measured[row["identity_id"]] < len(row["image_ids"])]
+        summary.identities = len(people)
+        summary.skipped_existing = sum(len(row["image_ids"]) for row in wanted) - _count(new)
+        if new:
+            _measure(new, store, loaded, config, protocol, workers, summary)
+    return summary
+
+
+def _measure(
+    rows: list[dict[str, Any]],
+    store: Store,
+    pack: Pack,
+    config: EvaluateConfig,
+    protocol: str,
+    workers: int | None,
+    summary: Summary,
+) -> None:
+    connect()
+    pool = model_pool(workers)
+    chain = (
+        ray.data.from_arrow([pa.Table.from_pylist([row], WANTED) for row in rows])
+        .map_batches(
+            partial(read_person, store=store, pack=pack.name), batch_size=1, batch_format="pyarrow", num_cpus=LIGHT
+        )
+        .map_batches(
+            Measurer,
+            fn_constructor_args=[portable_name(pack), config, protocol, pool.device, pool.threads],
+            batch_size=1,
+            batch_format="pyarrow",
+            compute=pool.strategy,
+            num_cpus=pool.num_cpus,
+            num_gpus=pool.num_gpus,
+        )
+        .map_batches(partial(commit, store=store), batch_size=None, batch_format="pyarrow", num_cpus=LIGHT)
+    )
+    with Progress("evaluate", "images", _count(rows)) as progress:
+        for counts in tally(chain):
+            summary.metrics += counts["metrics"]
+            progress.add(counts["metrics"])
+    store.tidy("metrics")
+
+
+def read_person(wanted: pa.Table, store: Store, pack: str) -> pa.Table:
+    """WANTED -> ALBUM."""
+    people = []
+    for row in wanted.to_pylist():
+        where = f"{where_in('face_id', [row['face_id']])} AND {where_in('pack', [pack])}"
+        [photo] = store.read("faces", columns=["crop"], where=where)["crop"].to_pylist()
+        order = {image_id: number for number, image_id in enumerate(row["image_ids"])}
+        pictures = store.read("images", where=where_in("image_id", row["image_ids"])).to_pylist()
+        pictures.sort(key=lambda picture: order[picture["image_id"]])
+        people.append({"photo": photo, "pictures": pictures})
+    return pa.Table.from_pylist(people, ALBUM)
+
+
+class Measurer:
+    """Holds the measuring networks; an identity's pictures per call."""
+
+    def __init__(self, pack: str, config: EvaluateConfig, protocol: str, device: str, threads: int) -> None:
+        import torch
+
+        from factory.measure import PictureMeasurer
+
+        torch.set_num_threads(threads)
+        self.measurer = PictureMeasurer(load_pack(pack), config, device=device, num_threads=threads)
+        self.protocol = protocol
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        """ALBUM -> rows of `metrics`."""
+        rows = []
+        for person in batch.to_pylist():
+            pictures = [image_from_row(row) for row in person["pictures"]]
+            measured = self.measurer.measure(pictures, decode_png(person["photo"]), self.protocol)
+            rows += [metrics_row(metrics) for metrics in measured]
+        return pa.Table.from_pylist(rows, SCHEMAS["metrics"])
+
+
+def commit(metrics: pa.Table, store: Store) -> pa.Table:
+    """Rows of `metrics` -> COUNTS."""
+    store.upsert("metrics", metrics.to_pylist())
+    return counts_table({"metrics": metrics.num_rows})
+
+
+def _wanted(
+    people: Sequence[Identity], prompts: Sequence[str], seeds: Sequence[int], config: GenerateConfig
+) -> Iterator[dict[str, Any]]:
+    """Rows of WANTED."""
+    from factory.generate import ImageRequest, image_id
+
+    for identity in people:
+        requests = (
+            ImageRequest(identity=identity, prompt=prompt, seed=seed, config=config)
+            for prompt, seed in product(prompts, seeds)
+        )
+        ids = [image_id(request) for request in requests]
+        yield {"identity_id": identity.identity_id, "face_id": identity.face_id, "image_ids": ids}
+
+
+def _check_pictures(store: Store, wanted: Sequence[dict[str, Any]]) -> None:
+    there = store.existing_ids("images")
+    missing = [image_id for row in wanted for image_id in row["image_ids"] if image_id not in there]
+    if missing:
+        raise ValueError(
+            f"{len(missing)} of {_count(wanted)} pictures are not in {store.root} yet; "
+            "run `identity-factory generate` with the same prompts, seeds and settings first"
+        )
+
+
+def _count(rows: Sequence[dict[str, Any]]) -> int:
+    return sum(len(row["image_ids"]) for row in rows)
