@@ -32,7 +32,9 @@ ID_COLUMNS = ("photo_id", "face_id", "identity_id", "image_id")  # in every tabl
 def filesystem(uri: str) -> tuple[pafs.FileSystem, str]:
     """Arrow's file system and the path in it, for a local path or an s3:// uri (the usual AWS_* variables)."""
     if uri.startswith("s3://"):
-        return pafs.S3FileSystem(endpoint_override=os.environ.get("AWS_ENDPOINT_URL")), uri.removeprefix("s3://")
+        retries = pafs.AwsStandardS3RetryStrategy(max_attempts=10)
+        endpoint = os.environ.get("AWS_ENDPOINT_URL")
+        return pafs.S3FileSystem(endpoint_override=endpoint, retry_strategy=retries), uri.removeprefix("s3://")
     return pafs.LocalFileSystem(), str(Path(uri.removeprefix("file://")).expanduser().absolute())
 
 
