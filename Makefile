@@ -4,6 +4,7 @@ PORT ?= 8000
 ROOT ?= out/demo/root
 SIZE ?= tiny
 DEVICE ?= cpu
+PHOTOS ?= 10000
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
@@ -11,7 +12,7 @@ STAMP := $(VENV)/.installed
 THREADS := OMP_NUM_THREADS=2 OMP_WAIT_POLICY=PASSIVE TOKENIZERS_PARALLELISM=false
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo evaluate test test-slow lint format bench serve studio clean
+.PHONY: help install demo evaluate test test-slow lint format bench serve studio soak clean
 
 help: ## this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -48,6 +49,12 @@ serve: $(STAMP) ## the HTTP endpoint on the identities of ROOT (make serve ROOT=
 
 studio: $(STAMP) ## train the studio pack from nothing: hours on a CPU; stopped, it goes on where it was (docs/studio.md)
 	$(BIN)/python -m studio all
+
+soak: $(STAMP) ## hours: 20 kills, PHOTOS photos with bad ones and copies, a failing S3, two jobs at once (out/soak)
+	$(BIN)/python -m benchmarks.soak kills --photos 200 --kills 20
+	$(BIN)/python -m benchmarks.soak s3 --photos 300
+	$(BIN)/python -m benchmarks.soak twice --photos 100
+	$(BIN)/python -m benchmarks.soak bulk --photos $(PHOTOS) --steps 2
 
 clean: ## what the demo and the checks wrote; keeps .venv and any training state
 	rm -rf out/demo build *.egg-info .pytest_cache .mypy_cache .ruff_cache

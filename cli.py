@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from cli_jobs import jobs_app, submit
 from cli_store import Root, identities_app, packs_app, user_errors
 
 if TYPE_CHECKING:
@@ -30,6 +31,8 @@ app = typer.Typer(
 )
 app.add_typer(identities_app, name="identities")
 app.add_typer(packs_app, name="packs")
+app.add_typer(jobs_app, name="jobs")
+app.command("submit", context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(submit)
 
 Photos = Annotated[
     str,
@@ -51,6 +54,10 @@ Settings = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Any field of factory/config.py, such as phase_boundary=0.5."),
 ]
+Faces = Annotated[
+    Literal["all", "largest"] | None,
+    typer.Option("--faces", help="Which faces of a group photo become identities. [default: all]"),
+]
 
 
 @app.command()
@@ -61,6 +68,7 @@ def run(
     preset: PresetName = "paper",
     steps: Steps = None,
     workers: Workers = None,
+    faces: Faces = None,
     settings: Settings = None,
 ) -> None:
     """Photos in, identities learned: `prepare`, then `train`.
@@ -75,7 +83,7 @@ def run(
         from factory.settings import engine_settings, prepare_settings, train_settings
         from pipelines.run import run as run_job
 
-        changes = parse_settings(settings, num_steps=steps)
+        changes = parse_settings(settings, num_steps=steps, faces=faces)
         limits, engine = (take_fields(changes, config.model_fields) for config in (PrepareConfig, EngineConfig))
         label, method, train_config = train_settings(load_pack(pack), preset, changes)
         summary = run_job(
@@ -94,18 +102,53 @@ def run(
 
 @app.command()
 def prepare(
-    photos: Photos, root: Root, pack: PackName = "studio", workers: Workers = None, settings: Settings = None
+    photos: Photos,
+    root: Root,
+    pack: PackName = "studio",
+    workers: Workers = None,
+    faces: Faces = None,
+    settings: Settings = None,
 ) -> None:
     """Photos -> faces: find, align and parse every face. A photo that cannot be used is a row of `rejects`.
 
-    Example: `identity-factory prepare --photos s3://bucket/photos --root s3://bucket/people --set faces=largest`
+    Example: `identity-factory prepare --photos s3://bucket/photos --root s3://bucket/people --faces largest`
     """
     with user_errors():
         from factory.settings import prepare_settings
         from pipelines.prepare import prepare as prepare_job
 
-        config = prepare_settings(parse_settings(settings))
+        config = prepare_settings(parse_settings(settings, faces=faces))
         show_summary(prepare_job(photos, root, pack, config, readers=workers), root)
+
+
+@app.command("retry-rejects")
+def retry_rejects(
+    photos: Photos,
+    root: Root,
+    reason: Annotated[
+        list[str] | None,
+        typer.Option("--reason", metavar="REASON", help="Only these; may be repeated. [default: every reason]"),
+    ] = None,
+    pack: PackName = "studio",
+    workers: Workers = None,
+    faces: Faces = None,
+    settings: Settings = None,
+) -> None:
+    """Try only the photos of SRC that were refused, with other limits or a mended source; the outcome replaces the
+    reject. Photos are not kept under ROOT, so the source is read again.
+
+    Example: `identity-factory retry-rejects --photos photos --root out/people --reason blurred --set min_sharpness=0`
+    """
+    with user_errors():
+        from factory.errors import REASONS
+        from factory.settings import prepare_settings
+        from pipelines.prepare import prepare as prepare_job
+
+        if unknown := sorted(set(reason or ()) - set(REASONS)):
+            raise ValueError(f"no reason {', '.join(unknown)}; there are {', '.join(REASONS)}")
+        config = prepare_settings(parse_settings(settings, faces=faces))
+        summary = prepare_job(photos, root, pack, config, readers=workers, retry=reason or REASONS)
+        show_summary(summary, root)
 
 
 @app.command()
@@ -229,7 +272,7 @@ def evaluate(
         raise typer.Exit(run_evaluation(out, results, quick=quick, pack=pack))
 
 
-def parse_settings(settings: list[str] | None, **options: int | None) -> dict[str, object]:
+def parse_settings(settings: list[str] | None, **options: int | str | None) -> dict[str, object]:
     """KEY=VALUE pairs and the options of the same name that were given; lists in JSON."""
     changes: dict[str, object] = {}
     for text in settings or []:

@@ -61,7 +61,7 @@ def export_identities(
         typer.Option("--format", help="kohya suits most tools; parquet is a whole table."),
     ] = "kohya",
     table: Annotated[
-        Literal["faces", "identities", "images", "rejects"], typer.Option("--table", help="For parquet.")
+        Literal["faces", "identities", "images", "rejects", "names"], typer.Option("--table", help="For parquet.")
     ] = "identities",
 ) -> None:
     """Embedding files for other tools, or a table as Parquet.
@@ -87,6 +87,54 @@ def export_identities(
             raise typer.BadParameter(f"{len(people)} identities need a folder, not {out}; or name one identity")
         for identity in people:
             print(export_identity(identity, out, file_format))
+
+
+@identities_app.command("erase")
+def erase_identity(
+    root: Root,
+    photo: Annotated[
+        str | None, typer.Option("--photo", metavar="FILE", help="The photo, or its photo_id: everybody on it.")
+    ] = None,
+    identity: Annotated[str | None, typer.Option("--identity", metavar="ID", help="An identity_id.")] = None,
+    name: Annotated[str | None, typer.Option("--name", help="Everybody of exactly this name, in all photos.")] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+) -> None:
+    """Erase a person: rows of every table, old versions, leftovers of jobs; then search every byte under ROOT.
+
+    The same photo is not learned again (docs/tables.md). Photos and files outside ROOT stay as they are.
+
+    Example: `identity-factory identities erase --name Ada --root out/people`
+    """
+    with user_errors():
+        from factory.erase import erase, find_person
+        from factory.tables import Store
+
+        if sum(given is not None for given in (photo, identity, name)) != 1:
+            raise typer.BadParameter("give one of --photo, --identity and --name")
+        store = Store(root)
+        person = find_person(store, photo_id=photo and _photo_id(photo), identity_id=identity, name=name)
+        what = (
+            f"{len(person.photo_ids)} photos, {len(person.identity_ids)} identities, {len(person.image_ids)} pictures"
+        )
+        if not yes:
+            typer.confirm(f"Erase {what} from {store.root} for good?", abort=True)
+        done = erase(store, person)
+        show_table(["table", "rows removed"], [[table, str(num)] for table, num in done.rows.items()])
+        print(f"{done.job_files} files of jobs cleaned, {done.orphans} leftovers of killed jobs removed")
+        print(f"searched {done.files_scanned} files, {done.bytes_scanned:,} bytes: {len(done.found)} traces left")
+        if done.found:
+            raise OSError(f"traces are left, erase again when no job runs: {'; '.join(done.found[:5])}")
+
+
+def _photo_id(photo: str) -> str:
+    if len(photo) == 64 and not set(photo) - set("0123456789abcdef"):
+        return photo
+    from factory.photos import content_id
+    from factory.tables import filesystem
+
+    files, path = filesystem(photo)
+    with files.open_input_stream(path) as stream:
+        return content_id(stream.read())
 
 
 @packs_app.command("list")

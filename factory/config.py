@@ -31,6 +31,8 @@ class PrepareConfig(Config):
     min_score: float = 0.5  # detector confidence, 0..1
     min_face_px: float = 24.0  # shorter side of the face box, px
     min_visible: float = 0.6  # share of the aligned crop's inner box that lies inside the photo, 0..1
+    min_sharpness: float = 0.03  # Laplacian variance / variance of the face; measured: docs/log.md, 2026-11-24
+    max_photo_s: float = 300.0  # seconds of work on one photo before its process is given up
     min_mask_fraction: float = 0.05  # share of the crop the face mask must cover, 0..1
 
 

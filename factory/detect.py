@@ -57,8 +57,8 @@ class FaceDetector:
     def find(self, photo: Photo) -> tuple[list[Face], list[tuple[int, PhotoRejected]]]:
         """The usable faces, the largest first, and (face_index, refusal) for each of the others.
 
-        Refusals: face_too_small, face_cut_off. Raises PhotoRejected("no_face") when nothing was found at all. With
-        `config.faces == "largest"` the other faces are passed over: no faces of this job, hence no refusals either.
+        Refusals: face_too_small, face_cut_off, blurred. Raises PhotoRejected("no_face") when nothing was found at all.
+        With `config.faces == "largest"` the other faces are passed over: no faces of this job, so no refusals either.
         """
         found = self._scan(photo.image)
         if not found:
@@ -82,14 +82,32 @@ class FaceDetector:
         visible = visible_share(matrix, self._crop_box, photo.image.shape)
         if visible < config.min_visible:
             raise PhotoRejected("face_cut_off", f"{visible:.0%} of it lies in the photo; {config.min_visible:.0%} must")
+        crop = align(photo.image, matrix, self._resolution)
+        detail = sharpness(crop, float(found.size.min()))
+        if detail < config.min_sharpness:
+            raise PhotoRejected("blurred", f"sharpness {detail:.3f}; it needs {config.min_sharpness:g}")
         return Face(
             face_id=f"{photo.photo_id}-{index}",
             face_index=index,
             box=found.box,
             landmarks=found.landmarks,
             score=found.score,
-            crop=align(photo.image, matrix, self._resolution),
+            crop=crop,
         )
+
+
+def sharpness(crop: np.ndarray, face_px: float) -> float:
+    """How much fine detail a face has for its size: variance of the Laplacian over variance, of the crop's middle.
+
+    `crop` is uint8 [S, S, 3]; `face_px` the face's shorter side in the photo. The crop is looked at no larger than the
+    face was, so that a small face is not called blurred for having been enlarged.
+    """
+    side = min(len(crop), round(min(max(face_px, 24.0), 112.0)))
+    small = cv2.resize(crop, (side, side), interpolation=cv2.INTER_AREA)
+    grey = cv2.cvtColor(small, cv2.COLOR_RGB2GRAY).astype(np.float64)[
+        side // 5 : -(side // 5), side // 5 : -(side // 5)
+    ]
+    return float(cv2.Laplacian(grey, cv2.CV_64F, ksize=1).var() / max(grey.var(), 1.0))
 
 
 class FaceRecogniser:

@@ -10,7 +10,10 @@ REASONS = (
     "no_face",
     "face_too_small",
     "face_cut_off",  # too much of the aligned crop lies outside the photo
+    "blurred",  # out of focus or shaken
     "masks_empty",  # the parser found no face in the crop
+    "out_of_memory",  # decoding it, or the models on it alone, needs more than there is
+    "crashed_worker",  # the process that worked on it died or hung, also when it had nothing else to do
     "diverged",  # training gave words that are not finite
 )
 

@@ -1,4 +1,4 @@
-"""The columns of the five tables, and rows <-> records.
+"""The columns of the tables, and rows <-> records.
 
 Pictures and masks are PNG bytes: lossless, and any tool that reads the table can show them. Words and features are
 lists with their own length, because one root may hold the work of several packs.
@@ -15,7 +15,7 @@ from PIL import Image
 
 from factory.records import FaceFeatures, FaceMasks, GeneratedImage, Identity, PictureMetrics, PreparedFace, Reject
 
-Table = Literal["faces", "identities", "images", "metrics", "rejects"]
+Table = Literal["faces", "identities", "images", "metrics", "rejects", "names", "tombstones"]
 
 
 def _field(name: str, kind: pa.DataType, doc: str, unit: str = "", *, key: bool = False) -> pa.Field:
@@ -103,6 +103,19 @@ SCHEMAS: Final[dict[Table, pa.Schema]] = {
             _field("stage", _TEXT, "prepare or train"),
             _field("reason", _TEXT, "one of factory.errors.REASONS"),
             _field("detail", _TEXT, "what was found, for a person to read"),
+        ]
+    ),
+    "names": pa.schema(
+        [
+            _field("photo_id", _TEXT, "sha256 of the photo's bytes, hex", key=True),
+            _field("name", _TEXT, "another name under which the same bytes came", key=True),
+        ]
+    ),
+    "tombstones": pa.schema(
+        [
+            _field("digest", _TEXT, "sha256 of salt and an erased id, hex", key=True),
+            _field("salt", _TEXT, "random, one for each erasure, hex"),
+            _field("erased_at", _TEXT, "ISO 8601, UTC"),
         ]
     ),
 }

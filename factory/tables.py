@@ -1,15 +1,17 @@
-"""The store: five Lance tables under one root (a local path or s3://).
+"""The store: Lance tables under one root (a local path or s3://).
 
-`faces`, `identities`, `images`, `metrics` and `rejects` are the factory's only state, and the checkpoint of every job:
-a stage asks which ids are there, works on the rest, and upserts each finished batch in one atomic commit. Ids are
-content-addressed, so writing a row twice changes nothing. The columns are in factory/rows.py.
+They are the factory's only state, and the checkpoint of every job: a stage asks which ids are there, works on the
+rest, and upserts each finished batch in one atomic commit. Ids are content-addressed, so writing a row twice changes
+nothing. Rows of erased people (factory/erase.py) are never written. The columns are in factory/rows.py.
 """
 
 from __future__ import annotations
 
 import difflib
+import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -31,11 +33,16 @@ from factory.rows import (
     metrics_from_row,
 )
 
+_ATTEMPTS = 20  # at joining files beside jobs that commit
+ID_COLUMNS = ("photo_id", "face_id", "identity_id", "image_id")  # in every table, whose row it is
+
 
 def filesystem(uri: str) -> tuple[pafs.FileSystem, str]:
     """Arrow's file system and the path in it, for a local path or an s3:// uri (the usual AWS_* variables)."""
     if uri.startswith("s3://"):
-        return pafs.S3FileSystem(endpoint_override=os.environ.get("AWS_ENDPOINT_URL")), uri.removeprefix("s3://")
+        retries = pafs.AwsStandardS3RetryStrategy(max_attempts=10)
+        endpoint = os.environ.get("AWS_ENDPOINT_URL")
+        return pafs.S3FileSystem(endpoint_override=endpoint, retry_strategy=retries), uri.removeprefix("s3://")
     return pafs.LocalFileSystem(), str(Path(uri.removeprefix("file://")).expanduser().absolute())
 
 
@@ -45,6 +52,27 @@ def where_in(column: str, values: Sequence[str]) -> str:
         return "FALSE"  # SQL has no empty IN ()
     quoted = ", ".join("'" + value.replace("'", "''") + "'" for value in values)
     return f"{column} IN ({quoted})"
+
+
+def tombstone_digest(salt: str, erased_id: str) -> str:
+    """What a tombstone keeps of an erased id: with the photo at hand it is recognised, without it nothing is told."""
+    return hashlib.sha256(f"{salt}:{erased_id}".encode()).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class Tombstones:
+    """Who was erased from a root."""
+
+    salts: frozenset[str]
+    digests: frozenset[str]
+
+    def hold(self, an_id: str) -> bool:
+        """Whether this photo_id, face_id, identity_id or image_id was erased."""
+        return any(tombstone_digest(salt, an_id) in self.digests for salt in self.salts)
+
+    def hold_row(self, row: Mapping[str, Any]) -> bool:
+        """Whether a row of any table is about somebody erased."""
+        return bool(self.salts) and any(self.hold(row[column]) for column in ID_COLUMNS if row.get(column))
 
 
 class Store:
@@ -97,6 +125,8 @@ class Store:
 
     def upsert(self, table: Table, rows: Sequence[dict[str, Any]]) -> None:
         """Inserts rows and replaces those with the same key, in one atomic commit, retried when others commit too."""
+        erased = self.tombstones()
+        rows = [row for row in rows if not erased.hold_row(row)]
         if not rows:
             return
         data = pa.Table.from_pylist(list({tuple(r[k] for k in KEYS[table]): r for r in rows}.values()), SCHEMAS[table])
@@ -107,6 +137,43 @@ class Store:
         merge.conflict_retries(50).retry_timeout(timedelta(minutes=5)).execute(data)
         if dataset.version % 256 == 255:  # a long job makes thousands of small commits
             self.tidy(table)
+        later = self.tombstones()  # whoever was erased meanwhile: the eraser may have looked before this commit
+        late = [row[KEYS[table][0]] for row in rows if later != erased and later.hold_row(row)]
+        if late:
+            self.purge(table, where_in(KEYS[table][0], late))
+
+    def tombstones(self) -> Tombstones:
+        """Who was erased."""
+        rows = self.read("tombstones", columns=["salt", "digest"])
+        return Tombstones(frozenset(rows["salt"].to_pylist()), frozenset(rows["digest"].to_pylist()))
+
+    def delete(self, table: Table, where: str) -> int:
+        """Deletes rows, `where` in SQL, and returns how many; their bytes stay on disk until the next tidying."""
+        dataset = self.open(table)
+        num = 0 if dataset is None else int(dataset.count_rows(filter=where))
+        if dataset is not None and num:
+            dataset.delete(where, conflict_retries=50, retry_timeout=timedelta(minutes=5))
+        return num
+
+    def purge(self, table: Table, where: str) -> int:
+        """Deletes rows, and every version and file of the table that still holds them; returns how many rows.
+
+        A job that reads the table at this moment may find its version gone and fail; started again it goes on.
+        """
+        num = self.delete(table, where)
+        for attempt in range(_ATTEMPTS):
+            dataset = self.open(table)
+            if dataset is None:
+                return 0
+            try:
+                dataset.optimize.compact_files(materialize_deletions=True, materialize_deletions_threshold=0.0)
+                dataset.delete("FALSE")  # a commit without effect: the one before names the deleted ids in its log
+                dataset.cleanup_old_versions(older_than=timedelta(0))
+                break
+            except OSError as error:  # a job committed meanwhile
+                if "conflict" not in str(error).lower() or attempt == _ATTEMPTS - 1:
+                    raise
+        return num
 
     def _create(self, table: Table) -> lance.LanceDataset:
         # Not `write_dataset(mode="create")`: of two at once, the later one replaces the earlier one's table, rows and
@@ -159,17 +226,31 @@ class Store:
         return [identity_from_row(row) for row in sorted(rows, key=lambda row: (row["created_at"], row["name"]))]
 
     def find_identity(self, name_or_id: str) -> Identity:
-        """The identity with this id, else the newest with this name; IdentityNotFound names near ones."""
+        """The identity with this id, else the newest with this name, else the newest of a photo that came under this
+        name too; IdentityNotFound names near ones."""
         for column in ("identity_id", "name"):
             rows = self.read("identities", where=where_in(column, [name_or_id])).to_pylist()
             if rows:
                 return identity_from_row(max(rows, key=lambda row: row["created_at"]))
+        rows = self.read("identities", where=where_in("face_id", self._faces_called(name_or_id))).to_pylist()
+        if rows:
+            return identity_from_row(max(rows, key=lambda row: row["created_at"]))
         names = sorted(set(self.read("identities", columns=["name"])["name"].to_pylist()))
         if not names:
             raise IdentityNotFound(f"no identity {name_or_id!r}: {self.root} holds no identities yet")
         near = difflib.get_close_matches(name_or_id, names, n=3, cutoff=0.4)
         hint = f"did you mean {', '.join(near)}?" if near else f"it holds {len(names)}, such as {', '.join(names[:3])}"
         raise IdentityNotFound(f"no identity {name_or_id!r} in {self.root}; {hint}")
+
+    def _faces_called(self, name: str) -> list[str]:
+        """Face ids by the photo's other names (table `names`): "<name>" is the largest face, "<name>-<n>" face n."""
+        stem, _, number = name.rpartition("-")
+        rows = self.read("names", where=where_in("name", [name, stem])).to_pylist()
+        return [
+            f"{row['photo_id']}-{0 if row['name'] == name else int(number)}"
+            for row in rows
+            if row["name"] == name or number.isdecimal()
+        ]
 
     def images(self, identity_ids: Sequence[str] | None = None) -> list[GeneratedImage]:
         """Images, all or those of these identities."""

@@ -112,6 +112,7 @@ class ImageMaker:
         ids = sorted({row["identity_id"] for row in rows})
         stored = self.store.read("identities", where=where_in("identity_id", ids)).to_pylist()
         people = {row["identity_id"]: identity_from_row(row) for row in stored}
+        rows = [row for row in rows if row["identity_id"] in people]  # somebody may have been erased meanwhile
         requests = [
             self._request(identity=people[row["identity_id"]], prompt=row["prompt"], seed=row["seed"]) for row in rows
         ]
@@ -135,10 +136,12 @@ def write_pngs(store: Store, requests: Sequence[Mapping[str, Any]], out: Path) -
     out.mkdir(parents=True, exist_ok=True)
     counters: dict[str, int] = {}
     for request in requests:
-        [row] = store.read("images", columns=["image"], where=where_in("image_id", [request["image_id"]])).to_pylist()
         stem = file_stem(request["name"])
         number = counters[stem] = counters.get(stem, -1) + 1
-        (out / f"{stem}_{number}.png").write_bytes(row["image"])
+        for row in store.read(
+            "images", columns=["image"], where=where_in("image_id", [request["image_id"]])
+        ).to_pylist():
+            (out / f"{stem}_{number}.png").write_bytes(row["image"])
 
 
 def _people(store: Store, pack: Pack, names_or_ids: Sequence[str] | None) -> list[Identity]:

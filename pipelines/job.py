@@ -10,7 +10,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -18,13 +18,27 @@ from typing import Any, Final
 import pyarrow as pa
 import ray
 from ray.data import ActorPoolStrategy, DataContext, Dataset
+from ray.exceptions import RayError, RayTaskError
 
 from factory.pack import PACKS, Pack
-from factory.tables import Store, filesystem
+from factory.tables import Store
+from pipelines.journal import Journal, explained
+from pipelines.report import page
+from pipelines.watch import Watch
 
 LIGHT: Final = 0.1  # logical CPUs of a task that reads or commits; it must find room beside the workers
 _OBJECT_STORE_BYTES = 2**30  # of a local cluster: blocks are 16 photos, so this is plenty
 _BLOCK_BYTES = 32 * 2**20  # of photos in flight
+# Of a store that is busy or away for a moment, after its client's own retries. Batches are done again from their rows.
+_TRANSIENT: Final = (
+    "SlowDown",
+    "InternalError",
+    "503",
+    "500 Internal",
+    "timed out",
+    "Connection reset",
+    "NETWORK_CONN",
+)
 COUNTS: Final = pa.schema([("what", pa.string()), ("num", pa.int64())])
 
 
@@ -47,6 +61,14 @@ class Summary:
     images: int = 0  # new rows of `images`
     metrics: int = 0  # new rows of `metrics`
     stage_seconds: dict[str, float] = field(default_factory=dict)
+    samples: list[str] = field(default_factory=list, repr=False)  # lines of report.html; not in summary.json
+
+    def counts(self) -> dict[str, int]:
+        """What grows while the job runs."""
+        counts = {"photos_with_faces": self.photos_with_faces, "faces": self.faces, "identities": self.identities}
+        counts |= {"images": self.images, "skipped_existing": self.skipped_existing}
+        counts |= {f"rejected:{reason}": num for reason, num in self.rejected.items()}
+        return counts | {f"rejected_face:{reason}": num for reason, num in self.rejected_faces.items()}
 
     def lines(self) -> list[str]:
         """The summary for a person to read."""
@@ -83,19 +105,46 @@ class Summary:
 
 @contextmanager
 def open_job(name: str, store: Store, within: Summary | None = None) -> Iterator[Summary]:
-    """Times a job and writes its summary to ROOT/jobs/<job id>/summary.json; inside another job it only adds to it."""
+    """Times a job and keeps its files under ROOT/jobs/<job id>; inside another job it only adds to that one.
+
+    Raises OSError with the remedy if ROOT cannot be written, at once or in the middle of the job.
+    """
     started = time.monotonic()
     now = datetime.now(UTC)
     summary = within or Summary(job=name, job_id=f"{now:%Y%m%dT%H%M%SZ}-{name}-{secrets.token_hex(3)}")
-    yield summary
-    seconds = round(time.monotonic() - started, 2)
-    summary.stage_seconds[name] = seconds
-    if within is None:
-        summary.seconds = seconds
-        files, folder = filesystem(f"{store.root}/jobs/{summary.job_id}")
-        files.create_dir(folder, recursive=True)
-        with files.open_output_stream(f"{folder}/summary.json") as stream:
-            stream.write(json.dumps(asdict(summary), indent=2).encode() + b"\n")
+    if within is not None:
+        yield summary
+        summary.stage_seconds[name] = round(time.monotonic() - started, 2)
+        return
+    journal = Journal(store.root, summary.job_id)
+    try:
+        with Watch(name, summary.counts, journal):
+            yield summary
+        summary.seconds = summary.stage_seconds[name] = round(time.monotonic() - started, 2)
+        facts = asdict(summary)
+        report = page(f"{name} {summary.job_id}", summary.lines(), facts.pop("samples"))
+        journal.file("report.html", report)
+        journal.write("finished", {"seconds": summary.seconds})
+        journal.file("summary.json", json.dumps(facts, indent=2) + "\n")
+    except BaseException as error:
+        cause = _cause(error)
+        with suppress(OSError):  # what ends the job may well be that nothing can be written
+            journal.write("failed", {"error": f"{type(cause).__name__}: {cause}"[:1000]})
+        clear = explained(cause, store.root)
+        if clear is not None:
+            raise clear from error
+        raise
+
+
+def _cause(error: BaseException) -> BaseException:
+    """What a worker raised, out of Ray's wrappings."""
+    while True:
+        inner = error.cause if isinstance(error, RayTaskError) else None
+        if inner is None and isinstance(error, RayError):
+            inner = error.__cause__
+        if inner is None or inner is error:
+            return error
+        error = inner
 
 
 def connect() -> None:
@@ -104,6 +153,8 @@ def connect() -> None:
     context.enable_progress_bars = False  # ours is one line
     context.execution_no_progress_timeout_s = -1  # a batch of training takes longer than any limit
     context.target_max_block_size = _BLOCK_BYTES
+    context.retried_map_errors = list(_TRANSIENT)
+    context.max_map_retries = 5
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     if ray.is_initialized():
         return

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Final
+from typing import Any, Final
 
 import pyarrow as pa
 import ray
 
 from factory.pack import Pack
-from factory.tables import Store, where_in
+from factory.tables import Store, Tombstones, where_in
 from pipelines.job import Summary, stream
 from pipelines.progress import Progress
 from pipelines.sources import CONTENT, find_places, hash_contents
@@ -17,33 +19,99 @@ from pipelines.sources import CONTENT, find_places, hash_contents
 _FILES: Final = 64  # files that one task reads
 
 
-def find_new_photos(photos: str, store: Store, pack: Pack, summary: Summary) -> pa.Table:
-    """CONTENT of the photos that no table knows yet, each once. Every file is read here once, for its id alone."""
+def find_new_photos(
+    photos: str, store: Store, pack: Pack, summary: Summary, retry: Sequence[str] | None = None
+) -> pa.Table:
+    """CONTENT of the photos to prepare, each once. Every file is read here once, for its id alone.
+
+    That is those which no table knows, or with `retry` those that were refused for one of these reasons. Names under
+    which a photo comes again are kept in `names`; a photo that can be read again loses its reject for that.
+    """
     places = find_places(photos)
-    same_pack = where_in("pack", [pack.name])
-    known = set(store.read("faces", columns=["photo_id"], where=same_pack)["photo_id"].to_pylist())
-    # Face rejects are no proof that their photo is done; photos that could not be read are tried again.
-    known |= store.existing_ids("rejects", where=f"{same_pack} AND reason != 'unreadable'")
+    known = _known_photos(store, pack, retry)
     chain = ray.data.from_arrow(work_units(places.table)).map_batches(
         hash_contents, batch_size=None, batch_format="pyarrow", num_cpus=1
     )
     fresh: list[pa.Table] = []
-    seen: set[str] = set()
     with Progress("look for new photos", "photos", places.num_photos) as progress:
         for batch in stream(chain):
-            keep = []
-            for photo_id in batch["photo_id"].to_pylist():
-                is_copy, is_known = photo_id in seen, photo_id in known
-                summary.duplicates += is_copy and not is_known
-                summary.skipped_existing += is_copy or is_known
-                keep.append(not (is_copy or is_known))
-                if photo_id is not None:
-                    seen.add(photo_id)
-            fresh.append(batch.filter(pa.array(keep, pa.bool_())))
+            wanted = [known.wants(row) for row in batch.select(["photo_id", "name", "source_id"]).to_pylist()]
+            fresh.append(batch.filter(pa.array(wanted, pa.bool_())))
             progress.add(batch.num_rows)
+    # sorted before the first of several copies is taken: it gives the photo its name, the same one at each run
+    rows = pa.concat_tables([CONTENT.empty_table(), *fresh]).sort_by(
+        [("uri", "ascending"), ("row_group", "ascending"), ("row", "ascending")]
+    )
+    first = [known.is_first(row) for row in rows.select(["photo_id", "name"]).to_pylist()]
     summary.photos += places.num_photos
-    rows = pa.concat_tables([CONTENT.empty_table(), *fresh])
-    return rows.sort_by([("uri", "ascending"), ("row_group", "ascending"), ("row", "ascending")])
+    summary.duplicates += len(first) - sum(first)
+    summary.skipped_existing += places.num_photos - sum(first)
+    store.upsert("names", [{"photo_id": photo_id, "name": name} for photo_id, name in sorted(known.more_names)])
+    if known.recovered:
+        store.delete("rejects", f"{where_in('reject_id', sorted(known.recovered))} AND {where_in('pack', [pack.name])}")
+    return rows.filter(pa.array(first, pa.bool_()))
+
+
+@dataclass(slots=True, kw_only=True)
+class _Known:
+    """What the tables know, and what is found out about the input."""
+
+    photo_ids: set[str]  # prepared by this pack, or refused
+    names: set[tuple[str, str]]  # (photo_id, name)
+    unreadable: set[str]  # source_ids of rejects
+    tombstones: Tombstones
+    retried: set[str] | None  # photo_ids and source_ids; None: whatever is new
+    seen: set[str] = field(default_factory=set)
+    more_names: set[tuple[str, str]] = field(default_factory=set)
+    recovered: set[str] = field(default_factory=set)  # source_ids of rejects that can be read again
+
+    def wants(self, row: dict[str, Any]) -> bool:
+        """Whether a photo is to be prepared, copies included."""
+        photo_id, source_id = row["photo_id"], row["source_id"]
+        if photo_id is None:  # what could not be read is tried at each run
+            return self.retried is None or source_id in self.retried
+        if self.tombstones.salts and (self.tombstones.hold(photo_id) or self.tombstones.hold(f"{photo_id}-any")):
+            return False
+        if source_id in self.unreadable:
+            self.recovered.add(source_id)
+        if photo_id in self.photo_ids and (photo_id, row["name"]) not in self.names:
+            self.more_names.add((photo_id, row["name"]))
+        if self.retried is not None:
+            return photo_id in self.retried or source_id in self.retried
+        return photo_id not in self.photo_ids
+
+    def is_first(self, row: dict[str, Any]) -> bool:
+        """Whether a wanted photo is the first of its copies."""
+        photo_id = row["photo_id"]
+        if photo_id is None:
+            return True
+        if photo_id in self.seen:
+            if (photo_id, row["name"]) not in self.names:
+                self.more_names.add((photo_id, row["name"]))
+            return False
+        self.seen.add(photo_id)
+        self.names.add((photo_id, row["name"]))
+        return True
+
+
+def _known_photos(store: Store, pack: Pack, retry: Sequence[str] | None) -> _Known:
+    same_pack = where_in("pack", [pack.name])
+    faces = store.read("faces", columns=["photo_id", "name", "face_index"], where=same_pack).to_pylist()
+    columns = ["reject_id", "photo_id", "name", "reason"]
+    rejects = store.read("rejects", columns=columns, where=f"{same_pack} AND stage = 'prepare'").to_pylist()
+    named = {(row["photo_id"], row["name"].removesuffix(f"-{row['face_index']}")) for row in faces if row["face_index"]}
+    named |= {(row["photo_id"], row["name"]) for row in [*(face for face in faces if not face["face_index"]), *rejects]}
+    named |= {(row["photo_id"], row["name"]) for row in store.read("names").to_pylist()}
+    retried = [row for row in rejects if row["reason"] in (retry or ())]
+    return _Known(
+        # Face rejects are no proof that their photo is done.
+        photo_ids={row["photo_id"] for row in faces}
+        | {row["photo_id"] for row in rejects if row["reject_id"] == row["photo_id"]},
+        names=named,
+        unreadable={row["reject_id"] for row in rejects if not row["photo_id"]},
+        tombstones=store.tombstones(),
+        retried=None if retry is None else {row["photo_id"] or row["reject_id"] for row in retried},
+    )
 
 
 def work_units(rows: pa.Table) -> list[pa.Table]:

@@ -21,7 +21,15 @@ from factory.tables import filesystem
 
 _CHUNK = 2**20  # bytes read at a time while hashing
 PLACE: Final = pa.schema([("uri", pa.string()), ("row_group", pa.int32()), ("first_row", pa.int64())])
-CONTENT: Final = pa.schema([*PLACE, ("row", pa.int64()), ("photo_id", pa.string())])
+CONTENT: Final = pa.schema(
+    [
+        *PLACE,
+        ("row", pa.int64()),
+        ("photo_id", pa.string()),  # null if it cannot be read
+        ("name", pa.string()),
+        ("source_id", pa.string()),  # sha256 of the uri: the reject_id if it cannot be read
+    ]
+)
 PHOTO: Final = pa.schema(
     [
         ("photo_id", pa.string()),  # "" if unreadable
@@ -63,7 +71,10 @@ def find_places(src: str) -> Places:
 def hash_contents(places: pa.Table) -> Iterator[pa.Table]:
     """PLACE -> CONTENT: the id of every photo, null where it cannot be read."""
     for place in places.to_pylist():
-        rows = [{**place, "row": row, "photo_id": _hash(entry)} for row, entry in _entries(place)]
+        rows = [
+            {**place, "row": row, "photo_id": _hash(entry), "name": entry.name, "source_id": entry.source_id}
+            for row, entry in _entries(place)
+        ]
         yield pa.Table.from_pylist(rows, CONTENT)
 
 
@@ -85,6 +96,12 @@ class _Entry:
     name: str
     data: bytes | None  # the image column
     uri: str  # of the photo's own file, else of its row
+    fault: str | None = None  # why there is nothing to read
+
+    @property
+    def source_id(self) -> str:
+        """What stands for the photo while its bytes are not known."""
+        return hashlib.sha256(self.uri.encode()).hexdigest()
 
 
 def _photo(entry: _Entry, photo_id: str | None, max_bytes: int) -> dict[str, Any]:
@@ -97,9 +114,8 @@ def _photo(entry: _Entry, photo_id: str | None, max_bytes: int) -> dict[str, Any
             return {**refused, "photo_id": photo_id, "reject_id": photo_id, "image": data}
         photo_id = photo_id or _hash(entry)
     except OSError as error:
-        reject_id = hashlib.sha256(entry.uri.encode()).hexdigest()
         detail = f"{entry.uri}: {error}"
-        return {**refused, "photo_id": "", "reject_id": reject_id, "reason": "unreadable", "detail": detail}
+        return {**refused, "photo_id": "", "reject_id": entry.source_id, "reason": "unreadable", "detail": detail}
     detail = f"{size:,} bytes; the limit is {max_bytes:,} bytes"
     return {**refused, "photo_id": photo_id, "reject_id": photo_id, "reason": "too_large", "detail": detail}
 
@@ -115,6 +131,8 @@ def _hash(entry: _Entry) -> str | None:
 
 
 def _chunks(entry: _Entry) -> Iterator[bytes]:
+    if entry.fault is not None:
+        raise OSError(entry.fault)
     if entry.data is not None:
         yield entry.data
         return
@@ -125,6 +143,8 @@ def _chunks(entry: _Entry) -> Iterator[bytes]:
 
 
 def _size(entry: _Entry) -> int:
+    if entry.fault is not None:
+        raise OSError(entry.fault)
     if entry.data is not None:
         return len(entry.data)
     files, path = filesystem(entry.uri)
@@ -143,11 +163,17 @@ def _entries(place: dict[str, Any]) -> Iterator[tuple[int, _Entry]]:
     files, path = filesystem(uri)
     with pq.ParquetFile(path, filesystem=files) as parquet:
         columns = [name for name in ("image", "uri", "name") if name in parquet.schema_arrow.names]
-        row = 0
-        for batch in parquet.iter_batches(batch_size=16, row_groups=[group], columns=columns):
-            for values in batch.to_pylist():
-                yield row, _parquet_entry(values, uri, place["first_row"] + row)
-                row += 1
+        row, num_rows = 0, parquet.metadata.row_group(group).num_rows
+        try:
+            for batch in parquet.iter_batches(batch_size=16, row_groups=[group], columns=columns):
+                for values in batch.to_pylist():
+                    yield row, _parquet_entry(values, uri, place["first_row"] + row)
+                    row += 1
+        except (pa.ArrowInvalid, OSError) as error:  # damaged inside: the rows that are left are told, each one
+            for lost in range(row, num_rows):
+                number = place["first_row"] + lost
+                name, fault = f"{PurePosixPath(uri).stem}-{number}", f"the Parquet file is damaged: {error}"
+                yield lost, _Entry(name=name, data=None, uri=f"{uri}#{number}", fault=fault)
 
 
 def _parquet_entry(values: dict[str, Any], parquet: str, row: int) -> _Entry:

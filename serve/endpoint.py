@@ -43,6 +43,7 @@ class Endpoint:
         results = await self._client.images(
             [ImageJob(identity=identity, prompt=body.prompt, seed=seed + i, config=config) for i in range(body.n)]
         )
+        await asyncio.to_thread(self._catalog.find, identity.identity_id)  # erased meanwhile: no picture leaves
 
         def encoded() -> list[ImageData]:
             return [ImageData.of(made.image, seed + i, made.batch_size, body) for i, made in enumerate(results)]

@@ -21,9 +21,10 @@ from factory.errors import IdentityNotFound, IncompatibleIdentity
 from factory.pack import Pack
 from factory.settings import train_settings
 from factory.tables import Store
+from pipelines.faces import OUTCOME, FaceFinder, FaceReader
 from pipelines.generate import generate
 from pipelines.job import Summary, connect
-from pipelines.prepare import OUTCOME, FaceFinder, FaceReader, commit
+from pipelines.prepare import commit
 from pipelines.run import run
 from pipelines.sources import CONTENT, PHOTO, find_places, hash_contents, read_photos
 from pipelines.train import train

@@ -54,3 +54,16 @@ def test_a_prefix_of_images_is_a_source(s3: Any) -> None:
     contents = pa.concat_tables(hash_contents(find_places("s3://people/in/").table))
     photos = pa.concat_tables([PHOTO.empty_table(), *read_photos(contents, max_bytes=100)]).to_pylist()
     assert [(photo["name"], photo["image"]) for photo in photos] == [("a", b"in/a.jpg"), ("b", b"in/sub/b.txt")]
+
+
+def test_a_missing_bucket_is_told_before_any_work(s3: Any) -> None:
+    with pytest.raises(OSError, match="create the bucket, or correct its name"), open_job("x", Store("s3://gone/root")):
+        pytest.fail("the job began")
+
+
+def test_events_grow_in_a_bucket(s3: Any) -> None:
+    store = Store("s3://people/events")
+    with open_job("prepare", store) as summary:
+        summary.faces = 2
+    body = s3.get_object(Bucket="people", Key=f"events/jobs/{summary.job_id}/events.jsonl")["Body"].read()
+    assert [line.split(b'"')[3] for line in body.splitlines()] == [b"started", b"progress", b"finished"]

@@ -41,7 +41,7 @@ def test_the_schedule_ends_in_pure_noise_and_weighs_the_error_of_the_picture() -
     assert float(schedule.alphas_cumprod[-1]) == pytest.approx(0, abs=1e-6)
     weights = step_weights(schedule)
     snr = schedule.alphas_cumprod / (1 - schedule.alphas_cumprod)
-    np.testing.assert_allclose(weights * (snr + 1), (snr + 1).clamp(max=5), rtol=1e-5)  # v error^2 = x0 error^2 (SNR + 1)
+    np.testing.assert_allclose(weights * (snr + 1), (snr + 1).clamp(max=5), rtol=1e-5)
 
 
 def test_the_pack_learns_identities_with_the_texts_its_views_were_named_by() -> None:

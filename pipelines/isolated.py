@@ -1,0 +1,114 @@
+"""A stage in a child process of its own, because a file can kill the process that decodes it.
+
+The actor stays alive and knows which rows its child was at. It gives them to a new child one by one; a row that kills
+a child which has done nothing else is the poison, and gets a row that says so. Ray's own retries would give the same
+batch to the same code for ever.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import signal
+from collections.abc import Callable, Sequence
+from multiprocessing.connection import Connection
+from multiprocessing.context import SpawnProcess
+from typing import Any, TypeAlias
+
+import pyarrow as pa
+
+Stage: TypeAlias = Callable[..., Callable[[pa.Table], pa.Table]]  # a class whose objects turn a batch into another
+
+
+class Isolated:
+    """Runs `stage(*arguments)` in a child; `poisoned(row, detail)` gives the output of a row that kills it."""
+
+    def __init__(
+        self,
+        stage: Stage,
+        arguments: Sequence[Any],
+        poisoned: Callable[[pa.Table, str], pa.Table],
+        max_row_s: float,
+    ) -> None:
+        """`max_row_s` is how long a row may take, in seconds, before its child is given up as hanging."""
+        self._stage, self._arguments = stage, arguments
+        self._poisoned, self._max_row_s = poisoned, max_row_s
+        self._child = _Child(stage, arguments)
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        """The stage's output for a batch. Raises what the stage raises."""
+        was_fresh = self._child.num_batches == 0
+        try:
+            return self._child.run(batch, self._max_row_s * max(1, batch.num_rows))
+        except _ChildDied as death:
+            self._child = _Child(self._stage, self._arguments)
+            if batch.num_rows > 1:
+                # one by one rather than in halves: two children are lost for a poison, not one for each halving
+                return pa.concat_tables([self(batch.slice(row, 1)) for row in range(batch.num_rows)])
+            return self._poisoned(batch, str(death)) if was_fresh else self(batch)
+
+
+class _ChildDied(Exception):
+    """How it ended."""
+
+
+class _Child:
+    def __init__(self, stage: Stage, arguments: Sequence[Any]) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._connection, other = context.Pipe()
+        self._process: SpawnProcess = context.Process(target=_work, args=(other, stage, arguments), daemon=True)
+        self._process.start()
+        other.close()  # so that a dead child ends what is read here
+        self.num_batches = 0
+        try:
+            answer = self._connection.recv()
+        except EOFError:
+            raise RuntimeError(f"a worker's process cannot start: it {self._end()}") from None
+        if isinstance(answer, Exception):
+            raise answer
+
+    def run(self, batch: pa.Table, limit_s: float) -> pa.Table:
+        """The child's answer; raises _ChildDied, or what the stage raised."""
+        self.num_batches += 1
+        try:
+            self._connection.send(batch)
+            if not self._connection.poll(limit_s):
+                self._end()
+                raise _ChildDied(f"gave no answer in {limit_s:g} s")
+            answer = self._connection.recv()
+        except (EOFError, OSError):
+            raise _ChildDied(self._end()) from None
+        if isinstance(answer, Exception):
+            raise answer
+        assert isinstance(answer, pa.Table)
+        return answer
+
+    def _end(self) -> str:
+        self._process.join(5.0)  # one that hangs is killed
+        self._process.kill()
+        self._process.join()
+        self._connection.close()
+        code = self._process.exitcode or 0
+        if code >= 0:
+            return f"ended with status {code}"
+        by_whom = " (by the system if memory ran out)" if -code == signal.SIGKILL else ""
+        return f"was killed by {signal.Signals(-code).name}{by_whom}"
+
+
+def _work(connection: Connection, stage: Stage, arguments: Sequence[Any]) -> None:
+    """What the child does until its parent is gone."""
+    try:
+        run = stage(*arguments)
+    except Exception as error:  # noqa: BLE001 (the parent raises it)
+        connection.send(error)
+        return
+    connection.send(None)
+    while True:
+        try:
+            batch = connection.recv()
+        except EOFError:
+            return
+        try:
+            answer: pa.Table | Exception = run(batch)
+        except Exception as error:  # noqa: BLE001 (the parent raises it)
+            answer = error
+        connection.send(answer)

@@ -1,0 +1,179 @@
+"""What a job leaves to look at, and what it says when the storage fails."""
+
+from __future__ import annotations
+
+import errno
+import io
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+from ray.exceptions import RayTaskError, UserCodeException
+from typer.testing import CliRunner
+
+from cli import app
+from factory.config import PrepareConfig
+from factory.erase import erase, find_person
+from factory.pack import Pack
+from factory.photos import content_id
+from factory.records import Reject
+from factory.rows import face_row, reject_row
+from factory.tables import Store
+from pipelines.job import Summary, open_job
+from pipelines.journal import list_jobs, read_job
+from pipelines.report import page, samples
+from pipelines.sources import CONTENT, PHOTO, find_places, hash_contents, read_photos
+from pipelines.watch import Watch
+from tests.test_erase import face, photo_id
+
+runner = CliRunner()
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path / "root")
+
+
+def events(store: Store, summary: Summary) -> list[str]:
+    return [event["event"] for event in read_job(store.root, summary.job_id).events]
+
+
+def test_a_job_leaves_events_a_summary_and_a_report(store: Store) -> None:
+    with open_job("prepare", store) as summary:
+        assert events(store, summary) == ["started"], "one sees that it runs"
+        with open_job("inner", store, summary):
+            summary.photos = summary.photos_with_faces = 3
+        summary.rejected["no_face"] = 2
+        summary.samples.append('<figure data-photo="x">Ada</figure>')
+    job = read_job(store.root, summary.job_id)
+    assert [event["event"] for event in job.events] == ["started", "progress", "finished"]
+    assert job.events[1]["counts"]["rejected:no_face"] == 2 and job.events[1]["per_s"]["photos_with_faces"] > 0
+    assert job.state == "finished" and job.summary["photos"] == 3 and "samples" not in job.summary
+    assert set(job.summary["stage_seconds"]) == {"prepare", "inner"}
+    report = (Path(store.root) / "jobs" / summary.job_id / "report.html").read_text()
+    assert "Ada" in report and "no_face" in report
+
+
+def test_a_watch_tells_what_has_grown(store: Store) -> None:
+    class Lines:
+        every_s = 0.01
+
+        def __init__(self) -> None:
+            self.written: list[dict[str, object]] = []
+
+        def write(self, event: str, facts: dict[str, object]) -> None:
+            self.written.append(facts)
+
+    lines, counts = Lines(), {"faces": 0}
+    watch = Watch("prepare", lambda: counts, lines)  # type: ignore[arg-type]
+    watch.look()
+    counts["faces"] = 4
+    watch.look()
+    watch.look()
+    assert [line["counts"] for line in lines.written] == [{"faces": 4}]
+    [rates] = [line["per_s"] for line in lines.written]
+    assert list(rates) == ["faces"]  # type: ignore[call-overload]
+
+
+def test_jobs_list_and_show(store: Store) -> None:
+    with open_job("prepare", store) as done:
+        done.photos, done.rejected["blurred"] = 5, 1
+    with pytest.raises(ValueError, match="stop"), open_job("train", store) as failed:
+        raise ValueError("stop")
+    listed = runner.invoke(app, ["jobs", "list", "--root", store.root]).output
+    rows = {line.split()[0]: line.split()[1] for line in listed.splitlines()[1:]}
+    assert rows == {done.job_id: "finished", failed.job_id: "failed"}
+    shown = runner.invoke(app, ["jobs", "show", failed.job_id, "--root", store.root])
+    assert shown.exit_code == 0 and "ValueError: stop" in shown.output
+    unknown = runner.invoke(app, ["jobs", "show", "gone", "--root", store.root])
+    assert unknown.exit_code == 1 and "jobs list" in unknown.stderr
+    assert list_jobs(f"{store.root}/nothing") == []
+
+
+def test_the_report_shows_accepted_and_rejected_and_erasing_takes_them_out(
+    store: Store, tiny_pack: Pack, tmp_path: Path
+) -> None:
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    buffer = io.BytesIO()
+    Image.fromarray(np.full((99, 99, 3), 200, np.uint8)).save(buffer, "JPEG")
+    (folder / "plain.jpg").write_bytes(buffer.getvalue())
+    (folder / "bomb.jpg").write_bytes(b"kills")
+    contents = pa.concat_tables(hash_contents(find_places(str(folder)).table))
+    mine = contents.slice(0, 1).set_column(
+        CONTENT.get_field_index("photo_id"), CONTENT.field("photo_id"), pa.array([photo_id(1)])
+    )
+    store.upsert("faces", [face_row(face(1, tiny_pack)), face_row(face(2, tiny_pack))])
+    for name, reason in (("plain.jpg", "no_face"), ("bomb.jpg", "crashed_worker")):
+        key = content_id((folder / name).read_bytes())
+        row = Reject(
+            reject_id=key, photo_id=key, name=name, pack="tiny", stage="prepare", reason=reason, detail="<i>5 < 6</i>"
+        )
+        store.upsert("rejects", [reject_row(row)])
+    lines = samples(store, "tiny", pa.concat_tables([contents, mine]), PrepareConfig())
+    by_name = {name: line for line in lines for name in ("person 1", "person 2", "plain", "bomb") if name in line}
+    assert sorted(by_name) == ["bomb", "person 1", "plain"], "person 2 is another job's"
+    assert all("data:image/jpeg" in by_name[name] for name in ("person 1", "plain"))
+    assert "data:image" not in by_name["bomb"], "what kills a process is not opened again"
+    assert "<i>" not in by_name["bomb"] and "crashed_worker" in by_name["bomb"]
+
+    report = Path(store.root) / "jobs" / "j" / "report.html"
+    report.parent.mkdir(parents=True)
+    report.write_text(page("prepare", ["photos 3"], lines))
+    erase(store, find_person(store, photo_id=photo_id(1)))
+    assert "person 1" not in report.read_text() and "plain" in report.read_text()
+
+
+def test_a_root_that_is_a_file_is_told_before_any_work(tmp_path: Path) -> None:
+    (tmp_path / "root").write_text("in the way")
+    with (
+        pytest.raises(OSError, match=r"a file is in the way: choose another --root"),
+        open_job("prepare", Store(tmp_path / "root")),
+    ):
+        pytest.fail("the job began")
+
+
+@pytest.mark.parametrize(
+    ("error", "remedy"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), "the disk is full: free some space"),
+        (OSError("LanceError(IO): ... No space left on device (os error 28)\n at x.rs"), "the disk is full"),
+        (PermissionError(errno.EACCES, "Permission denied"), "let this user write there"),
+        (OSError(errno.EROFS, "Read-only file system"), "let this user write there"),
+    ],
+)
+def test_storage_that_fails_in_the_middle_is_told_with_the_remedy_and_nothing_is_lost(
+    store: Store, tiny_pack: Pack, error: OSError, remedy: str
+) -> None:
+    wrapped = UserCodeException("commit failed")
+    wrapped.__cause__ = RayTaskError("commit", "a long\ntraceback", error)
+    with pytest.raises(OSError) as told, open_job("prepare", store) as summary:
+        store.upsert("faces", [face_row(face(1, tiny_pack))])
+        raise wrapped
+    assert remedy in str(told.value) and "what was committed is kept" in str(told.value)
+    assert "\n" not in str(told.value) and "traceback" not in str(told.value)
+    assert events(store, summary)[-1] == "failed"
+    assert store.count("faces") == 1
+
+
+def test_other_errors_stay_what_they_are(store: Store) -> None:
+    with pytest.raises(ZeroDivisionError), open_job("prepare", store):
+        raise ZeroDivisionError
+
+
+def test_a_parquet_file_damaged_inside_loses_only_its_damaged_rows(tmp_path: Path) -> None:
+    file = tmp_path / "p.parquet"
+    noise = [np.random.default_rng(i).bytes(5000) for i in range(8)]
+    pq.write_table(pa.table({"image": noise}), file, row_group_size=4, compression="none", use_dictionary=False)
+    damaged = bytearray(file.read_bytes())
+    start = pq.read_metadata(file).row_group(1).column(0).data_page_offset
+    damaged[start : start + 40] = b"\xff" * 40
+    file.write_bytes(damaged)
+    contents = pa.concat_tables(hash_contents(find_places(str(file)).table))
+    photos = pa.concat_tables([PHOTO.empty_table(), *read_photos(contents, max_bytes=10**6)]).to_pylist()
+    assert [photo["reason"] for photo in photos] == [None] * 4 + ["unreadable"] * 4
+    assert len({photo["reject_id"] for photo in photos}) == 8
+    assert all("damaged" in photo["detail"] for photo in photos[4:])
