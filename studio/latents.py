@@ -101,7 +101,7 @@ def encode(state: Path, device: torch.device, *, crew: Crew) -> None:
                 print(f"unet: {start} of {len(plan)} {kind} encoded by member {crew.rank}", flush=True)
         arrays = {name: np.concatenate(part) for name, part in parts.items()}
         partial = path.with_suffix(".partial.npz")
-        np.savez(partial, items=plan, persons=data.persons[plan].astype(np.int64), **arrays)
+        np.savez(partial, allow_pickle=False, items=plan, persons=data.persons[plan].astype(np.int64), **arrays)
         partial.replace(path)
     crew.sum([torch.zeros(1)])  # all wait until all are done
 

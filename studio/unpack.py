@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from diffusers import AutoencoderTiny, UNet2DConditionModel
 from safetensors.torch import load_file
-from transformers import CLIPModel, CLIPTextModel
+from transformers import CLIPModel, CLIPTextModel, CLIPTokenizer
 
 from studio import tokenizer
 from studio.build import PACK
@@ -18,7 +18,7 @@ from studio.words import NameMap
 
 
 @torch.no_grad()
-def _name_map(clip: CLIPModel, words: tokenizer.CLIPTokenizer, data: Dataset) -> NameMap:
+def _name_map(clip: CLIPModel, words: CLIPTokenizer, data: Dataset) -> NameMap:
     """CLIP's map from identity vectors to words, from its celebrities' tokens (least squares; the map is linear)."""
     names = NameMap(data.vectors, clip.config.text_config.hidden_size)
     table = clip.text_model.get_input_embeddings().weight.float()
