@@ -25,7 +25,7 @@ CLUSTERS = {"job": JOB["spec"]["rayClusterSpec"], "service": SERVICE["spec"]["ra
 CLUSTER = {"rayVersion", "enableInTreeAutoscaling", "autoscalerOptions", "headGroupSpec", "workerGroupSpecs"}
 WORKERS = {"groupName", "replicas", "minReplicas", "maxReplicas", "rayStartParams", "template"}
 JOB_SPEC = {"entrypoint", "shutdownAfterJobFinishes", "ttlSecondsAfterFinished", "backoffLimit", "submissionMode"}
-SERVICE_SPEC = {"serviceUnhealthySecondThreshold", "deploymentUnhealthySecondThreshold", "serveConfigV2"}
+SERVICE_SPEC = {"serveConfigV2"}
 
 
 def test_kinds_and_fields() -> None:
