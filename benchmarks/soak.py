@@ -48,7 +48,7 @@ def start(command: str, root: str, *options: str) -> subprocess.Popen[bytes]:
 def finish(job: subprocess.Popen[bytes]) -> None:
     """Waits for a job, which must succeed."""
     if job.wait() != 0:
-        raise SystemExit(f"{job.args} ended with status {job.returncode}")
+        raise SystemExit(f"{job.args!r} ended with status {job.returncode}")
 
 
 def account(store: Store, photos: Path) -> dict[str, Any]:
@@ -61,8 +61,8 @@ def account(store: Store, photos: Path) -> dict[str, Any]:
     done = set(faces["photo_id"].to_pylist())
     refused = {row["photo_id"]: row["reason"] for row in rejects.to_pylist() if row["reject_id"] == row["photo_id"]}
     twice = sum(
-        table.num_rows - len(set(zip(*(table[key].to_pylist() for key in KEYS[name]), strict=True)))
-        for name, table in (("faces", faces), ("rejects", rejects))
+        table.num_rows - len(set(zip(*(table[column].to_pylist() for column in key), strict=True)))
+        for table, key in ((faces, KEYS["faces"]), (rejects, KEYS["rejects"]))
     )
     linked = {(row["photo_id"], row["name"]) for row in store.read("names").to_pylist()}
     unlinked = sum((key, name) not in linked for key, called in names.items() for name in called[1:])

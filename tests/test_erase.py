@@ -21,8 +21,8 @@ from cli import app
 from factory.erase import erase, find_person, scan
 from factory.errors import IdentityNotFound
 from factory.pack import Pack
-from factory.records import GeneratedImage, Identity, PreparedFace, Reject
-from factory.rows import encode_png, face_row, identity_row, image_row, reject_row
+from factory.records import GeneratedImage, Identity, PictureMetrics, PreparedFace, Reject
+from factory.rows import encode_png, face_row, identity_row, image_row, metrics_row, reject_row
 from factory.tables import Store
 from serve.app import create_app
 from serve.endpoint import Endpoint
@@ -58,6 +58,14 @@ def picture(of: Identity, number: int) -> GeneratedImage:
     )  # fmt: skip
 
 
+def measured(image: GeneratedImage) -> PictureMetrics:
+    return PictureMetrics(
+        image_id=image.image_id, protocol="p", identity_id=image.identity_id, prompt=image.prompt, seed=image.seed,
+        clip_i=0.0, clip_t=0.0, face_sim=0.0, face_div=0.0, trusted_div=0.0,
+        face_embedding=np.zeros(4, np.float32), features=np.zeros(4, np.float32), created_at="",
+    )  # fmt: skip
+
+
 def fill(store: Store, pack: Pack) -> tuple[list[PreparedFace], list[Identity], list[GeneratedImage]]:
     """Five people on photos of their own, and 20 and 20-1 on one photo; committed in several versions."""
     faces = [*(face(number, pack) for number in range(5)), face(20, pack), face(20, pack, 1)]
@@ -67,6 +75,7 @@ def fill(store: Store, pack: Pack) -> tuple[list[PreparedFace], list[Identity], 
         store.upsert("faces", [face_row(one) for one in faces[some]])
         store.upsert("identities", [identity_row(one) for one in identities[some]])
         store.upsert("images", [image_row(one) for one in images[some]])
+        store.upsert("metrics", [metrics_row(measured(one)) for one in images[some]])
     refused = Reject(
         reject_id=photo_id(1), photo_id=photo_id(1), name="person 1", pack="another", stage="prepare",
         reason="no_face", detail="",
@@ -119,7 +128,9 @@ def test_no_byte_of_the_person_is_left_and_nobody_else_is_touched(store: Store, 
     needles = traces(faces[1], identities[1], images[1])
     assert found(store, needles) == set(needles.values()), "what is looked for must be there to be found"
     done = erase(store, find_person(store, name="person 1"))
-    assert done.rows == {"faces": 1, "identities": 1, "images": 1, "rejects": 1, "names": 1}
+    assert done.rows == {
+        "faces": 1, "identities": 1, "images": 1, "metrics": 1, "rejects": 1, "names": 1
+    }  # fmt: skip
     assert (done.found, found(store, needles)) == ([], set())
     assert done.files_scanned > 5 and done.bytes_scanned > 10_000
     for one, identity, image in zip(faces, identities, images, strict=True):
