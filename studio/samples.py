@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 from studio import grid, tokenizer
 from studio.build import PACK
 from studio.dataset import held_out
+from studio.loop import working_precision
 from studio.people import CELEBRITY_NAMES, celebrity
 from studio.render import render
 from studio.scenes import sample_scene
@@ -50,7 +51,7 @@ class Studio:
     def draw(self, prompts: list[str], words: torch.Tensor | None = None, *, seed: int = 0) -> np.ndarray:
         """Pictures uint8 [B, S, S, 3] of the prompts."""
         empty = self.states([""]).expand(len(prompts), -1, -1)
-        with torch.autocast("cpu", torch.bfloat16):
+        with working_precision(torch.device("cpu")):
             pictures = self.pipe(
                 prompt_embeds=self.states(prompts, words),
                 negative_prompt_embeds=empty,

@@ -12,7 +12,7 @@ from transformers import CLIPConfig, CLIPModel
 
 from studio import tokenizer
 from studio.dataset import PLACEHOLDER, SIDE_PX, Dataset, captions
-from studio.loop import Run, cosine_lr
+from studio.loop import Run, cosine_lr, working_precision
 from studio.words import NamedText, NameMap
 
 WIDTH, LAYERS, PATCH_PX, PROJECTION = 192, 4, 16, 192
@@ -85,7 +85,7 @@ def recall(model: ClipTrainer, data: Dataset, ids: torch.Tensor, items: np.ndarr
     """R@1 from text to image among `items` (held-out people)."""
     device = next(model.parameters()).device
     model.eval()
-    with torch.autocast(device.type, torch.bfloat16):
+    with working_precision(device):
         vectors = torch.from_numpy(data.vectors[data.persons[items]]).to(device)
         text, _ = model.embed_text(ids[items].to(device), vectors)
         image, _ = model.embed_image(pixels(data.images[items]).to(device))
@@ -119,7 +119,7 @@ def train(state: Path, *, device: torch.device, minutes: float | None = None) ->
         batch = np.sort(np.random.default_rng([2, step]).choice(items, BATCH, replace=False))
         images = pixels(data.images[batch])
         vectors = torch.from_numpy(data.vectors[data.persons[batch]])
-        with torch.autocast(device.type, torch.bfloat16):
+        with working_precision(device):
             loss, contrastive = model.loss(images.to(device), ids[batch].to(device), vectors.to(device))
         optimiser.zero_grad()
         loss.backward()

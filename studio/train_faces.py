@@ -15,7 +15,7 @@ from transformers import ViTConfig, ViTImageProcessor, ViTModel
 
 from studio.align import cropped, items_by_person
 from studio.dataset import Dataset
-from studio.loop import Run, cosine_lr
+from studio.loop import Run, cosine_lr, working_precision
 from studio.muon import Muon
 from studio.train_clip import pixels
 
@@ -115,7 +115,7 @@ def verify(model: nn.Module, data: Dataset, *, judge: bool) -> tuple[float, floa
     embeddings, guesses = [], []
     for part in np.array_split(items, 25):
         crops = [cropped(data, int(item), None, judge=judge, side_px=model.side_px) for item in part]  # type: ignore[arg-type]
-        with torch.autocast(device.type, torch.bfloat16):
+        with working_precision(device):
             embedding, guess = model(pixels(np.stack(crops)).to(device))
         embeddings.append(F.normalize(embedding.float(), dim=-1).cpu())
         guesses.append(guess.float().cpu())
@@ -158,7 +158,7 @@ def _train(
             optimiser.zero_grad()
         images, items = _batch(data, people, [5 + judge, step], judge, model.side_px)
         persons = torch.from_numpy(data.persons[items]).to(device)
-        with torch.autocast(device.type, torch.bfloat16):
+        with working_precision(device):
             embedding, guess = model(images.to(device))
         regression = (guess.float() - wanted[persons.cpu()].to(device)).square().mean()
         contrastive = supervised_contrastive(embedding, persons)

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from studio.align import FFHQ, similarity, weather
 from studio.dataset import SIDE_PX, Dataset
-from studio.loop import Run, cosine_lr
+from studio.loop import Run, cosine_lr, working_precision
 from studio.muon import Muon
 from studio.train_clip import pixels
 
@@ -81,7 +81,7 @@ def iou(model: nn.Module, data: Dataset, items: np.ndarray) -> dict[str, float]:
     table = np.zeros((19, 19), np.int64)
     for part in np.array_split(items, 20):
         pairs = [example(data, int(item), None) for item in part]
-        with torch.autocast(device.type, torch.bfloat16):
+        with working_precision(device):
             mask, _ = model(pixels(np.stack([p for p, _ in pairs])).to(device))
         guess = mask.argmax(1).cpu().numpy()
         table += np.bincount((np.stack([t for _, t in pairs]).astype(int) * 19 + guess).ravel(), minlength=361).reshape(
@@ -121,7 +121,7 @@ def train(state: Path, *, device: torch.device, minutes: float | None = None) ->
         pairs = [example(data, int(item), rng) for item in rng.choice(items, BATCH)]
         images = pixels(np.stack([p for p, _ in pairs])).to(device, memory_format=torch.channels_last)
         target = torch.from_numpy(np.stack([t for _, t in pairs])).long().to(device)
-        with torch.autocast(device.type, torch.bfloat16):
+        with working_precision(device):
             mask, _ = model(images)
         loss = F.cross_entropy(mask.float(), target, weight=balance)
         loss.backward()

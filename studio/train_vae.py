@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from studio.dataset import Dataset
-from studio.loop import Run, cosine_lr
+from studio.loop import Run, cosine_lr, working_precision
 from studio.muon import Muon
 
 WIDTH, LATENT_CHANNELS = 48, 8
@@ -100,7 +100,7 @@ def psnr(vae: AutoencoderTiny, data: Dataset, items: np.ndarray) -> float:
     values = []
     for part in np.array_split(items, -(-len(items) // 16)):
         images = torch.from_numpy(data.images[part]).permute(0, 3, 1, 2).float().to(device) / 127.5 - 1
-        with torch.autocast(device.type, torch.bfloat16):
+        with working_precision(device):
             output = vae.decode(vae.encode(images).latents).sample
         error = (output.float().clamp(-1, 1) - images).div(2).square().mean((1, 2, 3))
         values += (-10 * error.log10()).tolist()
@@ -144,7 +144,7 @@ def _train(state: Path, model: _Trained, run: Run, lr: float, device: torch.devi
         model.norm.train(run.progress < FREEZE_AT)
         images, weights = _crops(data, items, np.random.default_rng([1, step]))
         images = images.to(device, memory_format=torch.channels_last)
-        with torch.autocast(device.type, torch.bfloat16):
+        with working_precision(device):
             output = model(images, LATENT_NOISE)
         loss = loss_of(output.float(), images, weights.to(device))
         loss.backward()
