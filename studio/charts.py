@@ -13,7 +13,7 @@ from studio.sheet import ACCENT, INK, PAPER, SOFT
 
 RULE = (224, 221, 214)
 COLOURS = ((196, 84, 40), (38, 96, 164), (60, 140, 90), (150, 90, 170), (200, 150, 30), (90, 90, 96))
-MARGIN, ROW, PANEL, LABEL, HEAD = 40, 40, 300, 270, 130
+MARGIN, ROW, PANEL, LABEL, HEAD = 40, 40, 300, 270, 150
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,7 +50,7 @@ def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
 
 
 def _sheet(width: int, height: int, title: str, subtitle: str) -> tuple[Image.Image, ImageDraw.ImageDraw]:
-    sheet = Image.new("RGB", (width, height), PAPER)
+    sheet = Image.new("RGB", (max(width, 960), height), PAPER)  # room for the title
     draw = ImageDraw.Draw(sheet)
     draw.text((MARGIN, MARGIN - 8), title, font=_font(34), fill=INK, anchor="lt")
     draw.text((MARGIN, MARGIN + 38), subtitle, font=_font(18), fill=SOFT, anchor="lt")
@@ -58,7 +58,7 @@ def _sheet(width: int, height: int, title: str, subtitle: str) -> tuple[Image.Im
 
 
 def _number(value: float) -> str:
-    return f"{value:.4g}"
+    return f"{value + 0.0:.4g}"  # no "-0"
 
 
 def whiskers(
@@ -131,13 +131,13 @@ def word_map(
 ) -> tuple[Image.Image, dict[str, int]]:
     """Celebrity names [N, V, D] and learned words [P, V, D] on the first two principal components of the names.
 
-    The picture shows the names' plane four deviations wide; also given: how many of each group lie outside of it.
+    The picture shows three deviations of the names either way; also given: how many of each group lie outside of it.
     """
     names = prior.reshape(len(prior), -1)
     mean = names.mean(0)
     components = np.linalg.svd(names - mean, full_matrices=False)[2][:2]
     plane = (names - mean) @ components.T
-    reach = 4 * plane.std(0)
+    reach = 3 * plane.std(0)
     side = 720
     across = Axis(low=-reach[0], high=reach[0], start_px=MARGIN, end_px=MARGIN + side)
     up = Axis(low=-reach[1], high=reach[1], start_px=HEAD + side, end_px=HEAD)

@@ -112,6 +112,8 @@ def notes(results: Results) -> list[str]:
         "world: numbers compare rows with each other, not with the paper's.",
         f'CLIP-I and CLIP-T: the pack\'s CLIP; the text of CLIP-T has "{config.class_word}" for the identity.',
         f"Face Sim: the pack's judge, which no training used. Face Div: {lpips}.",
+        "Trusted Div compares a person's pictures with each other, as in the paper, and not with the photo: words that "
+        "draw one wrong person again and again score high. Read it beside Face Sim and nearest.",
         f"FID: {fid} features ({results.feature_width} numbers) against {results.num_reference} pictures of other "
         f"celebrities by name. The measured celebrities, with nothing learned, are at "
         f"{_plain(rows['celebrity'].get('fid'), 1)}: the floor to compare with.",

@@ -267,7 +267,7 @@ def test_charts_draw_what_they_are_given() -> None:
     cell = Interval(value=1.0, low=0.5, high=1.5, num=3)
     missing = replace(cell, value=NAN, low=NAN, high=NAN)
     empty, one, two = (
-        np.asarray(whiskers(rows, {"m": "M"}, title="", subtitle=""))[: 130 + 80]
+        np.asarray(whiskers(rows, {"m": "M"}, title="", subtitle=""))[: 150 + 80]
         for rows in ({"": {}, " ": {}}, {"": {"m": cell}, " ": {"m": missing}}, {"": {"m": cell}, " ": {"m": cell}})
     )
     assert ink(empty) < ink(one) < ink(two)
