@@ -177,6 +177,7 @@ def _needles(store: Store, person: Person) -> dict[bytes, str]:
         ("identities", ["words"]),
         ("faces", ["features", "features_mirror", "crop"]),
         ("images", ["image"]),
+        ("metrics", ["face_embedding", "features"]),
     ]
     for table, columns in wanted:
         for row in store.read(table, columns=columns, where=person.clauses(table)).to_pylist():
