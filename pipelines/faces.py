@@ -49,8 +49,8 @@ class FaceFinder:
         except PhotoRejected as error:
             return _refused(row, error, self.pack.name)
         except MemoryError:
-            error = PhotoRejected("out_of_memory", f"{len(row['image'])} bytes need more memory than there is")
-            return _refused(row, error, self.pack.name)
+            too_much = PhotoRejected("out_of_memory", f"{len(row['image'])} bytes need more memory than there is")
+            return _refused(row, too_much, self.pack.name)
         return {
             "faces": [_found_row(face, photo, self.pack) for face in faces],
             "rejects": [_reject(row, f"{photo.photo_id}-{i}", error, self.pack.name) for i, error in bad_faces],
