@@ -4,24 +4,28 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pytest
-import ray
 from PIL import Image
 
 import pipelines.prepare
 from factory.config import PrepareConfig
+from factory.erase import erase, find_person
+from factory.errors import IdentityNotFound
 from factory.pack import Pack
+from factory.rows import identity_row
 from factory.tables import Store
 from pipelines.faces import OUTCOME, find_poisoned, read_poisoned
 from pipelines.isolated import Isolated
-from pipelines.job import connect
 from pipelines.prepare import prepare
 from pipelines.sources import PHOTO
+from tests.local_chain import use_local_chain
 from tests.poison import Doubler, NeverStarts, PoisonFinder
+from tests.test_serve import person
 
 pytestmark = pytest.mark.timeout(600)  # processes start slowly on a busy machine
 
@@ -83,16 +87,16 @@ def test_what_becomes_of_a_poisonous_photo() -> None:
         assert reject["detail"].startswith("its process died")
 
 
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[None]:
-    connect()
-    yield
-    ray.shutdown()
+@pytest.fixture
+def local() -> Iterator[None]:
+    """`prepare` without a cluster; on one it runs in test_pipelines.py. Not the test's own patch, which is undone."""
+    with pytest.MonkeyPatch.context() as patch:
+        use_local_chain(patch)
+        yield
 
 
-@pytest.mark.cluster
 def test_a_job_with_poison_ends_and_a_retry_takes_only_the_rejects(
-    cluster: None, tiny_pack: Pack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    local: None, tiny_pack: Pack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import skimage.data
 
@@ -127,8 +131,7 @@ def test_a_job_with_poison_ends_and_a_retry_takes_only_the_rejects(
     assert "late" not in {row.name for row in store.rejects()}
 
 
-@pytest.mark.cluster
-def test_copies_are_prepared_once_and_found_by_every_name(cluster: None, tiny_pack: Pack, tmp_path: Path) -> None:
+def test_copies_are_prepared_once_and_found_by_every_name(local: None, tiny_pack: Pack, tmp_path: Path) -> None:
     import skimage.data
 
     folder = tmp_path / "photos"
@@ -143,6 +146,36 @@ def test_copies_are_prepared_once_and_found_by_every_name(cluster: None, tiny_pa
     later = prepare(str(folder), store.root, tiny_pack.root)
     assert (later.faces, later.duplicates, later.skipped_existing) == (0, 0, 4)
     assert set(store.read("names")["name"].to_pylist()) == {"b", "c", "d"}
+    store.upsert("identities", [identity_row(replace(person(1, "a", "f"), face_id=store.faces()[0].face_id))])
+    assert {store.find_identity(name).name for name in ("a", "b", "c", "d")} == {"a"}
+    with pytest.raises(IdentityNotFound):
+        store.find_identity("b-1")
     version = store.open("names").version  # type: ignore[union-attr]
     prepare(str(folder), store.root, tiny_pack.root)
     assert store.open("names").version == version  # type: ignore[union-attr]
+
+
+def test_an_erased_photo_is_not_prepared_again(local: None, tiny_pack: Pack, tmp_path: Path) -> None:
+    import skimage.data
+
+    photo = tmp_path / "photos" / "a.jpg"
+    photo.parent.mkdir()
+    Image.fromarray(np.asarray(skimage.data.astronaut())[:256, 96:352]).save(photo)
+    store = Store(tmp_path / "root")
+    assert prepare(str(photo.parent), store.root, tiny_pack.root).faces == 1
+    assert erase(store, find_person(store, name="a")).found == []
+    again = prepare(str(photo.parent), store.root, tiny_pack.root)
+    assert (again.faces, again.skipped_existing, store.count("faces")) == (0, 1, 0)
+
+
+def test_a_photo_that_can_be_read_again_loses_its_reject(local: None, tiny_pack: Pack, tmp_path: Path) -> None:
+    import pyarrow.parquet as pq
+    import skimage.data
+
+    table, photo = tmp_path / "p.parquet", tmp_path / "late.jpg"
+    pq.write_table(pa.table({"uri": ["late.jpg"], "name": ["Ada"]}), table)
+    store = Store(tmp_path / "root")
+    assert prepare(str(table), store.root, tiny_pack.root).rejected == {"unreadable": 1}
+    Image.fromarray(np.asarray(skimage.data.astronaut())[:256, 96:352]).save(photo)
+    assert prepare(str(table), store.root, tiny_pack.root).faces == 1
+    assert store.rejects() == [] and [face.name for face in store.faces()] == ["Ada"]
