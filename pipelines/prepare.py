@@ -26,7 +26,6 @@ from pipelines.report import samples
 from pipelines.sources import read_photos
 
 BATCH: Final = 16  # photos: what is read, worked on and committed together
-_TASK_RETRIES: Final = 5  # of a batch whose actor is lost, to a node or to the memory monitor
 
 
 def prepare(
@@ -77,7 +76,6 @@ def prepare(
                 batch_format="pyarrow",
                 compute=finding.strategy,
                 num_cpus=finding.num_cpus,
-                max_task_retries=_TASK_RETRIES,
             )
             .map_batches(
                 Isolated,
@@ -92,7 +90,6 @@ def prepare(
                 compute=reading.strategy,
                 num_cpus=reading.num_cpus,
                 num_gpus=reading.num_gpus,
-                max_task_retries=_TASK_RETRIES,
             )
             .map_batches(
                 partial(commit, store=store, replaces=retry is not None),
