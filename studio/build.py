@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -66,6 +67,9 @@ def _base(state: Path, pack: Path, data: Dataset, words: Any) -> None:
     pipe.save_pretrained(pack / "base")
     shutil.rmtree(pack / "base" / "unet")
     pipe.unet.save_pretrained(pack / "base" / "unet", max_shard_size=SHARD)
+    for file in (pack / "base").glob("*/config.json"):  # diffusers notes the folder a model came from
+        config = {key: value for key, value in json.loads(file.read_text()).items() if key != "_name_or_path"}
+        file.write_text(json.dumps(config, indent=2) + "\n")
     names = model.named.names
     tensors = {"weight": names.weight, "bias": names.bias, "mean": names.mean, "std": names.std}
     save_file({k: v.detach().float().contiguous() for k, v in tensors.items()}, pack / "identity_map.safetensors")
