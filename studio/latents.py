@@ -19,7 +19,7 @@ from studio.loop import working_precision
 
 LATENT_PX = SIDE_PX // 8
 NUM_PICTURES, NUM_VIEWS = 23_200, 8_000
-BATCH = 8  # more do not fit the cache, and take twice as long each
+BATCH = 8  # 15 ms a picture, where 32 at a time take 19: cache
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
