@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import http
 import http.client
-import json
 import os
 import shutil
 import time
@@ -19,10 +18,9 @@ from huggingface_hub import snapshot_download
 
 from factory.errors import PackError
 from factory.pack import Pack, Source, file_sha256
-from factory.pack_verify import FETCHED, check_hashes, missing_files, recorded_hashes
+from factory.pack_verify import REJECTED, check_hashes, missing_files, record_hashes
 
 Say = Callable[[str], None]
-_REJECTED = ".rejected"
 _BLOCK = 2**20  # bytes
 _TIMEOUT_S = 30.0  # without a single byte
 _REPORT_S = 5.0  # between two lines about a download
@@ -59,7 +57,6 @@ def fetch_pack(pack: Pack, progress: Say) -> None:
 def _accept(pack: Pack, name: str) -> None:
     """Check what came, and record its hashes: later changes are noticed even where pack.toml lists none."""
     part = pack.parts()[name]
-    place = pack.place(part)
     rejected = _set_aside(pack, name)
     if rejected:
         raise PackError(f"{name}: {'; '.join(rejected)}. Try again, or name another source in pack.toml")
@@ -69,16 +66,7 @@ def _accept(pack: Pack, name: str) -> None:
         raise PackError(
             f"{name}: {source} did not bring {', '.join(missing)}; check the network and `files` in pack.toml"
         )
-    files = [place] if place.is_file() else [file for file in sorted(place.rglob("*")) if file.is_file()]
-    hashes = {
-        "" if file == place else file.relative_to(place).as_posix(): file_sha256(file)
-        for file in files
-        if ".cache" not in file.relative_to(place).parts and file.suffix != _REJECTED  # .cache: the hub client's own
-    }
-    record = {**recorded_hashes(pack), part.path: hashes}
-    partial = pack.root / f"{FETCHED}.part"
-    partial.write_text(json.dumps(record, indent=1, sort_keys=True))
-    partial.replace(pack.root / FETCHED)
+    record_hashes(pack, name)
 
 
 def _set_aside(pack: Pack, name: str) -> list[str]:
@@ -86,7 +74,7 @@ def _set_aside(pack: Pack, name: str) -> list[str]:
     messages = []
     for problem in check_hashes(pack, name):
         if problem.file is not None:
-            aside = problem.file.with_name(f"{problem.file.name}{_REJECTED}")
+            aside = problem.file.with_name(f"{problem.file.name}{REJECTED}")
             problem.file.replace(aside)
             messages.append(f"{problem.message}; set aside as {aside.name}")
     return messages

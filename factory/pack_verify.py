@@ -17,7 +17,8 @@ from factory.errors import PackError
 from factory.pack import Pack, Source, file_sha256
 from factory.parse import FaceParser
 
-FETCHED = "fetched.json"  # in the pack's folder: what `packs fetch` brought, {part's path: {file: sha256}}
+HASHES = "hashes.json"  # in the pack's folder: its files as they were fetched or built, {part's path: {file: sha256}}
+REJECTED = ".rejected"  # ending of a file that was put aside for its wrong hash
 NUM_CLASSES = 19  # of the face parsing networks
 PREDICTION_TYPES = ("epsilon", "v_prediction")
 _WEIGHTS = ("*.safetensors", "*.bin")
@@ -114,9 +115,24 @@ def listed_hashes(part: Source) -> dict[str, str]:
 
 
 def recorded_hashes(pack: Pack) -> dict[str, dict[str, str]]:
-    """The hashes recorded when parts were fetched, by the part's path and the file relative to it."""
-    file = pack.root / FETCHED
+    """The hashes recorded when parts were fetched or built, by the part's path and the file relative to it."""
+    file = pack.root / HASHES
     return dict(json.loads(file.read_text())) if file.is_file() else {}
+
+
+def record_hashes(pack: Pack, name: str) -> None:
+    """Note a part's files as they are, so that later changes are noticed even where pack.toml lists no hash."""
+    part = pack.parts()[name]
+    place = pack.place(part)
+    files = [place] if place.is_file() else [file for file in sorted(place.rglob("*")) if file.is_file()]
+    hashes = {
+        "" if file == place else file.relative_to(place).as_posix(): file_sha256(file)
+        for file in files
+        if ".cache" not in file.relative_to(place).parts and file.suffix != REJECTED  # .cache: the hub client's own
+    }
+    partial = pack.root / f"{HASHES}.part"
+    partial.write_text(json.dumps({**recorded_hashes(pack), part.path: hashes}, indent=1, sort_keys=True) + "\n")
+    partial.replace(pack.root / HASHES)
 
 
 def _check_base(pack: Pack) -> Iterator[Problem]:

@@ -15,6 +15,8 @@ from onnx import helper, numpy_helper
 from safetensors.torch import save_file
 from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPTextConfig, CLIPTextModel, ViTModel
 
+from factory.pack import load_pack
+from factory.pack_verify import record_hashes
 from studio import tokenizer
 from studio.dataset import SIDE_PX, Dataset
 from studio.people import CELEBRITY_NAMES
@@ -128,6 +130,9 @@ def build(state: Path, pack: Path = PACK) -> None:
     if (state / "checkpoints" / "unet.pt").exists():
         _base(state, pack, data, words)
         StableDiffusionPipeline.from_pretrained(pack / "base", safety_checker=None)
+    built = load_pack(pack)
+    for name in built.parts():
+        record_hashes(built, name)
     files = sorted(path for path in pack.rglob("*") if path.is_file())
     for path in files:
         print(f"{path.stat().st_size / 2**20:8.2f} MiB  {path.relative_to(pack)}")

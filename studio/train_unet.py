@@ -28,7 +28,7 @@ ADAM_LR, MUON_LR, TEXT_LR = 8e-4, 2e-3, 1.6e-4
 EMPTY_SHARE = 0.1  # captions replaced by the empty prompt, for guidance
 VIEW_SHARE = 0.25  # of a batch: augmented views such as those that identities are learned from
 X0_WEIGHT_LIMIT = 5.0
-FACE_WEIGHT, HAIR_WEIGHT = 3.0, 1.5  # of latent cells in the loss; the rest has 1. The optimum stays, capacity moves
+FACE_WEIGHT, HAIR_WEIGHT = 5.0, 2.0  # of latent cells in the loss; the rest has 1. The optimum stays, capacity moves
 EMA_DECAY = 0.998
 GRID_EVERY = 1000
 

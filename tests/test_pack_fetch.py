@@ -190,7 +190,7 @@ def test_hub_file_with_another_hash_is_set_aside(bare: Pack, hub: None) -> None:
     with pytest.raises(PackError, match=r"base: .*has changed: .*set aside as .*\.rejected"):
         fetch_pack(edited, print)
     assert not (bare.root / "base" / "unet" / "diffusion_pytorch_model.safetensors").exists()
-    assert not (bare.root / "fetched.json").exists()
+    assert not (bare.root / "hashes.json").exists()
 
 
 def test_without_a_network_the_error_says_what_to_do(bare: Pack) -> None:
@@ -208,6 +208,6 @@ def test_unreachable_server_is_a_clear_error(bare: Pack, server: ThreadingHTTPSe
 @pytest.mark.usefixtures("hub")
 def test_record_lists_every_file(bare: Pack) -> None:
     fetch_pack(bare, print)
-    record = json.loads((bare.root / "fetched.json").read_text())
+    record = json.loads((bare.root / "hashes.json").read_text())
     assert set(record) == {part.path for part in bare.parts().values()}
     assert list(record["parser/parsing.safetensors"]) == [""] and "unet/config.json" in record["base"]
