@@ -102,7 +102,11 @@ class Trainer:
         room = self._room(train, width)
         first = [ahead, *islice(waiting, room - 1)]
         waiting, room = chain(first, waiting), len(first)
-        slots = Slots(self.base, self.templates, self.prior, method, train, num_slots=room, feature_width=width)
+        make = partial(Slots, self.base, self.templates, self.prior, method, train, feature_width=width)
+        made: list[Slots] = []
+        while not _fits(lambda num=room: made.append(make(num_slots=num))):
+            room = self._halve(room, train)
+        (slots,) = made
         while True:
             fits = True
             while fits and len(slots) < room and (face := next(waiting, None)) is not None:
