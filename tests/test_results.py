@@ -2,10 +2,12 @@
 
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from benchmarks.views import report
 from factory.config import EvaluateConfig
 from factory.metrics import Interval
 from factory.records import PictureMetrics
@@ -169,3 +171,12 @@ def test_a_claim_is_tested_on_the_pictures_that_both_rows_have() -> None:
     tested = claims([(table_1, reference), (table_2, reference)], {})
     ours = {(c.a, c.b): c.ours.value for c in tested if c.measure == "face_sim"}
     assert ours == {("paper", "free"): pytest.approx(20), ("no_adain", "paper"): pytest.approx(-30)}
+
+
+def test_ways_to_see_views_are_compared_on_the_same_people() -> None:
+    ways = {"every step": scores(0.5), "pool": scores(0.4)}
+    who = SimpleNamespace(num_steps=150, train_s=2.0)
+    text = report(ways, {way: [who] for way in ways}, "a machine")  # type: ignore[list-item]
+    assert "5 people, 30 pictures a row" in text
+    assert "| every step | 150 | 2.0 | 54.0 [" in text
+    assert "| pool | -10.0 [-10.0, -10.0] |" in text, "paired: the people's own differences cancel"
