@@ -102,9 +102,13 @@ class Trainer:
         room = self._room(train, width)
         first = [ahead, *islice(waiting, room - 1)]
         waiting, room = chain(first, waiting), len(first)
-        make = partial(Slots, self.base, self.templates, self.prior, method, train, feature_width=width)
         made: list[Slots] = []
-        while not _fits(lambda num=room: made.append(make(num_slots=num))):
+
+        def make() -> None:
+            shape = {"num_slots": room, "feature_width": width}
+            made.append(Slots(self.base, self.templates, self.prior, method, train, **shape))
+
+        while not _fits(make):
             room = self._halve(room, train)
         (slots,) = made
         while True:

@@ -148,9 +148,10 @@ def test_charts_draw_what_they_are_given() -> None:
 
     cell = Interval(value=1.0, low=0.5, high=1.5, num=3)
     missing = replace(cell, value=NAN, low=NAN, high=NAN)
+    nothing: dict[str, dict[str, Interval]] = {"": {}, " ": {}}
     empty, one, two = (
         np.asarray(whiskers(rows, {"m": "M"}, title="", subtitle=""))[: 150 + 80]
-        for rows in ({"": {}, " ": {}}, {"": {"m": cell}, " ": {"m": missing}}, {"": {"m": cell}, " ": {"m": cell}})
+        for rows in (nothing, {"": {"m": cell}, " ": {"m": missing}}, {"": {"m": cell}, " ": {"m": cell}})
     )
     assert ink(empty) < ink(one) < ink(two)
     sweep_chart([0.0, 1.0], {"M": [cell, cell]}, title="t", subtitle="s")
