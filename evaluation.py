@@ -6,6 +6,7 @@ this file says which people, arms and bounds they get. studio/gather.py makes th
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -22,6 +23,7 @@ from studio.protocol import FULL, QUICK, Plan, celebrities_of, people_of, write_
 from studio.work import Cast, Work, cast_of
 
 RESULTS = Path(__file__).resolve().parent / "docs" / "results"
+_MOST_WORKERS = 8  # each holds its networks, some hundred MB
 
 
 def run(out: Path, results: Path | None = None, *, quick: bool = False, pack: str = "studio") -> int:
@@ -39,7 +41,7 @@ def run(out: Path, results: Path | None = None, *, quick: bool = False, pack: st
 def carry_out(plan: Plan, folder: Path, results: Path, pack: str) -> None:
     """One plan, kept under `folder`, its page and pictures under `results`."""
     folder.mkdir(parents=True, exist_ok=True)
-    work = Work(plan=plan, pack=load_pack(pack), folder=folder)
+    work = Work(plan=plan, pack=load_pack(pack), folder=folder, workers=_workers())
     learn(work)
     cast = cast_of(work)
     draw_and_measure(work, cast)
@@ -47,6 +49,14 @@ def carry_out(plan: Plan, folder: Path, results: Path, pack: str) -> None:
         write(work, cast, results)
     for name in ("results.md", "results.json"):
         print(results / name)
+
+
+def _workers() -> int | None:
+    """Without a GPU a worker a core: networks this small lose a quarter of two threads' time to their waiting."""
+    from pipelines.job import connect, has_gpus
+
+    connect()
+    return None if has_gpus() else min(_MOST_WORKERS, os.cpu_count() or 1)
 
 
 @contextmanager
@@ -62,7 +72,7 @@ def stage(work: Work, name: str) -> Iterator[list[int]]:
 def learn(work: Work) -> None:
     """Photos -> faces, of people and celebrities; then every arm on the people."""
     from pipelines.prepare import prepare
-    from pipelines.train import train
+    from pipelines.train import train_each
 
     measured, reference = celebrities_of(work.plan)
     sources = {"people": people_of(work.plan), "celebrities": {**measured, **reference}}
@@ -73,27 +83,23 @@ def learn(work: Work) -> None:
                 write_photos(photos, people)
             root = str(work.folder / name)
             did.append(prepare(str(photos), root, work.pack.root, PrepareConfig(faces="largest")).faces)
-    for arm in work.plan.arms().values():
-        label, method, config = work.settings(arm)
-        with stage(work, f"learn: {arm.label}") as did:
-            root = str(work.folder / "people")
-            did.append(train(root, work.pack.root, preset=label, method=method, train=config).identities)
+    with stage(work, "learn: every arm") as did:
+        settings = [work.settings(arm) for arm in work.plan.arms().values()]
+        root = str(work.folder / "people")
+        did.append(train_each(root, work.pack.root, settings, workers=work.workers).identities)
 
 
 def draw_and_measure(work: Work, cast: Cast) -> None:
     """Pictures of everybody in every context, real renders among them, and what each measures."""
     plan = work.plan
-    main = [arm.key for arm in (*plan.table_1, *plan.table_2)]
-    swept = [arm.key for _, arm in plan.sweep]
-    named = [who.identity_id for who in (*cast.identities["celebrity"], *cast.reference)]
     _render(work, cast)
-    _pictures(work, work.people, cast.ids([*main, "true_vector"]), plan.seeds, "people")
-    _metrics(work, work.people, cast.ids([*main, "true_vector", "render"]), plan.seeds, "people")
+    for seeds, keys in plan.rows_by_seeds().items():
+        what = f"people, seeds {', '.join(map(str, seeds))}"
+        _pictures(work, work.people, cast.ids(key for key in keys if key != "render"), seeds, what)
+        _metrics(work, work.people, cast.ids(keys), seeds, what)
+    named = [who.identity_id for who in (*cast.identities["celebrity"], *cast.reference)]
     _pictures(work, work.celebrities, named, plan.seeds, "celebrities")
     _metrics(work, work.celebrities, named, plan.seeds, "celebrities")
-    if plan.sweep:
-        _pictures(work, work.people, cast.ids(swept), plan.sweep_seeds, "the sweep of alpha")
-        _metrics(work, work.people, cast.ids(swept), plan.sweep_seeds, "the sweep of alpha")
 
 
 def _render(work: Work, cast: Cast) -> None:
@@ -113,7 +119,9 @@ def _pictures(work: Work, store: Store, ids: Sequence[str], seeds: Sequence[int]
     from pipelines.generate import generate
 
     with stage(work, f"pictures: {what}") as did:
-        summary = generate(store.root, work.pack.root, prompts=work.plan.prompts, seeds=seeds, identities=ids)
+        summary = generate(
+            store.root, work.pack.root, prompts=work.plan.prompts, seeds=seeds, identities=ids, workers=work.workers
+        )
         did.append(summary.images)
 
 
@@ -121,5 +129,7 @@ def _metrics(work: Work, store: Store, ids: Sequence[str], seeds: Sequence[int],
     from pipelines.evaluate import evaluate
 
     with stage(work, f"metrics: {what}") as did:
-        summary = evaluate(store.root, work.pack.root, prompts=work.plan.prompts, seeds=seeds, identities=ids)
+        summary = evaluate(
+            store.root, work.pack.root, prompts=work.plan.prompts, seeds=seeds, identities=ids, workers=work.workers
+        )
         did.append(summary.metrics)

@@ -102,7 +102,15 @@ class Trainer:
         room = self._room(train, width)
         first = [ahead, *islice(waiting, room - 1)]
         waiting, room = chain(first, waiting), len(first)
-        slots = Slots(self.base, self.templates, self.prior, method, train, num_slots=room, feature_width=width)
+        made: list[Slots] = []
+
+        def make() -> None:
+            shape = {"num_slots": room, "feature_width": width}
+            made.append(Slots(self.base, self.templates, self.prior, method, train, **shape))
+
+        while not _fits(make):
+            room = self._halve(room, train)
+        (slots,) = made
         while True:
             fits = True
             while fits and len(slots) < room and (face := next(waiting, None)) is not None:

@@ -238,6 +238,11 @@ def _share(cpus: int, workers: int) -> float:
     return round(min(1.0, (cpus - 1) / workers), 3) if cpus > 1 else 0.5
 
 
+def has_gpus() -> bool:
+    """Whether the cluster that was joined has a GPU."""
+    return _cluster()[1] > 0
+
+
 def _cluster() -> tuple[int, int]:
     resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
     return int(resources.get("CPU", 1)), int(resources.get("GPU", 0))

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import pyarrow as pa
 import ray
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 FACES_PER_BLOCK: Final = 128  # an actor's slots run empty once a block, and its crops (0.5 MB at 512 px) are in memory
 COMMIT_EVERY_S: Final = 10.0  # at least between two commits of an actor: hundreds of actors share one table
+Settings: TypeAlias = tuple[str, MethodConfig, TrainConfig]  # of `factory.settings.train_settings`: a label and configs
 
 
 def train(
@@ -53,21 +54,45 @@ def train(
     Raises:
         PackError: the base model is missing; nothing has been done then.
     """
-    store, loaded = Store(root), load_pack(pack)
-    loaded.folder(loaded.base)
+    loaded = load_pack(pack)
     if method is None or train is None:
         preset, method_default, train_default = train_settings(loaded, "release" if preset == "release" else "paper")
         method, train = method or method_default, train or train_default
+    settings: list[Settings] = [(preset, method, train)]
+    return train_each(
+        root, pack, settings, engine=engine, workers=workers, faces_per_block=faces_per_block, within=within
+    )
+
+
+def train_each(
+    root: str,
+    pack: str | Path,
+    settings: Sequence[Settings],
+    *,
+    engine: EngineConfig | None = None,
+    workers: int | None = None,
+    faces_per_block: int = FACES_PER_BLOCK,
+    within: Summary | None = None,
+) -> Summary:
+    """As `train`, with each of several settings in one job: its trainers start once. Faces that are learned together
+    share their settings, so a block of faces has one. Settings that are given twice are learned once."""
+    store, loaded = Store(root), load_pack(pack)
+    loaded.folder(loaded.base)
+    settings = list({(method, train): (label, method, train) for label, method, train in settings}.values())
     with open_job("train", store, within) as summary:
-        new = _new_faces(store, loaded, method, train, summary, counts_faces=within is None)
-        if not new:
+        new = [
+            _new_faces(store, loaded, method, train, summary, counts_faces=within is None)
+            for _, method, train in settings
+        ]
+        num_new = sum(map(len, new))
+        if not num_new:
             return summary
         connect()
         pool = model_pool(workers)
-        batch = min(faces_per_block, -(-len(new) // pool.size))
+        batch = min(faces_per_block, -(-num_new // pool.size), max(map(len, new)))
         board = open_board()
         chain = (
-            ray.data.from_arrow([pa.table({"face_id": new[i : i + batch]}) for i in range(0, len(new), batch)])
+            ray.data.from_arrow(list(_blocks(new, batch)))
             .map_batches(
                 partial(read_faces, store=store, pack=loaded.name),
                 batch_size=None,
@@ -77,7 +102,7 @@ def train(
             .map_batches(
                 IdentityTrainer,
                 fn_constructor_args=[
-                    *(portable_name(loaded), preset, method, train, engine or EngineConfig()),
+                    *(portable_name(loaded), settings, engine or EngineConfig()),
                     *(store, board, pool.device, pool.threads),
                 ],
                 batch_size=batch,
@@ -87,7 +112,7 @@ def train(
                 num_gpus=pool.num_gpus,
             )
         )
-        with Progress("train", "identities", len(new), partial(read_board, board)) as progress:
+        with Progress("train", "identities", num_new, partial(read_board, board)) as progress:
             for counts in tally(chain):
                 summary.identities += counts["identities"]
                 summary.count_rejects(counts)
@@ -96,10 +121,22 @@ def train(
     return summary
 
 
-def read_faces(ids: pa.Table, store: Store, pack: str) -> pa.Table:
-    """Rows of `faces`."""
-    face_ids = ids["face_id"].to_pylist()
-    return store.read("faces", where=f"{where_in('face_id', face_ids)} AND {where_in('pack', [pack])}")
+def read_faces(wanted: pa.Table, store: Store, pack: str) -> pa.Table:
+    """Faces by id and the number of the settings each is to be learned with -> rows of `faces`, and that number."""
+    face_ids = wanted["face_id"].to_pylist()
+    faces = store.read("faces", where=f"{where_in('face_id', face_ids)} AND {where_in('pack', [pack])}")
+    row_of = {face_id: row for row, face_id in enumerate(faces["face_id"].to_pylist())}
+    there = [face_id in row_of for face_id in face_ids]  # somebody may have been erased meanwhile
+    rows = [row_of[face_id] for face_id in face_ids if face_id in row_of]
+    return faces.take(pa.array(rows, pa.int64())).append_column("settings", wanted["settings"].filter(pa.array(there)))
+
+
+def _blocks(new: Sequence[Sequence[str]], size: int) -> Iterator[pa.Table]:
+    """Blocks of at most `size` faces that are learned with the same settings; `new` has face ids for each settings."""
+    for number, face_ids in enumerate(new):
+        for first in range(0, len(face_ids), size):
+            own = face_ids[first : first + size]
+            yield pa.table({"face_id": own, "settings": [number] * len(own)})
 
 
 class IdentityTrainer:
@@ -108,9 +145,7 @@ class IdentityTrainer:
     def __init__(
         self,
         pack: str,
-        preset: str,
-        method: MethodConfig,
-        train: TrainConfig,
+        settings: Sequence[Settings],
         engine: EngineConfig,
         store: Store,
         board: Board,
@@ -123,58 +158,70 @@ class IdentityTrainer:
 
         torch.set_num_threads(threads)
         self.trainer = load_trainer(load_pack(pack), device=device, engine=engine)
-        self.preset, self.method, self.train, self.store = preset, method, train, store
+        self.settings, self.store = settings, store
         self.reporter = StepReporter(board)
 
     def __call__(self, batch: pa.Table) -> pa.Table:
-        """Rows of `faces` -> COUNTS, once all of them are committed."""
-        rows = {self._id(row["face_id"]): row for row in batch.to_pylist()}
+        """Rows of `faces` with the number of their settings -> COUNTS, once all of them are committed."""
+        rows: dict[int, list[dict[str, Any]]] = {}
+        for row in batch.to_pylist():
+            rows.setdefault(row.pop("settings"), []).append(row)
+        counts: Counter[str] = Counter()
+        for number, own in rows.items():
+            self._learn(own, self.settings[number], counts)
+        self.reporter.finished()
+        return counts_table(counts)
+
+    def _learn(self, rows: Sequence[dict[str, Any]], settings: Settings, counts: Counter[str]) -> None:
+        """Learns rows of `faces`, commits them as they finish, and adds to `counts` what it committed."""
+        from factory.train import identity_id
+
+        preset, method, train = settings
+        ids = {identity_id(row["face_id"], method, train, self.trainer.base.fingerprint): row for row in rows}
         # a block that is done again after its actor was lost: some of it may be learned already
-        known = self.store.existing_ids("identities", where=where_in("identity_id", list(rows)))
-        faces = (face_from_row(row) for identity, row in rows.items() if identity not in known)
-        counts = Counter(faces=len(known), identities=len(known))
+        known = self.store.existing_ids("identities", where=where_in("identity_id", list(ids)))
+        faces = (face_from_row(row) for identity, row in ids.items() if identity not in known)
+        counts.update(faces=len(known), identities=len(known))
         waiting: list[Learned] = []
         last = time.monotonic()
         waves = self.trainer.stream(
             faces,
-            preset=self.preset,
-            method=self.method,
-            train=self.train,
+            preset=preset,
+            method=method,
+            train=train,
             on_step=lambda done, steps: self.reporter.step(1, (counts["faces"] + len(waiting)) * steps + done, steps),
         )
         for wave in waves:
             waiting += wave
             if time.monotonic() - last >= COMMIT_EVERY_S:
-                counts += self._commit(waiting)
+                counts.update(self._commit(waiting, settings))
                 waiting.clear()
                 last = time.monotonic()
-        counts += self._commit(waiting)
-        self.reporter.finished()
-        return counts_table(counts)
+        counts.update(self._commit(waiting, settings))
 
-    def _commit(self, learned: Sequence[Learned]) -> Counter[str]:
+    def _commit(self, learned: Sequence[Learned], settings: Settings) -> Counter[str]:
         identities = [identity_row(one.identity) for one in learned if one.identity is not None]
-        rejects = [reject_row(self._diverged(one.face)) for one in learned if one.identity is None]
+        rejects = [reject_row(self._diverged(one.face, settings)) for one in learned if one.identity is None]
         self.store.upsert("identities", identities)
         self.store.upsert("rejects", rejects)
         counts = Counter(f"rejected_face:{row['reason']}" for row in rejects)
-        return counts + Counter(faces=len(learned), identities=len(identities))
+        counts.update(faces=len(learned), identities=len(identities))
+        return counts
 
-    def _diverged(self, face: PreparedFace) -> Reject:
+    def _diverged(self, face: PreparedFace, settings: Settings) -> Reject:
+        from factory.train import identity_id
+
+        _, method, train = settings
         return Reject(
-            reject_id=self._id(face.face_id),  # the identity's own id: other settings may succeed
+            # the identity's own id: other settings may succeed
+            reject_id=identity_id(face.face_id, method, train, self.trainer.base.fingerprint),
             photo_id=face.photo_id,
             name=face.name,
             pack=face.pack,
             stage="train",
             reason="diverged",
-            detail=f"words are not finite after training at a rate of {self.train.learning_rate:g}",
+            detail=f"words are not finite after training at a rate of {train.learning_rate:g}",
         )
-
-    def _id(self, face_id: str) -> str:
-        from factory.train import identity_id
-
-        return identity_id(face_id, self.method, self.train, self.trainer.base.fingerprint)
 
 
 def _new_faces(
@@ -190,9 +237,9 @@ def _new_faces(
     face_ids: list[str] = faces["face_id"].to_pylist()
     ids = {face_id: identity_id(face_id, method, train, fingerprint) for face_id in face_ids}
     new = sorted(face_id for face_id, identity in ids.items() if identity not in known and identity not in refused)
-    summary.identities_existing = sum(identity in known for identity in ids.values())
+    summary.identities_existing += sum(identity in known for identity in ids.values())
     if counts_faces:
         summary.faces = len(face_ids)
         summary.photos = summary.photos_with_faces = len(set(faces["photo_id"].to_pylist()))
-        summary.skipped_existing = len(face_ids) - len(new)
+        summary.skipped_existing += len(face_ids) - len(new)
     return new

@@ -3,7 +3,7 @@ by hand; a claim whose interval includes zero is "not shown"."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal
@@ -100,28 +100,21 @@ _PAPER_COLUMNS = ("clip_i", "clip_t", "face_sim", "face_div", "trusted_div", "fi
 
 
 def claims(
-    scores: Mapping[str, Scores], paper: Mapping[str, tuple[float, ...] | None], reference: np.ndarray
+    groups: Sequence[tuple[Mapping[str, Scores], np.ndarray]], paper: Mapping[str, tuple[float, ...] | None]
 ) -> list[Claim]:
-    """Those of CLAIMS whose two arms were run; `paper` has the published row of an arm."""
+    """Those of CLAIMS whose two arms were run, in the first group that holds both: a group's rows are measured on the
+    same seeds, and come with the features that their FID compares with. `paper` has the published row of an arm."""
     tested = []
     for a, b, measure, above in CLAIMS:
-        if a not in scores or b not in scores:
+        pair = next(((own[a], own[b], reference) for own, reference in groups if a in own and b in own), None)
+        if pair is None:
             continue
-        unit = MEASURES[measure][2]
-        ours = difference(scores[a], scores[b], measure, reference)
+        ours = difference(*pair[:2], measure, pair[2])
         theirs_a, theirs_b = paper.get(a), paper.get(b)
         published = None
         if theirs_a and theirs_b:
             column = _PAPER_COLUMNS.index(measure)
             published = theirs_a[column] - theirs_b[column]
-        tested.append(
-            Claim(
-                a=a,
-                b=b,
-                measure=measure,
-                above=above,
-                paper=published,
-                ours=ours.times(unit),
-            )
-        )
+        unit = MEASURES[measure][2]
+        tested.append(Claim(a=a, b=b, measure=measure, above=above, paper=published, ours=ours.times(unit)))
     return tested

@@ -14,7 +14,6 @@ import torch
 
 from factory.detect import FaceRecogniser
 from factory.measure import protocol_id
-from factory.metrics import Interval
 from factory.pack import Pack
 from factory.records import GeneratedImage, Identity, PictureMetrics, PreparedFace
 from factory.settings import evaluate_settings, generate_settings
@@ -56,22 +55,30 @@ def gather(work: Work, cast: Cast, outside: Mapping[str, int]) -> Results:
     galleries = {"people": gallery(work.pack, cast.faces), "celebrity": gallery(work.pack, cast.celebrity_faces)}
     named = measured(work, work.celebrities, plan.seeds)
     rows = measured(work, work.people, plan.seeds) | named
-    reference = features_of(named, cast.reference)
-    keys = [*(arm.key for arm in (*plan.table_1, *plan.table_2)), *BOUNDS]
+    keys = [*(arm.key for arm in plan.table_1), *BOUNDS]
     scores = {
         key: scores_of([rows[who.identity_id] for who in cast.identities[key]], galleries.get(key, galleries["people"]))
         for key in keys
     }
-    published = {key: arm.paper for key, arm in plan.arms().items()}
+    on_few = measured(work, work.people, plan.few_seeds)
+    few = {
+        arm.key: scores_of([on_few[who.identity_id] for who in cast.identities[arm.key]], galleries["people"])
+        for arm in plan.few
+    }
+    # FID depends on how many pictures it compares, so that each group gets a reference of its own seeds
+    reference, few_reference = (features_of(named, cast.reference, seeds) for seeds in (plan.seeds, plan.few_seeds))
     return Results(
         plan=plan,
         config=evaluate_settings(work.pack),
         rows={key: table_row(value, reference) for key, value in scores.items()},
-        sweep=_sweep(work, cast, named, galleries["people"]),
+        few={key: table_row(value, few_reference) for key, value in few.items()},
         words=_word_facts(cast, plan.arms()),
         bars=bars(scores, galleries["people"], galleries["celebrity"]),
-        claims=claims(scores, published, reference),
+        claims=claims(
+            [(scores, reference), (few, few_reference)], {key: arm.paper for key, arm in plan.arms().items()}
+        ),
         num_pictures=scores["paper"].num_pictures,
+        num_few=few["paper"].num_pictures,
         num_reference=len(reference),
         feature_width=reference.shape[1],
         steps={key: cast.identities[key][0].num_steps for key in plan.arms()},
@@ -95,25 +102,11 @@ def measured(work: Work, store: Store, seeds: Sequence[int]) -> dict[str, list[P
     return by_identity(store.metrics(protocol))
 
 
-def features_of(rows: Mapping[str, Sequence[PictureMetrics]], identities: Sequence[Identity]) -> np.ndarray:
-    """What FID compares, of all pictures of these identities, float32 [M, K]."""
-    return np.stack([metrics.features for who in identities for metrics in rows[who.identity_id]])
-
-
-def _sweep(
-    work: Work, cast: Cast, named: Mapping[str, Sequence[PictureMetrics]], people: np.ndarray
-) -> dict[float, dict[str, Interval]]:
-    """Rows by alpha; FID against the reference's pictures of the same seeds."""
-    plan = work.plan
-    if not plan.sweep:
-        return {}
-    same_seeds = {identity: [m for m in own if m.seed in plan.sweep_seeds] for identity, own in named.items()}
-    reference = features_of(same_seeds, cast.reference)
-    rows = measured(work, work.people, plan.sweep_seeds)
-    return {
-        alpha: table_row(scores_of([rows[who.identity_id] for who in cast.identities[arm.key]], people), reference)
-        for alpha, arm in plan.sweep
-    }
+def features_of(
+    rows: Mapping[str, Sequence[PictureMetrics]], identities: Sequence[Identity], seeds: Sequence[int]
+) -> np.ndarray:
+    """What FID compares, of these identities' pictures of these seeds, float32 [M, K]."""
+    return np.stack([m.features for who in identities for m in rows[who.identity_id] if m.seed in seeds])
 
 
 def _word_facts(cast: Cast, arms: Mapping[str, object]) -> dict[str, WordFacts]:
@@ -138,21 +131,31 @@ def _facts(work: Work) -> dict[str, str]:
         "Hardware": f"{os.cpu_count()} cores ({platform.processor() or platform.machine()}), {device}",
         "Versions": f"Python {platform.python_version()}, torch {torch.__version__}, Ray {version('ray')}",
         "Pack": f"{work.pack.name}, text encoder {work.pack.fingerprint()}",
+        "Workers": f"{work.workers} side by side, a share of the cores each" if work.workers else "one a GPU",
         "Sampling": f"{generate.num_inference_steps} steps, guidance {generate.guidance_scale:g}",
     }
 
 
 def _charts(work: Work, results: Results, folder: Path) -> None:
+    """intervals.png: Table 1 and the bounds. ablations.png: Table 2. alpha.png: the sweep."""
     plan = work.plan
-    labels = {arm.key: arm.label for arm in (*plan.table_1, *plan.table_2)} | BOUNDS
-    scaled = {label: {c: results.rows[key][c].times(MEASURES[c][2]) for c in CHARTED} for key, label in labels.items()}
     headings = {c: f"{MEASURES[c][0]} ({'more' if MEASURES[c][1] else 'less'} is better)" for c in CHARTED}
-    subtitle = f"{results.num_pictures} pictures a row; 95 % intervals over people"
-    whiskers(scaled, headings, title="Every row", subtitle=subtitle).save(folder / "intervals.png")
-    if results.sweep:
-        series = {headings[c]: [row[c].times(MEASURES[c][2]) for row in results.sweep.values()] for c in CHARTED}
+    charts = [
+        ("intervals", results.rows, {arm.key: arm.label for arm in plan.table_1} | BOUNDS, results.num_pictures),
+        ("ablations", results.few, {arm.key: arm.label for arm in plan.with_ablations}, results.num_few),
+    ]
+    for name, rows, labels, num in charts:
+        scaled = {label: {c: rows[key][c].times(MEASURES[c][2]) for c in CHARTED} for key, label in labels.items()}
+        subtitle = f"{num} pictures a row; 95 % intervals over people"
+        title = "Ways to two words" if name == "intervals" else "Ablations"
+        whiskers(scaled, headings, title=title, subtitle=subtitle).save(folder / f"{name}.png")
+    if plan.sweep:
+        swept = [results.few[arm.key] for _, arm in plan.sweep]
+        series = {headings[c]: [row[c].times(MEASURES[c][2]) for row in swept] for c in CHARTED}
         title = "Where the phases meet: only the noise loss at 0, only reconstruction at 1"
-        sweep_chart(list(results.sweep), series, title=title, subtitle=subtitle).save(folder / "alpha.png")
+        sweep_chart([alpha for alpha, _ in plan.sweep], series, title=title, subtitle=subtitle).save(
+            folder / "alpha.png"
+        )
 
 
 def _grids(work: Work, cast: Cast, folder: Path) -> None:

@@ -1,14 +1,17 @@
 """When memory runs out: half of the identities go on, none is lost, and the words are the same."""
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+import factory.train
 from factory.config import EngineConfig, MethodConfig, TrainConfig
 from factory.memory import CPU_SLOTS, choose_slots, slots_that_fit
 from factory.pack import Pack
+from factory.slots import Slots
 from factory.train import Learned, Trainer, load_trainer
 from tests.make_faces import noise_face
 
@@ -91,6 +94,23 @@ def test_a_face_that_does_not_fit_beside_the_others_waits(
     monkeypatch.setattr(trainer.base, "encode_images", encode)
     assert same(learn(trainer, NUM_FACES)[1], words)
     assert len(calls) > NUM_FACES
+
+
+def test_weights_that_do_not_fit_are_halved_too(
+    trainer: Trainer, words: dict[str, Learned], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before the first step: a slot's weights, optimiser state and views take memory whether it is used or not."""
+    tried: list[int] = []
+
+    def limited(*arguments: Any, num_slots: int, **options: Any) -> Slots:
+        tried.append(num_slots)
+        if num_slots > 2:
+            raise torch.OutOfMemoryError("injected")
+        return Slots(*arguments, num_slots=num_slots, **options)
+
+    monkeypatch.setattr(factory.train, "Slots", limited)
+    assert same(learn(trainer, NUM_FACES)[1], words)
+    assert tried == [5, 2]
 
 
 def test_one_identity_that_does_not_fit_is_an_error_with_a_remedy(

@@ -27,7 +27,7 @@ from pipelines.job import Summary, connect
 from pipelines.prepare import commit
 from pipelines.run import run
 from pipelines.sources import CONTENT, PHOTO, find_places, hash_contents, read_photos
-from pipelines.train import train
+from pipelines.train import train_each
 
 STEPS = TrainConfig(num_steps=2)
 pytestmark = pytest.mark.timeout(600)  # Ray starts slowly on a busy machine
@@ -203,9 +203,12 @@ def test_a_second_run_does_nothing_and_says_so(learned: tuple[str, Summary], pho
 @pytest.mark.cluster
 def test_other_settings_are_other_identities(learned: tuple[str, Summary], tiny_pack: Pack) -> None:
     root, _ = learned
-    label, method, steps = train_settings(tiny_pack, "paper", {"num_steps": "1", "adain": "false"})
-    summary = train(root, tiny_pack.root, preset=label, method=method, train=steps)
-    assert (label, summary.identities, summary.skipped_existing, summary.faces) == ("custom", 3, 0, 3)
+    changed = train_settings(tiny_pack, "paper", {"num_steps": "1", "adain": "false"})
+    known = (*train_settings(tiny_pack)[:2], STEPS)
+    summary = train_each(root, tiny_pack.root, [known, changed, changed])
+    assert changed[0] == "custom"
+    assert (summary.identities, summary.identities_existing) == (3, 3)
+    assert (summary.faces, summary.skipped_existing) == (3, 3)
     assert Store(root).count("identities") == 6
 
 
