@@ -64,11 +64,11 @@ class Summary:
     samples: list[str] = field(default_factory=list, repr=False)  # lines of report.html; not in summary.json
 
     def counts(self) -> dict[str, int]:
-        """What grows while the job runs."""
+        """What grows while the job runs. Another thread asks; `copy` is atomic, iterating over what grows is not."""
         counts = {"photos_with_faces": self.photos_with_faces, "faces": self.faces, "identities": self.identities}
-        counts |= {"images": self.images, "skipped_existing": self.skipped_existing}
-        counts |= {f"rejected:{reason}": num for reason, num in self.rejected.items()}
-        return counts | {f"rejected_face:{reason}": num for reason, num in self.rejected_faces.items()}
+        counts |= {"images": self.images, "metrics": self.metrics, "skipped_existing": self.skipped_existing}
+        counts |= {f"rejected:{reason}": num for reason, num in self.rejected.copy().items()}
+        return counts | {f"rejected_face:{reason}": num for reason, num in self.rejected_faces.copy().items()}
 
     def lines(self) -> list[str]:
         """The summary for a person to read."""

@@ -98,10 +98,10 @@ def prepare(
                 num_cpus=LIGHT,
             )
         )
-        with Progress("prepare", "photos", new.num_rows) as progress:
+        with Progress("prepare", "photos", new.num_rows, counts=partial(_outcome, summary)) as progress:
             for counts in tally(chain):
                 _count(summary, counts)
-                progress.add(counts["photos"], f"{summary.faces} faces, {sum(summary.rejected.values())} rejected")
+                progress.add(counts["photos"])
         summary.samples += samples(store, loaded.name, new, config)
         store.tidy("faces")
         store.tidy("rejects")
@@ -140,3 +140,7 @@ def _count(summary: Summary, counts: Counter[str]) -> None:
     summary.photos_with_faces += counts["photos_with_faces"]
     summary.faces += counts["faces"]
     summary.count_rejects(counts)
+
+
+def _outcome(summary: Summary) -> dict[str, int]:
+    return {"faces": summary.faces, "rejected": sum(summary.rejected.copy().values())}

@@ -177,5 +177,7 @@ def test_a_photo_that_can_be_read_again_loses_its_reject(local: None, tiny_pack:
     store = Store(tmp_path / "root")
     assert prepare(str(table), store.root, tiny_pack.root).rejected == {"unreadable": 1}
     Image.fromarray(np.asarray(skimage.data.astronaut())[:256, 96:352]).save(photo)
+    assert prepare(str(table), store.root, tiny_pack.root, retry=["blurred"]).faces == 0
+    assert [row.reason for row in store.rejects()] == ["unreadable"], "not asked for: its row stays"
     assert prepare(str(table), store.root, tiny_pack.root).faces == 1
     assert store.rejects() == [] and [face.name for face in store.faces()] == ["Ada"]
