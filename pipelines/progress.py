@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from types import TracebackType
@@ -129,9 +130,9 @@ class StepBoard:
 
 
 def open_board() -> Board:
-    """A board for one job; it goes when the driver lets go of it. On the driver's node: losing another one costs none."""
+    """A board for one job, on the driver's node, so that no other one takes it along when it is lost."""
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
-    return cast(Board, ray.remote(num_cpus=0, scheduling_strategy=here)(StepBoard).remote())
+    return cast(Board, ray.remote(num_cpus=0)(StepBoard).options(scheduling_strategy=here).remote())
 
 
 def read_board(board: Board) -> float:

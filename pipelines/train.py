@@ -23,7 +23,8 @@ from factory.records import PreparedFace, Reject
 from factory.rows import face_from_row, identity_row, reject_row
 from factory.settings import train_settings
 from factory.tables import Store, where_in
-from pipelines.job import LIGHT, Summary, connect, counts_table, model_pool, open_job, portable_name, tally
+from pipelines.job import LIGHT, Summary, connect, counts_table, open_job, portable_name, tally
+from pipelines.pools import model_pool
 from pipelines.progress import Board, Progress, StepReporter, open_board, read_board
 
 if TYPE_CHECKING:
@@ -42,13 +43,14 @@ def train(
     train: TrainConfig | None = None,
     engine: EngineConfig | None = None,
     workers: int | None = None,
+    gpus: float | None = None,
     faces_per_block: int = FACES_PER_BLOCK,
     within: Summary | None = None,
 ) -> Summary:
     """Learns every face of `faces` that this pack prepared and these settings have not learned yet.
 
     Without `method` and `train` the preset's are used, with what the pack needs otherwise; `engine` is how it runs on
-    the hardware. `workers` is the number of trainers (default: one per GPU, or one).
+    the hardware. `workers` is the number of trainers (default: one per GPU, or one), `gpus` what each takes of a GPU.
 
     Raises:
         PackError: the base model is missing; nothing has been done then.
@@ -63,7 +65,7 @@ def train(
         if not new:
             return summary
         connect()
-        pool = model_pool(workers)
+        pool = model_pool(workers, gpus)
         batch = min(faces_per_block, -(-len(new) // pool.size))
         board = open_board()
         chain = (

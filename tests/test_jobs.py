@@ -52,7 +52,10 @@ def test_a_job_leaves_events_a_summary_and_a_report(store: Store) -> None:
         summary.samples.append('<figure data-photo="x">Ada</figure>')
     job = read_job(store.root, summary.job_id)
     assert [event["event"] for event in job.events] == ["started", "progress", "finished"]
-    assert job.events[1]["counts"]["rejected:no_face"] == 2 and set(job.events[1]["per_s"]) == {"photos_with_faces", "rejected:no_face"}
+    assert job.events[1]["counts"]["rejected:no_face"] == 2 and set(job.events[1]["per_s"]) == {
+        "photos_with_faces",
+        "rejected:no_face",
+    }
     assert job.state == "finished" and job.summary["photos"] == 3 and "samples" not in job.summary
     assert set(job.summary["stage_seconds"]) == {"prepare", "inner"}
     report = (Path(store.root) / "jobs" / summary.job_id / "report.html").read_text()
