@@ -26,7 +26,7 @@ Photos = Annotated[
         "`name`; or an s3:// prefix of either.",
     ),
 ]
-PackName = Annotated[str, typer.Option("--pack", help="Model pack: a name (`packs list`) or a folder.")]
+PackName = Annotated[str, typer.Option("--pack", help="Model pack: a name (`packs list`), a folder or s3://.")]
 PresetName = Annotated[
     Literal["paper", "release"],
     typer.Option("--preset", help="The paper's equations as printed, or what its published code computes."),
