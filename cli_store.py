@@ -160,8 +160,8 @@ def erase_identity(
 def _photo_id(photo: str) -> str:
     if len(photo) == 64 and not set(photo) - set("0123456789abcdef"):
         return photo
+    from factory.files import filesystem
     from factory.photos import content_id
-    from factory.tables import filesystem
 
     files, path = filesystem(photo)
     with files.open_input_stream(path) as stream:

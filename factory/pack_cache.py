@@ -11,7 +11,7 @@ from pathlib import Path
 import pyarrow.fs as pafs
 
 from factory.errors import PackError
-from factory.tables import filesystem
+from factory.files import filesystem
 
 _SOURCE = ".source"  # a file of the copy, written last: where it came from
 

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import pyarrow.fs as pafs
 
-from factory.tables import filesystem
+from factory.files import filesystem
 
 PROGRESS_EVERY_S: Final = 10.0  # between events of progress
 _PROGRESS_EVERY_S3_S: Final = 60.0  # an object cannot be appended to: each event writes it anew
