@@ -27,10 +27,10 @@ class WatchedFinder(FaceFinder):
             stream.write(f"{row['photo_id']}\n")
         data = row["image"] or b""
         if data.startswith(POISON):
-            number = int(data.removeprefix(POISON))
-            if number // 2 % 2:
+            way = int(data.removeprefix(POISON)) // 50 % 3
+            if way == 0:
                 os._exit(3)
-            os.kill(os.getpid(), signal.SIGSEGV if number // 4 % 2 else signal.SIGKILL)
+            os.kill(os.getpid(), signal.SIGSEGV if way == 1 else signal.SIGKILL)
         return super()._find(row)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +15,7 @@ import pytest
 
 import benchmarks.soak as soak
 from benchmarks.soak_memory import descendants, growth, look, plot, watched
-from benchmarks.soak_photos import BAD, may_become, write
+from benchmarks.soak_photos import BAD, POISON, may_become, write
 from benchmarks.soak_stage import LOG, WatchedFinder
 from factory.config import PrepareConfig
 from factory.errors import PhotoRejected
@@ -147,3 +148,15 @@ def test_the_watched_finder_writes_down_what_it_starts(tmp_path: Path, monkeypat
     row = {"photo_id": "p", "reject_id": "p", "name": "n", "image": b"no image", "reason": None, "detail": None}
     found = finder._find(row)
     assert (tmp_path / "log").read_text() == "p\n" and found["rejects"][0]["reason"] == "not_an_image"
+
+    class Died(Exception):
+        pass
+
+    def die(*how: int) -> None:
+        raise Died(how[-1])
+
+    monkeypatch.setattr(os, "_exit", die)
+    monkeypatch.setattr(os, "kill", die)
+    for number, status in ((50, signal.SIGSEGV), (100, signal.SIGKILL), (150, 3)):
+        with pytest.raises(Died, match=str(int(status))):
+            finder._find({**row, "image": POISON + str(number).encode()})
