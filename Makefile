@@ -43,6 +43,7 @@ format: $(STAMP) ## let ruff mend what it can
 bench: $(STAMP) ## seconds of training and drawing against the usual ways (make bench SIZE=tiny|studio|sd21 DEVICE=cpu|cuda)
 	$(BIN)/python -m benchmarks.train_identity --device $(DEVICE) --size $(SIZE) --out out/bench/train_identity_$(SIZE)_$(DEVICE)
 	$(BIN)/python -m benchmarks.generate --device $(DEVICE) --size $(SIZE) --out out/bench/generate_$(SIZE)_$(DEVICE)
+	$(BIN)/python -m benchmarks.prepare
 
 serve: $(STAMP) ## the HTTP endpoint on the identities of ROOT (make serve ROOT=... PORT=8000)
 	$(BIN)/identity-factory serve --root $(ROOT) --port $(PORT)
@@ -50,8 +51,9 @@ serve: $(STAMP) ## the HTTP endpoint on the identities of ROOT (make serve ROOT=
 studio: $(STAMP) ## train the studio pack from nothing: hours on a CPU; stopped, it goes on where it was (docs/studio.md)
 	$(BIN)/python -m studio all
 
-soak: $(STAMP) ## hours: 20 kills, PHOTOS photos with bad ones and copies, a failing S3, two jobs at once (out/soak)
+soak: $(STAMP) ## hours: 20 kills, poison, PHOTOS photos with bad ones and copies, a failing S3, two jobs at once (out/soak)
 	$(BIN)/python -m benchmarks.soak kills --photos 200 --kills 20
+	$(BIN)/python -m benchmarks.soak poison --photos 300
 	$(BIN)/python -m benchmarks.soak s3 --photos 300
 	$(BIN)/python -m benchmarks.soak twice --photos 100
 	$(BIN)/python -m benchmarks.soak bulk --photos $(PHOTOS) --steps 2

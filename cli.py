@@ -5,15 +5,30 @@ Heavy imports happen inside the commands, so that `--help` answers at once.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Collection
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from cli_jobs import jobs_app, submit
-from cli_store import Root, identities_app, packs_app, user_errors
+from cli_store import (
+    Faces,
+    Gpus,
+    PackName,
+    Photos,
+    PresetName,
+    Root,
+    Settings,
+    Steps,
+    Workers,
+    identities_app,
+    packs_app,
+    parse_seeds,
+    parse_settings,
+    read_prompts,
+    take_fields,
+    user_errors,
+)
 
 if TYPE_CHECKING:
     from pipelines.job import Summary
@@ -34,31 +49,6 @@ app.add_typer(packs_app, name="packs")
 app.add_typer(jobs_app, name="jobs")
 app.command("submit", context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(submit)
 
-Photos = Annotated[
-    str,
-    typer.Option(
-        "--photos",
-        metavar="SRC",
-        help="A folder of images; a Parquet file or folder with a column `image` (bytes) or `uri`, and optionally "
-        "`name`; or an s3:// prefix of either.",
-    ),
-]
-PackName = Annotated[str, typer.Option("--pack", help="Model pack: a name (`packs list`) or a folder.")]
-PresetName = Annotated[
-    Literal["paper", "release"],
-    typer.Option("--preset", help="The paper's equations as printed, or what its published code computes."),
-]
-Steps = Annotated[int | None, typer.Option("--steps", min=1, help="Updates per identity. [default: the pack's]")]
-Workers = Annotated[int | None, typer.Option("--workers", min=1, help="Model workers. [default: what the cluster has]")]
-Settings = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Any field of factory/config.py, such as phase_boundary=0.5."),
-]
-Faces = Annotated[
-    Literal["all", "largest"] | None,
-    typer.Option("--faces", help="Which faces of a group photo become identities. [default: all]"),
-]
-
 
 @app.command()
 def run(
@@ -68,6 +58,7 @@ def run(
     preset: PresetName = "paper",
     steps: Steps = None,
     workers: Workers = None,
+    gpus: Gpus = None,
     faces: Faces = None,
     settings: Settings = None,
 ) -> None:
@@ -96,6 +87,7 @@ def run(
             train=train_config,
             engine=engine_settings(engine),
             workers=workers,
+            gpus=gpus,
         )
         show_summary(summary, root)
 
@@ -106,6 +98,7 @@ def prepare(
     root: Root,
     pack: PackName = "studio",
     workers: Workers = None,
+    gpus: Gpus = None,
     faces: Faces = None,
     settings: Settings = None,
 ) -> None:
@@ -118,7 +111,7 @@ def prepare(
         from pipelines.prepare import prepare as prepare_job
 
         config = prepare_settings(parse_settings(settings, faces=faces))
-        show_summary(prepare_job(photos, root, pack, config, readers=workers), root)
+        show_summary(prepare_job(photos, root, pack, config, readers=workers, gpus=gpus), root)
 
 
 @app.command("retry-rejects")
@@ -131,6 +124,7 @@ def retry_rejects(
     ] = None,
     pack: PackName = "studio",
     workers: Workers = None,
+    gpus: Gpus = None,
     faces: Faces = None,
     settings: Settings = None,
 ) -> None:
@@ -147,7 +141,7 @@ def retry_rejects(
         if unknown := sorted(set(reason or ()) - set(REASONS)):
             raise ValueError(f"no reason {', '.join(unknown)}; there are {', '.join(REASONS)}")
         config = prepare_settings(parse_settings(settings, faces=faces))
-        summary = prepare_job(photos, root, pack, config, readers=workers, retry=reason or REASONS)
+        summary = prepare_job(photos, root, pack, config, readers=workers, gpus=gpus, retry=reason or REASONS)
         show_summary(summary, root)
 
 
@@ -158,6 +152,7 @@ def train(
     preset: PresetName = "paper",
     steps: Steps = None,
     workers: Workers = None,
+    gpus: Gpus = None,
     settings: Settings = None,
 ) -> None:
     """Faces -> identities: learn two words for every face that has none with these settings.
@@ -177,7 +172,9 @@ def train(
         changes = parse_settings(settings, num_steps=steps)
         engine = engine_settings(take_fields(changes, EngineConfig.model_fields))
         label, method, config = train_settings(load_pack(pack), preset, changes)
-        summary = train_job(root, pack, preset=label, method=method, train=config, engine=engine, workers=workers)
+        summary = train_job(
+            root, pack, preset=label, method=method, train=config, engine=engine, workers=workers, gpus=gpus
+        )
         show_summary(summary, root)
 
 
@@ -196,6 +193,7 @@ def generate(
     pack: PackName = "studio",
     steps: Annotated[int | None, typer.Option("--steps", min=1, help="Denoising steps. [default: the pack's]")] = None,
     workers: Workers = None,
+    gpus: Gpus = None,
     settings: Settings = None,
 ) -> None:
     """Identities x prompts x seeds -> images.
@@ -214,7 +212,15 @@ def generate(
         config = generate_settings(load_pack(pack), parse_settings(settings, num_inference_steps=steps))
         numbers = parse_seeds(seeds)
         summary = generate_job(
-            root, pack, prompts=texts, seeds=numbers, identities=identity, config=config, workers=workers, out=out
+            root,
+            pack,
+            prompts=texts,
+            seeds=numbers,
+            identities=identity,
+            config=config,
+            workers=workers,
+            gpus=gpus,
+            out=out,
         )
         show_summary(summary, root)
         if out is not None:
@@ -270,39 +276,6 @@ def evaluate(
         from evaluation import run as run_evaluation
 
         raise typer.Exit(run_evaluation(out, results, quick=quick, pack=pack))
-
-
-def parse_settings(settings: list[str] | None, **options: int | str | None) -> dict[str, object]:
-    """KEY=VALUE pairs and the options of the same name that were given; lists in JSON."""
-    changes: dict[str, object] = {}
-    for text in settings or []:
-        key, equals, value = text.partition("=")
-        if not equals:
-            raise typer.BadParameter(f"--set {text}: write KEY=VALUE")
-        changes[key.strip()] = json.loads(value) if value.startswith("[") else value.strip()
-    return {**changes, **{key: value for key, value in options.items() if value is not None}}
-
-
-def take_fields(changes: dict[str, object], fields: Collection[str]) -> dict[str, object]:
-    """Takes these fields out of the changes; those that stay are for other configs."""
-    return {key: changes.pop(key) for key in list(changes) if key in fields}
-
-
-def parse_seeds(text: str) -> list[int]:
-    """ "0,2,4-6" -> [0, 2, 4, 5, 6]."""
-    seeds: list[int] = []
-    for part in text.split(","):
-        first, dash, last = part.strip().partition("-")
-        if not first.isdigit() or (dash and not last.isdigit()):
-            raise typer.BadParameter(f"--seeds {text}: write whole numbers such as 0,1 or 0-7")
-        seeds.extend(range(int(first), int(last if dash else first) + 1))
-    return seeds
-
-
-def read_prompts(file: Path) -> list[str]:
-    """The lines of a file that are not empty."""
-    lines = [line.strip() for line in file.read_text(encoding="utf-8").splitlines()]
-    return [line for line in lines if line]
 
 
 def show_summary(summary: Summary, root: str) -> None:

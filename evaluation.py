@@ -53,7 +53,8 @@ def carry_out(plan: Plan, folder: Path, results: Path, pack: str) -> None:
 
 def _workers() -> int | None:
     """Without a GPU a worker a core: networks this small lose a quarter of two threads' time to their waiting."""
-    from pipelines.job import connect, has_gpus
+    from pipelines.job import connect
+    from pipelines.pools import has_gpus
 
     connect()
     return None if has_gpus() else min(_MOST_WORKERS, os.cpu_count() or 1)

@@ -20,13 +20,14 @@ class _Proxy(BaseHTTPRequestHandler):
     backend: tuple[str, int]
     rate: float
     counts: dict[str, int]
+    chance: random.Random
 
     def _pass(self) -> None:
         body = self._body()
         self.counts["requests"] += 1
-        if random.random() < self.rate:
+        if self.chance.random() < self.rate:
             self.counts["failed"] += 1
-            status, code = random.choice([(500, b"InternalError"), (503, b"SlowDown")])
+            status, code = self.chance.choice([(500, b"InternalError"), (503, b"SlowDown")])
             self._answer(status, {"content-type": "application/xml"}, _ERROR % code)
             return
         connection = HTTPConnection(*self.backend, timeout=60)
@@ -69,7 +70,11 @@ def flaky_s3(rate: float) -> Iterator[tuple[str, dict[str, int]]]:
     moto = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     moto.start()
     counts = {"requests": 0, "failed": 0}
-    handler = type("Proxy", (_Proxy,), {"backend": moto.get_host_and_port(), "rate": rate, "counts": counts})
+    handler = type(
+        "Proxy",
+        (_Proxy,),
+        {"backend": moto.get_host_and_port(), "rate": rate, "counts": counts, "chance": random.Random(0)},
+    )
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()

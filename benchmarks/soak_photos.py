@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -35,6 +36,7 @@ def _huge() -> bytes:
     Image.new("L", (1, 1)).save(buffer, "PNG")
     data = bytearray(buffer.getvalue())
     data[16:24] = (60_000).to_bytes(4, "big") * 2
+    data[29:33] = zlib.crc32(data[12:29]).to_bytes(4, "big")  # else it is refused for its checksum
     return bytes(data)
 
 
@@ -45,7 +47,7 @@ BAD: dict[str, tuple[set[str], Callable[[Image.Image, int], bytes]]] = {
     "header only": ({"not_an_image"}, lambda _, n: b"\xff\xd8\xff\xe0" + n.to_bytes(8, "big")),
     "zeros": ({"not_an_image"}, lambda _, n: bytes(1000) + n.to_bytes(8, "big")),
     "noise": ({"not_an_image"}, lambda _, n: np.random.default_rng(n).bytes(5000)),
-    "too many pixels": ({"too_large", "not_an_image"}, lambda _, n: _huge() + n.to_bytes(8, "big")),
+    "too many pixels": ({"too_large"}, lambda _, n: _huge() + n.to_bytes(8, "big")),
     "tiny": ({"too_small"}, lambda image, n: _jpeg(image.resize((40, 40)), 60 + n % 40) + n.to_bytes(8, "big")),
     "plain": ({"no_face"}, lambda _, n: _jpeg(Image.new("RGB", (200, 200), (n % 255, n // 255 % 255, 90)))),
     "landscape": (
@@ -63,12 +65,22 @@ BAD: dict[str, tuple[set[str], Callable[[Image.Image, int], bytes]]] = {
         lambda image, n: _jpeg(image.filter(ImageFilter.GaussianBlur(9 + n % 3))) + n.to_bytes(8, "big"),
     ),
 }  # fmt: skip
+POISON = b"poison "  # what soak_stage.py dies of begins so
 
 
-def write(path: Path, num_photos: int, *, bad: float = 0.05, copies: float = 0.03) -> None:
-    """Writes Parquet (image, name); a file that is there already is kept, so give each number of photos its own path.
+def may_become(name: str) -> set[str | None]:
+    """What a photo of this name may become: None for a face, else reasons for its reject."""
+    kind, _, way = name.rpartition("-")[0].partition(":")
+    if kind == "bad":
+        return {*BAD[way][0]}
+    return {"crashed_worker"} if kind == "poison" else {None}
 
-    The name says what a photo is: "good-17", "bad:cut off-18", or "copy-19" with the bytes of the photo before it.
+
+def write(path: Path, num_photos: int, *, bad: float = 0.05, copies: float = 0.03, poison_every: int = 0) -> None:
+    """Writes Parquet (image, name); a file that is there already is kept, so give each data set its own path.
+
+    The name says what a photo is: "good-17", "bad:cut off-18", "copy-19" with the bytes of the last good photo before
+    it, or "poison-20", one of each `poison_every` photos (0: none).
     """
     if path.exists():
         return
@@ -82,7 +94,9 @@ def write(path: Path, num_photos: int, *, bad: float = 0.05, copies: float = 0.0
             rows = []
             for number in range(start, min(start + _ROWS, num_photos)):
                 image, draw = portraits[number % len(portraits)], random.random()
-                if draw < bad:
+                if poison_every and number % poison_every == poison_every // 2:
+                    rows.append({"image": POISON + str(number).encode(), "name": f"poison-{number}"})
+                elif draw < bad:
                     way = ways[num_bad % len(ways)]
                     num_bad += 1
                     rows.append({"image": BAD[way][1](image, number), "name": f"bad:{way}-{number}"})

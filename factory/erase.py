@@ -17,8 +17,9 @@ import numpy as np
 import pyarrow.fs as pafs
 
 from factory.errors import IdentityNotFound
+from factory.files import filesystem
 from factory.rows import SCHEMAS, Table
-from factory.tables import Store, filesystem, tombstone_digest, where_in
+from factory.tables import Store, tombstone_digest, where_in
 
 _CHUNK = 2**24  # bytes read at a time while scanning
 _WINDOW = 8  # numbers of an embedding that are looked for together, 32 bytes

@@ -20,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 
 from factory.config import EvaluateConfig, GenerateConfig, MethodConfig, TrainConfig
 from factory.errors import PackError
+from factory.pack_cache import cache_folder, node_copy
 
 PACKS = Path(__file__).resolve().parent.parent / "packs"
 Setting = bool | int | float | str
@@ -158,7 +159,10 @@ def list_packs() -> list[str]:
 
 
 def load_pack(name_or_path: str | Path) -> Pack:
-    """Read a pack by its name (`studio`), its folder, or its pack.toml. Raises PackError, naming file and field."""
+    """Read a pack by its name (`studio`), its folder, its pack.toml, or its s3:// uri (then from this node's copy).
+
+    Raises PackError, naming file and field.
+    """
     file = _pack_file(name_or_path)
     try:
         fields: dict[str, Any] = tomllib.loads(file.read_text(encoding="utf-8"))
@@ -215,7 +219,7 @@ _DIGESTS: dict[str, str] = {}
 
 
 def _cache_file() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "identity-factory" / "sha256.json"
+    return cache_folder() / "sha256.json"
 
 
 def _read_digests() -> dict[str, str]:
@@ -237,6 +241,8 @@ def _write_digests() -> None:
 
 
 def _pack_file(name_or_path: str | Path) -> Path:
+    if str(name_or_path).startswith("s3://"):
+        return node_copy(str(name_or_path)) / "pack.toml"
     for folder in (PACKS / name_or_path, Path(name_or_path)):
         file = folder if folder.name == "pack.toml" else folder / "pack.toml"
         if file.is_file():

@@ -18,10 +18,10 @@ from typing import Any
 
 import lance
 import pyarrow as pa
-import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
 from factory.errors import IdentityNotFound
+from factory.files import filesystem
 from factory.records import GeneratedImage, Identity, PictureMetrics, PreparedFace, Reject
 from factory.rows import (
     KEYS,
@@ -35,15 +35,6 @@ from factory.rows import (
 
 _ATTEMPTS = 20  # at joining files beside jobs that commit
 ID_COLUMNS = ("photo_id", "face_id", "identity_id", "image_id")  # in every table, whose row it is
-
-
-def filesystem(uri: str) -> tuple[pafs.FileSystem, str]:
-    """Arrow's file system and the path in it, for a local path or an s3:// uri (the usual AWS_* variables)."""
-    if uri.startswith("s3://"):
-        retries = pafs.AwsStandardS3RetryStrategy(max_attempts=10)
-        endpoint = os.environ.get("AWS_ENDPOINT_URL")
-        return pafs.S3FileSystem(endpoint_override=endpoint, retry_strategy=retries), uri.removeprefix("s3://")
-    return pafs.LocalFileSystem(), str(Path(uri.removeprefix("file://")).expanduser().absolute())
 
 
 def where_in(column: str, values: Sequence[str]) -> str:

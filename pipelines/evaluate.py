@@ -22,7 +22,8 @@ from factory.records import Identity
 from factory.rows import SCHEMAS, decode_png, image_from_row, metrics_row
 from factory.settings import evaluate_settings, generate_settings
 from factory.tables import Store, where_in
-from pipelines.job import LIGHT, Summary, connect, counts_table, model_pool, open_job, portable_name, tally
+from pipelines.job import LIGHT, Summary, connect, counts_table, open_job, portable_name, tally
+from pipelines.pools import model_pool
 from pipelines.progress import Progress
 
 WANTED: Final = pa.schema(
@@ -43,6 +44,7 @@ def evaluate(
     generate: GenerateConfig | None = None,
     config: EvaluateConfig | None = None,
     workers: int | None = None,
+    gpus: float | None = None,
 ) -> Summary:
     """Fills `metrics` with what each picture of every identity of this pack (or the named ones) measures.
 
@@ -71,7 +73,7 @@ def evaluate(
         summary.identities = len(people)
         summary.skipped_existing = sum(len(row["image_ids"]) for row in wanted) - _count(new)
         if new:
-            _measure(new, store, loaded, config, protocol, workers, summary)
+            _measure(new, store, loaded, config, protocol, workers, gpus, summary)
     return summary
 
 
@@ -82,10 +84,11 @@ def _measure(
     config: EvaluateConfig,
     protocol: str,
     workers: int | None,
+    gpus: float | None,
     summary: Summary,
 ) -> None:
     connect()
-    pool = model_pool(workers)
+    pool = model_pool(workers, gpus)
     chain = (
         ray.data.from_arrow([pa.Table.from_pylist([row], WANTED) for row in rows])
         .map_batches(

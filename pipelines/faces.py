@@ -31,8 +31,11 @@ class FaceFinder:
     """Decodes photos and cuts out their faces. Needs no GPU."""
 
     def __init__(self, pack: str, config: PrepareConfig, threads: int) -> None:
+        import cv2
+
         from factory.detect import FaceDetector
 
+        cv2.setNumThreads(threads)  # else every worker resizes with as many threads as the node has cores
         self.pack, self.config = load_pack(pack), config
         self.detector = FaceDetector(self.pack, config, num_threads=threads)
 

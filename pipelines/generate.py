@@ -22,7 +22,8 @@ from factory.records import Identity
 from factory.rows import SCHEMAS, encode_png, identity_from_row
 from factory.settings import generate_settings
 from factory.tables import Store, where_in
-from pipelines.job import LIGHT, Summary, connect, counts_table, model_pool, open_job, portable_name, tally
+from pipelines.job import LIGHT, Summary, connect, counts_table, open_job, portable_name, tally
+from pipelines.pools import model_pool
 from pipelines.progress import Board, Progress, StepReporter, open_board, read_board
 
 IMAGES_PER_BATCH: Final = 16  # one UNet batch of mixed identities
@@ -38,11 +39,13 @@ def generate(
     identities: Sequence[str] | None = None,
     config: GenerateConfig | None = None,
     workers: int | None = None,
+    gpus: float | None = None,
     out: str | Path | None = None,
 ) -> Summary:
     """Fills `images` with every identity (or the named ones) in every prompt with every seed, where not there yet.
 
     With `out` the pictures asked for are also written there as <name>_<n>.png, n counting prompts x seeds.
+    `workers` is the number of generators (default: one per GPU, or one), `gpus` what each takes of a GPU.
     Raises IdentityNotFound, IncompatibleIdentity or PackError before anything is done.
     """
     store, loaded = Store(root), load_pack(pack)
@@ -57,17 +60,23 @@ def generate(
         new = [request for request in wanted if request["image_id"] not in known]
         summary.skipped_existing = len(wanted) - len(new)
         if new:
-            _make(new, store, loaded, config, workers, summary)
+            _make(new, store, loaded, config, workers, gpus, summary)
         if out is not None:
             write_pngs(store, wanted, Path(out))
     return summary
 
 
 def _make(
-    rows: list[dict[str, Any]], store: Store, pack: Pack, config: GenerateConfig, workers: int | None, summary: Summary
+    rows: list[dict[str, Any]],
+    store: Store,
+    pack: Pack,
+    config: GenerateConfig,
+    workers: int | None,
+    gpus: float | None,
+    summary: Summary,
 ) -> None:
     connect()
-    pool = model_pool(workers)
+    pool = model_pool(workers, gpus)
     batch = min(IMAGES_PER_BATCH, -(-len(rows) // pool.size))
     board = open_board()
     chain = (

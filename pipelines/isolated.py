@@ -9,9 +9,12 @@ from __future__ import annotations
 
 import multiprocessing
 import signal
-from collections.abc import Callable, Sequence
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
+from types import ModuleType
 from typing import Any, TypeAlias
 
 import pyarrow as pa
@@ -56,7 +59,8 @@ class _Child:
         context = multiprocessing.get_context("spawn")
         self._connection, other = context.Pipe()
         self._process: SpawnProcess = context.Process(target=_work, args=(other, stage, arguments), daemon=True)
-        self._process.start()
+        with _no_main():
+            self._process.start()
         other.close()  # so that a dead child ends what is read here
         self.num_batches = 0
         try:
@@ -70,7 +74,7 @@ class _Child:
         """The child's answer; raises _ChildDied, or what the stage raised."""
         self.num_batches += 1
         try:
-            self._connection.send(batch)
+            self._connection.send(packed(batch))
             if not self._connection.poll(limit_s):
                 self._end()
                 raise _ChildDied(f"gave no answer in {limit_s:g} s")
@@ -94,6 +98,25 @@ class _Child:
         return f"was killed by {signal.Signals(-code).name}{by_whom}"
 
 
+def packed(batch: pa.Table) -> bytes:
+    """A table in Arrow's stream format. A pickled slice would carry all of the block that it was cut from."""
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, batch.schema) as stream:
+        stream.write_table(batch)
+    return bytes(sink.getvalue())
+
+
+@contextmanager
+def _no_main() -> Iterator[None]:
+    """A spawned child runs its parent's main module again: that is Ray's worker, a second and 100 MB for nothing."""
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
+
+
 def _work(connection: Connection, stage: Stage, arguments: Sequence[Any]) -> None:
     """What the child does until its parent is gone."""
     try:
@@ -104,7 +127,7 @@ def _work(connection: Connection, stage: Stage, arguments: Sequence[Any]) -> Non
     connection.send(None)
     while True:
         try:
-            batch = connection.recv()
+            batch = pa.ipc.open_stream(connection.recv()).read_all()
         except EOFError:
             return
         try:

@@ -1,4 +1,4 @@
-"""What the jobs share: the cluster they run on, how many workers fit in it, and the summary each ends with."""
+"""What the jobs share: the cluster they run on, and the summary each ends with."""
 
 from __future__ import annotations
 
@@ -13,14 +13,15 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Final
 
 import pyarrow as pa
 import ray
-from ray.data import ActorPoolStrategy, DataContext, Dataset
+from ray.data import DataContext, Dataset
 from ray.exceptions import RayError, RayTaskError
 
 from factory.pack import PACKS, Pack
+from factory.pack_cache import source_of
 from factory.tables import Store
 from pipelines.journal import Journal, explained
 from pipelines.report import page
@@ -64,11 +65,11 @@ class Summary:
     samples: list[str] = field(default_factory=list, repr=False)  # lines of report.html; not in summary.json
 
     def counts(self) -> dict[str, int]:
-        """What grows while the job runs."""
+        """What grows while the job runs. Another thread asks; `copy` is atomic, iterating over what grows is not."""
         counts = {"photos_with_faces": self.photos_with_faces, "faces": self.faces, "identities": self.identities}
-        counts |= {"images": self.images, "skipped_existing": self.skipped_existing}
-        counts |= {f"rejected:{reason}": num for reason, num in self.rejected.items()}
-        return counts | {f"rejected_face:{reason}": num for reason, num in self.rejected_faces.items()}
+        counts |= {"images": self.images, "metrics": self.metrics, "skipped_existing": self.skipped_existing}
+        counts |= {f"rejected:{reason}": num for reason, num in self.rejected.copy().items()}
+        return counts | {f"rejected_face:{reason}": num for reason, num in self.rejected_faces.copy().items()}
 
     def lines(self) -> list[str]:
         """The summary for a person to read."""
@@ -188,69 +189,10 @@ def _silent_stderr() -> Iterator[None]:
         os.close(nowhere)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Pool:
-    """A pool of workers of one kind. CPUs are Ray's bookkeeping; `threads` is what a worker really uses."""
-
-    size: int
-    num_cpus: float
-    num_gpus: int
-    threads: int
-
-    @property
-    def device(self) -> str:
-        """Torch's name of what a worker computes on."""
-        return "cuda" if self.num_gpus else "cpu"
-
-    @property
-    def strategy(self) -> ActorPoolStrategy:
-        """The pool in Ray's words."""
-        return ActorPoolStrategy(size=self.size)
-
-
-def cpu_and_model_pools(num_cpu_workers: int | None, num_model_workers: int | None) -> tuple[Pool, Pool]:
-    """Two pools that run side by side: CPU work, and models on GPUs where there are any; half of the CPUs each else."""
-    cpus, gpus = _cluster()
-    models = num_model_workers or gpus or max(1, cpus // 2)
-    others = num_cpu_workers or max(1, cpus - models)
-    share = _share(cpus, models + others)
-    threads = max(1, cpus // (models + others))
-    return (
-        Pool(size=others, num_cpus=share, num_gpus=0, threads=threads),
-        Pool(size=models, num_cpus=share, num_gpus=min(gpus, 1), threads=threads),
-    )
-
-
-def model_pool(num_workers: int | None) -> Pool:
-    """One pool with the cluster to itself: a worker per GPU, or per node where there are none."""
-    cpus, gpus = _cluster()
-    if num_workers or gpus:
-        size = num_workers or gpus
-        return Pool(size=size, num_cpus=_share(cpus, size), num_gpus=min(gpus, 1), threads=max(1, cpus // size))
-    nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
-    sizes = [int(node["Resources"]["CPU"]) for node in nodes if node["Alive"] and node["Resources"].get("CPU", 0) >= 1]
-    smallest = min(sizes, default=1)  # each worker books nearly all of a node, so that no node gets two
-    return Pool(size=max(1, len(sizes)), num_cpus=max(0.5, smallest - 1.0), num_gpus=0, threads=smallest)
-
-
-def _share(cpus: int, workers: int) -> float:
-    """CPUs a worker books, so that one stays free for the light tasks."""
-    return round(min(1.0, (cpus - 1) / workers), 3) if cpus > 1 else 0.5
-
-
-def has_gpus() -> bool:
-    """Whether the cluster that was joined has a GPU."""
-    return _cluster()[1] > 0
-
-
-def _cluster() -> tuple[int, int]:
-    resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
-    return int(resources.get("CPU", 1)), int(resources.get("GPU", 0))
-
-
 def portable_name(pack: Pack) -> str:
-    """What finds this pack in a worker: its name if it comes with the code, whose folder may differ there."""
-    return pack.root.name if pack.root.parent == PACKS else str(pack.root)
+    """What finds this pack in a worker, on whichever node: its name if it comes with the code, or where it was copied
+    from."""
+    return source_of(pack.root) or (pack.root.name if pack.root.parent == PACKS else str(pack.root))
 
 
 def counts_table(counts: Mapping[str, int]) -> pa.Table:

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import pyarrow.fs as pafs
 
-from factory.tables import filesystem
+from factory.files import filesystem
 
 PROGRESS_EVERY_S: Final = 10.0  # between events of progress
 _PROGRESS_EVERY_S3_S: Final = 60.0  # an object cannot be appended to: each event writes it anew
@@ -102,13 +102,21 @@ def list_jobs(root: str) -> list[JobRecord]:
 def read_job(root: str, job_id: str) -> JobRecord:
     """One job. Raises ValueError if there is none of this id."""
     files, folder = filesystem(f"{root}/jobs/{job_id}")
-    events = [json.loads(line) for line in _read(files, f"{folder}/events.jsonl").splitlines()]
-    summary: dict[str, Any] = json.loads(_read(files, f"{folder}/summary.json") or "{}")
+    events = [event for line in _read(files, f"{folder}/events.jsonl").splitlines() if (event := _whole(line))]
+    summary = _whole(_read(files, f"{folder}/summary.json"))
     if not events and not summary:
         raise ValueError(f"{root} has no job {job_id!r}; `identity-factory jobs list --root {root}` shows them")
     last = events[-1] if events else {"event": "", "at": ""}
     state = "finished" if summary else "failed" if last["event"] == "failed" else "no end"
     return JobRecord(job_id=job_id, state=state, last_at=last["at"], events=events, summary=summary)
+
+
+def _whole(text: str) -> dict[str, Any]:
+    """A JSON object; empty if a kill or a full disk cut it short."""
+    try:
+        return dict(json.loads(text))
+    except ValueError:
+        return {}
 
 
 def _read(files: pafs.FileSystem, path: str) -> str:

@@ -72,13 +72,14 @@ class _Known:
             return self.retried is None or source_id in self.retried
         if self.tombstones.salts and (self.tombstones.hold(photo_id) or self.tombstones.hold(f"{photo_id}-any")):
             return False
-        if source_id in self.unreadable:
-            self.recovered.add(source_id)
-        if photo_id in self.photo_ids and (photo_id, row["name"]) not in self.names:
+        done = photo_id in self.photo_ids
+        if done and (photo_id, row["name"]) not in self.names:
             self.more_names.add((photo_id, row["name"]))
-        if self.retried is not None:
-            return photo_id in self.retried or source_id in self.retried
-        return photo_id not in self.photo_ids
+        retried = self.retried is not None and (photo_id in self.retried or source_id in self.retried)
+        wanted = not done if self.retried is None else retried
+        if source_id in self.unreadable and (done or wanted):  # else its old reject is all that tells of it
+            self.recovered.add(source_id)
+        return wanted
 
     def is_first(self, row: dict[str, Any]) -> bool:
         """Whether a wanted photo is the first of its copies."""

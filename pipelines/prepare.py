@@ -19,8 +19,9 @@ from factory.pack import load_pack
 from factory.tables import Store, where_in
 from pipelines.faces import FaceFinder, FaceReader, find_poisoned, read_poisoned
 from pipelines.isolated import Isolated
-from pipelines.job import LIGHT, Summary, connect, counts_table, cpu_and_model_pools, open_job, portable_name, tally
+from pipelines.job import LIGHT, Summary, connect, counts_table, open_job, portable_name, tally
 from pipelines.new_photos import find_new_photos, work_units
+from pipelines.pools import cpu_and_model_pools
 from pipelines.progress import Progress
 from pipelines.report import samples
 from pipelines.sources import read_photos
@@ -36,13 +37,15 @@ def prepare(
     *,
     finders: int | None = None,
     readers: int | None = None,
+    gpus: float | None = None,
     retry: Sequence[str] | None = None,
     within: Summary | None = None,
 ) -> Summary:
     """Fills `faces` and `rejects` from SRC; photos that are in either are skipped, as are copies in SRC itself.
 
     With `retry`, only photos that were refused for one of these reasons are tried; what becomes of them replaces the
-    old rejects. `pack` is a name or folder; `finders` and `readers` are numbers of workers (default: what there is).
+    old rejects. `pack` is a name or folder; `finders` and `readers` are numbers of workers (default: what there is),
+    `gpus` is what a reader takes of a GPU.
     Raises ValueError or PackError, before anything is done, if SRC or the pack cannot be used.
     """
     store, config, loaded = Store(root), config or PrepareConfig(), load_pack(pack)
@@ -54,7 +57,7 @@ def prepare(
         new = find_new_photos(photos, store, loaded, summary, retry)
         if not new.num_rows:
             return summary
-        finding, reading = cpu_and_model_pools(finders, readers)
+        finding, reading = cpu_and_model_pools(finders, readers, gpus)
         chain = (
             ray.data.from_arrow(work_units(new))
             .map_batches(
@@ -98,10 +101,10 @@ def prepare(
                 num_cpus=LIGHT,
             )
         )
-        with Progress("prepare", "photos", new.num_rows) as progress:
+        with Progress("prepare", "photos", new.num_rows, counts=partial(_outcome, summary)) as progress:
             for counts in tally(chain):
                 _count(summary, counts)
-                progress.add(counts["photos"], f"{summary.faces} faces, {sum(summary.rejected.values())} rejected")
+                progress.add(counts["photos"])
         summary.samples += samples(store, loaded.name, new, config)
         store.tidy("faces")
         store.tidy("rejects")
@@ -140,3 +143,7 @@ def _count(summary: Summary, counts: Counter[str]) -> None:
     summary.photos_with_faces += counts["photos_with_faces"]
     summary.faces += counts["faces"]
     summary.count_rejects(counts)
+
+
+def _outcome(summary: Summary) -> dict[str, int]:
+    return {"faces": summary.faces, "rejected": sum(summary.rejected.copy().values())}

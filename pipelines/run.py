@@ -23,13 +23,22 @@ def run(
     train: TrainConfig | None = None,
     engine: EngineConfig | None = None,
     workers: int | None = None,
+    gpus: float | None = None,
 ) -> Summary:
     """`prepare`, then `train` for every face of ROOT that these settings have not learned. Raises what they raise."""
     loaded = load_pack(pack)
     loaded.folder(loaded.base)  # missing weights are told now, not after an hour of preparing
     with open_job("run", Store(root)) as summary:
-        prepare(photos, root, pack, config, readers=workers, within=summary)
+        prepare(photos, root, pack, config, readers=workers, gpus=gpus, within=summary)
         train_faces(
-            root, pack, preset=preset, method=method, train=train, engine=engine, workers=workers, within=summary
+            root,
+            pack,
+            preset=preset,
+            method=method,
+            train=train,
+            engine=engine,
+            workers=workers,
+            gpus=gpus,
+            within=summary,
         )
     return summary

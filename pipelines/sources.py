@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
-from factory.tables import filesystem
+from factory.files import filesystem
 
 _CHUNK = 2**20  # bytes read at a time while hashing
 PLACE: Final = pa.schema([("uri", pa.string()), ("row_group", pa.int32()), ("first_row", pa.int64())])

@@ -23,7 +23,8 @@ from factory.records import PreparedFace, Reject
 from factory.rows import face_from_row, identity_row, reject_row
 from factory.settings import train_settings
 from factory.tables import Store, where_in
-from pipelines.job import LIGHT, Summary, connect, counts_table, model_pool, open_job, portable_name, tally
+from pipelines.job import LIGHT, Summary, connect, counts_table, open_job, portable_name, tally
+from pipelines.pools import model_pool
 from pipelines.progress import Board, Progress, StepReporter, open_board, read_board
 
 if TYPE_CHECKING:
@@ -43,13 +44,14 @@ def train(
     train: TrainConfig | None = None,
     engine: EngineConfig | None = None,
     workers: int | None = None,
+    gpus: float | None = None,
     faces_per_block: int = FACES_PER_BLOCK,
     within: Summary | None = None,
 ) -> Summary:
     """Learns every face of `faces` that this pack prepared and these settings have not learned yet.
 
     Without `method` and `train` the preset's are used, with what the pack needs otherwise; `engine` is how it runs on
-    the hardware. `workers` is the number of trainers (default: one per GPU, or one).
+    the hardware. `workers` is the number of trainers (default: one per GPU, or one), `gpus` what each takes of a GPU.
 
     Raises:
         PackError: the base model is missing; nothing has been done then.
@@ -60,7 +62,14 @@ def train(
         method, train = method or method_default, train or train_default
     settings: list[Settings] = [(preset, method, train)]
     return train_each(
-        root, pack, settings, engine=engine, workers=workers, faces_per_block=faces_per_block, within=within
+        root,
+        pack,
+        settings,
+        engine=engine,
+        workers=workers,
+        gpus=gpus,
+        faces_per_block=faces_per_block,
+        within=within,
     )
 
 
@@ -71,6 +80,7 @@ def train_each(
     *,
     engine: EngineConfig | None = None,
     workers: int | None = None,
+    gpus: float | None = None,
     faces_per_block: int = FACES_PER_BLOCK,
     within: Summary | None = None,
 ) -> Summary:
@@ -88,7 +98,7 @@ def train_each(
         if not num_new:
             return summary
         connect()
-        pool = model_pool(workers)
+        pool = model_pool(workers, gpus)
         batch = min(faces_per_block, -(-num_new // pool.size), max(map(len, new)))
         board = open_board()
         chain = (

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-import time
+from collections import defaultdict
 from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Self
@@ -12,6 +12,7 @@ import ray
 from ray.util.metrics import Counter
 
 from pipelines.journal import Journal
+from pipelines.rate import Rate
 
 
 class Watch:
@@ -20,7 +21,7 @@ class Watch:
     def __init__(self, job: str, counts: Callable[[], Mapping[str, int]], journal: Journal) -> None:
         self._job, self._counts, self._journal = job, counts, journal
         self._last: dict[str, int] = {}
-        self._at = time.monotonic()
+        self._rates: defaultdict[str, Rate] = defaultdict(Rate)
         self._exported: Counter | None = None
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
@@ -38,16 +39,17 @@ class Watch:
             self.look()
 
     def look(self) -> None:
-        """Tells what has grown since the last look, in numbers and per second."""
-        now, counts = time.monotonic(), dict(self._counts())
+        """Tells what has grown since the last look: all counts, and how fast those grow (per second)."""
+        counts = dict(self._counts())
         grown = {what: num - self._last.get(what, 0) for what, num in counts.items() if num > self._last.get(what, 0)}
-        if grown:
-            seconds = max(now - self._at, 1e-3)
-            self._journal.write(
-                "progress", {"counts": counts, "per_s": {what: round(num / seconds, 3) for what, num in grown.items()}}
-            )
-            self._export(grown)
-        self._last, self._at = counts, now
+        self._last = counts
+        if not grown:
+            return
+        for what in grown:
+            self._rates[what].see(counts[what])
+        self._export(grown)
+        per_s = {what: round(self._rates[what].per_s, 3) for what in grown}
+        self._journal.write("progress", {"counts": counts, "per_s": per_s})
 
     def _run(self) -> None:
         while not self._stop.wait(self._journal.every_s):

@@ -12,7 +12,7 @@ import pytest
 
 import pipelines.new_photos
 import pipelines.prepare
-from pipelines.job import Pool
+from pipelines.pools import Pool
 
 
 class LocalChain:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import time
 from typing import Any
 
@@ -42,6 +43,13 @@ class Doubler:
     def _write(self, line: str) -> None:
         with open(self.log, "a") as file:
             file.write(line + "\n")
+
+
+class Loaded:
+    """Tells which modules its process has loaded."""
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        return pa.table({"module": sorted(sys.modules)})
 
 
 class NeverStarts:

@@ -12,7 +12,8 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from cli import app, parse_seeds, parse_settings, read_prompts
+from cli import app
+from cli_store import parse_seeds, parse_settings, read_prompts
 from factory.records import Identity
 from factory.rows import identity_row
 from factory.tables import Store

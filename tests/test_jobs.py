@@ -24,6 +24,8 @@ from factory.rows import face_row, reject_row
 from factory.tables import Store
 from pipelines.job import Summary, open_job
 from pipelines.journal import list_jobs, read_job
+from pipelines.progress import Progress
+from pipelines.rate import Rate
 from pipelines.report import page, samples
 from pipelines.sources import CONTENT, PHOTO, find_places, hash_contents, read_photos
 from pipelines.watch import Watch
@@ -50,7 +52,10 @@ def test_a_job_leaves_events_a_summary_and_a_report(store: Store) -> None:
         summary.samples.append('<figure data-photo="x">Ada</figure>')
     job = read_job(store.root, summary.job_id)
     assert [event["event"] for event in job.events] == ["started", "progress", "finished"]
-    assert job.events[1]["counts"]["rejected:no_face"] == 2 and job.events[1]["per_s"]["photos_with_faces"] > 0
+    assert job.events[1]["counts"]["rejected:no_face"] == 2 and set(job.events[1]["per_s"]) == {
+        "photos_with_faces",
+        "rejected:no_face",
+    }
     assert job.state == "finished" and job.summary["photos"] == 3 and "samples" not in job.summary
     assert set(job.summary["stage_seconds"]) == {"prepare", "inner"}
     report = (Path(store.root) / "jobs" / summary.job_id / "report.html").read_text()
@@ -76,6 +81,41 @@ def test_a_watch_tells_what_has_grown(store: Store) -> None:
     assert [line["counts"] for line in lines.written] == [{"faces": 4}]
     [rates] = [line["per_s"] for line in lines.written]
     assert list(rates) == ["faces"]  # type: ignore[call-overload]
+
+
+def test_a_rate_begins_with_the_first_item() -> None:
+    now = [0.0]
+    rate = Rate(lambda: now[0])
+    for second, done in ((0, 0), (60, 16), (61, 20), (64, 28)):
+        now[0] = second
+        rate.see(done)
+    assert rate.per_s == pytest.approx((28 - 16) / (64 - 60)), "the minute of loading does not count"
+    assert rate.seconds_for(30) == pytest.approx(10)
+    assert Rate().seconds_for(1) is None
+
+
+def test_the_line_tells_rates_rejects_and_the_time_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr("pipelines.progress.Rate", lambda: Rate(lambda: now[0]))
+    came = {"faces": 0, "rejected": 0}
+    progress = Progress("prepare", "photos", 100, counts=lambda: came)
+    assert "starting" in progress.line()
+    for second, done, faces in ((10, 10, 20), (15, 40, 30)):
+        now[0], came["faces"], came["rejected"] = second, came["faces"] + faces, 3
+        progress.add(done)
+        line = progress.line()
+    assert line == "prepare  50/100 photos  50 %  8.0/s  0:06 left  50 faces 6.0/s  3 rejected"
+
+
+def test_a_line_cut_short_by_a_kill_does_not_hide_the_job(store: Store) -> None:
+    with open_job("prepare", store) as summary:
+        summary.photos = 1
+    folder = Path(store.root) / "jobs" / summary.job_id
+    with (folder / "events.jsonl").open("a") as stream:
+        stream.write('{"event": "progr')
+    (folder / "summary.json").write_text('{"photos": ')
+    [job] = list_jobs(store.root)
+    assert (job.state, job.events[-1]["event"]) == ("no end", "finished")
 
 
 def test_jobs_list_and_show(store: Store) -> None:

@@ -20,11 +20,11 @@ from factory.pack import Pack
 from factory.rows import identity_row
 from factory.tables import Store
 from pipelines.faces import OUTCOME, find_poisoned, read_poisoned
-from pipelines.isolated import Isolated
+from pipelines.isolated import Isolated, packed
 from pipelines.prepare import prepare
 from pipelines.sources import PHOTO
 from tests.local_chain import use_local_chain
-from tests.poison import Doubler, NeverStarts, PoisonFinder
+from tests.poison import Doubler, Loaded, NeverStarts, PoisonFinder
 from tests.test_serve import person
 
 pytestmark = pytest.mark.timeout(600)  # processes start slowly on a busy machine
@@ -54,6 +54,14 @@ def test_exactly_the_poison_is_singled_out(tmp_path: Path) -> None:
     assert done["start"] == 1 + 1 + 2 + 2, "the first, one after the batch, two for each poison"
     assert isolated(rows([b"", b""]))["n"].to_pylist() == [0, 2], "it goes on afterwards"
     assert Counter(log.read_text().split())["start"] == done["start"]
+
+
+def test_a_child_loads_no_more_than_its_stage_and_is_sent_no_more_than_its_rows() -> None:
+    loaded = Isolated(Loaded, [], told, max_row_s=60)(rows([b""]))["module"].to_pylist()
+    assert "tests.poison" in loaded and not {"ray", "lance", "pytest"} & set(loaded)
+    block = rows([bytes(30_000)] * 64)
+    sent = packed(block.slice(5, 1))
+    assert len(sent) < 40_000 and pa.ipc.open_stream(sent).read_all() == block.slice(5, 1)
 
 
 def test_one_that_hangs_is_given_up(tmp_path: Path) -> None:
@@ -177,5 +185,7 @@ def test_a_photo_that_can_be_read_again_loses_its_reject(local: None, tiny_pack:
     store = Store(tmp_path / "root")
     assert prepare(str(table), store.root, tiny_pack.root).rejected == {"unreadable": 1}
     Image.fromarray(np.asarray(skimage.data.astronaut())[:256, 96:352]).save(photo)
+    assert prepare(str(table), store.root, tiny_pack.root, retry=["blurred"]).faces == 0
+    assert [row.reason for row in store.rejects()] == ["unreadable"], "not asked for: its row stays"
     assert prepare(str(table), store.root, tiny_pack.root).faces == 1
     assert store.rejects() == [] and [face.name for face in store.faces()] == ["Ada"]

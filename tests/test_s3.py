@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import boto3
 import pyarrow as pa
 import pytest
+from botocore.config import Config
 from moto.server import ThreadedMotoServer
 
+from benchmarks.flaky_s3 import flaky_s3
+from factory.errors import PackError
+from factory.pack import Pack, load_pack
 from factory.records import Reject
 from factory.rows import reject_row
 from factory.tables import Store
-from pipelines.job import open_job
+from pipelines.job import open_job, portable_name
 from pipelines.sources import PHOTO, find_places, hash_contents, read_photos
 
 
@@ -59,6 +65,43 @@ def test_a_prefix_of_images_is_a_source(s3: Any) -> None:
 def test_a_missing_bucket_is_told_before_any_work(s3: Any) -> None:
     with pytest.raises(OSError, match="create the bucket, or correct its name"), open_job("x", Store("s3://gone/root")):
         pytest.fail("the job began")
+
+
+def test_a_store_that_fails_now_and_then_costs_time_and_no_row(s3: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    with flaky_s3(0.2) as (url, counts):
+        monkeypatch.setenv("AWS_ENDPOINT_URL", url)
+        client = boto3.client("s3", config=Config(retries={"max_attempts": 10}))
+        client.create_bucket(Bucket="flaky")
+        for number in range(3):
+            client.put_object(Bucket="flaky", Key=f"in/{number}.jpg", Body=bytes([number]))
+        contents = pa.concat_tables(hash_contents(find_places("s3://flaky/in").table))
+        photos = pa.concat_tables([PHOTO.empty_table(), *read_photos(contents, max_bytes=100)]).to_pylist()
+        assert [(photo["image"], photo["reason"]) for photo in photos] == [(bytes([n]), None) for n in range(3)]
+        store = Store("s3://flaky/root")
+        for number in (0, 1, 2, 1):
+            store.upsert("names", [{"photo_id": str(number), "name": "x"}])
+        assert sorted(store.read("names")["photo_id"].to_pylist()) == ["0", "1", "2"]
+        assert counts["failed"] > 5, "nothing was injected"
+
+
+def test_a_pack_in_a_bucket_is_copied_once_to_a_node(
+    s3: Any, tiny_pack: Pack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    files = [file for file in tiny_pack.root.rglob("*") if file.is_file()]
+    for file in files:
+        s3.upload_file(str(file), "people", f"packs/tiny/{file.relative_to(tiny_pack.root).as_posix()}")
+    uri = "s3://people/packs/tiny"
+    with ThreadPoolExecutor(4) as workers:
+        packs = list(workers.map(load_pack, [uri] * 4))
+    assert len({pack.root for pack in packs}) == 1 and packs[0].root.is_relative_to(tmp_path)
+    assert packs[0].name == tiny_pack.name and packs[0].fingerprint() == tiny_pack.fingerprint()
+    assert portable_name(packs[0]) == uri, "another node makes its own copy"
+    assert portable_name(load_pack("studio")) == "studio"
+    s3.delete_object(Bucket="people", Key="packs/tiny/pack.toml")
+    assert load_pack(uri) == packs[0], "it is not read again"
+    with pytest.raises(PackError, match=r"no pack\.toml at s3://people/packs/none"):
+        load_pack("s3://people/packs/none")
 
 
 def test_events_grow_in_a_bucket(s3: Any) -> None:

@@ -28,7 +28,7 @@ import sys
 from factory.config import TrainConfig
 from pipelines.train import train
 root, pack, config = sys.argv[1:]
-train(root, pack, train=TrainConfig.model_validate_json(config), faces_per_pack=2)
+train(root, pack, train=TrainConfig.model_validate_json(config), faces_per_block=2)
 """
 
 
@@ -69,7 +69,7 @@ def test_a_node_is_lost_in_the_middle(tiny_pack: Pack, tmp_path: Path) -> None:
         ray.init(address=cluster.address, log_to_driver=False)
         killer = threading.Thread(target=kill_one_after_the_first_commit, daemon=True)
         killer.start()
-        train(store.root, tiny_pack.root, train=CONFIG, workers=2, faces_per_pack=2)
+        train(store.root, tiny_pack.root, train=CONFIG, workers=2, faces_per_block=2)
         killer.join(10)
     finally:
         ray.shutdown()
