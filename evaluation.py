@@ -94,10 +94,9 @@ def draw_and_measure(work: Work, cast: Cast) -> None:
     """Pictures of everybody in every context, real renders among them, and what each measures."""
     plan = work.plan
     _render(work, cast)
-    for seeds, keys in plan.rows_by_seeds().items():
-        what = f"people, seeds {', '.join(map(str, seeds))}"
-        _pictures(work, work.people, cast.ids(key for key in keys if key != "render"), seeds, what)
-        _metrics(work, work.people, cast.ids(keys), seeds, what)
+    drawn = [*plan.arms(), "true_vector"]
+    _pictures(work, work.people, cast.ids(drawn), plan.seeds, "people")
+    _metrics(work, work.people, cast.ids([*drawn, "render"]), plan.seeds, "people")
     named = [who.identity_id for who in (*cast.identities["celebrity"], *cast.reference)]
     _pictures(work, work.celebrities, named, plan.seeds, "celebrities")
     _metrics(work, work.celebrities, named, plan.seeds, "celebrities")

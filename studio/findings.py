@@ -3,7 +3,7 @@ by hand; a claim whose interval includes zero is "not shown"."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal
@@ -100,16 +100,15 @@ _PAPER_COLUMNS = ("clip_i", "clip_t", "face_sim", "face_div", "trusted_div", "fi
 
 
 def claims(
-    groups: Sequence[tuple[Mapping[str, Scores], np.ndarray]], paper: Mapping[str, tuple[float, ...] | None]
+    scores: Mapping[str, Scores], paper: Mapping[str, tuple[float, ...] | None], reference: np.ndarray
 ) -> list[Claim]:
-    """Those of CLAIMS whose two arms were run, in the first group that holds both: a group's rows are measured on the
-    same seeds, and come with the features that their FID compares with. `paper` has the published row of an arm."""
+    """Those of CLAIMS whose two arms were run; `paper` has the published row of an arm, `reference` what FID compares
+    with."""
     tested = []
     for a, b, measure, above in CLAIMS:
-        pair = next(((own[a], own[b], reference) for own, reference in groups if a in own and b in own), None)
-        if pair is None:
+        if a not in scores or b not in scores:
             continue
-        ours = difference(*pair[:2], measure, pair[2])
+        ours = difference(scores[a], scores[b], measure, reference)
         theirs_a, theirs_b = paper.get(a), paper.get(b)
         published = None
         if theirs_a and theirs_b:

@@ -55,30 +55,20 @@ def gather(work: Work, cast: Cast, outside: Mapping[str, int]) -> Results:
     galleries = {"people": gallery(work.pack, cast.faces), "celebrity": gallery(work.pack, cast.celebrity_faces)}
     named = measured(work, work.celebrities, plan.seeds)
     rows = measured(work, work.people, plan.seeds) | named
-    keys = [*(arm.key for arm in plan.table_1), *BOUNDS]
+    keys = [*plan.arms(), *BOUNDS]
     scores = {
         key: scores_of([rows[who.identity_id] for who in cast.identities[key]], galleries.get(key, galleries["people"]))
         for key in keys
     }
-    on_few = measured(work, work.people, plan.few_seeds)
-    few = {
-        arm.key: scores_of([on_few[who.identity_id] for who in cast.identities[arm.key]], galleries["people"])
-        for arm in plan.few
-    }
-    # FID depends on how many pictures it compares, so that each group gets a reference of its own seeds
-    reference, few_reference = (features_of(named, cast.reference, seeds) for seeds in (plan.seeds, plan.few_seeds))
+    reference = features_of(named, cast.reference)
     return Results(
         plan=plan,
         config=evaluate_settings(work.pack),
         rows={key: table_row(value, reference) for key, value in scores.items()},
-        few={key: table_row(value, few_reference) for key, value in few.items()},
         words=_word_facts(cast, plan.arms()),
         bars=bars(scores, galleries["people"], galleries["celebrity"]),
-        claims=claims(
-            [(scores, reference), (few, few_reference)], {key: arm.paper for key, arm in plan.arms().items()}
-        ),
+        claims=claims(scores, {key: arm.paper for key, arm in plan.arms().items()}, reference),
         num_pictures=scores["paper"].num_pictures,
-        num_few=few["paper"].num_pictures,
         num_reference=len(reference),
         feature_width=reference.shape[1],
         steps={key: cast.identities[key][0].num_steps for key in plan.arms()},
@@ -102,11 +92,9 @@ def measured(work: Work, store: Store, seeds: Sequence[int]) -> dict[str, list[P
     return by_identity(store.metrics(protocol))
 
 
-def features_of(
-    rows: Mapping[str, Sequence[PictureMetrics]], identities: Sequence[Identity], seeds: Sequence[int]
-) -> np.ndarray:
-    """What FID compares, of these identities' pictures of these seeds, float32 [M, K]."""
-    return np.stack([m.features for who in identities for m in rows[who.identity_id] if m.seed in seeds])
+def features_of(rows: Mapping[str, Sequence[PictureMetrics]], identities: Sequence[Identity]) -> np.ndarray:
+    """What FID compares, of all pictures of these identities, float32 [M, K]."""
+    return np.stack([metrics.features for who in identities for metrics in rows[who.identity_id]])
 
 
 def _word_facts(cast: Cast, arms: Mapping[str, object]) -> dict[str, WordFacts]:
@@ -140,17 +128,18 @@ def _charts(work: Work, results: Results, folder: Path) -> None:
     """intervals.png: Table 1 and the bounds. ablations.png: Table 2. alpha.png: the sweep."""
     plan = work.plan
     headings = {c: f"{MEASURES[c][0]} ({'more' if MEASURES[c][1] else 'less'} is better)" for c in CHARTED}
-    charts = [
-        ("intervals", results.rows, {arm.key: arm.label for arm in plan.table_1} | BOUNDS, results.num_pictures),
-        ("ablations", results.few, {arm.key: arm.label for arm in plan.with_ablations}, results.num_few),
-    ]
-    for name, rows, labels, num in charts:
-        scaled = {label: {c: rows[key][c].times(MEASURES[c][2]) for c in CHARTED} for key, label in labels.items()}
-        subtitle = f"{num} pictures a row; 95 % intervals over people"
-        title = "Ways to two words" if name == "intervals" else "Ablations"
+    subtitle = f"{results.num_pictures} pictures a row; 95 % intervals over people"
+    charts = {
+        "intervals": ("Ways to two words", {arm.key: arm.label for arm in plan.table_1} | BOUNDS),
+        "ablations": ("Ablations", {arm.key: arm.label for arm in plan.with_ablations}),
+    }
+    for name, (title, labels) in charts.items():
+        scaled = {
+            label: {c: results.rows[key][c].times(MEASURES[c][2]) for c in CHARTED} for key, label in labels.items()
+        }
         whiskers(scaled, headings, title=title, subtitle=subtitle).save(folder / f"{name}.png")
     if plan.sweep:
-        swept = [results.few[arm.key] for _, arm in plan.sweep]
+        swept = [results.rows[arm.key] for _, arm in plan.sweep]
         series = {headings[c]: [row[c].times(MEASURES[c][2]) for row in swept] for c in CHARTED}
         title = "Where the phases meet: only the noise loss at 0, only reconstruction at 1"
         sweep_chart([alpha for alpha, _ in plan.sweep], series, title=title, subtitle=subtitle).save(

@@ -43,16 +43,12 @@ class Arm(Config):
 
 
 class Plan(Config):
-    """Everything that is run. People x contexts x seeds pictures of each arm.
-
-    Rows are compared on the same pictures only: beside Table 2 and the sweep stands the method on their seeds.
-    """
+    """Everything that is run. People x contexts x seeds pictures of each arm."""
 
     name: Literal["full", "quick"]
     num_people: int  # held-out people; as many celebrities are measured, and as many more are FID's reference
     contexts: tuple[Context, ...]
-    seeds: tuple[int, ...]  # of Table 1 and the bounds
-    few_seeds: tuple[int, ...]  # of Table 2 and the sweep, the first of `seeds`: pictures are what takes the time
+    seeds: tuple[int, ...]
     table_1: tuple[Arm, ...]  # the method first
     table_2: tuple[Arm, ...]
     sweep: tuple[tuple[float, Arm], ...]  # alpha and its arm
@@ -65,24 +61,12 @@ class Plan(Config):
 
     def arms(self) -> dict[str, Arm]:
         """Every arm once, by key."""
-        return {arm.key: arm for arm in (*self.table_1, *self.few)}
+        return {arm.key: arm for arm in (*self.table_1, *self.table_2, *(arm for _, arm in self.sweep))}
 
     @property
     def with_ablations(self) -> tuple[Arm, ...]:
         """The rows of Table 2: the method, then what is taken from it."""
         return (self.table_1[0], *self.table_2)
-
-    @property
-    def few(self) -> tuple[Arm, ...]:
-        """The arms that are measured on `few_seeds`: Table 2 and the sweep."""
-        return (*self.with_ablations, *(arm for _, arm in self.sweep))
-
-    def rows_by_seeds(self) -> dict[tuple[int, ...], list[str]]:
-        """Which rows of people are measured on which seeds: keys of arms, and of the bounds that are people."""
-        rows = {self.seeds: [*(arm.key for arm in self.table_1), "true_vector", "render"]}
-        few = rows.setdefault(self.few_seeds, [])
-        few[:] = dict.fromkeys([*few, *(arm.key for arm in self.few)])  # each once
-        return rows
 
 
 def _context(caption: str, prompt: str, **scene: str) -> Context:
@@ -151,7 +135,6 @@ FULL = Plan(
     table_1=(PAPER, RELEASE, FREE, BASIS),
     table_2=(CLIP_FEATURES, NO_ADAIN, NO_MASK, ONLY_NOISE, ONLY_REC),
     sweep=SWEEP,
-    few_seeds=(0,),
 )
 QUICK = Plan(
     name="quick",
@@ -161,7 +144,6 @@ QUICK = Plan(
     table_1=(PAPER, FREE),
     table_2=(NO_ADAIN, ONLY_REC),
     sweep=(),
-    few_seeds=(0,),
     num_steps=100,
 )
 

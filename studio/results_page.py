@@ -41,14 +41,12 @@ class Results:
 
     plan: Plan
     config: EvaluateConfig
-    rows: Mapping[str, Row]  # by arm of Table 1, and by key of BOUNDS
-    few: Mapping[str, Row]  # by arm of Table 2 and the sweep, on the plan's `few_seeds`
+    rows: Mapping[str, Row]  # by arm, and by key of BOUNDS
     words: Mapping[str, WordFacts]  # by arm, and "celebrity"
     bars: Sequence[Bar]
     claims: Sequence[Claim]
-    num_pictures: int  # of a row of Table 1
-    num_few: int  # of a row of Table 2 and the sweep
-    num_reference: int  # pictures that FID compares with in Table 1
+    num_pictures: int  # of a row
+    num_reference: int  # pictures that FID compares with
     feature_width: int  # K of those features
     steps: Mapping[str, int]  # updates, by arm
     outside: Mapping[str, int]  # words outside the map, by its groups
@@ -64,8 +62,7 @@ def page(results: Results) -> str:
         "# Results",
         f"Made by `{results.facts['Command']}`; every number and verdict below is computed from the `metrics` table. "
         f"{people} held-out people, one photo each, {len(plan.contexts)} prompts x {len(plan.seeds)} seeds: "
-        f"{results.num_pictures} pictures a row of Table 1 and {results.num_few} of Table 2 and of the sweep (seeds "
-        f"{_seeds(plan)}). In brackets: 95 % interval over people (bootstrap; FID: jackknife).",
+        f"{results.num_pictures} pictures a row. In brackets: 95 % interval over people (bootstrap; FID: jackknife).",
         *(["A quick run: fewer people, prompts and steps than the protocol. It shows that the machinery works and "
            "decides nothing."] if plan.name == "quick" else []),
         "## Against the bars",
@@ -78,9 +75,8 @@ def page(results: Results) -> str:
         _paper_rows(plan.table_1, PAPER_COLUMNS),
         "![intervals](intervals.png)",
         "## Table 2: ablations",
-        _few_sentence(results),
         _table(
-            ["", *_heads((*TABLE_2_COLUMNS, *OURS))], _rows(results.few, plan.with_ablations, TABLE_2_COLUMNS + OURS)
+            ["", *_heads((*TABLE_2_COLUMNS, *OURS))], _rows(results.rows, plan.with_ablations, TABLE_2_COLUMNS + OURS)
         ),
         _paper_rows((*plan.table_2, plan.table_1[0]), TABLE_2_COLUMNS),
         "![intervals of the ablations](ablations.png)",
@@ -128,14 +124,12 @@ def notes(results: Results) -> list[str]:
         f"Pictures from the true identity vectors reach {ceiling:.2f} of the Face Sim of real renders: that part the "
         "base model decides, whatever way of learning is used.",
     ]
-    if results.num_few <= results.feature_width:
-        rows_of = "" if results.num_few == results.num_pictures else "Table 2 and the sweep: "
+    if results.num_pictures <= results.feature_width:
         said.append(
-            f"{rows_of}{results.num_few} pictures in {results.feature_width} dimensions: FID's covariances are "
-            "incomplete and its values too high; only their order means anything."
+            f"{results.num_pictures} pictures in {results.feature_width} dimensions: FID's covariances are incomplete "
+            "and its values too high; only their order means anything."
         )
-    lost = [f"{_label(results.plan, key)} {row['found'].value:.0%}"
-            for key, row in {**results.few, **rows}.items() if _loses(row)]  # fmt: skip
+    lost = [f"{_label(results.plan, key)} {row['found'].value:.0%}" for key, row in rows.items() if _loses(row)]
     if lost:
         said.append(
             f"Faces were found in fewer than 95 % of the pictures of: {', '.join(lost)}. Face Sim, Face Div and "
@@ -156,13 +150,11 @@ def to_json(results: Results) -> str:
     numbers = {
         "plan": results.plan.name,
         "rows": {key: {name: asdict(cell) for name, cell in row.items()} for key, row in results.rows.items()},
-        "few_seeds": {key: {name: asdict(cell) for name, cell in row.items()} for key, row in results.few.items()},
-        "sweep": {f"{alpha:g}": arm.key for alpha, arm in results.plan.sweep},  # rows of "few_seeds"
+        "sweep": {f"{alpha:g}": arm.key for alpha, arm in results.plan.sweep},  # keys of "rows"
         "words": {key: asdict(facts) for key, facts in results.words.items()},
         "bars": [{**asdict(bar), "verdict": bar.verdict} for bar in results.bars],
         "claims": [{**asdict(claim), "verdict": claim.verdict} for claim in results.claims],
         "pictures_per_row": results.num_pictures,
-        "pictures_per_row_of_few_seeds": results.num_few,
         "facts": dict(results.facts),
         "stages": dict(results.stages),
     }
@@ -201,21 +193,6 @@ def _rows(rows: Mapping[str, Row], arms: Sequence[Arm], columns: Sequence[str]) 
     return [[arm.label, *(_cell(rows[arm.key].get(c), MEASURES[c][2]) for c in columns)] for arm in arms]
 
 
-def _seeds(plan: Plan) -> str:
-    return ", ".join(map(str, plan.few_seeds))
-
-
-def _few_sentence(results: Results) -> str:
-    """Which pictures Table 2 and the sweep are about, where they are fewer than Table 1's."""
-    if results.num_few == results.num_pictures:
-        return ""
-    return (
-        f"Fewer pictures than in Table 1, to save time: seeds {_seeds(results.plan)} only, {results.num_few} a row, "
-        "FID against the reference's pictures of these seeds. The first row is the method on these pictures: rows here "
-        "compare with each other and not with Table 1, and so do the claims about them below."
-    )
-
-
 def _bounds(results: Results) -> list[list[str]]:
     return [
         [f"*{label}*", *(_cell(results.rows[key].get(c), MEASURES[c][2]) for c in TABLE_1_COLUMNS)]
@@ -252,11 +229,8 @@ def _account(results: Results) -> str:
     total = len(results.claims)
     counts = {v: sum(c.verdict == v for c in results.claims) for v in ("holds", "not shown", "the opposite")}
     best = [
-        max(arms, key=lambda arm: rows[arm.key]["trusted_div"].value).label
-        for rows, arms in (
-            (results.rows, [arm for arm in results.plan.table_1 if arm.key != "release"]),
-            (results.few, results.plan.with_ablations),
-        )
+        max(arms, key=lambda arm: results.rows[arm.key]["trusted_div"].value).label
+        for arms in ([arm for arm in results.plan.table_1 if arm.key != "release"], results.plan.with_ablations)
     ]
     return (
         f"Of {total} comparisons {counts['holds']} hold here (the paired interval lies on the paper's side of zero), "
@@ -268,12 +242,11 @@ def _account(results: Results) -> str:
 def _sweep(results: Results) -> list[str]:
     if not results.plan.sweep:
         return []
-    swept = {alpha: results.few[arm.key] for alpha, arm in results.plan.sweep}
+    swept = {alpha: results.rows[arm.key] for alpha, arm in results.plan.sweep}
     rows = [[f"{a:g}", *(_cell(row.get(c), MEASURES[c][2]) for c in TABLE_2_COLUMNS)] for a, row in swept.items()]
     best = max(swept, key=lambda a: swept[a]["trusted_div"].value)
     return [
         "## Where the phases meet: alpha from 0 (only L_noise) to 1 (only L_rec)",
-        "On the same pictures as Table 2.",
         _table(["alpha", *_heads(TABLE_2_COLUMNS)], rows),
         f"The highest Trusted Div is at alpha {best:g}; the paper chose 0.6.",
         "![alpha](alpha.png)",

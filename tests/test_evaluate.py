@@ -114,8 +114,6 @@ def test_the_full_protocol_is_what_was_asked_for() -> None:
     assert FULL.num_people >= 16 and len(FULL.contexts) == 10 and len(FULL.seeds) == 3
     assert [alpha for alpha, _ in FULL.sweep] == [0, 0.2, 0.4, 0.6, 0.8, 1]
     assert len(set(FULL.prompts)) == 10
-    for plan in (FULL, QUICK):  # what is compared, and shown in the grids, is there
-        assert plan.few_seeds == plan.seeds[: len(plan.few_seeds)]
     pack = load_pack("studio")
     configs = {key: train_settings(pack, arm.preset, arm.changes)[1] for key, arm in FULL.arms().items()}
     assert configs["free"].words == "free" and configs["basis"].words == "basis"
@@ -128,16 +126,6 @@ def test_the_full_protocol_is_what_was_asked_for() -> None:
     assert len(people) == len(named) == len(others) == FULL.num_people
     assert not set(named) & set(others)
     assert QUICK.num_steps is not None and set(QUICK.prompts) < set(FULL.prompts)
-
-
-def test_rows_are_measured_on_the_seeds_that_they_are_compared_on() -> None:
-    rows = FULL.rows_by_seeds()
-    assert rows[0, 1, 2] == ["paper", "release", "free", "basis", "true_vector", "render"]
-    assert rows[0,] == [  # the method again, on fewer pictures; alpha 0 and 1 are rows of Table 2
-        *("paper", "clip", "no_adain", "no_mask", "noise", "rec"),
-        *("alpha_0.2", "alpha_0.4", "alpha_0.6", "alpha_0.8"),
-    ]
-    assert QUICK.rows_by_seeds() == {(0,): ["paper", "free", "true_vector", "render", "no_adain", "rec"]}  # one job
 
 
 def test_a_real_render_of_a_context_shows_it() -> None:
