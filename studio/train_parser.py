@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import torch
 from facexlib.parsing.parsenet import ParseNet
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.nn import functional as F
 
@@ -102,7 +102,10 @@ def train(state: Path, *, device: torch.device, minutes: float | None = None) ->
     torch.manual_seed(7)
     data = Dataset(state)
     data.wait(8000)
-    model = ParseNet(**OPTIONS).to(device, memory_format=torch.channels_last)
+    model, earlier = ParseNet(**OPTIONS), state / "models" / "parsing.safetensors"
+    if earlier.exists():  # of an earlier pack
+        model.load_state_dict(load_file(earlier))
+    model.to(device, memory_format=torch.channels_last)
     muon = Muon([p for p in model.parameters() if p.ndim == 4], lr=3e-3)
     adam = torch.optim.AdamW([p for p in model.parameters() if p.ndim < 4], lr=2e-3, betas=(0.9, 0.99), weight_decay=0)
     run = Run(state, "parser", steps=STEPS, minutes=minutes)

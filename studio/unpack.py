@@ -51,4 +51,6 @@ def unpack(state: Path, pack: Path = PACK) -> None:
         torch.save(names.state_dict(), models / "text_names.pt")
     if not (models / "unet").exists():
         UNet2DConditionModel.from_pretrained(pack / "base" / "unet").float().save_pretrained(models / "unet")
+    if not (models / "parsing.safetensors").exists():
+        shutil.copy(pack / "parser" / "parsing.safetensors", models / "parsing.safetensors")
     print(f"models of {pack.name} are in {models}; a training that should start anew wants its own removed")
