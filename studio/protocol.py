@@ -144,7 +144,7 @@ QUICK = Plan(
     table_1=(PAPER, FREE),
     table_2=(NO_ADAIN, ONLY_REC),
     sweep=(),
-    num_steps=100,
+    num_steps=60,
 )
 
 
