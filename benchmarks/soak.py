@@ -195,7 +195,8 @@ def poison(folder: Path, photos: Path, arguments: argparse.Namespace) -> dict[st
 def bulk(folder: Path, photos: Path, arguments: argparse.Namespace) -> dict[str, Any]:
     """`prepare` of everything and `train` with few steps, with the memory watched and drawn."""
     store, memory = Store(folder / "root"), folder / "memory.jsonl"
-    for command, options in (("prepare", ["--photos", str(photos)]), ("train", ["--steps", str(arguments.steps)])):
+    few = ["--steps", str(arguments.steps), "--set", f"num_views={arguments.steps}"]  # a pool of 32 would be most of it
+    for command, options in (("prepare", ["--photos", str(photos)]), ("train", few)):
         job = start(command, store.root, *options)
         with watched(job.pid, command, memory):
             finish(job)

@@ -44,7 +44,7 @@ WAYS: dict[str, dict[str, object]] = {  # the first one is what the others are c
     "new views at every step": {"views": "every_step"},
     POOL: {"views": "pool"},
     f"{POOL}; another random stream": {"views": "pool", "seed": 1},
-    f"{POOL}; early stopping": {"views": "pool", "stop_below": 0.1},
+    **{f"{POOL}; stop below {share}": {"views": "pool", "stop_below": share} for share in (0.2, 0.3)},
 }
 COLUMNS = ("face_sim", "clip_t", "trusted_div", "nearest")
 

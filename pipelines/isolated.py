@@ -39,6 +39,9 @@ class Isolated:
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         """The stage's output for a batch. Raises what the stage raises."""
+        return self._run(batch)  # Ray Data runs __call__ in a thread of its own: one that called itself would wait for ever
+
+    def _run(self, batch: pa.Table) -> pa.Table:
         was_fresh = self._child.num_batches == 0
         try:
             return self._child.run(batch, self._max_row_s * max(1, batch.num_rows))
@@ -46,8 +49,8 @@ class Isolated:
             self._child = _Child(self._stage, self._arguments)
             if batch.num_rows > 1:
                 # one by one rather than in halves: two children are lost for a poison, not one for each halving
-                return pa.concat_tables([self(batch.slice(row, 1)) for row in range(batch.num_rows)])
-            return self._poisoned(batch, str(death)) if was_fresh else self(batch)
+                return pa.concat_tables([self._run(batch.slice(row, 1)) for row in range(batch.num_rows)])
+            return self._poisoned(batch, str(death)) if was_fresh else self._run(batch)
 
 
 class _ChildDied(Exception):

@@ -15,6 +15,7 @@ import pytest
 import ray
 import skimage.data
 from PIL import Image
+from ray.data import ActorPoolStrategy
 
 from factory.config import GenerateConfig, PrepareConfig, TrainConfig
 from factory.errors import IdentityNotFound, IncompatibleIdentity
@@ -23,11 +24,13 @@ from factory.settings import train_settings
 from factory.tables import Store
 from pipelines.faces import OUTCOME, FaceFinder, FaceReader
 from pipelines.generate import generate
+from pipelines.isolated import Isolated
 from pipelines.job import Summary, connect
 from pipelines.prepare import commit
 from pipelines.run import run
 from pipelines.sources import CONTENT, PHOTO, find_places, hash_contents, read_photos
 from pipelines.train import train_each
+from tests.poison import Doubler, told
 
 STEPS = TrainConfig(num_steps=2)
 pytestmark = pytest.mark.timeout(600)  # Ray starts slowly on a busy machine
@@ -186,6 +189,20 @@ def test_run_learns_every_face_and_its_summary_adds_up(learned: tuple[str, Summa
     written = json.loads(file.read_text())
     assert {"job", "photos", "faces", "identities", "rejected", "skipped_existing", "seconds"} <= set(written)
     assert (written["job"], file.parent.name) == ("run", written["job_id"])
+
+
+@pytest.mark.cluster
+def test_poison_in_a_batch_is_singled_out_by_an_actor_of_ray_data(cluster: None, tmp_path: Path) -> None:
+    """Ray Data calls an actor's class through a thread of its own, so the class must not call itself."""
+    rows = pa.table({"n": [0, 1, 2, 3], "image": [b"", b"exit", b"", b"segfault"]})
+    chain = ray.data.from_arrow(rows).map_batches(
+        Isolated,
+        fn_constructor_args=[Doubler, [str(tmp_path / "log")], told, 60.0],
+        batch_size=4,
+        batch_format="pyarrow",
+        compute=ActorPoolStrategy(size=1),
+    )
+    assert sorted(row["n"] for row in chain.take_all()) == [-4, -2, 0, 4]
 
 
 @pytest.mark.cluster

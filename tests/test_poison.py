@@ -24,7 +24,7 @@ from pipelines.isolated import Isolated, packed
 from pipelines.prepare import prepare
 from pipelines.sources import PHOTO
 from tests.local_chain import use_local_chain
-from tests.poison import Doubler, Loaded, NeverStarts, PoisonFinder
+from tests.poison import Doubler, Loaded, NeverStarts, PoisonFinder, told
 from tests.test_serve import person
 
 pytestmark = pytest.mark.timeout(600)  # processes start slowly on a busy machine
@@ -32,11 +32,6 @@ pytestmark = pytest.mark.timeout(600)  # processes start slowly on a busy machin
 
 def rows(images: list[bytes]) -> pa.Table:
     return pa.table({"n": list(range(len(images))), "image": pa.array(images, pa.binary())})
-
-
-def told(row: pa.Table, detail: str) -> pa.Table:
-    assert row.num_rows == 1 and detail
-    return pa.table({"n": [-1 - row["n"][0].as_py()]})
 
 
 def test_exactly_the_poison_is_singled_out(tmp_path: Path) -> None:
