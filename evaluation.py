@@ -6,7 +6,6 @@ this file says which people, arms and bounds they get. studio/gather.py makes th
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -23,7 +22,6 @@ from studio.protocol import FULL, QUICK, Plan, celebrities_of, people_of, write_
 from studio.work import Cast, Work, cast_of
 
 RESULTS = Path(__file__).resolve().parent / "docs" / "results"
-_MOST_WORKERS = 8  # each holds its networks, some hundred MB
 
 
 def run(out: Path, results: Path | None = None, *, quick: bool = False, pack: str = "studio") -> int:
@@ -41,7 +39,7 @@ def run(out: Path, results: Path | None = None, *, quick: bool = False, pack: st
 def carry_out(plan: Plan, folder: Path, results: Path, pack: str) -> None:
     """One plan, kept under `folder`, its page and pictures under `results`."""
     folder.mkdir(parents=True, exist_ok=True)
-    work = Work(plan=plan, pack=load_pack(pack), folder=folder, workers=_workers())
+    work = Work(plan=plan, pack=load_pack(pack), folder=folder)
     learn(work)
     cast = cast_of(work)
     draw_and_measure(work, cast)
@@ -49,15 +47,6 @@ def carry_out(plan: Plan, folder: Path, results: Path, pack: str) -> None:
         write(work, cast, results)
     for name in ("results.md", "results.json"):
         print(results / name)
-
-
-def _workers() -> int | None:
-    """Without a GPU a worker a core: networks this small lose a quarter of two threads' time to their waiting."""
-    from pipelines.job import connect
-    from pipelines.pools import has_gpus
-
-    connect()
-    return None if has_gpus() else min(_MOST_WORKERS, os.cpu_count() or 1)
 
 
 @contextmanager
@@ -87,7 +76,7 @@ def learn(work: Work) -> None:
     with stage(work, "learn: every arm") as did:
         settings = [work.settings(arm) for arm in work.plan.arms().values()]
         root = str(work.folder / "people")
-        did.append(train_each(root, work.pack.root, settings, workers=work.workers).identities)
+        did.append(train_each(root, work.pack.root, settings).identities)
 
 
 def draw_and_measure(work: Work, cast: Cast) -> None:
@@ -119,9 +108,7 @@ def _pictures(work: Work, store: Store, ids: Sequence[str], seeds: Sequence[int]
     from pipelines.generate import generate
 
     with stage(work, f"pictures: {what}") as did:
-        summary = generate(
-            store.root, work.pack.root, prompts=work.plan.prompts, seeds=seeds, identities=ids, workers=work.workers
-        )
+        summary = generate(store.root, work.pack.root, prompts=work.plan.prompts, seeds=seeds, identities=ids)
         did.append(summary.images)
 
 
@@ -129,7 +116,5 @@ def _metrics(work: Work, store: Store, ids: Sequence[str], seeds: Sequence[int],
     from pipelines.evaluate import evaluate
 
     with stage(work, f"metrics: {what}") as did:
-        summary = evaluate(
-            store.root, work.pack.root, prompts=work.plan.prompts, seeds=seeds, identities=ids, workers=work.workers
-        )
+        summary = evaluate(store.root, work.pack.root, prompts=work.plan.prompts, seeds=seeds, identities=ids)
         did.append(summary.metrics)

@@ -22,8 +22,8 @@ from factory.records import Identity
 from factory.rows import SCHEMAS, decode_png, image_from_row, metrics_row
 from factory.settings import evaluate_settings, generate_settings
 from factory.tables import Store, where_in
-from pipelines.job import LIGHT, Summary, connect, counts_table, open_job, portable_name, tally
-from pipelines.pools import model_pool
+from pipelines.job import Summary, connect, counts_table, open_job, portable_name, tally
+from pipelines.pools import LIGHT, model_pool
 from pipelines.progress import Progress
 
 WANTED: Final = pa.schema(
@@ -88,7 +88,7 @@ def _measure(
     summary: Summary,
 ) -> None:
     connect()
-    pool = model_pool(workers, gpus)
+    pool = model_pool(workers, gpus, at_most=len(rows), pack=pack)
     chain = (
         ray.data.from_arrow([pa.Table.from_pylist([row], WANTED) for row in rows])
         .map_batches(

@@ -22,11 +22,12 @@ from factory.records import Identity
 from factory.rows import SCHEMAS, encode_png, identity_from_row
 from factory.settings import generate_settings
 from factory.tables import Store, where_in
-from pipelines.job import LIGHT, Summary, connect, counts_table, open_job, portable_name, tally
-from pipelines.pools import model_pool
+from pipelines.job import Summary, connect, counts_table, open_job, portable_name, tally
+from pipelines.pools import LIGHT, model_pool
 from pipelines.progress import Board, Progress, StepReporter, open_board, read_board
 
 IMAGES_PER_BATCH: Final = 16  # one UNet batch of mixed identities
+_WORTH_A_WORKER: Final = 4  # images; a smaller batch takes longer than it saves
 REQUEST: Final = pa.schema([SCHEMAS["images"].field(c) for c in ("image_id", "identity_id", "name", "prompt", "seed")])
 
 
@@ -45,7 +46,7 @@ def generate(
     """Fills `images` with every identity (or the named ones) in every prompt with every seed, where not there yet.
 
     With `out` the pictures asked for are also written there as <name>_<n>.png, n counting prompts x seeds.
-    `workers` is the number of generators (default: one per GPU, or one), `gpus` what each takes of a GPU.
+    `workers` is the number of generators (default: one per GPU, or per core), `gpus` what each takes of a GPU.
     Raises IdentityNotFound, IncompatibleIdentity or PackError before anything is done.
     """
     store, loaded = Store(root), load_pack(pack)
@@ -76,7 +77,7 @@ def _make(
     summary: Summary,
 ) -> None:
     connect()
-    pool = model_pool(workers, gpus)
+    pool = model_pool(workers, gpus, at_most=-(-len(rows) // _WORTH_A_WORKER), pack=pack)
     batch = min(IMAGES_PER_BATCH, -(-len(rows) // pool.size))
     board = open_board()
     chain = (

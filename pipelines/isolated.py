@@ -39,7 +39,7 @@ class Isolated:
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         """The stage's output for a batch. Raises what the stage raises."""
-        return self._run(batch)  # Ray Data runs __call__ in a thread of its own: one that called itself would wait for ever
+        return self._run(batch)  # Ray Data runs __call__ in a thread of its own, so it must not call itself
 
     def _run(self, batch: pa.Table) -> pa.Table:
         was_fresh = self._child.num_batches == 0

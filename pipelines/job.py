@@ -27,7 +27,6 @@ from pipelines.journal import Journal, explained
 from pipelines.report import page
 from pipelines.watch import Watch
 
-LIGHT: Final = 0.1  # logical CPUs of a task that reads or commits; it must find room beside the workers
 _OBJECT_STORE_BYTES = 2**30  # of a local cluster: blocks are 16 photos, so this is plenty
 _BLOCK_BYTES = 32 * 2**20  # of photos in flight
 # Of a store that is busy or away for a moment, after its client's own retries. Batches are done again from their rows.

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import ray
 from ray.data import ActorPoolStrategy
+
+from factory.pack import Pack
+
+LIGHT: Final = 0.1  # logical CPUs of a task that reads or commits; it must find room beside the workers
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -17,6 +21,7 @@ class Pool:
     num_cpus: float  # of each
     num_gpus: float  # of each; 0.5: two share a GPU
     threads: int
+    in_flight: int = 2  # tasks a worker has: the one it is at, and those that wait for it alone
 
     @property
     def device(self) -> str:
@@ -26,7 +31,9 @@ class Pool:
     @property
     def strategy(self) -> ActorPoolStrategy:
         """The pool in Ray's words: it shrinks while there is less to do, and grows back."""
-        return ActorPoolStrategy(min_size=1, max_size=self.size, initial_size=self.size)
+        return ActorPoolStrategy(
+            min_size=1, max_size=self.size, initial_size=self.size, max_tasks_in_flight_per_actor=self.in_flight
+        )
 
 
 def cpu_and_model_pools(
@@ -49,22 +56,39 @@ def cpu_and_model_pools(
     )
 
 
-def model_pool(num_workers: int | None, gpus_each: float | None = None) -> Pool:
-    """One pool with the cluster to itself: as many workers as find GPUs, or one per node where there are none."""
+def model_pool(num_workers: int | None, gpus_each: float | None, *, at_most: int, pack: Pack) -> Pool:
+    """One pool with the cluster to itself: as many workers as find GPUs, where there are any; else one a core, but no
+    more than find memory for a base model each. `at_most` workers would have enough to do.
+
+    Two threads on a batch wait for each other: two workers of a thread each do a quarter more (docs/log.md). A worker's
+    tasks last minutes: one must not wait for the worker that started first while another has nothing to do.
+    """
     cpus, gpus = _cluster()
     each = min(gpus, 1) if gpus_each is None else gpus_each
     if num_workers or each:
         size = num_workers or _that_fit(gpus, each)
-        return Pool(size=size, num_cpus=_share(cpus, size), num_gpus=each, threads=max(1, cpus // size))
+        share, threads = _share(cpus, size), max(1, cpus // size)
+        return Pool(size=size, num_cpus=share, num_gpus=each, threads=threads, in_flight=1)
+    nodes = _nodes()
+    smallest = min((int(node["CPU"]) for node in nodes), default=1)
+    memory = min((node.get("memory", 0.0) for node in nodes), default=0.0)
+    here = max(1, min(smallest, int(memory / _worker_bytes(pack)), -(-at_most // max(1, len(nodes)))))
+    threads = smallest // here
+    size = max(1, min(at_most, sum(int(node["CPU"]) // threads for node in nodes)))
+    share = max(0.5, smallest - 1.0) / here  # together nearly all of a node: no node gets more than its share
+    return Pool(size=size, num_cpus=share, num_gpus=0, threads=threads, in_flight=1)
+
+
+def _nodes() -> list[dict[str, float]]:
+    """The resources of each node that has a CPU."""
     nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
-    sizes = [int(node["Resources"]["CPU"]) for node in nodes if node["Alive"] and node["Resources"].get("CPU", 0) >= 1]
-    smallest = min(sizes, default=1)  # each worker books nearly all of a node, so that no node gets two
-    return Pool(size=max(1, len(sizes)), num_cpus=max(0.5, smallest - 1.0), num_gpus=0, threads=smallest)
+    return [node["Resources"] for node in nodes if node["Alive"] and node["Resources"].get("CPU", 0) >= 1]
 
 
-def has_gpus() -> bool:
-    """Whether the cluster that was joined has a GPU now."""
-    return _cluster()[1] > 0
+def _worker_bytes(pack: Pack) -> float:
+    """What a worker on a CPU may need: Python with torch, the base model in float32 (it is stored in half of that), and
+    as much again for a batch."""
+    return 1e9 + 4 * sum(file.stat().st_size for file in pack.folder(pack.base).rglob("*.safetensors"))
 
 
 def _that_fit(gpus: int, each: float) -> int:
@@ -72,10 +96,14 @@ def _that_fit(gpus: int, each: float) -> int:
 
 
 def _share(cpus: int, workers: int) -> float:
-    """CPUs a worker books, so that the light tasks find room; a whole one of a cluster that starts at zero."""
+    """CPUs a worker books, so that others find room; a whole one of a cluster that starts at zero.
+
+    Ray Data books a CPU for each task that cuts blocks, and such a task waits while its blocks are not needed yet: if
+    there were no room beside it, nothing would be committed until everything is cut.
+    """
     if cpus == 0:
         return 1.0
-    return round(min(1.0, (cpus - (1.0 if cpus > 1 else 0.2)) / workers), 3)
+    return round(min(1.0, (cpus - (1.0 if cpus > 1 else 0.0) - 3 * LIGHT) / workers), 3)
 
 
 def _cluster() -> tuple[int, int]:

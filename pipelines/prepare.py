@@ -19,9 +19,9 @@ from factory.pack import load_pack
 from factory.tables import Store, where_in
 from pipelines.faces import FaceFinder, FaceReader, find_poisoned, read_poisoned
 from pipelines.isolated import Isolated
-from pipelines.job import LIGHT, Summary, connect, counts_table, open_job, portable_name, tally
+from pipelines.job import Summary, connect, counts_table, open_job, portable_name, tally
 from pipelines.new_photos import find_new_photos, work_units
-from pipelines.pools import cpu_and_model_pools
+from pipelines.pools import LIGHT, cpu_and_model_pools
 from pipelines.progress import Progress
 from pipelines.report import samples
 from pipelines.sources import read_photos

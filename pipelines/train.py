@@ -23,14 +23,15 @@ from factory.records import PreparedFace, Reject
 from factory.rows import face_from_row, identity_row, reject_row
 from factory.settings import train_settings
 from factory.tables import Store, where_in
-from pipelines.job import LIGHT, Summary, connect, counts_table, open_job, portable_name, tally
-from pipelines.pools import model_pool
+from pipelines.job import Summary, connect, counts_table, open_job, portable_name, tally
+from pipelines.pools import LIGHT, model_pool
 from pipelines.progress import Board, Progress, StepReporter, open_board, read_board
 
 if TYPE_CHECKING:
     from factory.train import Learned
 
 FACES_PER_BLOCK: Final = 128  # an actor's slots run empty once a block, and its crops (0.5 MB at 512 px) are in memory
+_WORTH_A_WORKER: Final = 4  # faces; a smaller batch takes longer than it saves
 COMMIT_EVERY_S: Final = 10.0  # at least between two commits of an actor: hundreds of actors share one table
 Settings: TypeAlias = tuple[str, MethodConfig, TrainConfig]  # of `factory.settings.train_settings`: a label and configs
 
@@ -51,7 +52,7 @@ def train(
     """Learns every face of `faces` that this pack prepared and these settings have not learned yet.
 
     Without `method` and `train` the preset's are used, with what the pack needs otherwise; `engine` is how it runs on
-    the hardware. `workers` is the number of trainers (default: one per GPU, or one), `gpus` what each takes of a GPU.
+    the hardware. `workers` is the number of trainers (default: one per GPU, or per core), `gpus` what each takes of a GPU.
 
     Raises:
         PackError: the base model is missing; nothing has been done then.
@@ -98,7 +99,7 @@ def train_each(
         if not num_new:
             return summary
         connect()
-        pool = model_pool(workers, gpus)
+        pool = model_pool(workers, gpus, at_most=-(-num_new // _WORTH_A_WORKER), pack=loaded)
         batch = min(faces_per_block, -(-num_new // pool.size), max(map(len, new)))
         board = open_board()
         chain = (

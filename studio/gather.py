@@ -119,7 +119,6 @@ def _facts(work: Work) -> dict[str, str]:
         "Hardware": f"{os.cpu_count()} cores ({platform.processor() or platform.machine()}), {device}",
         "Versions": f"Python {platform.python_version()}, torch {torch.__version__}, Ray {version('ray')}",
         "Pack": f"{work.pack.name}, text encoder {work.pack.fingerprint()}",
-        "Workers": f"{work.workers} side by side, a share of the cores each" if work.workers else "one a GPU",
         "Sampling": f"{generate.num_inference_steps} steps, guidance {generate.guidance_scale:g}",
     }
 

@@ -29,7 +29,6 @@ class Work:
     plan: Plan
     pack: Pack
     folder: Path
-    workers: int | None = None  # side by side, a share of the cores each; None: what each job would take
 
     @property
     def people(self) -> Store:

@@ -7,8 +7,13 @@ from typing import Any
 import pytest
 
 import pipelines.pools
-from pipelines.job import LIGHT
-from pipelines.pools import cpu_and_model_pools, model_pool
+from factory.pack import Pack, load_pack
+from pipelines.pools import LIGHT, Pool, cpu_and_model_pools, model_pool
+
+
+@pytest.fixture(scope="module")
+def pack() -> Pack:
+    return load_pack("studio")
 
 
 @pytest.fixture
@@ -22,16 +27,20 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
 
         @staticmethod
         def nodes() -> list[dict[str, Any]]:
-            return [{"Alive": True, "Resources": {"CPU": has["CPU"]}}]
+            return [{"Alive": True, "Resources": {"CPU": has["CPU"], "memory": has.get("memory", 1e12)}}]
 
     monkeypatch.setattr(pipelines.pools, "ray", FakeRay)
     return has
 
 
-def test_one_worker_a_gpu_unless_they_share(cluster: dict[str, float]) -> None:
+def pool(pack: Pack, workers: int | None = None, gpus: float | None = None, at_most: int = 10**6) -> Pool:
+    return model_pool(workers, gpus, at_most=at_most, pack=pack)
+
+
+def test_one_worker_a_gpu_unless_they_share(cluster: dict[str, float], pack: Pack) -> None:
     cluster |= {"CPU": 16, "GPU": 2}
-    assert (model_pool(None).size, model_pool(None).num_gpus) == (2, 1)
-    shared = model_pool(None, 0.5)
+    assert (pool(pack).size, pool(pack).num_gpus) == (2, 1)
+    shared = pool(pack, None, 0.5)
     assert (shared.size, shared.num_gpus, shared.device) == (4, 0.5, "cuda")
     finders, readers = cpu_and_model_pools(None, None, 0.25)
     assert (readers.size, finders.size, finders.num_gpus) == (8, 8, 0)
@@ -39,24 +48,40 @@ def test_one_worker_a_gpu_unless_they_share(cluster: dict[str, float]) -> None:
     assert (on_cpu.size, on_cpu.num_gpus, on_cpu.device) == (8, 0, "cpu")
 
 
-def test_a_cluster_that_starts_at_zero_is_told_what_to_grow_for(cluster: dict[str, float]) -> None:
+def test_a_cluster_that_starts_at_zero_is_told_what_to_grow_for(cluster: dict[str, float], pack: Pack) -> None:
     finders, readers = cpu_and_model_pools(None, 4, 1)
     assert (readers.size, readers.num_gpus, readers.num_cpus, readers.threads) == (4, 1, 1.0, 1)
     assert (finders.num_gpus, finders.num_cpus) == (0, 1.0)
-    assert model_pool(None, 1).size == 1, "at least one, which makes the cluster grow"
-    assert model_pool(4).device == "cpu", "nothing says that a GPU will come"
+    assert pool(pack, None, 1).size == 1, "at least one, which makes the cluster grow"
+    assert pool(pack, 4).device == "cpu", "nothing says that a GPU will come"
+
+
+def test_without_a_gpu_a_worker_a_core_if_it_finds_work_and_memory(cluster: dict[str, float], pack: Pack) -> None:
+    cluster["CPU"] = 8
+    assert (pool(pack).size, pool(pack).threads) == (8, 1)
+    assert (pool(pack, at_most=2).size, pool(pack, at_most=2).threads) == (2, 4)
+    assert (pool(pack, at_most=1).size, pool(pack, at_most=1).threads) == (1, 8)
+    cluster["memory"] = 2.5e9
+    assert (pool(pack).size, pool(pack).threads) == (2, 4)
+    cluster["memory"] = 0.1e9
+    assert (pool(pack).size, pool(pack).threads) == (1, 8)
 
 
 @pytest.mark.parametrize("cpus", [1, 2, 3, 8, 64])
-def test_a_light_task_finds_room_beside_the_workers(cluster: dict[str, float], cpus: int) -> None:
+def test_light_tasks_find_room_beside_the_workers_and_a_task_that_cuts_blocks(
+    cluster: dict[str, float], pack: Pack, cpus: int
+) -> None:
     cluster["CPU"] = cpus
     pools = [*cpu_and_model_pools(None, None)]
-    for booked in (sum(pool.size * pool.num_cpus for pool in pools), model_pool(None).num_cpus):
-        assert booked <= cpus - 2 * LIGHT
-    assert all(pool.threads >= 1 for pool in pools)
+    booked = sum(pool.size * pool.num_cpus for pool in pools)
+    assert booked <= cpus - (cpus > 1) - 2 * LIGHT
+    alone = pool(pack)
+    assert alone.size * alone.num_cpus <= cpus - 2 * LIGHT
+    assert all(pool.threads >= 1 for pool in (*pools, alone))
 
 
-def test_a_pool_shrinks_and_grows_back(cluster: dict[str, float]) -> None:
+def test_a_pool_shrinks_and_grows_back_and_no_task_waits_for_one_worker(cluster: dict[str, float], pack: Pack) -> None:
     cluster |= {"CPU": 16, "GPU": 4}
-    strategy = model_pool(None).strategy
+    strategy = pool(pack).strategy
     assert (strategy.min_size, strategy.initial_size, strategy.max_size) == (1, 4, 4)
+    assert strategy.max_tasks_in_flight_per_actor == 1
