@@ -46,7 +46,7 @@ def generate(
     """Fills `images` with every identity (or the named ones) in every prompt with every seed, where not there yet.
 
     With `out` the pictures asked for are also written there as <name>_<n>.png, n counting prompts x seeds.
-    `workers` is the number of generators (default: one per GPU, or per core), `gpus` what each takes of a GPU.
+    `workers` is the number of generators (default: one per GPU, or core), `gpus` what each takes of a GPU.
     Raises IdentityNotFound, IncompatibleIdentity or PackError before anything is done.
     """
     store, loaded = Store(root), load_pack(pack)

@@ -52,7 +52,7 @@ def train(
     """Learns every face of `faces` that this pack prepared and these settings have not learned yet.
 
     Without `method` and `train` the preset's are used, with what the pack needs otherwise; `engine` is how it runs on
-    the hardware. `workers` is the number of trainers (default: one per GPU, or per core), `gpus` what each takes of a GPU.
+    the hardware. `workers` is the number of trainers (default: one per GPU, or core), `gpus` what each takes of a GPU.
 
     Raises:
         PackError: the base model is missing; nothing has been done then.
