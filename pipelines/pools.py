@@ -21,7 +21,7 @@ class Pool:
     num_cpus: float  # of each
     num_gpus: float  # of each; 0.5: two share a GPU
     threads: int
-    in_flight: int = 2  # tasks a worker has: the one it is at, and those that wait for it alone
+    steady: bool = False  # for tasks of minutes: all workers stay, and none has a task that waits for it alone
 
     @property
     def device(self) -> str:
@@ -30,10 +30,10 @@ class Pool:
 
     @property
     def strategy(self) -> ActorPoolStrategy:
-        """The pool in Ray's words: it shrinks while there is less to do, and grows back."""
-        return ActorPoolStrategy(
-            min_size=1, max_size=self.size, initial_size=self.size, max_tasks_in_flight_per_actor=self.in_flight
-        )
+        """The pool in Ray's words: unless it is steady, it shrinks while there is less to do, and grows back."""
+        if self.steady:
+            return ActorPoolStrategy(size=self.size, max_tasks_in_flight_per_actor=1)
+        return ActorPoolStrategy(min_size=1, max_size=self.size, initial_size=self.size)
 
 
 def cpu_and_model_pools(
@@ -60,15 +60,14 @@ def model_pool(num_workers: int | None, gpus_each: float | None, *, at_most: int
     """One pool with the cluster to itself: as many workers as find GPUs, where there are any; else one a core, but no
     more than find memory for a base model each. `at_most` workers would have enough to do.
 
-    Two threads on a batch wait for each other: two workers of a thread each do a quarter more (docs/log.md). A worker's
-    tasks last minutes: one must not wait for the worker that started first while another has nothing to do.
+    Two threads on a batch wait for each other: two workers of a thread each do a quarter more (docs/log.md).
     """
     cpus, gpus = _cluster()
     each = min(gpus, 1) if gpus_each is None else gpus_each
     if num_workers or each:
         size = num_workers or _that_fit(gpus, each)
         share, threads = _share(cpus, size), max(1, cpus // size)
-        return Pool(size=size, num_cpus=share, num_gpus=each, threads=threads, in_flight=1)
+        return Pool(size=size, num_cpus=share, num_gpus=each, threads=threads, steady=True)
     nodes = _nodes()
     smallest = min((int(node["CPU"]) for node in nodes), default=1)
     memory = min((node.get("memory", 0.0) for node in nodes), default=0.0)
@@ -76,7 +75,7 @@ def model_pool(num_workers: int | None, gpus_each: float | None, *, at_most: int
     threads = smallest // here
     size = max(1, min(at_most, sum(int(node["CPU"]) // threads for node in nodes)))
     share = max(0.5, smallest - 1.0) / here  # together nearly all of a node: no node gets more than its share
-    return Pool(size=size, num_cpus=share, num_gpus=0, threads=threads, in_flight=1)
+    return Pool(size=size, num_cpus=share, num_gpus=0, threads=threads, steady=True)
 
 
 def _nodes() -> list[dict[str, float]]:

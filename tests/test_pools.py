@@ -80,8 +80,16 @@ def test_light_tasks_find_room_beside_the_workers_and_a_task_that_cuts_blocks(
     assert all(pool.threads >= 1 for pool in (*pools, alone))
 
 
-def test_a_pool_shrinks_and_grows_back_and_no_task_waits_for_one_worker(cluster: dict[str, float], pack: Pack) -> None:
+def test_pools_of_short_tasks_shrink_and_grow_back(cluster: dict[str, float]) -> None:
+    cluster |= {"CPU": 16, "GPU": 4}
+    strategy = cpu_and_model_pools(None, None)[1].strategy
+    assert (strategy.min_size, strategy.initial_size, strategy.max_size) == (1, 4, 4)
+
+
+def test_no_long_task_waits_for_one_worker_while_another_is_idle_or_gone(
+    cluster: dict[str, float], pack: Pack
+) -> None:
     cluster |= {"CPU": 16, "GPU": 4}
     strategy = pool(pack).strategy
-    assert (strategy.min_size, strategy.initial_size, strategy.max_size) == (1, 4, 4)
+    assert (strategy.min_size, strategy.initial_size, strategy.max_size) == (4, 4, 4)
     assert strategy.max_tasks_in_flight_per_actor == 1
