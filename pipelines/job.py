@@ -155,7 +155,8 @@ def connect() -> None:
     context.target_max_block_size = _BLOCK_BYTES
     context.retried_map_errors = list(_TRANSIENT)
     context.max_map_retries = 5
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    context.raise_original_map_exception = True  # else what a worker raised is lost on its way, all but its text
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # an error is raised too, and told once
     if ray.is_initialized():
         return
     # The C++ part warns of what Ray Data itself does, and of every setting it is given.

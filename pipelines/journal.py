@@ -30,7 +30,7 @@ _REMEDIES: Final = (  # (what the message says, in lower case; what to do)
 
 def explained(error: BaseException, root: str) -> OSError | None:
     """An error of the storage under ROOT in a user's terms, one line with the remedy; None if it is something else."""
-    text = str(error).strip().replace("\n", " ")
+    text = str(error).strip().partition("\n")[0]  # what follows is Ray's advice to programmers
     for signs, remedy in _REMEDIES:
         if isinstance(error, (OSError, ValueError)) and any(sign in text.lower() for sign in signs):
             return OSError(

@@ -25,7 +25,7 @@ from factory.tables import Store
 from pipelines.faces import OUTCOME, FaceFinder, FaceReader
 from pipelines.generate import generate
 from pipelines.isolated import Isolated
-from pipelines.job import Summary, connect
+from pipelines.job import Summary, connect, open_job, tally
 from pipelines.prepare import commit
 from pipelines.run import run
 from pipelines.sources import CONTENT, PHOTO, find_places, hash_contents, read_photos
@@ -203,6 +203,17 @@ def test_poison_in_a_batch_is_singled_out_by_an_actor_of_ray_data(cluster: None,
         compute=ActorPoolStrategy(size=1),
     )
     assert sorted(row["n"] for row in chain.take_all()) == [-4, -2, 0, 4]
+
+
+@pytest.mark.cluster
+def test_a_full_disk_of_a_worker_is_told_in_one_line(cluster: None, tmp_path: Path) -> None:
+    def full(batch: pa.Table) -> pa.Table:
+        raise OSError("LanceError(IO): No space left on device (os error 28)\n at x.rs")
+
+    store = Store(tmp_path / "root")
+    with pytest.raises(OSError, match="the disk is full: free some space") as told, open_job("prepare", store):
+        list(tally(ray.data.range(4).map_batches(full, batch_format="pyarrow")))
+    assert "\n" not in str(told.value) and "UDF" not in str(told.value)
 
 
 @pytest.mark.cluster
