@@ -46,6 +46,7 @@ class Crew:
 
 def _member(rank: int, size: int, meeting: str, work: Callable[..., None], args: tuple[Any, ...]) -> None:
     torch.set_num_threads(1)
+    torch.set_flush_denormal(True)
     work(*args, crew=Crew(rank, size, meeting))
 
 

@@ -13,22 +13,22 @@ _A, _B, _C = 3.4445, -4.7750, 2.0315  # quintic Newton-Schulz, singular values t
 
 
 def orthogonal(matrix: torch.Tensor, *, iterations: int = 5) -> torch.Tensor:
-    """Nearest semi-orthogonal matrix, roughly, by Newton-Schulz iterations in float32.
+    """Nearest semi-orthogonal matrices of [..., m, n], roughly, by Newton-Schulz iterations in float32.
 
     The iterations run on the Gram matrix alone: for a 160 x 1440 kernel 2.5 times fewer products than on the matrix.
     """
     x = matrix.float()
-    tall = x.shape[0] > x.shape[1]
+    tall = x.shape[-2] > x.shape[-1]
     if tall:
-        x = x.T
-    x = x / (x.norm() + 1e-7)
-    one = torch.eye(len(x), device=x.device)
-    gram, factor = x @ x.T, one
+        x = x.mT
+    x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
+    one = torch.eye(x.shape[-2], device=x.device)
+    gram, factor = x @ x.mT, one
     for _ in range(iterations):
         step = _A * one + _B * gram + _C * gram @ gram
         gram, factor = step @ gram @ step, step @ factor
     x = factor @ x
-    return (x.T if tall else x).to(matrix.dtype)
+    return (x.mT if tall else x).to(matrix.dtype)
 
 
 class Muon(torch.optim.Optimizer):
@@ -56,15 +56,19 @@ class Muon(torch.optim.Optimizer):
         assert closure is None
         for group in self.param_groups:
             params = [param for param in group["params"] if param.grad is not None]
-            updates = []
+            updates = [torch.zeros_like(param).flatten(1) for param in params]
+            alike: dict[torch.Size, list[int]] = {}  # one batched product for all of a shape: small ones cost their calls
             for number, param in enumerate(params):
                 memory = self.state[param].setdefault("momentum", torch.zeros_like(param))
                 memory.lerp_(param.grad, 1 - group["momentum"])
-                if self.crew is not None and number % self.crew.size != self.crew.rank:
-                    updates.append(torch.zeros_like(param).flatten(1))
-                    continue
-                nesterov = param.grad.lerp(memory, group["momentum"])
-                updates.append(orthogonal(nesterov.flatten(1)))
+                alike.setdefault(updates[number].shape, []).append(number)
+            for numbers in alike.values():
+                mine = numbers if self.crew is None else numbers[self.crew.rank :: self.crew.size]
+                if mine:
+                    pairs = [(params[k].grad, self.state[params[k]]["momentum"]) for k in mine]
+                    nesterov = [gradient.lerp(memory, group["momentum"]).flatten(1) for gradient, memory in pairs]
+                    for number, update in zip(mine, orthogonal(torch.stack(nesterov)), strict=True):
+                        updates[number] = update
             if self.crew is not None:
                 self.crew.sum(updates)
             for param, update in zip(params, updates, strict=True):

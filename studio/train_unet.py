@@ -21,7 +21,7 @@ from studio.loop import Run, cosine_lr, working_precision
 from studio.muon import Muon
 from studio.words import NamedText, NameMap
 
-LATENT_PX, LATENT_CHANNELS, TEXT_WIDTH = SIDE_PX // 8, 8, 192
+LATENT_PX, LATENT_CHANNELS, TEXT_WIDTH = SIDE_PX // 8, 20, 192
 LATENT_SCALE = 1.4  # the autoencoder's scaling factor: its latents have a std of 0.72
 STEPS, BATCH = 12_000, 32
 ADAM_LR, MUON_LR, TEXT_LR = 8e-4, 2e-3, 1.6e-4
@@ -33,7 +33,7 @@ EMA_DECAY = 0.998
 GRID_EVERY = 1000
 
 
-def make() -> UNet2DConditionModel:
+def make(latent_channels: int = LATENT_CHANNELS) -> UNet2DConditionModel:
     """The untrained UNet (6 M parameters): cross-attention at 8 x 8 and in the middle only, plain attention.
 
     The text also reaches every residual block, pooled and added to the time embedding: colours and places are
@@ -41,8 +41,8 @@ def make() -> UNet2DConditionModel:
     """
     unet = UNet2DConditionModel(
         sample_size=LATENT_PX,
-        in_channels=LATENT_CHANNELS,
-        out_channels=LATENT_CHANNELS,
+        in_channels=latent_channels,
+        out_channels=latent_channels,
         block_out_channels=(64, 160),
         layers_per_block=1,
         down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),

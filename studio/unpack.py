@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+import numpy as np
 import torch
 from diffusers import AutoencoderTiny, UNet2DConditionModel
 from safetensors.torch import load_file
@@ -14,7 +15,35 @@ from studio import tokenizer
 from studio.build import PACK
 from studio.dataset import NUM_CELEBRITIES, Dataset
 from studio.people import CELEBRITY_NAMES
+from studio.train_clip import pixels
+from studio.train_unet import LATENT_SCALE, make
 from studio.words import NameMap
+
+NUM_COMPARED = 400  # pictures encoded by two autoencoders, 256 cells each
+
+
+def _cells(vae: AutoencoderTiny, data: Dataset, scale: float) -> torch.Tensor:
+    """Scaled latents of some pictures as rows [N, C]."""
+    items = np.sort(np.random.default_rng(9).choice(data.ready(), NUM_COMPARED, replace=False))
+    parts = [vae.encode(pixels(data.images[part])).latents for part in np.array_split(items, 25)]
+    return (torch.cat(parts) * scale).movedim(1, -1).flatten(0, -2).double()
+
+
+@torch.no_grad()
+def follow(unet: UNet2DConditionModel, before: torch.Tensor, after: torch.Tensor) -> UNet2DConditionModel:
+    """A UNet for other latents, from least squares between both latents of the same cells [N, C], [N, D] (mean near 0).
+
+    Both autoencoders show the same pictures, so what the inner blocks know keeps its use: only the first and the last
+    convolution are rewritten. What cannot be told from the latents before is learned by going on.
+    """
+    to_before = torch.linalg.lstsq(after, before).solution.float()  # [D, C]
+    to_after = torch.linalg.lstsq(before, after).solution.float()  # [C, D]
+    followed, state = make(after.shape[1]), unet.state_dict()
+    state["conv_in.weight"] = torch.einsum("ocij,dc->odij", state["conv_in.weight"], to_before)
+    state["conv_out.weight"] = torch.einsum("cfij,cd->dfij", state["conv_out.weight"], to_after)
+    state["conv_out.bias"] = state["conv_out.bias"] @ to_after
+    followed.load_state_dict(state)
+    return followed
 
 
 @torch.no_grad()
@@ -50,7 +79,12 @@ def unpack(state: Path, pack: Path = PACK) -> None:
         names.load_state_dict(load_file(pack / "identity_map.safetensors"))
         torch.save(names.state_dict(), models / "text_names.pt")
     if not (models / "unet").exists():
-        UNet2DConditionModel.from_pretrained(pack / "base" / "unet").float().save_pretrained(models / "unet")
+        unet = UNet2DConditionModel.from_pretrained(pack / "base" / "unet").float()
+        packed, vae = (AutoencoderTiny.from_pretrained(path).float() for path in (pack / "base/vae", models / "vae"))
+        if not torch.equal(packed.encoder.layers[0].weight, vae.encoder.layers[0].weight):  # trained anew
+            before, after = _cells(packed, data, packed.config.scaling_factor), _cells(vae, data, LATENT_SCALE)
+            unet = follow(unet, before, after)
+        unet.save_pretrained(models / "unet")
     if not (models / "parsing.safetensors").exists():
         shutil.copy(pack / "parser" / "parsing.safetensors", models / "parsing.safetensors")
     print(f"models of {pack.name} are in {models}; a training that should start anew wants its own removed")

@@ -11,7 +11,8 @@ from factory.pack import load_pack
 from factory.prompts import PERSON
 from studio.captions import VIEW_TEMPLATES
 from studio.muon import Muon, orthogonal
-from studio.train_unet import noise_schedule, step_weights
+from studio.train_unet import TEXT_WIDTH, make, noise_schedule, step_weights
+from studio.unpack import follow
 
 
 @pytest.mark.parametrize("shape", [(8, 8), (12, 72), (72, 12)])
@@ -34,6 +35,32 @@ def test_muon_finds_the_minimum_of_a_quadratic() -> None:
         (parameter - target).square().sum().backward()
         optimiser.step()
     assert (parameter - target).abs().max() < 0.1
+
+
+def test_muon_updates_alike_matrices_together_as_it_updates_each_alone() -> None:
+    shapes = [(6, 9), (6, 9), (6, 1, 3, 3), (9, 6)]
+    together = [nn.Parameter(torch.randn(shape, generator=torch.Generator().manual_seed(2))) for shape in shapes]
+    alone = [nn.Parameter(p.detach().clone()) for p in together]
+    optimisers = [Muon(together, lr=0.1), *(Muon([p], lr=0.1) for p in alone)]
+    for parameters in (together, alone):
+        sum((p * torch.arange(p.numel()).view_as(p).sin()).sum() for p in parameters).backward()  # type: ignore[union-attr]
+    for optimiser in optimisers:
+        optimiser.step()
+    for a, b in zip(together, alone, strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_a_unet_follows_to_latents_that_hold_the_old_ones() -> None:
+    """Where the old latents are the first of the new ones and independent of the others, nothing is lost."""
+    random = torch.Generator().manual_seed(3)
+    after = torch.randn(20_000, 6, generator=random).double()
+    unet = make(4).eval()
+    followed = follow(unet, after[:, :4], after).eval()
+    noisy, context = torch.randn(2, 6, 16, 16, generator=random), torch.randn(2, 5, TEXT_WIDTH, generator=random)
+    with torch.no_grad():
+        before = unet(noisy[:, :4], torch.tensor([10, 900]), context).sample
+        now = followed(noisy, torch.tensor([10, 900]), context).sample
+    torch.testing.assert_close(now[:, :4], before, rtol=0.05, atol=0.05)
 
 
 def test_the_schedule_ends_in_pure_noise_and_weighs_the_error_of_the_picture() -> None:
