@@ -105,7 +105,7 @@ def train(state: Path, *, device: torch.device, minutes: float | None = None) ->
     model, earlier = ParseNet(**OPTIONS), state / "models" / "parsing.safetensors"
     if earlier.exists():  # of an earlier pack
         model.load_state_dict(load_file(earlier))
-    model.to(device, memory_format=torch.channels_last)
+    model.to(device)  # not channels last: its reflection padding would copy every map
     muon = Muon([p for p in model.parameters() if p.ndim == 4], lr=3e-3)
     adam = torch.optim.AdamW([p for p in model.parameters() if p.ndim < 4], lr=2e-3, betas=(0.9, 0.99), weight_decay=0)
     run = Run(state, "parser", steps=STEPS, minutes=minutes)
@@ -122,7 +122,7 @@ def train(state: Path, *, device: torch.device, minutes: float | None = None) ->
             optimiser.zero_grad()
         rng = np.random.default_rng([7, step])
         pairs = [example(data, int(item), rng) for item in rng.choice(items, BATCH)]
-        images = pixels(np.stack([p for p, _ in pairs])).to(device, memory_format=torch.channels_last)
+        images = pixels(np.stack([p for p, _ in pairs])).to(device)
         target = torch.from_numpy(np.stack([t for _, t in pairs])).long().to(device)
         with working_precision(device):
             mask, _ = model(images)
