@@ -55,8 +55,17 @@ def start(work: Callable[..., None], *args: Any, size: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
         meeting = str(Path(folder) / "meeting")
         context = mp.get_context("spawn")
-        for rank in range(1, size):
-            context.Process(target=_member, args=(rank, size, meeting, work, args), daemon=True).start()
+        others = [
+            context.Process(target=_member, args=(rank, size, meeting, work, args), daemon=True)
+            for rank in range(1, size)
+        ]
+        for process in others:
+            process.start()
         if size > 1:
             torch.set_num_threads(1)
-        work(*args, crew=Crew(0, size, meeting))
+        try:
+            work(*args, crew=Crew(0, size, meeting))
+        except BaseException:
+            for process in others:  # they wait for this one, and ask nobody else whether they may end
+                process.kill()
+            raise

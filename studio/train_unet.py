@@ -23,7 +23,8 @@ from studio.words import NamedText, NameMap
 
 LATENT_PX, LATENT_CHANNELS, TEXT_WIDTH = SIDE_PX // 8, 20, 192
 LATENT_SCALE = 1.4  # the autoencoder's scaling factor: its latents have a std of 0.72
-STEPS, BATCH = 12_000, 32
+STEPS, BATCH = 6_000, 64
+CPU_PART = 16  # samples that a process passes through the networks at once, adding up gradients: cache
 ADAM_LR, MUON_LR, TEXT_LR = 8e-4, 2e-3, 1.6e-4
 EMPTY_SHARE = 0.1  # captions replaced by the empty prompt, for guidance
 VIEW_SHARE = 0.25  # of a batch: augmented views such as those that identities are learned from
@@ -183,8 +184,10 @@ def _train(state: Path, device: torch.device, minutes: float | None, compiled: b
     latents.encode(state, device, crew=crew)
     torch.manual_seed(4)
     data, first, share = Dataset(state), crew.rank == 0, BATCH // crew.size
+    size = min(CPU_PART, share) if device.type == "cpu" else share
+    parts = share // size
     words = tokenizer.load(state / "models" / "tokenizer")
-    batches = Batches(state, share, words)
+    batches = Batches(state, size, words)
     model = Conditioned(state, data.vectors).to(device)
     average = copy.deepcopy(model).requires_grad_(False)
     optimisers = _optimisers(model, crew)
@@ -194,25 +197,28 @@ def _train(state: Path, device: torch.device, minutes: float | None, compiled: b
     run.resume(model=model, average=average, **optimisers)
     unet = torch.compile(model.unet) if compiled else model.unet
     while (progress := crew.from_first(run.progress)) < 1:
-        rng = np.random.default_rng([4, run.step, crew.rank])
-        batch, tokens = batches.draw(rng)
-        clean = torch.from_numpy(batch.latents).to(device).float() * LATENT_SCALE
-        # one step from each part of the schedule, in random order: less noise in the loss than independent draws
-        times = (rng.permutation(share) + rng.random(share)) / share * len(weights)
-        steps = torch.from_numpy(times).long().to(device)
-        noise = torch.from_numpy(rng.standard_normal(clean.shape, dtype=np.float32)).to(device)
-        noisy = schedule.add_noise(clean, noise, steps)
+        seen = np.zeros(2)
         for optimiser in optimisers.values():
             cosine_lr(optimiser, run.step, progress, warmup=200)
             optimiser.zero_grad()
-        with working_precision(device):
-            vectors = torch.from_numpy(data.vectors[batch.persons]).to(device)
-            context = model.named(tokens.to(device), vectors).last_hidden_state
-            guess = unet(noisy, steps, context).sample
-        error = (guess.float() - schedule.get_velocity(clean, noise, steps)).square()
-        cells = cell_weights(torch.from_numpy(batch.face), torch.from_numpy(batch.hair)).to(device)
-        loss = (error * cells * weights[steps, None, None, None]).mean()
-        loss.backward()
+        for part in range(parts):
+            rng = np.random.default_rng([4, run.step, crew.rank, part])
+            batch, tokens = batches.draw(rng)
+            clean = torch.from_numpy(batch.latents).to(device).float() * LATENT_SCALE
+            # one step from each part of the schedule, in random order: less noise in the loss than independent draws
+            times = (rng.permutation(size) + rng.random(size)) / size * len(weights)
+            steps = torch.from_numpy(times).long().to(device)
+            noise = torch.from_numpy(rng.standard_normal(clean.shape, dtype=np.float32)).to(device)
+            noisy = schedule.add_noise(clean, noise, steps)
+            with working_precision(device):
+                vectors = torch.from_numpy(data.vectors[batch.persons]).to(device)
+                context = model.named(tokens.to(device), vectors).last_hidden_state
+                guess = unet(noisy, steps, context).sample
+            error = (guess.float() - schedule.get_velocity(clean, noise, steps)).square()
+            cells = cell_weights(torch.from_numpy(batch.face), torch.from_numpy(batch.hair)).to(device)
+            loss = (error * cells * weights[steps, None, None, None]).mean()
+            (loss / parts).backward()
+            seen += np.array([loss.item(), error.mean().item()]) / parts
         crew.average_gradients(model.parameters())
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for optimiser in optimisers.values():
@@ -220,7 +226,7 @@ def _train(state: Path, device: torch.device, minutes: float | None, compiled: b
         _update_average(average, model, run.step)
         run.advance(save=first)
         if first:
-            run.track(loss=loss.item(), v=error.mean().item(), images=run.step * BATCH)
+            run.track(loss=seen[0], v=seen[1], images=run.step * BATCH)
             if run.step % GRID_EVERY == 0:
                 draw(average, state, data, words, state / "grids" / f"unet_{run.step:06d}.png")
     if first:
