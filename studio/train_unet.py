@@ -21,7 +21,7 @@ from studio.loop import Run, cosine_lr, working_precision
 from studio.muon import Muon
 from studio.words import NamedText, NameMap
 
-LATENT_PX, LATENT_CHANNELS, TEXT_WIDTH = SIDE_PX // 8, 20, 192
+LATENT_PX, LATENT_CHANNELS, TEXT_WIDTH = SIDE_PX // 8, 8, 192
 LATENT_SCALE = 1.4  # the autoencoder's scaling factor: its latents have a std of 0.72
 STEPS, BATCH = 6_000, 64
 CPU_PART = 16  # samples that a process passes through the networks at once, adding up gradients: cache

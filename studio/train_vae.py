@@ -1,4 +1,4 @@
-"""Trains the autoencoder: diffusers' AutoencoderTiny, 20 latent channels at 1/8 of the side, near mean 0 and std 1."""
+"""Trains the autoencoder: diffusers' AutoencoderTiny, 8 latent channels at 1/8 of the side, near mean 0 and std 1."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from studio.dataset import Dataset
 from studio.loop import Run, cosine_lr, working_precision
 from studio.muon import Muon
 
-WIDTH, LATENT_CHANNELS = 48, 20
+WIDTH, LATENT_CHANNELS = 48, 8
 STEPS, BATCH, CROP_PX = 12_000, 16, 64
 LATENT_NOISE = 0.03  # std added to the latents in training, so that the decoder forgives the diffusion model
 FREEZE_AT = 0.7  # share of the run after which the latent statistics stay as they are
@@ -22,13 +22,13 @@ DETAIL_CLASSES = (2, 3, 4, 5, 6, 10, 11, 12, 13)  # brows, eyes, glasses, nose, 
 
 
 def make() -> AutoencoderTiny:
-    """The untrained autoencoder (1.5 M parameters); blocks only from half resolution down, where they are cheap."""
+    """The untrained autoencoder (1.2 M parameters); blocks only from half resolution down, where they are cheap."""
     return AutoencoderTiny(
         latent_channels=LATENT_CHANNELS,
         encoder_block_out_channels=(WIDTH,) * 4,
         decoder_block_out_channels=(WIDTH,) * 4,
-        num_encoder_blocks=(0, 1, 2, 6),
-        num_decoder_blocks=(6, 4, 2, 0),
+        num_encoder_blocks=(0, 1, 2, 4),
+        num_decoder_blocks=(4, 4, 2, 0),
     )
 
 
