@@ -75,14 +75,24 @@ def _plan(data: Dataset, kind: str) -> np.ndarray:
     return np.resize(np.random.default_rng(5).permutation(plain), NUM_VIEWS)
 
 
+def encoded_files(state: Path, kind: str) -> list[Path]:
+    """What a crew of some size has encoded, if it was finished; nothing otherwise."""
+    for first in sorted((state / "data").glob(f"{kind}_0_of_[0-9].npz")):
+        size = int(first.stem[-1])
+        files = [first.with_name(f"{kind}_{rank}_of_{size}.npz") for rank in range(size)]
+        if all(file.exists() for file in files):
+            return files
+    return []
+
+
 @torch.no_grad()
 def encode(state: Path, device: torch.device, *, crew: Crew) -> None:
-    """Write `<state>/data/<pictures|views>_<rank>.npz`; what is there stays."""
+    """Write `<state>/data/<pictures|views>_<rank>_of_<size>.npz`; what a crew of any size has made stays."""
     vae = AutoencoderTiny.from_pretrained(state / "models" / "vae").to(device, memory_format=torch.channels_last)
     data = Dataset(state)
     for kind in ("pictures", "views"):
         path = state / "data" / f"{kind}_{crew.rank}_of_{crew.size}.npz"
-        if path.exists():
+        if path.exists() or encoded_files(state, kind):
             continue
         plan = _plan(data, kind)[crew.rank :: crew.size]
         parts: dict[str, list[np.ndarray]] = {"latents": [], "face": [], "hair": []}
@@ -108,8 +118,7 @@ def encode(state: Path, device: torch.device, *, crew: Crew) -> None:
 
 def load(state: Path, kind: str) -> Encoded:
     """All encoded "pictures" or "views"."""
-    files = sorted((state / "data").glob(f"{kind}_*_of_*.npz"))
-    parts = [Encoded(**dict(np.load(file).items())) for file in files]
+    parts = [Encoded(**dict(np.load(file).items())) for file in encoded_files(state, kind)]
     joined = parts[0]
     for part in parts[1:]:
         joined = joined + part

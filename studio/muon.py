@@ -57,7 +57,7 @@ class Muon(torch.optim.Optimizer):
         for group in self.param_groups:
             params = [param for param in group["params"] if param.grad is not None]
             updates = [torch.zeros_like(param).flatten(1) for param in params]
-            alike: dict[torch.Size, list[int]] = {}  # one batched product for all of a shape: small ones cost their calls
+            alike: dict[torch.Size, list[int]] = {}  # small ones cost their calls: one product for all of a shape
             for number, param in enumerate(params):
                 memory = self.state[param].setdefault("momentum", torch.zeros_like(param))
                 memory.lerp_(param.grad, 1 - group["momentum"])

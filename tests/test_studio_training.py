@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -9,6 +11,7 @@ from torch import nn
 
 from factory.pack import load_pack
 from factory.prompts import PERSON
+from studio import latents
 from studio.captions import VIEW_TEMPLATES
 from studio.muon import Muon, orthogonal
 from studio.train_unet import TEXT_WIDTH, make, noise_schedule, step_weights
@@ -61,6 +64,16 @@ def test_a_unet_follows_to_latents_that_hold_the_old_ones() -> None:
         before = unet(noisy[:, :4], torch.tensor([10, 900]), context).sample
         now = followed(noisy, torch.tensor([10, 900]), context).sample
     torch.testing.assert_close(now[:, :4], before, rtol=0.05, atol=0.05)
+
+
+def test_latents_of_an_unfinished_crew_are_not_read(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    names = ["views_0_of_2.npz", "views_1_of_2.partial.npz", "views_0_of_1.npz", "views_1_of_3.npz"]
+    for name in names:
+        (tmp_path / "data" / name).touch()
+    assert [path.name for path in latents.encoded_files(tmp_path, "views")] == ["views_0_of_1.npz"]
+    (tmp_path / "data" / "views_0_of_1.npz").unlink()
+    assert latents.encoded_files(tmp_path, "views") == []
 
 
 def test_the_schedule_ends_in_pure_noise_and_weighs_the_error_of_the_picture() -> None:
