@@ -14,6 +14,7 @@ RESULTS = {
     "features": "models/fr_vit",
     "judge": "models/judge.onnx",
     "parser": "models/parsing.safetensors",
+    "latent_faces": "models/latent_faces.pt",
     "unet": "models/unet.done",
 }
 
@@ -24,11 +25,18 @@ def training(name: str) -> Callable[..., None]:
         from studio import train_faces
 
         return train_faces.train_features if name == "features" else train_faces.train_judge
-    from studio import train_clip, train_parser, train_unet, train_vae
+    from studio import train_clip, train_latent_faces, train_parser, train_unet, train_vae
 
     if name == "decoder":
         return train_vae.train_decoder
-    return {"vae": train_vae, "clip": train_clip, "parser": train_parser, "unet": train_unet}[name].train
+    modules = {
+        "vae": train_vae,
+        "clip": train_clip,
+        "parser": train_parser,
+        "latent_faces": train_latent_faces,
+        "unet": train_unet,
+    }
+    return modules[name].train
 
 
 def main() -> None:

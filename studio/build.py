@@ -19,8 +19,10 @@ from factory.pack import load_pack
 from factory.pack_verify import record_hashes
 from studio import tokenizer
 from studio.dataset import SIDE_PX, Dataset
+from studio.latents import SCALE
+from studio.objective import noise_schedule
 from studio.people import CELEBRITY_NAMES
-from studio.train_unet import LATENT_SCALE, Conditioned, noise_schedule
+from studio.train_unet import Conditioned
 from studio.words import NameMap, bake
 
 PACK = Path(__file__).resolve().parent.parent / "packs" / "studio"
@@ -52,7 +54,7 @@ def _base(state: Path, pack: Path, data: Dataset, words: Any) -> None:
     text = _text_encoder(model.named.text, config)
     bake(text, model.named.names, words, data.vectors)
     vae = AutoencoderTiny.from_pretrained(state / "models" / "vae")
-    vae.register_to_config(scaling_factor=LATENT_SCALE)
+    vae.register_to_config(scaling_factor=SCALE)
     # DDIM as Stable Diffusion ships it; the factory puts DPM-Solver++ in its place
     scheduler = DDIMScheduler.from_config(dict(noise_schedule().config), set_alpha_to_one=False)
     pipe = StableDiffusionPipeline(

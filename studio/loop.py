@@ -14,6 +14,8 @@ import torch
 
 from factory.diffusion import working_dtype
 
+LOG_EVERY = 100
+
 
 class Stateful(Protocol):
     """What a checkpoint can hold: modules, optimisers."""
@@ -91,13 +93,13 @@ class Run:
         partial.replace(self.checkpoint)
         self._saved = time.monotonic()
 
-    def track(self, every: int = 100, **values: float) -> None:
-        """Average `values`, and log them each `every` steps."""
+    def track(self, **values: float) -> None:
+        """Average `values`, and log them each LOG_EVERY steps."""
         for name, value in values.items():
             self._sums[name] = self._sums.get(name, 0.0) + float(value)
         self._count += 1
-        if self._count == every:
-            self.note(**{name: total / every for name, total in self._sums.items()})
+        if self._count == LOG_EVERY:
+            self.note(**{name: total / LOG_EVERY for name, total in self._sums.items()})
             self._sums, self._count = {}, 0
 
     def note(self, **values: Any) -> None:

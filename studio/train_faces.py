@@ -52,7 +52,9 @@ class Features(nn.Module):
         return self.embedding(cls), self.identity(cls)
 
 
-class _Block(nn.Module):
+class ResBlock(nn.Module):
+    """Two 3 x 3 convolutions and a shortcut."""
+
     def __init__(self, width_in: int, width: int, stride: int) -> None:
         super().__init__()
         self.first = nn.Sequential(nn.Conv2d(width_in, width, 3, stride, 1, bias=False), nn.BatchNorm2d(width))
@@ -61,6 +63,7 @@ class _Block(nn.Module):
         self.act = nn.PReLU(width)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Map [B, width, H / stride, W / stride]."""
         return self.skip(x) + self.second(self.act(self.first(x)))
 
 
@@ -74,7 +77,7 @@ class Judge(nn.Module):
         stem, *widths = JUDGE_WIDTHS
         blocks: list[nn.Module] = [nn.Conv2d(3, stem, 5, 2, 2, bias=False), nn.BatchNorm2d(stem), nn.PReLU(stem)]
         for width_in, width, depth in zip(JUDGE_WIDTHS, widths, (2, 3, 2), strict=False):
-            blocks += [_Block(width_in if i == 0 else width, width, 2 if i == 0 else 1) for i in range(depth)]
+            blocks += [ResBlock(width_in if i == 0 else width, width, 2 if i == 0 else 1) for i in range(depth)]
         last = widths[-1]
         # a depthwise kernel as large as the map keeps where things are in a face, unlike average pooling
         blocks += [nn.Conv2d(last, last, 7, groups=last, bias=False), nn.BatchNorm2d(last), nn.Flatten()]
@@ -126,12 +129,13 @@ def verify(model: nn.Module, data: Dataset, *, judge: bool) -> tuple[float, floa
     upper = torch.ones_like(same).triu(1)
     scores = unit @ unit.T
     limit = torch.quantile(scores[~same & upper][::7], 0.99)
-    wanted = _standardised(data)[data.persons[items]]
+    wanted = standardised(data)[data.persons[items]]
     r2 = 1 - (torch.cat(guesses) - wanted).square().mean() / wanted.square().mean()
     return float((scores[same & upper] > limit).float().mean()), float(r2)
 
 
-def _standardised(data: Dataset) -> torch.Tensor:
+def standardised(data: Dataset) -> torch.Tensor:
+    """Identity vectors [N, P] of everybody, mean 0 and std 1 (or less, where a trait hardly varies)."""
     vectors = torch.from_numpy(data.vectors)
     return (vectors - vectors.mean(0)) / vectors.std(0).clamp(min=0.05)
 
@@ -148,7 +152,7 @@ def _train(
     adam = torch.optim.AdamW(outer, lr=1.5e-3, betas=(0.9, 0.99), weight_decay=1e-3)
     run = Run(state, name, steps=steps, minutes=minutes)
     run.resume(model=model, muon=muon, adam=adam)
-    wanted = _standardised(data)
+    wanted = standardised(data)
     people = items_by_person(data, name)
     for step in run:
         if step % 200 == 0:

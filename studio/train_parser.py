@@ -131,7 +131,7 @@ def train(state: Path, *, device: torch.device, minutes: float | None = None) ->
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for optimiser in (muon, adam):
             optimiser.step()
-        run.track(every=50, loss=loss.item())
+        run.track(loss=loss.item())
         if step % 300 == 299:
             run.note(**iou(model, data, held))
     run.note(**iou(model, data, held))

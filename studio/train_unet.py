@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from diffusers import AutoencoderTiny, DDPMScheduler, UNet2DConditionModel
+from diffusers import AutoencoderTiny, UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor
 from torch import nn
 from transformers import CLIPModel, CLIPTextModel
@@ -19,23 +19,22 @@ from studio.crew import Crew
 from studio.dataset import PLACEHOLDER, SIDE_PX, Dataset, captions
 from studio.loop import Run, cosine_lr, working_precision
 from studio.muon import Muon
+from studio.objective import Objective, noise_schedule
 from studio.words import NamedText, NameMap
 
 LATENT_PX, LATENT_CHANNELS, TEXT_WIDTH = SIDE_PX // 8, 8, 192
-LATENT_SCALE = 1.4  # the autoencoder's scaling factor: its latents have a std of 0.72
+WIDTHS, TIME_WIDTH = (128, 160), 256
 STEPS, BATCH = 6_000, 64
 CPU_PART = 16  # samples that a process passes through the networks at once, adding up gradients: cache
-ADAM_LR, MUON_LR, TEXT_LR = 8e-4, 2e-3, 1.6e-4
+ADAM_LR, MUON_LR, TEXT_LR = 6e-4, 1.5e-3, 2e-4
 EMPTY_SHARE = 0.1  # captions replaced by the empty prompt, for guidance
 VIEW_SHARE = 0.25  # of a batch: augmented views such as those that identities are learned from
-X0_WEIGHT_LIMIT = 5.0
-FACE_WEIGHT, HAIR_WEIGHT = 5.0, 2.0  # of latent cells in the loss; the rest has 1. The optimum stays, capacity moves
 EMA_DECAY = 0.998
 GRID_EVERY = 1000
 
 
 def make(latent_channels: int = LATENT_CHANNELS) -> UNet2DConditionModel:
-    """The untrained UNet (6 M parameters): cross-attention at 8 x 8 and in the middle only, plain attention.
+    """The untrained UNet (7.7 M parameters): cross-attention at 8 x 8 and in the middle only, plain attention.
 
     The text also reaches every residual block, pooled and added to the time embedding: colours and places are
     properties of the whole picture, and follow the text sooner than through cross-attention alone.
@@ -44,7 +43,8 @@ def make(latent_channels: int = LATENT_CHANNELS) -> UNet2DConditionModel:
         sample_size=LATENT_PX,
         in_channels=latent_channels,
         out_channels=latent_channels,
-        block_out_channels=(64, 160),
+        block_out_channels=WIDTHS,
+        time_embedding_dim=TIME_WIDTH,
         layers_per_block=1,
         down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
         up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
@@ -56,23 +56,6 @@ def make(latent_channels: int = LATENT_CHANNELS) -> UNet2DConditionModel:
     )
     unet.set_attn_processor(AttnProcessor())
     return unet
-
-
-def noise_schedule() -> DDPMScheduler:
-    """Stable Diffusion's betas, brought to no signal at all at the last step, and v-prediction (arXiv 2305.08891).
-
-    An eps-prediction hardly learns what the first steps of sampling need, the picture that a text means: at SNR 0.01
-    that is a hundredth of its error.
-    """
-    return DDPMScheduler(
-        beta_start=0.00085,
-        beta_end=0.012,
-        beta_schedule="scaled_linear",
-        prediction_type="v_prediction",
-        rescale_betas_zero_snr=True,
-        timestep_spacing="trailing",
-        clip_sample=False,
-    )
 
 
 class Conditioned(nn.Module):
@@ -98,11 +81,6 @@ class Conditioned(nn.Module):
         return self.unet(noisy, steps, context).sample
 
 
-def step_weights(schedule: DDPMScheduler) -> torch.Tensor:
-    """Weight of the v error per step: an error of the predicted picture counts min(SNR + 1, 5), never less than 1."""
-    return (X0_WEIGHT_LIMIT * (1 - schedule.alphas_cumprod)).clamp(max=1)
-
-
 def _optimisers(model: Conditioned, crew: Crew) -> dict[str, torch.optim.Optimizer]:
     """Muon for the UNet's inner matrices and kernels, AdamW for the rest."""
     edge = ("conv_in", "conv_out", "time_embedding", "add_embedding")
@@ -112,12 +90,6 @@ def _optimisers(model: Conditioned, crew: Crew) -> dict[str, torch.optim.Optimiz
     groups = [{"params": outer, "lr": ADAM_LR}, {"params": text, "lr": TEXT_LR}]
     adam = torch.optim.AdamW(groups, betas=(0.9, 0.99), weight_decay=1e-3)
     return {"muon": Muon(inner, lr=MUON_LR, crew=crew), "adam": adam}
-
-
-@torch.no_grad()
-def cell_weights(face: torch.Tensor, hair: torch.Tensor) -> torch.Tensor:
-    """Loss weight per latent cell [B, 1, 16, 16] from the shares of face and hair in each."""
-    return (1 + (FACE_WEIGHT - 1) * face + (HAIR_WEIGHT - 1) * hair)[:, None]
 
 
 def _update_average(average: Conditioned, model: Conditioned, step: int) -> None:
@@ -142,7 +114,7 @@ def draw(average: Conditioned, state: Path, data: Dataset, words: Any, path: Pat
             vectors = torch.from_numpy(np.repeat(data.vectors[[person]], len(texts), 0)).to(device)
             context = average.named(tokenizer.encode(words, texts).to(device), vectors).last_hidden_state
             pictures = grid.sample(
-                average.unet, vae, context, empty.last_hidden_state, noise_schedule(), scale=LATENT_SCALE
+                average.unet, vae, context, empty.last_hidden_state, noise_schedule(), scale=latents.SCALE
             )
             mine = np.flatnonzero((data.persons == person) & data.done)
             shown = int(mine[np.argmax(data.plain[mine])])  # a plain picture, where there is one
@@ -191,34 +163,29 @@ def _train(state: Path, device: torch.device, minutes: float | None, compiled: b
     model = Conditioned(state, data.vectors).to(device)
     average = copy.deepcopy(model).requires_grad_(False)
     optimisers = _optimisers(model, crew)
-    schedule = noise_schedule()
-    weights = step_weights(schedule).to(device)
+    objective = Objective(state, device)
     run = Run(state, "unet", steps=STEPS, minutes=minutes)
     run.resume(model=model, average=average, **optimisers)
     unet = torch.compile(model.unet) if compiled else model.unet
     while (progress := crew.from_first(run.progress)) < 1:
-        seen = np.zeros(2)
+        seen: dict[str, float] = {}
         for optimiser in optimisers.values():
             cosine_lr(optimiser, run.step, progress, warmup=200)
             optimiser.zero_grad()
         for part in range(parts):
             rng = np.random.default_rng([4, run.step, crew.rank, part])
             batch, tokens = batches.draw(rng)
-            clean = torch.from_numpy(batch.latents).to(device).float() * LATENT_SCALE
-            # one step from each part of the schedule, in random order: less noise in the loss than independent draws
-            times = (rng.permutation(size) + rng.random(size)) / size * len(weights)
-            steps = torch.from_numpy(times).long().to(device)
+            clean = torch.from_numpy(batch.latents).to(device).float() * latents.SCALE
+            steps = objective.steps(size, rng)
             noise = torch.from_numpy(rng.standard_normal(clean.shape, dtype=np.float32)).to(device)
-            noisy = schedule.add_noise(clean, noise, steps)
+            noisy = objective.schedule.add_noise(clean, noise, steps)
             with working_precision(device):
                 vectors = torch.from_numpy(data.vectors[batch.persons]).to(device)
                 context = model.named(tokens.to(device), vectors).last_hidden_state
                 guess = unet(noisy, steps, context).sample
-            error = (guess.float() - schedule.get_velocity(clean, noise, steps)).square()
-            cells = cell_weights(torch.from_numpy(batch.face), torch.from_numpy(batch.hair)).to(device)
-            loss = (error * cells * weights[steps, None, None, None]).mean()
-            (loss / parts).backward()
-            seen += np.array([loss.item(), error.mean().item()]) / parts
+            losses = objective(guess, clean, noise, steps, batch)
+            (losses["loss"] / parts).backward()
+            seen = {name: seen.get(name, 0.0) + value.item() / parts for name, value in losses.items()}
         crew.average_gradients(model.parameters())
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for optimiser in optimisers.values():
@@ -226,7 +193,7 @@ def _train(state: Path, device: torch.device, minutes: float | None, compiled: b
         _update_average(average, model, run.step)
         run.advance(save=first)
         if first:
-            run.track(loss=seen[0], v=seen[1], images=run.step * BATCH)
+            run.track(images=run.step * BATCH, **seen)
             if run.step % GRID_EVERY == 0:
                 draw(average, state, data, words, state / "grids" / f"unet_{run.step:06d}.png")
     if first:

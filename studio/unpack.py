@@ -14,9 +14,10 @@ from transformers import CLIPModel, CLIPTextModel, CLIPTokenizer
 from studio import tokenizer
 from studio.build import PACK
 from studio.dataset import NUM_CELEBRITIES, Dataset
+from studio.latents import SCALE
 from studio.people import CELEBRITY_NAMES
 from studio.train_clip import pixels
-from studio.train_unet import LATENT_SCALE, make
+from studio.train_unet import make
 from studio.words import NameMap
 
 NUM_COMPARED = 400  # pictures encoded by two autoencoders, 256 cells each
@@ -44,6 +45,47 @@ def follow(unet: UNet2DConditionModel, before: torch.Tensor, after: torch.Tensor
     state["conv_out.bias"] = state["conv_out.bias"] @ to_after
     followed.load_state_dict(state)
     return followed
+
+
+def _copies(before: int, after: int, unit: tuple[int, int]) -> torch.Tensor:
+    """For every channel of a wider layer, the channel before that it copies.
+
+    `unit` are the widths of the changed level before and after. Copies lie side by side, so that a group of a group
+    normalisation keeps its statistics. Skips add the unchanged channels of another level in front.
+    """
+    times = unit[1] // unit[0]
+    alike = (after - before) // (unit[1] - unit[0]) * unit[0]  # channels of the changed level
+    fixed = before - alike
+    return torch.cat([torch.arange(fixed), torch.arange(fixed, before).repeat_interleave(times)])
+
+
+@torch.no_grad()
+def widen(unet: UNet2DConditionModel) -> UNet2DConditionModel:
+    """A UNet as `make` makes it from one with a narrower first level: Net2Net (arXiv 1511.05641).
+
+    Every channel of the level is there several times, and what reads it shares its weight among the copies, unevenly,
+    so that they part in training. Only where a skip joins channels of both levels do groups of a normalisation change.
+    """
+    wide = make(unet.config.in_channels)
+    unit = (unet.config.block_out_channels[0], wide.config.block_out_channels[0])
+    state, noise = unet.state_dict(), torch.Generator().manual_seed(8)
+    for name, target in wide.state_dict().items():
+        value = state[name]
+        if name == "time_embedding.linear_1.weight":  # reads frequencies: every second of the new ones is an old one
+            spread = torch.zeros(target.shape[0], 2, unit[1] // 2)
+            spread[..., :: unit[1] // unit[0]] = value.unflatten(1, (2, -1))
+            value = spread.flatten(1)
+        if value.ndim > 1 and value.shape[1] != target.shape[1]:
+            copies = _copies(value.shape[1], target.shape[1], unit)
+            times = torch.bincount(copies)[copies].view(-1, *[1] * (value.ndim - 2))
+            value, before = value[:, copies] / times, value
+            uneven = torch.randn(value.shape, generator=noise) * value.std() * (times > 1)
+            mean = torch.zeros_like(before).index_add_(1, copies, uneven)[:, copies] / times
+            value = value + uneven - mean
+        if value.shape[0] != target.shape[0]:
+            value = value[_copies(value.shape[0], target.shape[0], unit)]
+        target.copy_(value)
+    return wide
 
 
 @torch.no_grad()
@@ -82,8 +124,10 @@ def unpack(state: Path, pack: Path = PACK) -> None:
         unet = UNet2DConditionModel.from_pretrained(pack / "base" / "unet").float()
         packed, vae = (AutoencoderTiny.from_pretrained(path).float() for path in (pack / "base/vae", models / "vae"))
         if not torch.equal(packed.encoder.layers[0].weight, vae.encoder.layers[0].weight):  # trained anew
-            before, after = _cells(packed, data, packed.config.scaling_factor), _cells(vae, data, LATENT_SCALE)
+            before, after = _cells(packed, data, packed.config.scaling_factor), _cells(vae, data, SCALE)
             unet = follow(unet, before, after)
+        if unet.config.block_out_channels != make().config.block_out_channels:
+            unet = widen(unet)
         unet.save_pretrained(models / "unet")
     if not (models / "parsing.safetensors").exists():
         shutil.copy(pack / "parser" / "parsing.safetensors", models / "parsing.safetensors")
