@@ -61,6 +61,7 @@ def start(work: Callable[..., None], *args: Any, size: int) -> None:
         ]
         for process in others:
             process.start()
+        threads = torch.get_num_threads()
         if size > 1:
             torch.set_num_threads(1)
         try:
@@ -69,3 +70,8 @@ def start(work: Callable[..., None], *args: Any, size: int) -> None:
             for process in others:  # they wait for this one, and ask nobody else whether they may end
                 process.kill()
             raise
+        for process in others:
+            process.join()
+        if size > 1:  # so that another crew may follow
+            distributed.destroy_process_group()
+            torch.set_num_threads(threads)

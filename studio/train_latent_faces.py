@@ -16,7 +16,6 @@ from torch.nn import functional as F
 
 from studio import crew, latents
 from studio.align import people_split
-from studio.crew import Crew
 from studio.dataset import Dataset
 from studio.loop import Run, cosine_lr, working_precision
 from studio.muon import Muon
@@ -96,12 +95,8 @@ def _varied(batch: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
 
 
 def train(state: Path, *, device: torch.device, minutes: float | None = None) -> None:
-    """Train to `<state>/models/latent_faces.pt`."""
-    crew.start(_train, state, device, minutes, size=1)
-
-
-def _train(state: Path, device: torch.device, minutes: float | None, *, crew: Crew) -> None:
-    latents.encode(state, device, crew=crew)
+    """Train to `<state>/models/latent_faces.pt`, on what the UNet will be trained on."""
+    crew.start(latents.encode, state, device, size=torch.get_num_threads() if device.type == "cpu" else 1)
     data = Dataset(state)
     encoded = latents.load(state, "pictures") + latents.load(state, "views")
     groups, wanted = _groups(encoded.persons), standardised(data)

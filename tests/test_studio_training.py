@@ -11,8 +11,9 @@ from torch import nn
 
 from factory.pack import load_pack
 from factory.prompts import PERSON
-from studio import latents, train_unet
+from studio import crew, latents, train_unet
 from studio.captions import VIEW_TEMPLATES
+from studio.crew import Crew
 from studio.muon import Muon, orthogonal
 from studio.objective import noise_schedule, step_weights
 from studio.train_latent_faces import LatentFaces, distance
@@ -98,6 +99,24 @@ def test_distance_of_latents_is_nought_for_the_same_and_shows_the_guess_where_to
     (gradient,) = torch.autograd.grad(before.sum(), [guess])
     after = distance(network, guess - 0.1 * gradient / gradient.norm() * guess.norm(), real)
     assert before.shape == (3,) and after.sum() < before.sum()
+
+
+def _add_ranks(folder: Path, crew: Crew) -> None:
+    values = [torch.tensor([crew.rank + 1.0]), torch.full((2, 2), 10.0 * crew.rank)]
+    crew.sum(values)
+    torch.save(values, folder / f"{crew.rank}.pt")
+
+
+def test_one_crew_after_another_and_every_member_has_the_sum(tmp_path: Path) -> None:
+    threads = torch.get_num_threads()
+    for _ in range(2):
+        crew.start(_add_ranks, tmp_path, size=2)
+        for rank in (0, 1):
+            file = tmp_path / f"{rank}.pt"
+            first, second = torch.load(file, weights_only=True)
+            assert float(first) == 3 and (second == 10).all()
+            file.unlink()
+    assert torch.get_num_threads() == threads
 
 
 def test_latents_of_an_unfinished_crew_are_not_read(tmp_path: Path) -> None:
