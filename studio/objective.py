@@ -46,7 +46,7 @@ def cell_weights(face: torch.Tensor, hair: torch.Tensor) -> torch.Tensor:
 
 
 class Objective:
-    """The loss of a batch, and the noise it is asked to remove."""
+    """The loss of a batch, and the time steps it is asked at."""
 
     def __init__(self, state: Path, device: torch.device) -> None:
         self.schedule, self.device = noise_schedule(), device

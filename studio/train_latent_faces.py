@@ -1,8 +1,8 @@
 """Trains a recogniser of people on latents: what the UNet's guesses are compared by, besides their squared error.
 
 An error that changes who is shown may be small in squares. Comparing features of a network that tells people apart, on
-latents and not on pictures (after E-LatentLPIPS, arXiv 2405.05967), makes it count, for a tenth of what decoding and
-recognising would cost. It sees the FR-ViT's people, none of the judge's, and is no part of the pack.
+latents and not on pictures (after E-LatentLPIPS, arXiv 2405.05967), makes it count, and nothing has to be decoded
+for it. It sees the FR-ViT's people, none of the judge's, and is no part of the pack.
 """
 
 from __future__ import annotations
