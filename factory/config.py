@@ -71,6 +71,9 @@ class TrainConfig(Config):
     # the way they have come since its first step (Euclidean, of the plain crop's words). Not in the paper.
     stop_below: float | None = Field(default=None, gt=0, lt=1)
     stop_every: int = Field(default=25, ge=1)  # steps from one look to the next
+    # Averaging, off: what is kept are not the words after the last step but their mean over all steps n, weighted by
+    # n ** average_power (2: about the last half counts). Not in the paper.
+    average_power: float | None = Field(default=None, ge=0)
 
 
 class EngineConfig(Config):

@@ -47,6 +47,7 @@ class _Occupant:
     layers: torch.Tensor  # of crop_layers, on the device
     num_steps: int = 0
     seconds: float = 0.0
+    weight: float = 0.0  # of all steps so far in the average of its words
     settled: bool = False  # its words hardly move any more
 
 
@@ -75,9 +76,10 @@ class Slots:
         self.recent_BK = exact.new_zeros(num_slots, max(1, round(_TAIL * train.num_steps)))  # losses, the newest last
         self.start_BVD = exact.new_zeros(num_slots, *prior.words_NVD.shape[1:])  # the words before the first step
         self.before_BVD = torch.zeros_like(self.start_BVD)  # the words when they were last looked at
+        self.mean_BVD = torch.zeros_like(self.start_BVD)  # of the words after each step, where that is what is kept
         pooled = [] if self.pool is None else self.pool.state
         self.stacked = [*self.weights.values(), *self.optimiser.state, *pooled]
-        self.stacked += [self.features_B2F, self.recent_BK, self.start_BVD, self.before_BVD]
+        self.stacked += [self.features_B2F, self.recent_BK, self.start_BVD, self.before_BVD, self.mean_BVD]
         self.occupants: list[_Occupant] = []
         self._resize(0)
 
@@ -131,6 +133,7 @@ class Slots:
         recent_BK.copy_(torch.cat([recent_BK[:, 1:], loss_B.detach().unsqueeze(1)], 1))
         for occupant in self.occupants:
             occupant.num_steps += 1
+        self._average()
         self._look_for_settled()
         share = (time.perf_counter() - started) / len(self)
         for occupant in self.occupants:
@@ -138,7 +141,7 @@ class Slots:
 
     @torch.no_grad()
     def words(self) -> torch.Tensor:
-        """The words of the un-augmented, un-mirrored crop: what is kept of an identity. [B, V, D]."""
+        """The words of the un-augmented, un-mirrored crop as they are now. [B, V, D]."""
         features_B1F = self.features_B2F[: self.projector.num_slots, :1]
         words: torch.Tensor = self.projector(features_B1F)[:, 0]
         return words
@@ -153,7 +156,8 @@ class Slots:
         done = [slot for slot, who in enumerate(self.occupants) if who.settled or who.num_steps >= enough]
         if not done:
             return {}
-        words_BVD, recent_BK = self.words().cpu().numpy(), self.recent_BK.cpu().numpy()
+        kept_BVD = self.words() if self.train.average_power is None else self.mean_BVD
+        words_BVD, recent_BK = kept_BVD.cpu().numpy(), self.recent_BK.cpu().numpy()
         return {
             slot: Finished(
                 face=who.face,
@@ -224,6 +228,20 @@ class Slots:
     def _fresh_views(self, num: int) -> EncodedViews:
         layers = [occupant.layers for occupant in self.occupants]
         return encode_fresh(self.base, layers, [occupant.generator for occupant in self.occupants], num, self.method)
+
+    @torch.no_grad()
+    def _average(self) -> None:
+        """Takes the words into their mean. It forgets the noise of single steps, which a constant rate never does
+        (Polyak and Juditsky 1992); weights that grow forget the way there as well."""
+        if self.train.average_power is None:
+            return
+        shares = []
+        for occupant in self.occupants:
+            own = float(occupant.num_steps) ** self.train.average_power
+            occupant.weight += own
+            shares.append(own / occupant.weight)
+        share_B = torch.tensor(shares, dtype=self.mean_BVD.dtype, device=self.mean_BVD.device)
+        self.mean_BVD[: len(self)].lerp_(self.words(), share_B[:, None, None])
 
     @torch.no_grad()
     def _look_for_settled(self) -> None:

@@ -41,7 +41,9 @@ def identity_id(face_id: str, method: MethodConfig, train: TrainConfig, fingerpr
 
 
 def _config_json(method: MethodConfig, train: TrainConfig) -> str:
-    unused = _STOP if train.stop_below is None else set()
+    unused = set() if train.stop_below is not None else set(_STOP)
+    if train.average_power is None:
+        unused.add("average_power")
     return json.dumps({**method.model_dump(), **train.model_dump(exclude=unused)}, sort_keys=True)
 
 

@@ -13,7 +13,9 @@ from factory.train import Learned, Trainer, identity_id, load_trainer
 from tests.make_faces import noise_face
 
 STEPS = 6
-MIXED = TrainConfig(num_steps=8, learning_rate=1e-3, views="pool", num_views=4, stop_below=0.25, stop_every=1)
+MIXED = TrainConfig(
+    num_steps=8, learning_rate=1e-3, views="pool", num_views=4, stop_below=0.25, stop_every=1, average_power=2
+)
 FACES = (0, 1, 2, 3, 4)
 
 
@@ -188,8 +190,9 @@ def test_identity_id_follows_face_config_and_encoder() -> None:
         identity_id("a", method.model_copy(update={"hair_weight": 0.0}), train, "f"),
         identity_id("a", method, train.model_copy(update={"num_steps": 1}), "f"),
         identity_id("a", method, train.model_copy(update={"stop_below": 0.1}), "f"),
+        identity_id("a", method, train.model_copy(update={"average_power": 0.0}), "f"),
     }
-    assert len(others | {base}) == 6
+    assert len(others | {base}) == 7
     # where early stopping is off, its fields change nothing, and identities of versions without it keep their ids
     assert identity_id("a", method, train.model_copy(update={"stop_every": 7}), "f") == base
 
