@@ -15,7 +15,7 @@ from studio.train_latent_faces import LatentFaces, distance
 X0_WEIGHT_LIMIT = 10.0
 FACE_WEIGHT, HAIR_WEIGHT = 5.0, 2.0  # of latent cells in the loss; the rest has 1. The optimum stays, capacity moves
 LIKENESS_BELOW = 500  # time steps whose guess of the picture is clear enough to recognise somebody
-LIKENESS_WEIGHT = 2.0  # of the distance between guess and truth as `LatentFaces` sees them
+LIKENESS_WEIGHT = 4.0  # of the distance between guess and truth as `LatentFaces` sees them
 
 
 def noise_schedule() -> DDPMScheduler:
