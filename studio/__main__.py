@@ -1,4 +1,4 @@
-"""`python -m studio STAGE` builds the studio pack: dataset, vae ... refine, build, look, or all of them in order."""
+"""`python -m studio STAGE` builds the studio pack: dataset, vae ... unet, build, look, or all of them in order."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ RESULTS = {
     "parser": "models/parsing.safetensors",
     "latent_faces": "models/latent_faces.pt",
     "unet": "models/unet.done",
-    "refine": "models/refine.done",
 }
 
 
@@ -26,7 +25,7 @@ def training(name: str) -> Callable[..., None]:
         from studio import train_faces
 
         return train_faces.train_features if name == "features" else train_faces.train_judge
-    from studio import refine_unet, train_clip, train_latent_faces, train_parser, train_unet, train_vae
+    from studio import train_clip, train_latent_faces, train_parser, train_unet, train_vae
 
     if name == "decoder":
         return train_vae.train_decoder
@@ -36,7 +35,6 @@ def training(name: str) -> Callable[..., None]:
         "parser": train_parser,
         "latent_faces": train_latent_faces,
         "unet": train_unet,
-        "refine": refine_unet,
     }
     return modules[name].train
 

@@ -30,12 +30,11 @@ SHARD = "12MB"  # the UNet is split into files of this size
 
 
 def average_of(state: Path, data: Dataset) -> Conditioned:
-    """The diffusion model's running average from its latest checkpoint, of `refine` where there is one."""
+    """The diffusion model's running average from its latest checkpoint."""
     model = Conditioned(state, data.vectors)
-    name = "refine" if (state / "checkpoints" / "refine.pt").exists() else "unet"
-    saved = torch.load(state / "checkpoints" / f"{name}.pt", map_location="cpu", weights_only=True)
+    saved = torch.load(state / "checkpoints" / "unet.pt", map_location="cpu", weights_only=True)
     model.load_state_dict(saved["average"])
-    print(f"{name} at step {saved['step']}, {saved['seconds'] / 60:.0f} minutes")
+    print(f"unet at step {saved['step']}, {saved['seconds'] / 60:.0f} minutes")
     return model.eval()
 
 

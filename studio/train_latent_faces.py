@@ -60,17 +60,17 @@ class LatentFaces(nn.Module):
         return maps, self.head(x)
 
 
-def distance(network: LatentFaces, guess: torch.Tensor, real: torch.Tensor, *, cells: bool = True) -> torch.Tensor:
+def distance(network: LatentFaces, guess: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
     """How differently the network sees two batches of scaled latents, [B]: 0 for the same.
 
-    1 - cosine of the embeddings, plus, with `cells`, the mean over stages of the squared distance of unit feature
-    vectors per cell (as in LPIPS, arXiv 1801.03924, without its weights): for two versions of one picture.
+    1 - cosine of the embeddings, plus the mean over stages of the squared distance of unit feature vectors per cell
+    (as in LPIPS, arXiv 1801.03924, without its weights).
     """
     with torch.no_grad():
         real_maps, real_embedding = network(real)
     maps, embedding = network(guess)
     total = 1 - F.cosine_similarity(embedding.float(), real_embedding.float(), dim=-1)
-    for one, other in zip(maps, real_maps, strict=True) if cells else ():
+    for one, other in zip(maps, real_maps, strict=True):
         gap = F.normalize(one.float(), dim=1) - F.normalize(other.float(), dim=1)
         total = total + gap.square().sum(1).mean((1, 2)) / len(maps)
     return total

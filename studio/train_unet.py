@@ -81,20 +81,19 @@ class Conditioned(nn.Module):
         return self.unet(noisy, steps, context).sample
 
 
-def optimisers_of(model: Conditioned, crew: Crew, rate: float = 1.0) -> dict[str, torch.optim.Optimizer]:
-    """Muon for the UNet's inner matrices and kernels, AdamW for the rest; `rate` multiplies every learning rate."""
+def _optimisers(model: Conditioned, crew: Crew) -> dict[str, torch.optim.Optimizer]:
+    """Muon for the UNet's inner matrices and kernels, AdamW for the rest."""
     edge = ("conv_in", "conv_out", "time_embedding", "add_embedding")
     inner = [p for n, p in model.unet.named_parameters() if p.ndim >= 2 and not n.startswith(edge)]
     outer = [p for n, p in model.unet.named_parameters() if p.ndim < 2 or n.startswith(edge)]
     text = list(model.named.parameters())
-    groups = [{"params": outer, "lr": rate * ADAM_LR}, {"params": text, "lr": rate * TEXT_LR}]
+    groups = [{"params": outer, "lr": ADAM_LR}, {"params": text, "lr": TEXT_LR}]
     adam = torch.optim.AdamW(groups, betas=(0.9, 0.99), weight_decay=1e-3)
-    return {"muon": Muon(inner, lr=rate * MUON_LR, crew=crew), "adam": adam}
+    return {"muon": Muon(inner, lr=MUON_LR, crew=crew), "adam": adam}
 
 
-def update_average(average: Conditioned, model: Conditioned, step: int, decay: float = EMA_DECAY) -> None:
-    """Move the running average of the weights towards `model`; quickly during the first steps."""
-    decay = min(decay, (1 + step) / (10 + step))
+def _update_average(average: Conditioned, model: Conditioned, step: int) -> None:
+    decay = min(EMA_DECAY, (1 + step) / (10 + step))
     torch._foreach_lerp_(list(average.parameters()), [p.detach() for p in model.parameters()], 1 - decay)
 
 
@@ -153,26 +152,6 @@ class Batches:
         return pictures + views, torch.where(dropped, self.empty, torch.cat(ids))
 
 
-def losses_of(
-    model: Conditioned,
-    unet: Any,
-    objective: Objective,
-    drawn: tuple[latents.Encoded, torch.Tensor],
-    vectors: np.ndarray,
-    rng: np.random.Generator,
-) -> dict[str, torch.Tensor]:
-    """The objective's losses of a drawn batch at random time steps; `vectors` [people, P] are everybody's."""
-    (batch, tokens), device = drawn, objective.device
-    clean = torch.from_numpy(batch.latents).to(device).float() * latents.SCALE
-    steps = objective.steps(len(clean), rng)
-    noise = torch.from_numpy(rng.standard_normal(clean.shape, dtype=np.float32)).to(device)
-    noisy = objective.schedule.add_noise(clean, noise, steps)
-    with working_precision(device):
-        context = model.named(tokens.to(device), torch.from_numpy(vectors[batch.persons]).to(device)).last_hidden_state
-        guess = unet(noisy, steps, context).sample
-    return objective(guess, clean, noise, steps, batch)
-
-
 def _train(state: Path, device: torch.device, minutes: float | None, compiled: bool, *, crew: Crew) -> None:
     latents.encode(state, device, crew=crew)
     torch.manual_seed(4)
@@ -183,7 +162,7 @@ def _train(state: Path, device: torch.device, minutes: float | None, compiled: b
     batches = Batches(state, size, words)
     model = Conditioned(state, data.vectors).to(device)
     average = copy.deepcopy(model).requires_grad_(False)
-    optimisers = optimisers_of(model, crew)
+    optimisers = _optimisers(model, crew)
     objective = Objective(state, device)
     run = Run(state, "unet", steps=STEPS, minutes=minutes)
     run.resume(model=model, average=average, **optimisers)
@@ -195,14 +174,23 @@ def _train(state: Path, device: torch.device, minutes: float | None, compiled: b
             optimiser.zero_grad()
         for part in range(parts):
             rng = np.random.default_rng([4, run.step, crew.rank, part])
-            losses = losses_of(model, unet, objective, batches.draw(rng), data.vectors, rng)
+            batch, tokens = batches.draw(rng)
+            clean = torch.from_numpy(batch.latents).to(device).float() * latents.SCALE
+            steps = objective.steps(size, rng)
+            noise = torch.from_numpy(rng.standard_normal(clean.shape, dtype=np.float32)).to(device)
+            noisy = objective.schedule.add_noise(clean, noise, steps)
+            with working_precision(device):
+                vectors = torch.from_numpy(data.vectors[batch.persons]).to(device)
+                context = model.named(tokens.to(device), vectors).last_hidden_state
+                guess = unet(noisy, steps, context).sample
+            losses = objective(guess, clean, noise, steps, batch)
             (losses["loss"] / parts).backward()
             seen = {name: seen.get(name, 0.0) + value.item() / parts for name, value in losses.items()}
         crew.average_gradients(model.parameters())
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for optimiser in optimisers.values():
             optimiser.step()
-        update_average(average, model, run.step)
+        _update_average(average, model, run.step)
         run.advance(save=first)
         if first:
             run.track(images=run.step * BATCH, **seen)

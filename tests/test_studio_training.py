@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,7 +16,6 @@ from studio.captions import VIEW_TEMPLATES
 from studio.crew import Crew
 from studio.muon import Muon, orthogonal
 from studio.objective import noise_schedule, step_weights
-from studio.refine_unet import sampled
 from studio.train_latent_faces import LatentFaces, distance
 from studio.train_unet import TEXT_WIDTH, make
 from studio.unpack import follow, widen
@@ -101,33 +99,6 @@ def test_distance_of_latents_is_nought_for_the_same_and_shows_the_guess_where_to
     (gradient,) = torch.autograd.grad(before.sum(), [guess])
     after = distance(network, guess - 0.1 * gradient / gradient.norm() * guess.norm(), real)
     assert before.shape == (3,) and after.sum() < before.sum()
-
-
-def test_likeness_alone_does_not_ask_where_things_are() -> None:
-    torch.manual_seed(5)
-    network = LatentFaces(4, 7).eval().requires_grad_(False)
-    real, guess = torch.randn(2, 3, 4, 16, 16)
-    alone = distance(network, guess, real, cells=False)
-    assert ((alone > 0) & (alone < 2)).all() and (alone < distance(network, guess, real)).all()
-
-
-@pytest.mark.parametrize("num", [2, 3, 10])
-def test_sampling_on_with_a_perfect_unet_gives_the_picture_and_only_its_last_steps_have_a_gradient(num: int) -> None:
-    real, noise = torch.randn(2, 3, 4, 16, 16, generator=torch.Generator().manual_seed(6))
-    signal, strength, asked = noise_schedule().alphas_cumprod, nn.Parameter(torch.ones(())), []
-
-    def unet(noisy: torch.Tensor, step: torch.Tensor, states: torch.Tensor) -> SimpleNamespace:
-        asked.append(torch.is_grad_enabled())
-        assert len(noisy) == len(states) == 6 and (states[:3] == 0).all() and (states[3:] == 1).all()
-        picture = strength * torch.cat([real, real])
-        eps = (noisy - signal[step].sqrt() * picture) / (1 - signal[step]).sqrt()
-        return SimpleNamespace(sample=signal[step].sqrt() * eps - (1 - signal[step]).sqrt() * picture)
-
-    drawn = sampled(unet, real, torch.ones(3, 2, 5), torch.zeros(1, 2, 5), noise, num)  # type: ignore[arg-type]
-    torch.testing.assert_close(drawn, real, rtol=1e-3, atol=1e-3)
-    assert asked == [False] * (num - 2) + [True, True]
-    (gradient,) = torch.autograd.grad(drawn.square().sum(), [strength])
-    assert float(gradient) > 0
 
 
 def _add_ranks(folder: Path, crew: Crew) -> None:
