@@ -9,9 +9,9 @@ from pathlib import Path
 # results below the state folder by which `all` knows that a training is over, in the order in which they depend
 RESULTS = {
     "vae": "models/vae",
-    "decoder": "models/decoder.done",
     "clip": "models/clip",
     "features": "models/fr_vit",
+    "vae_faces": "models/vae_faces.done",
     "judge": "models/judge.onnx",
     "parser": "models/parsing.safetensors",
     "latent_faces": "models/latent_faces.pt",
@@ -25,12 +25,11 @@ def training(name: str) -> Callable[..., None]:
         from studio import train_faces
 
         return train_faces.train_features if name == "features" else train_faces.train_judge
-    from studio import train_clip, train_latent_faces, train_parser, train_unet, train_vae
+    from studio import train_clip, train_latent_faces, train_parser, train_unet, train_vae, train_vae_faces
 
-    if name == "decoder":
-        return train_vae.train_decoder
     modules = {
         "vae": train_vae,
+        "vae_faces": train_vae_faces,
         "clip": train_clip,
         "parser": train_parser,
         "latent_faces": train_latent_faces,

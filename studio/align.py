@@ -37,6 +37,17 @@ def inner(face: np.ndarray, side_px: int) -> np.ndarray:
     return cv2.resize(face[top:bottom, left:right], (side_px, side_px), interpolation=cv2.INTER_LINEAR)
 
 
+def face_grid(landmarks: np.ndarray, side_px: int) -> np.ndarray:
+    """Where `inner(aligned(picture))` looks: float32 [side_px, side_px, 2] for torch's `grid_sample`."""
+    left, top, right, bottom = (round(f * SIDE_PX) for f in CROP_BOX)
+    middles = (np.arange(side_px) + 0.5) / side_px
+    x, y = np.meshgrid(left + middles * (right - left) - 0.5, top + middles * (bottom - top) - 0.5)
+    back = cv2.invertAffineTransform(similarity(landmarks.astype(np.float64), FFHQ * SIDE_PX))
+    points = np.stack([x, y], axis=-1) @ back[:, :2].T + back[:, 2]
+    grid: np.ndarray = ((points + 0.5) / SIDE_PX * 2 - 1).astype(np.float32)
+    return grid
+
+
 def weather(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Light, blur, noise and JPEG as cameras add them; mild, because skin and hair colours are part of an identity."""
     gain = 1 + rng.normal(0, 0.06) + rng.normal(0, 0.02, 3)

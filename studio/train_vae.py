@@ -15,7 +15,7 @@ from studio.loop import Run, cosine_lr, working_precision
 from studio.muon import Muon
 
 WIDTH, LATENT_CHANNELS = 48, 8
-STEPS, BATCH, CROP_PX = 12_000, 16, 64
+STEPS, BATCH, CROP_PX, LR = 6_500, 16, 64, 4e-3
 LATENT_NOISE = 0.03  # std added to the latents in training, so that the decoder forgives the diffusion model
 FREEZE_AT = 0.7  # share of the run after which the latent statistics stay as they are
 DETAIL_CLASSES = (2, 3, 4, 5, 6, 10, 11, 12, 13)  # brows, eyes, glasses, nose, mouth, lips
@@ -38,7 +38,7 @@ class _Trained(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.vae = make()
-        self.norm: nn.Module = nn.BatchNorm2d(LATENT_CHANNELS, affine=False, momentum=0.02)
+        self.norm = nn.BatchNorm2d(LATENT_CHANNELS, affine=False, momentum=0.02)
 
     def forward(self, images_BCHW: torch.Tensor, noise: float) -> torch.Tensor:
         latents = self.norm(self.vae.encoder(images_BCHW))
@@ -49,8 +49,6 @@ class _Trained(nn.Module):
         """A plain AutoencoderTiny with the normalisation in its last encoder layer (exact: that layer is linear)."""
         vae = make()
         vae.load_state_dict(self.vae.state_dict())
-        if not isinstance(self.norm, nn.BatchNorm2d):  # statistics of an earlier training are folded in already
-            return vae.eval()
         last = vae.encoder.layers[-1]
         assert self.norm.running_var is not None
         std = (self.norm.running_var + self.norm.eps).sqrt()
@@ -110,27 +108,13 @@ def psnr(vae: AutoencoderTiny, data: Dataset, items: np.ndarray) -> float:
 def train(state: Path, *, device: torch.device, minutes: float | None = None) -> None:
     """Train to `<state>/models/vae`; logs the PSNR of held-out people."""
     torch.manual_seed(1)
-    _train(state, _Trained(), Run(state, "vae", steps=STEPS, minutes=minutes), 4e-3, device)
-
-
-def train_decoder(state: Path, *, device: torch.device, minutes: float | None = None) -> None:
-    """Train the decoder of `<state>/models/vae` on; its encoder, and so every latent, stays as it is."""
-    torch.manual_seed(8)
-    model = _Trained()
-    model.vae.load_state_dict(AutoencoderTiny.from_pretrained(state / "models" / "vae").state_dict())
-    model.vae.encoder.requires_grad_(False)
-    model.norm = nn.Identity()
-    _train(state, model, Run(state, "decoder", steps=STEPS, minutes=minutes), 2e-3, device)
-    (state / "models" / "decoder.done").touch()
-
-
-def _train(state: Path, model: _Trained, run: Run, lr: float, device: torch.device) -> None:
+    model, run = _Trained(), Run(state, "vae", steps=STEPS, minutes=minutes)
     data = Dataset(state)
     data.wait(4000)
     model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    kernels = [p for p in model.parameters() if p.ndim == 4 and p.requires_grad]
-    biases = [p for p in model.parameters() if p.ndim == 1 and p.requires_grad]
-    muon, adam = Muon(kernels, lr=lr), torch.optim.AdamW(biases, lr=lr / 2, betas=(0.9, 0.99), weight_decay=0)
+    kernels = [p for p in model.parameters() if p.ndim == 4]
+    biases = [p for p in model.parameters() if p.ndim == 1]
+    muon, adam = Muon(kernels, lr=LR), torch.optim.AdamW(biases, lr=LR / 2, betas=(0.9, 0.99), weight_decay=0)
     run.resume(model=model, muon=muon, adam=adam)
     held = data.ready(held_out=True)[::25]
     items = data.ready()

@@ -8,16 +8,20 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional as F
+from transformers import ViTConfig, ViTModel
 
 from factory.pack import load_pack
 from factory.prompts import PERSON
 from studio import crew, latents, train_unet
+from studio.align import FFHQ, aligned, face_grid, inner
 from studio.captions import VIEW_TEMPLATES
 from studio.crew import Crew
 from studio.muon import Muon, orthogonal
 from studio.objective import noise_schedule, step_weights
 from studio.train_latent_faces import LatentFaces, distance
 from studio.train_unet import TEXT_WIDTH, make
+from studio.train_vae_faces import FaceDistance, pixel_weights
 from studio.unpack import follow, widen
 
 
@@ -99,6 +103,35 @@ def test_distance_of_latents_is_nought_for_the_same_and_shows_the_guess_where_to
     (gradient,) = torch.autograd.grad(before.sum(), [guess])
     after = distance(network, guess - 0.1 * gradient / gradient.norm() * guess.norm(), real)
     assert before.shape == (3,) and after.sum() < before.sum()
+
+
+def test_the_face_that_gradients_pass_through_is_the_one_that_is_cut_out() -> None:
+    y, x = np.mgrid[:128, :128]
+    image = np.stack([128 + 90 * np.sin(x / 9), 128 + 90 * np.cos(y / 7), 2 * x], axis=-1).clip(0, 255).astype(np.uint8)
+    tilt = np.array([[0.45, -0.1], [0.1, 0.45]])
+    landmarks = (FFHQ * 128 - 64) @ tilt.T + (70, 60)
+    wanted = inner(aligned(image, landmarks, FFHQ, 128), 80).astype(np.float32)
+    pixels = torch.from_numpy(image).movedim(-1, 0)[None].float()
+    grid = torch.from_numpy(face_grid(landmarks, 80))[None]
+    made = F.grid_sample(pixels, grid, align_corners=False)[0].movedim(0, -1).numpy()
+    assert np.abs(made - wanted).max() < 6 and np.abs(made - wanted).mean() < 1  # OpenCV interpolates twice, in bytes
+
+
+def test_the_autoencoder_is_told_of_faces_alone_by_the_fr_vit() -> None:
+    torch.manual_seed(5)
+    size = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
+    unlike = FaceDistance(ViTModel(ViTConfig(image_size=20, patch_size=10, **size), add_pooling_layer=False))
+    grids = torch.from_numpy(face_grid(FFHQ * 128 * 0.5 + 30, 20))[None]
+    real = torch.rand(1, 3, 128, 128) * 2 - 1
+    assert float(unlike(real, real, grids)) < 1e-6
+    drawn = torch.rand(1, 3, 128, 128, requires_grad=True)
+    (gradient,) = torch.autograd.grad(unlike(drawn, real, grids), [drawn])
+    assert gradient.abs().max() > 0 and (gradient[..., :20, :] == 0).all()
+
+
+def test_pixels_count_by_what_they_show() -> None:
+    background, skin, ear_ring, eye, hair = pixel_weights(np.array([0, 1, 9, 4, 17]))
+    assert background == ear_ring < hair < skin < eye
 
 
 def _add_ranks(folder: Path, crew: Crew) -> None:
