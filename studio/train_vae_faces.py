@@ -23,7 +23,7 @@ from studio.loop import Run, cosine_lr, working_precision
 from studio.muon import Muon
 from studio.train_vae import DETAIL_CLASSES, LATENT_NOISE, loss_of, psnr
 
-STEPS, BATCH, LR = 8_000, 8, 2e-3
+STEPS, BATCH, LR = 6_000, 8, 2e-3
 BACKGROUND, HAIR, FACE, DETAIL = 0.6, 1.2, 4.0, 6.0  # weights of pixels
 LIKENESS_WEIGHT = 3.0  # of the FR-ViT's distance
 EMA_DECAY = 0.997
