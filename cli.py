@@ -140,6 +140,8 @@ def retry_rejects(
 
         if unknown := sorted(set(reason or ()) - set(REASONS)):
             raise ValueError(f"no reason {', '.join(unknown)}; there are {', '.join(REASONS)}")
+        if "diverged" in (reason or ()):
+            raise ValueError("diverged: not the photo is at fault; `train --set seed=1` (or another rate) learns it")
         config = prepare_settings(parse_settings(settings, faces=faces))
         summary = prepare_job(photos, root, pack, config, readers=workers, gpus=gpus, retry=reason or REASONS)
         show_summary(summary, root)

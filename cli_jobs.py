@@ -64,8 +64,8 @@ def submit(
 ) -> None:
     """Run a job on another Ray cluster: everything after the options is a command of this program.
 
-    Paths are the cluster's, so --photos and --root are usually s3://. Settings of AWS_* go along, keys do not: the
-    cluster's own role is used.
+    Paths are the cluster's, so --photos and --root are usually s3://. AWS_ENDPOINT_URL and the region go along, keys do
+    not: the cluster's own role is used.
 
     Example: `identity-factory submit --address http://head:8265 run --photos s3://b/photos --root s3://b/people`
     """
@@ -76,7 +76,8 @@ def submit(
         from ray.job_submission import JobSubmissionClient
 
         program = "identity-factory" if working_dir is None else "python cli.py"
-        environment = {name: value for name in ("AWS_ENDPOINT_URL", "AWS_REGION") if (value := os.environ.get(name))}
+        settings = ("AWS_ENDPOINT_URL", "AWS_REGION", "AWS_DEFAULT_REGION")
+        environment = {name: value for name in settings if (value := os.environ.get(name))}
         runtime_env: dict[str, object] = {"env_vars": environment}
         if working_dir is not None:
             runtime_env |= {"working_dir": str(working_dir), "excludes": _NOT_SENT}

@@ -41,12 +41,16 @@ Gpus = Annotated[
 ]
 Settings = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Any field of factory/config.py, such as phase_boundary=0.5."),
+    typer.Option("--set",
+        metavar="KEY=VALUE",
+        help="Any field of factory/config.py, such as phase_boundary=0.5; KEY=none where a field may be None.",
+    ),
 ]
 Faces = Annotated[
     Literal["all", "largest"] | None,
     typer.Option("--faces", help="Which faces of a group photo become identities. [default: all]"),
 ]
+_NONE: dict[str, str | None] = {"none": None}
 Names = Annotated[list[str] | None, typer.Argument(metavar="[NAME]...", help="Names or ids. [default: all]")]
 
 
@@ -101,7 +105,7 @@ def export_identities(
     `identity-factory identities export --root out/people --format parquet --table images --out images.parquet`
     """
     with user_errors():
-        from factory.export import export_identity
+        from factory.export import export_identity, export_paths
         from factory.tables import Store
 
         store = Store(root)
@@ -116,8 +120,8 @@ def export_identities(
             raise ValueError(f"{root} holds no identities yet")
         if len(people) > 1 and out.suffix:
             raise typer.BadParameter(f"{len(people)} identities need a folder, not {out}; or name one identity")
-        for identity in people:
-            print(export_identity(identity, out, file_format))
+        for identity, path in zip(people, export_paths(people, out, file_format), strict=True):
+            print(export_identity(identity, path, file_format))
 
 
 @identities_app.command("erase")
@@ -209,13 +213,13 @@ def fetch_pack(pack: Annotated[str, typer.Argument(help="Name or folder.")]) -> 
 
 
 def parse_settings(settings: list[str] | None, **options: int | str | None) -> dict[str, object]:
-    """KEY=VALUE pairs and the options of the same name that were given; lists in JSON."""
+    """KEY=VALUE pairs and the options of the same name that were given; lists in JSON, "none" where a field may be."""
     changes: dict[str, object] = {}
     for text in settings or []:
         key, equals, value = text.partition("=")
         if not equals:
             raise typer.BadParameter(f"--set {text}: write KEY=VALUE")
-        changes[key.strip()] = json.loads(value) if value.startswith("[") else value.strip()
+        changes[key.strip()] = json.loads(value) if value.startswith("[") else _NONE.get(value.strip(), value.strip())
     return {**changes, **{key: value for key, value in options.items() if value is not None}}
 
 

@@ -98,8 +98,8 @@ def _render(work: Work, cast: Cast) -> None:
         there = set(work.people.read("images", columns=["identity_id"])["identity_id"].to_pylist())
         lacking = {name: who for name, who in real.items() if who.identity_id not in there}
         if lacking:  # one commit: all of a person's or none
-            config = generate_settings(work.pack)
-            drawn = renders(lacking, people_of(work.plan), work.plan, config, work.pack.resolution)
+            config, model = generate_settings(work.pack), work.pack.model_fingerprint()
+            drawn = renders(lacking, people_of(work.plan), work.plan, config, work.pack.resolution, model)
             work.people.upsert("images", [image_row(picture) for picture in drawn])
             did.append(len(lacking))
 

@@ -63,7 +63,7 @@ def main() -> None:
     faces = sorted(store.faces(), key=lambda face: face.name)
     stored = {who.identity_id: who for who in store.identities()}
     learned = {
-        way: [stored[identity_id(face.face_id, method, train, pack.fingerprint())] for face in faces]
+        way: [stored[identity_id(face.face_id, method, train, pack.learning_fingerprint())] for face in faces]
         for way, (_, method, train) in settings.items()
     }
     ids = [who.identity_id for people in learned.values() for who in people]

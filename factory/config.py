@@ -104,7 +104,7 @@ class EvaluateConfig(Config):
     class_word: str = "a person"  # what stands for <person> in the text of CLIP-T
 
 
-def preset(name: Preset) -> tuple[MethodConfig, TrainConfig]:
+def preset(name: str) -> tuple[MethodConfig, TrainConfig]:
     """The paper's equations as printed, or what the published code computes."""
     if name == "paper":
         return MethodConfig(), TrainConfig()

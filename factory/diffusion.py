@@ -20,7 +20,7 @@ from factory.prompts import TokenisedPrompts, inject
 def working_dtype(device: str) -> torch.dtype:
     """bfloat16 where the hardware multiplies it natively, else float32."""
     if device.startswith("cuda"):
-        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
     native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
     return torch.bfloat16 if native else torch.float32
 

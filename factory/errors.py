@@ -36,5 +36,9 @@ class IncompatibleIdentity(ValueError):
     """The identity was learned for another text encoder than the one in use."""
 
 
+class SourceError(ValueError):
+    """The photos' place is missing, unreadable, empty or of another form; the message names the remedy."""
+
+
 class PackError(ValueError):
     """A model pack is incomplete, damaged or does not fit; the message names the remedy."""

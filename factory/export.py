@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final, Literal, assert_never
 
@@ -54,6 +56,18 @@ def export_identity(
         case _:
             assert_never(format)
     return target
+
+
+def export_paths(identities: Sequence[Identity], out: Path, format: ExportFormat) -> list[Path]:
+    """A file each: `out` itself if it is one, else <name><suffix> in it; people of one name get their id behind it."""
+    if out.suffix and not out.is_dir():
+        return [out] * len(identities)
+    stems = [file_stem(identity.name) for identity in identities]
+    taken = Counter(stem.casefold() for stem in stems)  # some file systems take "Ada" and "ada" for the same
+    return [
+        out / f"{stem}{f'-{identity.identity_id}' if taken[stem.casefold()] > 1 else ''}{SUFFIXES[format]}"
+        for stem, identity in zip(stems, identities, strict=True)
+    ]
 
 
 def _a1111(identity: Identity, words_VD: torch.Tensor) -> dict[str, object]:

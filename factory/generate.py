@@ -32,11 +32,13 @@ class ImageRequest:
     config: GenerateConfig
 
 
-def image_id(request: ImageRequest) -> str:
-    """16 hex digits: the same identity, prompt, seed and config always give the same image."""
-    text = "\n".join(
-        [request.identity.identity_id, with_person(request.prompt), str(request.seed), request.config.model_dump_json()]
-    )
+def image_id(request: ImageRequest, model: str) -> str:
+    """16 hex digits: the same identity, prompt, seed, config and `model` always give the same image.
+
+    `model` is the pack's `model_fingerprint`.
+    """
+    what = [request.identity.identity_id, with_person(request.prompt), str(request.seed)]
+    text = "\n".join([*what, request.config.model_dump_json(), model])
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 

@@ -12,7 +12,7 @@ import hashlib
 import json
 import os
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 
 from factory.config import EvaluateConfig, GenerateConfig, MethodConfig, TrainConfig
 from factory.errors import PackError
-from factory.pack_cache import cache_folder, node_copy
+from factory.pack_cache import cache_folder, node_copy, source_of
 
 PACKS = Path(__file__).resolve().parent.parent / "packs"
 Setting = bool | int | float | str
@@ -136,6 +136,10 @@ class Pack(BaseModel):
             return f"run `identity-factory packs fetch {self.name}` ({part.hub or part.url}; {part.licence})"
         return f"restore it from the repository (packs/{self.name}), or name its `hub` or `url` in pack.toml"
 
+    def portable_name(self) -> str:
+        """What finds this pack on whichever node: its name if it comes with the code, or where it was copied from."""
+        return source_of(self.root) or (self.root.name if self.root.parent == PACKS else str(self.root))
+
     def fingerprint(self) -> str:
         """16 hex digits over the content of the text encoder's weights and the tokenizer's files.
 
@@ -149,8 +153,30 @@ class Pack(BaseModel):
         files = [*weights, *dict.fromkeys(vocabulary + merges)]
         if not (weights and vocabulary):
             raise PackError(f"{base} has no text encoder weights or no tokenizer; {self.remedy(self.base)}")
-        digests = "\n".join(file_sha256(file) for file in files)
-        return hashlib.sha256(digests.encode()).hexdigest()[:16]
+        return _digest(file_sha256(file) for file in files)
+
+    def model_fingerprint(self) -> str:
+        """16 hex digits over the whole base model: what a picture depends on besides words, prompt, seed and settings.
+
+        Packs that share a text encoder (a fine-tuned UNet, another VAE) read each other's words but draw other
+        pictures. Raises PackError without the weights.
+        """
+        base = self.folder(self.base)
+        files = [base / "scheduler" / "scheduler_config.json"]
+        for part in ("text_encoder", "vae", "unet"):
+            weights = _first_found(base / part, ("*.safetensors", "*.bin"))
+            if not weights:
+                raise PackError(f"{base} has no weights in {part}; {self.remedy(self.base)}")
+            files += [base / part / "config.json", *weights]
+        return _digest([self.fingerprint(), *(file_sha256(file) for file in files if file.exists())])
+
+    def learning_fingerprint(self) -> str:
+        """16 hex digits over what words depend on besides the face and the settings.
+
+        That is the base model, the celebrity names and the training texts. Raises PackError without the weights.
+        """
+        names = [" ".join(pair) for pair in self.celebrities]
+        return _digest([self.model_fingerprint(), *names, *self.prompt_templates])
 
 
 def list_packs() -> list[str]:
@@ -255,6 +281,11 @@ def _known(settings: dict[str, Setting], fields: dict[str, Any]) -> dict[str, Se
     if unknown:
         raise ValueError(f"no such setting: {', '.join(unknown)}; there are {', '.join(sorted(fields))}")
     return settings
+
+
+def _digest(texts: Iterable[str]) -> str:
+    """16 hex digits of these texts in this order."""
+    return hashlib.sha256("\n".join(texts).encode()).hexdigest()[:16]
 
 
 def _first_found(folder: Path, patterns: tuple[str, ...]) -> list[Path]:

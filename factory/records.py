@@ -83,7 +83,7 @@ class Reject:
 class Identity:
     """A row of the `identities` table: two words that behave in a prompt like a celebrity's name."""
 
-    identity_id: str  # 16 hex digits: hash of (face_id, config, pack fingerprint)
+    identity_id: str  # 16 hex digits: of face_id, config and Pack.learning_fingerprint
     face_id: str
     photo_id: str
     name: str

@@ -47,7 +47,7 @@ SCHEMAS: Final[dict[Table, pa.Schema]] = {
     ),
     "identities": pa.schema(
         [
-            _field("identity_id", _TEXT, "hash of face_id, config and fingerprint, 16 hex digits", key=True),
+            _field("identity_id", _TEXT, "hash of face_id, config and what the pack learns with, 16 digits", key=True),
             _field("face_id", _TEXT, "the face it was learned from"),
             _field("photo_id", _TEXT, "sha256 of the photo's bytes, hex"),
             _field("name", _TEXT, "the face's name"),
@@ -65,7 +65,7 @@ SCHEMAS: Final[dict[Table, pa.Schema]] = {
     ),
     "images": pa.schema(
         [
-            _field("image_id", _TEXT, "hash of identity, prompts, seed and config, 16 hex digits", key=True),
+            _field("image_id", _TEXT, "hash of identity, prompt, seed, config and base model, 16 hex digits", key=True),
             _field("identity_id", _TEXT, "who is in it"),
             _field("name", _TEXT, "of the identity"),
             _field("prompt", _TEXT, "as given, with <person>"),

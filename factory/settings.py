@@ -14,7 +14,6 @@ from factory.config import (
     GenerateConfig,
     MethodConfig,
     PrepareConfig,
-    Preset,
     TrainConfig,
     preset,
 )
@@ -30,7 +29,7 @@ def prepare_settings(overrides: Mapping[str, object] | None = None) -> PrepareCo
 
 
 def train_settings(
-    pack: Pack, name: Preset = "paper", overrides: Mapping[str, object] | None = None
+    pack: Pack, name: str = "paper", overrides: Mapping[str, object] | None = None
 ) -> tuple[str, MethodConfig, TrainConfig]:
     """The configs of a training run, and the preset's name, which is "custom" once the user changed the method.
 

@@ -35,7 +35,7 @@ logger = logging.getLogger(__name__)
 
 
 def identity_id(face_id: str, method: MethodConfig, train: TrainConfig, fingerprint: str) -> str:
-    """16 hex digits: the same face, config and text encoder always give the same identity."""
+    """16 hex digits: the same face, config and pack (its `learning_fingerprint`) always give the same identity."""
     text = "\n".join([face_id, _config_json(method, train), fingerprint])
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -64,6 +64,7 @@ class Trainer:
         self.prior = base.celeb_prior()
         own = [template.replace("{}", PERSON) for template in base.pack.prompt_templates]
         self.templates = tokenise(own or TEMPLATES, base.tokenizer).to(base.device)
+        self.fingerprint = base.pack.learning_fingerprint()
         self._fitting: dict[int, int] = {}  # samples per identity and step -> slots that fit, once known
 
     def train(
@@ -166,7 +167,7 @@ class Trainer:
     def _learned(self, finished: Finished, preset: str, method: MethodConfig, train: TrainConfig) -> Learned:
         face, words_VD = finished.face, finished.words_VD
         identity = Identity(
-            identity_id=identity_id(face.face_id, method, train, self.base.fingerprint),
+            identity_id=identity_id(face.face_id, method, train, self.fingerprint),
             face_id=face.face_id,
             photo_id=face.photo_id,
             name=face.name,

@@ -6,7 +6,6 @@ where they are needed: the light tasks need none, and start in a second.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from functools import partial
 from itertools import product
@@ -22,12 +21,16 @@ from factory.records import Identity
 from factory.rows import SCHEMAS, decode_png, image_from_row, metrics_row
 from factory.settings import evaluate_settings, generate_settings
 from factory.tables import Store, where_in
-from pipelines.job import Summary, connect, counts_table, open_job, portable_name, tally
+from pipelines.job import Summary, connect, counts_table, open_job, tally
 from pipelines.pools import LIGHT, model_pool
 from pipelines.progress import Progress
 
 WANTED: Final = pa.schema(
-    [("identity_id", pa.string()), ("face_id", pa.string()), ("image_ids", pa.list_(pa.string()))]
+    [
+        ("face_id", pa.string()),
+        ("pack", pa.string()),  # that prepared the face
+        ("image_ids", pa.list_(pa.string())),
+    ]
 )
 ALBUM: Final = pa.schema(  # all there is to measure of one identity
     [("photo", pa.binary()), ("pictures", pa.list_(pa.struct(list(SCHEMAS["images"]))))]
@@ -64,12 +67,10 @@ def evaluate(
         people = store.identities(identities)
         if identities is None:
             people = [person for person in people if person.fingerprint == loaded.fingerprint()]
-        wanted = list(_wanted(people, prompts, seeds, generate))
+        wanted = list(_wanted(people, prompts, seeds, generate, loaded.model_fingerprint()))
         _check_pictures(store, wanted)
-        measured = Counter(
-            store.read("metrics", columns=["identity_id"], where=where_in("protocol", [protocol]))[0].to_pylist()
-        )
-        new = [row for row in wanted if measured[row["identity_id"]] < len(row["image_ids"])]
+        measured = store.existing_ids("metrics", where=where_in("protocol", [protocol]))
+        new = [row for row in wanted if not measured.issuperset(row["image_ids"])]
         summary.identities = len(people)
         summary.skipped_existing = sum(len(row["image_ids"]) for row in wanted) - _count(new)
         if new:
@@ -92,11 +93,11 @@ def _measure(
     chain = (
         ray.data.from_arrow([pa.Table.from_pylist([row], WANTED) for row in rows])
         .map_batches(
-            partial(read_person, store=store, pack=pack.name), batch_size=1, batch_format="pyarrow", num_cpus=LIGHT
+            partial(read_person, store=store), batch_size=1, batch_format="pyarrow", num_cpus=LIGHT
         )
         .map_batches(
             Measurer,
-            fn_constructor_args=[portable_name(pack), config, protocol, pool.device, pool.threads],
+            fn_constructor_args=[pack.portable_name(), config, protocol, pool.device, pool.threads],
             batch_size=1,
             batch_format="pyarrow",
             compute=pool.strategy,
@@ -112,16 +113,18 @@ def _measure(
     store.tidy("metrics")
 
 
-def read_person(wanted: pa.Table, store: Store, pack: str) -> pa.Table:
-    """WANTED -> ALBUM."""
+def read_person(wanted: pa.Table, store: Store) -> pa.Table:
+    """WANTED -> ALBUM; who was erased meanwhile is left out."""
     people = []
     for row in wanted.to_pylist():
-        where = f"{where_in('face_id', [row['face_id']])} AND {where_in('pack', [pack])}"
-        [photo] = store.read("faces", columns=["crop"], where=where)["crop"].to_pylist()
+        where = f"{where_in('face_id', [row['face_id']])} AND {where_in('pack', [row['pack']])}"
+        photos = store.read("faces", columns=["crop"], where=where)["crop"].to_pylist()
+        if not photos:
+            continue
         order = {image_id: number for number, image_id in enumerate(row["image_ids"])}
         pictures = store.read("images", where=where_in("image_id", row["image_ids"])).to_pylist()
         pictures.sort(key=lambda picture: order[picture["image_id"]])
-        people.append({"photo": photo, "pictures": pictures})
+        people.append({"photo": photos[0], "pictures": pictures})
     return pa.Table.from_pylist(people, ALBUM)
 
 
@@ -154,9 +157,9 @@ def commit(metrics: pa.Table, store: Store) -> pa.Table:
 
 
 def _wanted(
-    people: Sequence[Identity], prompts: Sequence[str], seeds: Sequence[int], config: GenerateConfig
+    people: Sequence[Identity], prompts: Sequence[str], seeds: Sequence[int], config: GenerateConfig, model: str
 ) -> Iterator[dict[str, Any]]:
-    """Rows of WANTED."""
+    """Rows of WANTED; `model` is the pack's `model_fingerprint`."""
     from factory.generate import ImageRequest, image_id
 
     for identity in people:
@@ -164,8 +167,8 @@ def _wanted(
             ImageRequest(identity=identity, prompt=prompt, seed=seed, config=config)
             for prompt, seed in product(prompts, seeds)
         )
-        ids = [image_id(request) for request in requests]
-        yield {"identity_id": identity.identity_id, "face_id": identity.face_id, "image_ids": ids}
+        ids = [image_id(request, model) for request in requests]
+        yield {"face_id": identity.face_id, "pack": identity.pack, "image_ids": ids}
 
 
 def _check_pictures(store: Store, wanted: Sequence[dict[str, Any]]) -> None:

@@ -22,7 +22,7 @@ from factory.records import Identity
 from factory.rows import SCHEMAS, encode_png, identity_from_row
 from factory.settings import generate_settings
 from factory.tables import Store, where_in
-from pipelines.job import Summary, connect, counts_table, open_job, portable_name, tally
+from pipelines.job import Summary, connect, counts_table, open_job, tally
 from pipelines.pools import LIGHT, model_pool
 from pipelines.progress import Board, Progress, StepReporter, open_board, read_board
 
@@ -57,7 +57,7 @@ def generate(
     with open_job("generate", store) as summary:
         summary.identities = len(people)
         known = store.existing_ids("images")
-        wanted = list(_requests(people, prompts, seeds, config))
+        wanted = list(_requests(people, prompts, seeds, config, loaded.model_fingerprint()))
         new = [request for request in wanted if request["image_id"] not in known]
         summary.skipped_existing = len(wanted) - len(new)
         if new:
@@ -84,7 +84,7 @@ def _make(
         ray.data.from_arrow([pa.Table.from_pylist(rows[i : i + batch], REQUEST) for i in range(0, len(rows), batch)])
         .map_batches(
             ImageMaker,
-            fn_constructor_args=[portable_name(pack), config, store, board, pool.device, pool.threads],
+            fn_constructor_args=[pack.portable_name(), config, store, board, pool.device, pool.threads],
             batch_size=batch,
             batch_format="pyarrow",
             compute=pool.strategy,
@@ -177,15 +177,15 @@ def _people(store: Store, pack: Pack, names_or_ids: Sequence[str] | None) -> lis
 
 
 def _requests(
-    people: Sequence[Identity], prompts: Sequence[str], seeds: Sequence[int], config: GenerateConfig
+    people: Sequence[Identity], prompts: Sequence[str], seeds: Sequence[int], config: GenerateConfig, model: str
 ) -> Iterator[dict[str, Any]]:
-    """Rows of REQUEST."""
+    """Rows of REQUEST; `model` is the pack's `model_fingerprint`."""
     from factory.generate import ImageRequest, image_id
 
     for identity, prompt, seed in product(people, prompts, seeds):
         request = ImageRequest(identity=identity, prompt=prompt, seed=seed, config=config)
         yield {
-            "image_id": image_id(request),
+            "image_id": image_id(request, model),
             "identity_id": identity.identity_id,
             "name": identity.name,
             "prompt": prompt,

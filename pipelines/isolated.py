@@ -32,7 +32,10 @@ class Isolated:
         poisoned: Callable[[pa.Table, str], pa.Table],
         max_row_s: float,
     ) -> None:
-        """`max_row_s` is how long a row may take, in seconds, before its child is given up as hanging."""
+        """`max_row_s` is how long a row may take, in seconds, before its child is given up as hanging.
+
+        A batch may take no longer either: one that hangs is noticed soon, one that is only slow is done row by row.
+        """
         self._stage, self._arguments = stage, arguments
         self._poisoned, self._max_row_s = poisoned, max_row_s
         self._child = _Child(stage, arguments)
@@ -44,7 +47,7 @@ class Isolated:
     def _run(self, batch: pa.Table) -> pa.Table:
         was_fresh = self._child.num_batches == 0
         try:
-            return self._child.run(batch, self._max_row_s * max(1, batch.num_rows))
+            return self._child.run(batch, self._max_row_s)
         except _ChildDied as death:
             self._child = _Child(self._stage, self._arguments)
             if batch.num_rows > 1:

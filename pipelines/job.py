@@ -20,8 +20,6 @@ import ray
 from ray.data import DataContext, Dataset
 from ray.exceptions import RayError, RayTaskError
 
-from factory.pack import PACKS, Pack
-from factory.pack_cache import source_of
 from factory.tables import Store
 from pipelines.journal import Journal, explained
 from pipelines.report import page
@@ -187,12 +185,6 @@ def _silent_stderr() -> Iterator[None]:
         os.dup2(kept, 2)
         os.close(kept)
         os.close(nowhere)
-
-
-def portable_name(pack: Pack) -> str:
-    """What finds this pack in a worker, on whichever node: its name if it comes with the code, or where it was copied
-    from."""
-    return source_of(pack.root) or (pack.root.name if pack.root.parent == PACKS else str(pack.root))
 
 
 def counts_table(counts: Mapping[str, int]) -> pa.Table:

@@ -14,22 +14,26 @@ from typing import Any, Final
 
 import pyarrow.fs as pafs
 
+from factory.errors import SourceError
 from factory.files import filesystem
 
 PROGRESS_EVERY_S: Final = 10.0  # between events of progress
 _PROGRESS_EVERY_S3_S: Final = 60.0  # an object cannot be appended to: each event writes it anew
 _REMEDIES: Final = (  # (what the message says, in lower case; what to do)
     (("no space left", "disk quota", "storage full"), "the disk is full: free some space"),
-    (("read-only file system", "permission denied", "accessdenied", "access denied"), "let this user write there"),
+    (("read-only file system", "permission denied", "accessdenied", "access_denied", "access denied"), "let this user "
+     "write there"),
     (("not a directory", "notadirectory", "file exists"), "a file is in the way: choose another --root"),
-    (("nosuchbucket", "bucket does not exist", "create bucket", "bucket '"), "create the bucket, or correct its name"),
     (("network_connection", "connection refused", "couldn't connect", "error sending request"), "check the network and "
-     "AWS_ENDPOINT_URL"),
+     "AWS_ENDPOINT_URL"),  # before the next: Arrow names the bucket in these, too
+    (("nosuchbucket", "bucket does not exist", "create bucket", "bucket '"), "create the bucket, or correct its name"),
 )  # fmt: skip
 
 
 def explained(error: BaseException, root: str) -> OSError | None:
     """An error of the storage under ROOT in a user's terms, one line with the remedy; None if it is something else."""
+    if isinstance(error, SourceError):
+        return None
     text = str(error).strip().partition("\n")[0]  # what follows is Ray's advice to programmers
     for signs, remedy in _REMEDIES:
         if isinstance(error, (OSError, ValueError)) and any(sign in text.lower() for sign in signs):
@@ -93,22 +97,29 @@ class JobRecord:
 
 
 def list_jobs(root: str) -> list[JobRecord]:
-    """The jobs of a root, the newest last."""
+    """The jobs of a root, the newest last; a folder whose first line could not be written is no job."""
     files, folder = filesystem(f"{root}/jobs")
     found = files.get_file_info(pafs.FileSelector(folder, allow_not_found=True))
-    return [read_job(root, info.base_name) for info in sorted(found, key=lambda info: info.path)]
+    jobs = [_record(files, info.path) for info in sorted(found, key=lambda info: info.path)]
+    return [job for job in jobs if job is not None]
 
 
 def read_job(root: str, job_id: str) -> JobRecord:
     """One job. Raises ValueError if there is none of this id."""
-    files, folder = filesystem(f"{root}/jobs/{job_id}")
+    job = _record(*filesystem(f"{root}/jobs/{job_id}"))
+    if job is None:
+        raise ValueError(f"{root} has no job {job_id!r}; `identity-factory jobs list --root {root}` shows them")
+    return job
+
+
+def _record(files: pafs.FileSystem, folder: str) -> JobRecord | None:
     events = [event for line in _read(files, f"{folder}/events.jsonl").splitlines() if (event := _whole(line))]
     summary = _whole(_read(files, f"{folder}/summary.json"))
     if not events and not summary:
-        raise ValueError(f"{root} has no job {job_id!r}; `identity-factory jobs list --root {root}` shows them")
+        return None
     last = events[-1] if events else {"event": "", "at": ""}
     state = "finished" if summary else "failed" if last["event"] == "failed" else "no end"
-    return JobRecord(job_id=job_id, state=state, last_at=last["at"], events=events, summary=summary)
+    return JobRecord(job_id=folder.rpartition("/")[2], state=state, last_at=last["at"], events=events, summary=summary)
 
 
 def _whole(text: str) -> dict[str, Any]:

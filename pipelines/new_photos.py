@@ -21,11 +21,12 @@ _FILES: Final = 64  # files that one task reads
 
 def find_new_photos(
     photos: str, store: Store, pack: Pack, summary: Summary, retry: Sequence[str] | None = None
-) -> pa.Table:
+) -> tuple[pa.Table, list[str]]:
     """CONTENT of the photos to prepare, each once. Every file is read here once, for its id alone.
 
     That is those which no table knows, or with `retry` those that were refused for one of these reasons. Names under
-    which a photo comes again are kept in `names`; a photo that can be read again loses its reject for that.
+    which a photo comes again are kept in `names`. Also the ids of rejects of photos that can be read again: they are to
+    go once these photos have other rows, else an interrupted retry would forget them.
     """
     places = find_places(photos)
     known = _known_photos(store, pack, retry)
@@ -47,9 +48,7 @@ def find_new_photos(
     summary.duplicates += len(first) - sum(first)
     summary.skipped_existing += places.num_photos - sum(first)
     store.upsert("names", [{"photo_id": photo_id, "name": name} for photo_id, name in sorted(known.more_names)])
-    if known.recovered:
-        store.delete("rejects", f"{where_in('reject_id', sorted(known.recovered))} AND {where_in('pack', [pack.name])}")
-    return rows.filter(pa.array(first, pa.bool_()))
+    return rows.filter(pa.array(first, pa.bool_())), sorted(known.recovered)
 
 
 @dataclass(slots=True, kw_only=True)

@@ -19,7 +19,7 @@ from factory.pack import load_pack
 from factory.tables import Store, where_in
 from pipelines.faces import FaceFinder, FaceReader, find_poisoned, read_poisoned
 from pipelines.isolated import Isolated
-from pipelines.job import Summary, connect, counts_table, open_job, portable_name, tally
+from pipelines.job import Summary, connect, counts_table, open_job, tally
 from pipelines.new_photos import find_new_photos, work_units
 from pipelines.pools import LIGHT, cpu_and_model_pools
 from pipelines.progress import Progress
@@ -49,13 +49,14 @@ def prepare(
     Raises ValueError or PackError, before anything is done, if SRC or the pack cannot be used.
     """
     store, config, loaded = Store(root), config or PrepareConfig(), load_pack(pack)
-    name = portable_name(loaded)
+    name = loaded.portable_name()
     for part in (loaded.fr_vit, loaded.faces, loaded.parser):
         loaded.folder(part)
     with open_job("prepare", store, within) as summary:
         connect()
-        new = find_new_photos(photos, store, loaded, summary, retry)
+        new, recovered = find_new_photos(photos, store, loaded, summary, retry)
         if not new.num_rows:
+            _drop_recovered(recovered, store, loaded.name)
             return summary
         finding, reading = cpu_and_model_pools(finders, readers, gpus)
         chain = (
@@ -105,6 +106,7 @@ def prepare(
             for counts in tally(chain):
                 _count(summary, counts)
                 progress.add(counts["photos"])
+        _drop_recovered(recovered, store, loaded.name)
         summary.samples += samples(store, loaded.name, new, config)
         store.tidy("faces")
         store.tidy("rejects")
@@ -137,6 +139,12 @@ def _drop_earlier_rejects(photos: list[dict[str, Any]], store: Store) -> None:
         whose = f"{where_in('photo_id', photo_ids)} AND {where_in('pack', [rows[0]['pack']])} AND stage = 'prepare'"
         newest = where_in("reject_id", [reject["reject_id"] for photo in photos for reject in photo["rejects"]])
         store.delete("rejects", f"{whose} AND NOT ({newest})")
+
+
+def _drop_recovered(reject_ids: list[str], store: Store, pack: str) -> None:
+    """Rejects of photos that could not be read and are prepared now."""
+    if reject_ids:
+        store.delete("rejects", f"{where_in('reject_id', reject_ids)} AND {where_in('pack', [pack])}")
 
 
 def _count(summary: Summary, counts: Counter[str]) -> None:

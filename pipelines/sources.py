@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
+from factory.errors import SourceError
 from factory.files import filesystem
 
 _CHUNK = 2**20  # bytes read at a time while hashing
@@ -42,6 +43,24 @@ PHOTO: Final = pa.schema(
 )
 
 
+def _is_text(type_: pa.DataType) -> bool:
+    if pa.types.is_dictionary(type_):
+        return _is_text(type_.value_type)
+    return type_ in (pa.string(), pa.large_string(), pa.string_view(), pa.null())
+
+
+def _is_image(type_: pa.DataType) -> bool:
+    if pa.types.is_struct(type_):  # <bytes, path>, as Hugging Face's datasets write it
+        return any(field.name == "bytes" and _is_image(field.type) for field in type_)
+    return type_ in (pa.binary(), pa.large_binary(), pa.binary_view(), pa.null())
+
+
+_COLUMNS: Final = {  # column -> what its type must be, and how to say that
+    "image": (_is_image, "the bytes of the file (binary), or a struct of bytes and path; paths belong into uri"),
+    "uri": (_is_text, "a path or s3:// uri (string)"),
+}
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Places:
     """Where the photos are."""
@@ -51,7 +70,7 @@ class Places:
 
 
 def find_places(src: str) -> Places:
-    """Lists SRC. Raises ValueError, with the remedy, if it is missing, empty or has no usable column."""
+    """Lists SRC. Raises SourceError, with the remedy, if it is missing, empty or has no usable column."""
     files = _list_files(src)
     parquet = [file for file in files if file.endswith(".parquet")]
     others = [file for file in files if file not in set(parquet) and not PurePosixPath(file).name.startswith("_")]
@@ -64,7 +83,7 @@ def find_places(src: str) -> Places:
         rows = [{"uri": file, "row_group": -1, "first_row": 0} for file in files]
         num_photos = len(rows)
     if num_photos == 0:
-        raise ValueError(f"{src} holds no photos; give a folder of images, or Parquet with a column image or uri")
+        raise SourceError(f"{src} holds no photos; give a folder of images, or Parquet with a column image or uri")
     return Places(table=pa.Table.from_pylist(rows, PLACE), num_photos=num_photos)
 
 
@@ -185,6 +204,10 @@ def _parquet_entry(values: dict[str, Any], parquet: str, row: int) -> _Entry:
     name = str(values.get("name") or fallback)
     if image is not None or not uri:
         return _Entry(name=name, data=image or b"", uri=f"{parquet}#{row}")
+    scheme = uri.partition("://")[0] if "://" in uri else ""
+    if scheme not in ("", "file", "s3"):
+        fault = f"{scheme}:// is not read, only paths and s3://; copy the photos there first"
+        return _Entry(name=name, data=None, uri=uri, fault=fault)
     if "://" not in uri and not uri.startswith("/"):  # relative to the Parquet file
         uri = str(PurePosixPath(parquet).parent / uri).replace("s3:/", "s3://", 1)
     return _Entry(name=name, data=None, uri=uri)
@@ -194,13 +217,18 @@ def _row_groups(uri: str) -> tuple[list[dict[str, Any]], int]:
     files, path = filesystem(uri)
     try:
         with pq.ParquetFile(path, filesystem=files) as parquet:
-            names, metadata = parquet.schema_arrow.names, parquet.metadata
+            schema, metadata = parquet.schema_arrow, parquet.metadata
     except pa.ArrowInvalid as error:
-        raise ValueError(
+        raise SourceError(
             f"{uri} is no readable Parquet file ({error}); repair it or take it out of the folder"
         ) from None
-    if not {"image", "uri"} & set(names):
-        raise ValueError(f"{uri} has columns {', '.join(names)}; it needs image (bytes) or uri, and optionally name")
+    if not {"image", "uri"} & set(schema.names):
+        raise SourceError(
+            f"{uri} has columns {', '.join(schema.names)}; it needs image (bytes) or uri, and optionally name"
+        )
+    for field in schema:
+        if field.name in _COLUMNS and not _COLUMNS[field.name][0](field.type):
+            raise SourceError(f"{uri}: column {field.name} holds {field.type}; it takes {_COLUMNS[field.name][1]}")
     places, first_row = [], 0
     for group in range(metadata.num_row_groups):
         places.append({"uri": uri, "row_group": group, "first_row": first_row})
@@ -216,8 +244,11 @@ def _list_files(src: str) -> list[str]:
     if info.type == pafs.FileType.File:
         return [prefix + path]
     if info.type == pafs.FileType.NotFound:
-        raise ValueError(f"there is nothing at {src}; --photos takes a Parquet file, a folder or an s3:// prefix")
-    found = files.get_file_info(pafs.FileSelector(path, recursive=True))
+        raise SourceError(f"there is nothing at {src}; --photos takes a Parquet file, a folder or an s3:// prefix")
+    try:
+        found = files.get_file_info(pafs.FileSelector(path, recursive=True))
+    except OSError as error:
+        raise SourceError(f"{src} cannot be listed ({error}); let this user read all of it, or give a part") from None
     shown = (f.path for f in found if f.type == pafs.FileType.File and not _hidden(f.path.removeprefix(path)))
     return sorted(prefix + path for path in shown)
 

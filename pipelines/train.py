@@ -23,7 +23,7 @@ from factory.records import PreparedFace, Reject
 from factory.rows import face_from_row, identity_row, reject_row
 from factory.settings import train_settings
 from factory.tables import Store, where_in
-from pipelines.job import Summary, connect, counts_table, open_job, portable_name, tally
+from pipelines.job import Summary, connect, counts_table, open_job, tally
 from pipelines.pools import LIGHT, model_pool
 from pipelines.progress import Board, Progress, StepReporter, open_board, read_board
 
@@ -51,15 +51,17 @@ def train(
 ) -> Summary:
     """Learns every face of `faces` that this pack prepared and these settings have not learned yet.
 
-    Without `method` and `train` the preset's are used, with what the pack needs otherwise; `engine` is how it runs on
-    the hardware. `workers` is the number of trainers (default: one per GPU, or core), `gpus` what each takes of a GPU.
+    Without `method` and `train` the preset's are used, with what the pack needs otherwise; with another `method` the
+    preset is recorded as "custom". `engine` is how it runs on the hardware. `workers` is the number of trainers
+    (default: one per GPU, or core), `gpus` what each takes of a GPU.
 
     Raises:
         PackError: the base model is missing; nothing has been done then.
     """
     loaded = load_pack(pack)
     if method is None or train is None:
-        preset, method_default, train_default = train_settings(loaded, "release" if preset == "release" else "paper")
+        preset, method_default, train_default = train_settings(loaded, preset)
+        preset = preset if method in (None, method_default) else "custom"
         method, train = method or method_default, train or train_default
     settings: list[Settings] = [(preset, method, train)]
     return train_each(
@@ -113,7 +115,7 @@ def train_each(
             .map_batches(
                 IdentityTrainer,
                 fn_constructor_args=[
-                    *(portable_name(loaded), settings, engine or EngineConfig()),
+                    *(loaded.portable_name(), settings, engine or EngineConfig()),
                     *(store, board, pool.device, pool.threads),
                 ],
                 batch_size=batch,
@@ -188,7 +190,7 @@ class IdentityTrainer:
         from factory.train import identity_id
 
         preset, method, train = settings
-        ids = {identity_id(row["face_id"], method, train, self.trainer.base.fingerprint): row for row in rows}
+        ids = {identity_id(row["face_id"], method, train, self.trainer.fingerprint): row for row in rows}
         # a block that is done again after its actor was lost: some of it may be learned already
         known = self.store.existing_ids("identities", where=where_in("identity_id", list(ids)))
         faces = (face_from_row(row) for identity, row in ids.items() if identity not in known)
@@ -225,13 +227,14 @@ class IdentityTrainer:
         _, method, train = settings
         return Reject(
             # the identity's own id: other settings may succeed
-            reject_id=identity_id(face.face_id, method, train, self.trainer.base.fingerprint),
+            reject_id=identity_id(face.face_id, method, train, self.trainer.fingerprint),
             photo_id=face.photo_id,
             name=face.name,
             pack=face.pack,
             stage="train",
             reason="diverged",
-            detail=f"words are not finite after training at a rate of {train.learning_rate:g}",
+            detail=f"words are not finite after training at a rate of {train.learning_rate:g}; "
+            "`train --set seed=1`, or another learning_rate, learns it anew; precision=float32 does so more exactly",
         )
 
 
@@ -242,7 +245,7 @@ def _new_faces(
     from factory.train import identity_id
 
     faces = store.read("faces", columns=["face_id", "photo_id"], where=where_in("pack", [pack.name]))
-    fingerprint = pack.fingerprint()
+    fingerprint = pack.learning_fingerprint()
     known = store.existing_ids("identities")
     refused = store.existing_ids("rejects", where="stage = 'train'")
     face_ids: list[str] = faces["face_id"].to_pylist()

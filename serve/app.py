@@ -161,7 +161,7 @@ def start(
     Raises:
         ValueError: Ray's own processes use the ports 10002-19999.
         PackError: the pack is unknown or incomplete.
-        RuntimeError: the port is taken, or this Ray already serves on another one.
+        OSError: the port is taken, or this Ray already serves on another one.
     """
     if 10002 <= port <= 19999:
         raise ValueError(f"port {port}: Ray's own processes use 10002-19999; choose another, such as 8000")
@@ -169,15 +169,16 @@ def start(
     used_pack.fingerprint()  # what is missing is told here, not in a replica's log
     if not ray.is_initialized():
         ray.init(include_dashboard=False, log_to_driver=False)
-    if settings.num_threads is None:  # `num_cpus` is a share for the scheduler; alone on a machine, use all of it
+    if settings.num_threads is None and len(ray.nodes()) == 1:  # type: ignore[no-untyped-call]
+        # `num_cpus` is a share for the scheduler; alone on a machine, use all of it
         settings = settings.model_copy(update={"num_threads": max(1, int(_cluster("CPU")))})
     try:
         ray_serve.start(http_options={"host": host, "port": port})
     except RayTaskError as error:
-        raise RuntimeError(f"Ray Serve cannot listen: {error.cause} Choose another port.") from error
-    ray_serve.run(build(Store(root).root, str(used_pack.root), settings), name=APP_NAME)
+        raise OSError(f"Ray Serve cannot listen: {error.cause} Choose another port.") from error
+    ray_serve.run(build(Store(root).root, used_pack.portable_name(), settings), name=APP_NAME)
     if not _answers("127.0.0.1" if host == "0.0.0.0" else host, port):
-        raise RuntimeError(f"{host}:{port} does not answer: this Ray serves elsewhere; `serve shutdown` ends that")
+        raise OSError(f"{host}:{port} does not answer: this Ray serves elsewhere; `serve shutdown` ends that")
     return f"http://{host}:{port}"
 
 
@@ -186,7 +187,7 @@ def _answers(host: str, port: int) -> bool:
         try:
             connection.request("GET", "/healthz")
             return connection.getresponse().status == 200
-        except ConnectionRefusedError:
+        except OSError:  # refused, reset, or no answer in time
             return False
 
 

@@ -71,16 +71,24 @@ def bound(face: PreparedFace, words: np.ndarray, kind: Kind, fingerprint: str) -
 
 
 def renders(
-    identities: Mapping[str, Identity], people: Mapping[str, Person], plan: Plan, config: GenerateConfig, size: int
+    identities: Mapping[str, Identity],
+    people: Mapping[str, Person],
+    plan: Plan,
+    config: GenerateConfig,
+    size: int,
+    model: str,
 ) -> Iterable[GeneratedImage]:
-    """Real renders of the people in every context and seed, filed as if they had been generated."""
+    """Real renders of the people in every context and seed, filed as if they had been generated.
+
+    `model` is the `model_fingerprint` of the pack that would have been used.
+    """
     for number, (name, person) in enumerate(people.items()):
         if name not in identities:
             continue
         for (column, context), seed in product(enumerate(plan.contexts), plan.seeds):
             request = ImageRequest(identity=identities[name], prompt=context.prompt, seed=seed, config=config)
             yield GeneratedImage(
-                image_id=image_id(request),
+                image_id=image_id(request, model),
                 identity_id=identities[name].identity_id,
                 name=name,
                 prompt=context.prompt,

@@ -117,6 +117,13 @@ def encode(state: Path, device: torch.device, *, crew: Crew) -> None:
     crew.sum([torch.zeros(1)])  # all wait until all are done
 
 
+def forget(state: Path) -> None:
+    """Remove what an autoencoder has encoded that is replaced now."""
+    for kind in ("pictures", "views"):
+        for file in (state / "data").glob(f"{kind}_*.npz"):
+            file.unlink()
+
+
 def load(state: Path, kind: str) -> Encoded:
     """All encoded "pictures" or "views"."""
     parts = [Encoded(**dict(np.load(file).items())) for file in encoded_files(state, kind)]

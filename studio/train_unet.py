@@ -59,7 +59,7 @@ def make(latent_channels: int = LATENT_CHANNELS) -> UNet2DConditionModel:
 
 
 class Conditioned(nn.Module):
-    """UNet and text tower together: eps from noisy latents, steps, token ids and identity vectors."""
+    """UNet and text tower together: v from noisy latents, steps, token ids and identity vectors."""
 
     def __init__(self, state: Path, vectors: np.ndarray) -> None:
         super().__init__()

@@ -10,6 +10,7 @@ from diffusers import AutoencoderTiny
 from torch import nn
 from torch.nn import functional as F
 
+from studio import latents
 from studio.dataset import Dataset
 from studio.loop import Run, cosine_lr, working_precision
 from studio.muon import Muon
@@ -141,3 +142,6 @@ def train(state: Path, *, device: torch.device, minutes: float | None = None) ->
     vae = model.folded()
     run.note(psnr=psnr(vae.to(device), data, held))
     vae.cpu().save_pretrained(state / "models" / "vae")
+    latents.forget(state)
+    for follower in (state / "models" / "vae_faces.done", state / "checkpoints" / "vae_faces.pt"):
+        follower.unlink(missing_ok=True)  # it went on from another autoencoder

@@ -1,7 +1,7 @@
 """Trains the autoencoder on: whole pictures, in which what tells people apart counts most.
 
 On crops with nearly even weights it spends its few latents on backgrounds, and moles, wrinkles and lips are gone.
-Here pixels of the face count seven to eleven times as much as the background's, and the FR-ViT compares the face as it
+Here pixels of the face count seven to ten times as much as the background's, and the FR-ViT compares the face as it
 will see it later, aligned. It was trained on none of the judge's people.
 """
 
@@ -17,6 +17,7 @@ from torch import nn
 from torch.nn import functional as F
 from transformers import ViTModel
 
+from studio import latents
 from studio.align import face_grid
 from studio.dataset import Dataset
 from studio.loop import Run, cosine_lr, working_precision
@@ -88,8 +89,8 @@ def train(state: Path, *, device: torch.device, minutes: float | None = None) ->
         weights = torch.from_numpy(pixel_weights(np.stack([data.labels[item] for item in chosen])))[:, None].to(device)
         grids = torch.from_numpy(np.stack([face_grid(data.landmarks[item], side_px) for item in chosen])).to(device)
         with working_precision(device):
-            latents = vae.encoder(images)
-            output = vae.decoder(latents + LATENT_NOISE * torch.randn_like(latents)).float()
+            code = vae.encoder(images)
+            output = vae.decoder(code + LATENT_NOISE * torch.randn_like(code)).float()
             unlike = likeness(output, images, grids)
         shown = loss_of(output, images, weights)
         (shown + LIKENESS_WEIGHT * unlike).backward()
@@ -103,4 +104,5 @@ def train(state: Path, *, device: torch.device, minutes: float | None = None) ->
             run.note(psnr=psnr(average, data, held))
     run.note(psnr=psnr(average, data, held))
     average.cpu().save_pretrained(state / "models" / "vae")
+    latents.forget(state)
     (state / "models" / "vae_faces.done").touch()

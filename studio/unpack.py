@@ -123,7 +123,8 @@ def unpack(state: Path, pack: Path = PACK) -> None:
     if not (models / "unet").exists():
         unet = UNet2DConditionModel.from_pretrained(pack / "base" / "unet").float()
         packed, vae = (AutoencoderTiny.from_pretrained(path).float() for path in (pack / "base/vae", models / "vae"))
-        if not torch.equal(packed.encoder.layers[0].weight, vae.encoder.layers[0].weight):  # trained anew
+        same = torch.equal(packed.encoder.layers[0].weight, vae.encoder.layers[0].weight)  # or trained anew
+        if not same or packed.config.scaling_factor != SCALE:
             before, after = _cells(packed, data, packed.config.scaling_factor), _cells(vae, data, SCALE)
             unet = follow(unet, before, after)
         if unet.config.block_out_channels != make().config.block_out_channels:

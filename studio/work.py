@@ -48,7 +48,7 @@ class Work:
     def id_of(self, arm: Arm, face: PreparedFace) -> str:
         """The identity that an arm learns of a face."""
         _, method, train = self.settings(arm)
-        return identity_id(face.face_id, method, train, self.pack.fingerprint())
+        return identity_id(face.face_id, method, train, self.pack.learning_fingerprint())
 
     @property
     def stages(self) -> dict[str, float]:

@@ -67,6 +67,7 @@ def test_every_command_has_help(command: str) -> None:
         ("run --photos /nowhere --root ROOT --set colour=3", "no setting colour; there are"),
         ("run --photos /nowhere --root ROOT --pack nopack", "no pack 'nopack'; there are sd21, studio"),
         ("train --root ROOT/empty", "holds no faces yet; run `identity-factory prepare"),
+        ("retry-rejects --photos x --root ROOT --reason diverged", "`train --set seed=1`"),
         ("identities show Anne --root ROOT", "did you mean Ann?"),
         ("identities export Ann --root ROOT --out x.pt", "is a .safetensors file"),
     ],
@@ -101,6 +102,11 @@ def test_identities_list_show_export(root: str, tmp_path: Path) -> None:
     exported = runner.invoke(app, ["identities", "export", "--root", root, "--out", str(tmp_path / "files")])
     assert exported.exit_code == 0
     assert (tmp_path / "files/Ann.safetensors").is_file()
+    namesake = Store(root).find_identity("Ann")
+    Store(root).upsert("identities", [{**identity_row(namesake), "identity_id": "f" * 16, "name": "ann"}])
+    runner.invoke(app, ["identities", "export", "--root", root, "--out", str(tmp_path / "both")])
+    names = ["Ann-0123456789abcdef.safetensors", "ann-ffffffffffffffff.safetensors"]
+    assert sorted(file.name for file in (tmp_path / "both").iterdir()) == names
     runner.invoke(app, ["identities", "export", "--root", root, "--format", "parquet", "--out", str(tmp_path)])
     assert (tmp_path / "identities.parquet").is_file()
 
@@ -115,8 +121,9 @@ def test_options_become_values(tmp_path: Path) -> None:
     for wrong in ("", "a", "1-", "-1", "1,,2"):
         with pytest.raises(typer.BadParameter):
             parse_seeds(wrong)
-    assert parse_settings(["a=1", "betas=[0.1, 0.2]"], num_steps=3, seed=None) == {
+    assert parse_settings(["a=1", "b=none", "betas=[0.1, 0.2]"], num_steps=3, seed=None) == {
         "a": "1",
+        "b": None,
         "betas": [0.1, 0.2],
         "num_steps": 3,
     }

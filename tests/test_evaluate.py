@@ -50,17 +50,17 @@ def filled_store(pack: Pack, root: Path) -> tuple[Store, list[Identity]]:
         )
         store.upsert("faces", [face_row(face)])
         store.upsert("identities", [identity_row(who)])
-        store.upsert("images", [image_row(picture) for picture in drawn(who, number)])
+        store.upsert("images", [image_row(picture) for picture in drawn(who, number, pack)])
         people.append(who)
     return store, people
 
 
-def drawn(who: Identity, number: int) -> Iterator[GeneratedImage]:
+def drawn(who: Identity, number: int, pack: Pack) -> Iterator[GeneratedImage]:
     for prompt in PROMPTS:
         for seed in SEEDS:
             request = ImageRequest(identity=who, prompt=prompt, seed=seed, config=DRAWING)
             yield GeneratedImage(
-                image_id=image_id(request),
+                image_id=image_id(request, pack.model_fingerprint()),
                 identity_id=who.identity_id,
                 name=who.name,
                 prompt=prompt,
@@ -73,9 +73,11 @@ def drawn(who: Identity, number: int) -> Iterator[GeneratedImage]:
 
 def test_a_persons_pictures_are_read_measured_and_committed(tiny_pack: Pack, tmp_path: Path) -> None:
     store, (first, _) = filled_store(tiny_pack, tmp_path)
-    ids = [picture.image_id for picture in drawn(first, 0)]
-    wanted = [{"identity_id": first.identity_id, "face_id": first.face_id, "image_ids": ids[::-1]}]
-    album = read_person(pa.Table.from_pylist(wanted, WANTED), store, tiny_pack.name)
+    ids = [picture.image_id for picture in drawn(first, 0, tiny_pack)]
+    erased = {"face_id": "nobody", "pack": tiny_pack.name, "image_ids": []}
+    wanted = [{"face_id": first.face_id, "pack": first.pack, "image_ids": ids[::-1]}, erased]
+    album = read_person(pa.Table.from_pylist(wanted, WANTED), store)
+    assert album.num_rows == 1
     assert [picture["image_id"] for picture in album["pictures"][0].as_py()] == ids[::-1]
     rows = Measurer(str(tiny_pack.root), EvaluateConfig(), "protocol", "cpu", 1)(album)
     assert rows["image_id"].to_pylist() == ids[::-1]

@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 from cli import app
 from factory.config import PrepareConfig
 from factory.erase import erase, find_person
+from factory.errors import SourceError
 from factory.pack import Pack
 from factory.photos import content_id
 from factory.records import Reject
@@ -131,6 +132,11 @@ def test_jobs_list_and_show(store: Store) -> None:
     unknown = runner.invoke(app, ["jobs", "show", "gone", "--root", store.root])
     assert unknown.exit_code == 1 and "jobs list" in unknown.stderr
     assert list_jobs(f"{store.root}/nothing") == []
+    cut_short = Path(store.root) / "jobs" / "by a full disk"
+    cut_short.mkdir()
+    (cut_short / "events.jsonl").touch()
+    (Path(store.root) / "jobs" / "notes.txt").write_text("mine")
+    assert [job.job_id for job in list_jobs(store.root)] == sorted([done.job_id, failed.job_id])
 
 
 def test_the_report_shows_accepted_and_rejected_and_erasing_takes_them_out(
@@ -183,6 +189,12 @@ def test_a_root_that_is_a_file_is_told_before_any_work(tmp_path: Path) -> None:
         (OSError("LanceError(IO): ... No space left on device (os error 28)\n at x.rs"), "the disk is full"),
         (PermissionError(errno.EACCES, "Permission denied"), "let this user write there"),
         (OSError(errno.EROFS, "Read-only file system"), "let this user write there"),
+        (
+            OSError("When testing for existence of bucket 'b': AWS Error NETWORK_CONNECTION during HeadBucket"),
+            "check the network and AWS_ENDPOINT_URL",
+        ),
+        (OSError("When getting information for bucket 'b': AWS Error ACCESS_DENIED"), "let this user write there"),
+        (OSError("When creating key 'a' in bucket 'b': AWS Error NO_SUCH_BUCKET"), "create the bucket"),
     ],
 )
 def test_storage_that_fails_in_the_middle_is_told_with_the_remedy_and_nothing_is_lost(
@@ -200,6 +212,8 @@ def test_storage_that_fails_in_the_middle_is_told_with_the_remedy_and_nothing_is
 
 
 def test_other_errors_stay_what_they_are(store: Store) -> None:
+    with pytest.raises(SourceError, match=r"^SRC"), open_job("prepare", store):
+        raise SourceError("SRC cannot be listed: Permission denied")
     with pytest.raises(ZeroDivisionError), open_job("prepare", store):
         raise ZeroDivisionError
 

@@ -133,6 +133,25 @@ def test_fingerprint_follows_text_encoder_and_tokenizer_only(pack: Pack, tiny_pa
     assert pack.fingerprint() not in (before, changed)
 
 
+def test_another_unet_draws_other_pictures_and_learns_other_words(pack: Pack) -> None:
+    words, drawing, learning = pack.fingerprint(), pack.model_fingerprint(), pack.learning_fingerprint()
+    assert len({words, drawing, learning}) == 3
+    names = pack.model_copy(update={"celebrities": pack.celebrities[::-1]})
+    assert names.model_fingerprint() == drawing and names.learning_fingerprint() != learning
+    texts = pack.model_copy(update={"prompt_templates": ["a {}"]})
+    assert texts.model_fingerprint() == drawing and texts.learning_fingerprint() != learning
+    seen = {drawing}
+    for part in ("unet/diffusion_pytorch_model.safetensors", "vae/config.json", "scheduler/scheduler_config.json"):
+        file = pack.root / "base" / part
+        file.write_bytes(file.read_bytes() + b" ")
+        assert pack.fingerprint() == words and pack.model_fingerprint() not in seen
+        assert pack.learning_fingerprint() != learning
+        seen.add(pack.model_fingerprint())
+    shutil.rmtree(pack.root / "base" / "unet")
+    with pytest.raises(PackError, match="no weights in unet"):
+        pack.model_fingerprint()
+
+
 def test_digests_of_big_files_survive_the_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(pack_module, "_DIGESTS", {})

@@ -18,7 +18,7 @@ from PIL import Image
 from ray.data import ActorPoolStrategy
 
 from factory.config import GenerateConfig, PrepareConfig, TrainConfig
-from factory.errors import IdentityNotFound, IncompatibleIdentity
+from factory.errors import IdentityNotFound, IncompatibleIdentity, SourceError
 from factory.pack import Pack
 from factory.settings import train_settings
 from factory.tables import Store
@@ -70,9 +70,9 @@ def test_parquet_with_bytes_uris_and_names(tmp_path: Path) -> None:
     data = tmp_path / "data"
     data.mkdir()
     columns = {
-        "image": [b"one", None, None, None],
-        "uri": [None, "../beside.jpg", str(tmp_path / "beside.jpg"), "gone.jpg"],
-        "name": ["Ann", None, "Zed", None],
+        "image": [b"one", None, None, None, None],
+        "uri": [None, "../beside.jpg", str(tmp_path / "beside.jpg"), "gone.jpg", "https://host/far.jpg"],
+        "name": ["Ann", None, "Zed", None, None],
     }
     pq.write_table(pa.table(columns), data / "p.parquet", row_group_size=3)
     (data / "_SUCCESS").touch()
@@ -82,7 +82,9 @@ def test_parquet_with_bytes_uris_and_names(tmp_path: Path) -> None:
         ("beside", b"beside", None),
         ("Zed", b"beside", None),
         ("gone", None, "unreadable"),
+        ("far", None, "unreadable"),
     ]
+    assert "https:// is not read, only paths and s3://" in photos[4]["detail"]
     assert photos[3]["photo_id"] == ""
     assert len(photos[3]["reject_id"]) == 64
     assert photos_of(str(data / "p.parquet")) == photos
@@ -96,6 +98,17 @@ def test_a_source_that_cannot_be_used_says_why(tmp_path: Path) -> None:
     pq.write_table(pa.table({"picture": [b""]}), tmp_path / "p.parquet")
     with pytest.raises(ValueError, match="has columns picture; it needs image"):
         find_places(str(tmp_path))
+    for columns, message in (
+        ({"image": ["a.jpg"]}, r"column image holds string; .* paths belong into uri"),
+        ({"image": [[1, 2]]}, "column image holds list"),
+        ({"uri": [7]}, "column uri holds int64; it takes a path"),
+    ):
+        pq.write_table(pa.table(columns), tmp_path / "p.parquet")
+        with pytest.raises(SourceError, match=message):
+            find_places(str(tmp_path))
+    image = pa.array([{"bytes": b"one", "path": "a.jpg"}])
+    pq.write_table(pa.table({"image": image, "uri": pa.array(["x"]).dictionary_encode()}), tmp_path / "p.parquet")
+    assert find_places(str(tmp_path)).num_photos == 1
     (tmp_path / "p.parquet").write_bytes(b"no parquet")
     with pytest.raises(ValueError, match="no readable Parquet file"):
         find_places(str(tmp_path / "p.parquet"))

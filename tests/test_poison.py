@@ -171,7 +171,13 @@ def test_an_erased_photo_is_not_prepared_again(local: None, tiny_pack: Pack, tmp
     assert (again.faces, again.skipped_existing, store.count("faces")) == (0, 1, 0)
 
 
-def test_a_photo_that_can_be_read_again_loses_its_reject(local: None, tiny_pack: Pack, tmp_path: Path) -> None:
+def _interrupted(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+def test_a_photo_that_can_be_read_again_loses_its_reject(
+    local: None, tiny_pack: Pack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import pyarrow.parquet as pq
     import skimage.data
 
@@ -182,5 +188,9 @@ def test_a_photo_that_can_be_read_again_loses_its_reject(local: None, tiny_pack:
     Image.fromarray(np.asarray(skimage.data.astronaut())[:256, 96:352]).save(photo)
     assert prepare(str(table), store.root, tiny_pack.root, retry=["blurred"]).faces == 0
     assert [row.reason for row in store.rejects()] == ["unreadable"], "not asked for: its row stays"
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(pipelines.prepare, "cpu_and_model_pools", _interrupted)  # before anything is prepared
+        prepare(str(table), store.root, tiny_pack.root, retry=["unreadable"])
+    assert [row.reason for row in store.rejects()] == ["unreadable"], "not prepared yet: its row stays"
     assert prepare(str(table), store.root, tiny_pack.root).faces == 1
     assert store.rejects() == [] and [face.name for face in store.faces()] == ["Ada"]

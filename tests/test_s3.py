@@ -19,7 +19,7 @@ from factory.pack import Pack, load_pack
 from factory.records import Reject
 from factory.rows import reject_row
 from factory.tables import Store
-from pipelines.job import open_job, portable_name
+from pipelines.job import open_job
 from pipelines.sources import PHOTO, find_places, hash_contents, read_photos
 
 
@@ -96,8 +96,8 @@ def test_a_pack_in_a_bucket_is_copied_once_to_a_node(
         packs = list(workers.map(load_pack, [uri] * 4))
     assert len({pack.root for pack in packs}) == 1 and packs[0].root.is_relative_to(tmp_path)
     assert packs[0].name == tiny_pack.name and packs[0].fingerprint() == tiny_pack.fingerprint()
-    assert portable_name(packs[0]) == uri, "another node makes its own copy"
-    assert portable_name(load_pack("studio")) == "studio"
+    assert packs[0].portable_name() == uri, "another node makes its own copy"
+    assert load_pack("studio").portable_name() == "studio"
     s3.delete_object(Bucket="people", Key="packs/tiny/pack.toml")
     assert load_pack(uri) == packs[0], "it is not read again"
     with pytest.raises(PackError, match=r"no pack\.toml at s3://people/packs/none"):
