@@ -167,7 +167,7 @@ def _wanted(
             ImageRequest(identity=identity, prompt=prompt, seed=seed, config=config)
             for prompt, seed in product(prompts, seeds)
         )
-        ids = [image_id(request, model) for request in requests]
+        ids = list(dict.fromkeys(image_id(request, model) for request in requests))  # prompts may be given twice
         yield {"face_id": identity.face_id, "pack": identity.pack, "image_ids": ids}
 
 

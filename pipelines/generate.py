@@ -57,7 +57,8 @@ def generate(
     with open_job("generate", store) as summary:
         summary.identities = len(people)
         known = store.existing_ids("images")
-        wanted = list(_requests(people, prompts, seeds, config, loaded.model_fingerprint()))
+        requests = _requests(people, prompts, seeds, config, loaded.model_fingerprint())
+        wanted = list({request["image_id"]: request for request in requests}.values())  # prompts may be given twice
         new = [request for request in wanted if request["image_id"] not in known]
         summary.skipped_existing = len(wanted) - len(new)
         if new:

@@ -40,7 +40,8 @@ def samples(store: Store, pack: str, contents: pa.Table, config: PrepareConfig) 
     chosen = sorted(row["face_id"] for row in faces if row["photo_id"] in ids)[:NUM_ACCEPTED]
     crops = store.read("faces", columns=["photo_id", "face_id", "name", "crop"], where=where_in("face_id", chosen))
     lines = [
-        _figure(row["photo_id"], row["face_id"], row["name"], "", decode_png(row["crop"])) for row in crops.to_pylist()
+        _figure(row["photo_id"], row["face_id"], row["name"], "", _thumbnail(decode_png(row["crop"])))
+        for row in crops.to_pylist()
     ]
     per_reason: dict[str, list[dict[str, Any]]] = {}
     for row in store.read("rejects", where=f"{same_pack} AND stage = 'prepare'").to_pylist():
@@ -71,23 +72,24 @@ def page(title: str, counts: Sequence[str], figures: Sequence[str]) -> str:
     )
 
 
-def _pictures(contents: pa.Table, photo_ids: set[str], config: PrepareConfig) -> dict[str, np.ndarray]:
-    """The photos, as far as they can be decoded; they are read from the source again."""
+def _pictures(contents: pa.Table, photo_ids: set[str], config: PrepareConfig) -> dict[str, str]:
+    """Thumbnails of the photos that can be decoded; they are read from the source again, one at a time: 150 MB each."""
     chosen = [photo_id in photo_ids for photo_id in contents["photo_id"].to_pylist()]
     wanted = contents.filter(pa.array(chosen, pa.bool_()))
-    decoded: dict[str, np.ndarray] = {}
+    thumbnails: dict[str, str] = {}
     for table in read_photos(wanted, max_bytes=config.max_bytes):
         for row in table.to_pylist():
             try:
                 if row["image"] is not None:
-                    decoded[row["photo_id"]] = decode_photo(row["image"], name=row["name"], config=config).image
+                    photo = decode_photo(row["image"], name=row["name"], config=config)
+                    thumbnails[row["photo_id"]] = _thumbnail(photo.image)
             except PhotoRejected:  # there is nothing to show
                 continue
-    return decoded
+    return thumbnails
 
 
-def _figure(photo_id: str, an_id: str, name: str, note: str, image: np.ndarray | None) -> str:
-    shown = "" if image is None else f'<img alt="" src="data:image/jpeg;base64,{_thumbnail(image)}">'
+def _figure(photo_id: str, an_id: str, name: str, note: str, thumbnail: str | None) -> str:
+    shown = "" if thumbnail is None else f'<img alt="" src="data:image/jpeg;base64,{thumbnail}">'
     return f'<figure data-photo="{photo_id}" data-id="{an_id}">{shown}{escape(name)} {note}</figure>'.replace("\n", " ")
 
 
