@@ -24,9 +24,9 @@ from studio.words import NamedText, NameMap
 
 LATENT_PX, LATENT_CHANNELS, TEXT_WIDTH = SIDE_PX // 8, 8, 192
 WIDTHS, TIME_WIDTH = (128, 160), 256
-STEPS, BATCH = 7_000, 64
+STEPS, BATCH = 16_000, 32
 CPU_PART = 16  # samples that a process passes through the networks at once, adding up gradients: cache
-ADAM_LR, MUON_LR, TEXT_LR = 4e-4, 1e-3, 2e-4
+ADAM_LR, MUON_LR, TEXT_LR = 8e-4, 2e-3, 2e-4
 EMPTY_SHARE = 0.1  # captions replaced by the empty prompt, for guidance
 VIEW_SHARE = 0.25  # of a batch: augmented views such as those that identities are learned from
 EMA_DECAY = 0.998
