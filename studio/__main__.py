@@ -1,41 +1,37 @@
-"""`python -m studio STAGE` builds the studio pack: dataset, vae ... unet, build, look, or all of them in order."""
+"""`python -m studio STAGE` builds the studio pack: dataset, clip ... unet, build, look, or all of them in order."""
 
 from __future__ import annotations
 
 import argparse
+import importlib
 from collections.abc import Callable
 from pathlib import Path
 
 # results below the state folder by which `all` knows that a training is over, in the order in which they depend
 RESULTS = {
-    "vae": "models/vae",
     "clip": "models/clip",
     "features": "models/fr_vit",
-    "vae_faces": "models/vae_faces.done",
+    "vae": "models/vae",
     "judge": "models/judge.onnx",
     "parser": "models/parsing.safetensors",
+    "decoder": "models/decoder.done",
     "latent_faces": "models/latent_faces.pt",
     "unet": "models/unet.done",
 }
 
 
 def training(name: str) -> Callable[..., None]:
-    """The function that runs a training; imported late, so that rendering needs no torch."""
+    """The function that runs a training; imported late, so that each stage needs its own packages only."""
     if name in ("features", "judge"):
         from studio import train_faces
 
         return train_faces.train_features if name == "features" else train_faces.train_judge
-    from studio import train_clip, train_latent_faces, train_parser, train_unet, train_vae, train_vae_faces
+    if name == "decoder":
+        from studio import train_vae
 
-    modules = {
-        "vae": train_vae,
-        "vae_faces": train_vae_faces,
-        "clip": train_clip,
-        "parser": train_parser,
-        "latent_faces": train_latent_faces,
-        "unet": train_unet,
-    }
-    return modules[name].train
+        return train_vae.train_decoder
+    train: Callable[..., None] = importlib.import_module(f"studio.train_{name}").train
+    return train
 
 
 def main() -> None:
@@ -48,15 +44,17 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2, help="threads of a training, processes of `dataset`")
     options = parser.parse_args()
     if options.stage in ("dataset", "all"):
-        from studio import dataset
+        from studio import dataset, views
 
         dataset.build(options.state, processes=options.threads)
+        views.build(options.state, processes=options.threads)
     if options.stage == "dataset":
         return
 
     import torch
 
     torch.set_num_threads(options.threads)
+    torch.backends.cudnn.benchmark = torch.backends.cuda.matmul.allow_tf32 = True
     torch.set_flush_denormal(True)  # dead gradients of 1e-40 made the steps of a training three times as slow
     if options.stage == "unpack":
         from studio.unpack import unpack

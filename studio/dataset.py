@@ -17,7 +17,7 @@ CHUNK = 200  # pictures a process renders before it marks them as done
 PLACEHOLDER = ("vone", "vtwo")  # stand for the two words of a person in every stored caption
 
 NUM_CELEBRITIES = len(CELEBRITY_NAMES)
-NUM_ANONYMOUS = 10_000
+NUM_ANONYMOUS = 15_000
 NUM_HELD_OUT = 200  # never trained on: evaluation and demo
 IMAGES_PER = {"held_out": 8, "celebrity": 20, "anonymous": 4}
 NUM_PEOPLE = NUM_CELEBRITIES + NUM_ANONYMOUS + NUM_HELD_OUT
@@ -128,7 +128,7 @@ def build(state: Path, *, processes: int = 2) -> None:
         worker.start()
     start, before = time.monotonic(), int(data.done.sum())
     while any(worker.is_alive() for worker in workers):
-        time.sleep(10)
+        time.sleep(5)
         count = int(data.done.sum())
         rate = (count - before) / (time.monotonic() - start)
         left = (len(data.persons) - count) / rate / 60 if rate else float("nan")

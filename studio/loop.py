@@ -42,7 +42,7 @@ class Run:
         self.step, self.seconds = 0, 0.0
         self.parts: dict[str, Stateful] = {}
         self._tick = self._saved = time.monotonic()
-        self._sums: dict[str, float] = {}
+        self._sums: dict[str, Any] = {}
         self._count = 0
         self._stopped = False
         signal.signal(signal.SIGTERM, self._stop)
@@ -93,13 +93,13 @@ class Run:
         partial.replace(self.checkpoint)
         self._saved = time.monotonic()
 
-    def track(self, **values: float) -> None:
-        """Average `values`, and log them each LOG_EVERY steps."""
+    def track(self, **values: float | torch.Tensor) -> None:
+        """Average `values`, and log them each LOG_EVERY steps; a GPU is not waited for in between."""
         for name, value in values.items():
-            self._sums[name] = self._sums.get(name, 0.0) + float(value)
+            self._sums[name] = self._sums.get(name, 0.0) + (value.detach() if torch.is_tensor(value) else value)
         self._count += 1
         if self._count == LOG_EVERY:
-            self.note(**{name: total / LOG_EVERY for name, total in self._sums.items()})
+            self.note(**{name: float(total) / LOG_EVERY for name, total in self._sums.items()})
             self._sums, self._count = {}, 0
 
     def note(self, **values: Any) -> None:

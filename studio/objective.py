@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import torch
 from diffusers import DDPMScheduler
 
@@ -55,22 +54,23 @@ class Objective:
         saved = torch.load(state / "models" / "latent_faces.pt", map_location=device, weights_only=True)
         self.faces = LatentFaces.restored(saved).to(device)
 
-    def steps(self, size: int, rng: np.random.Generator) -> torch.Tensor:
-        """One time step from each part of the schedule, in random order: less noise than independent draws [B]."""
-        times = (rng.permutation(size) + rng.random(size)) / size * len(self.weights)
-        return torch.from_numpy(times).long().to(self.device)
+    def steps(self, size: int, random: torch.Generator) -> torch.Tensor:
+        """One time step from each part of the schedule, ascending: less noise than independent draws, int64 [B]."""
+        places = torch.arange(size, device=self.device) + torch.rand(size, generator=random, device=self.device)
+        return (places / size * len(self.weights)).long().clamp(max=len(self.weights) - 1)
 
     def __call__(
         self, guess: torch.Tensor, clean: torch.Tensor, noise: torch.Tensor, steps: torch.Tensor, batch: Encoded
     ) -> dict[str, torch.Tensor]:
         """`loss` of a guess of v [B, C, 16, 16], and of what it is made: `v` (plain error) and `unlike`.
 
-        `unlike` is how differently `LatentFaces` sees the guessed and the true picture, of all but the noisier steps.
+        `steps` ascend as `steps` draws them. `unlike` is how differently `LatentFaces` sees the guessed and the true
+        picture, of all but the noisier steps.
         """
         error = (guess.float() - self.schedule.get_velocity(clean, noise, steps)).square()
-        cells = cell_weights(torch.from_numpy(batch.face), torch.from_numpy(batch.hair)).to(self.device)
+        cells = cell_weights(batch.face.float(), batch.hair.float())
         weighted = (error * cells * self.weights[steps, None, None, None]).mean()
-        clear = (steps < LIKENESS_BELOW).nonzero()[:, 0]
+        clear = slice(len(steps) * LIKENESS_BELOW // len(self.weights))  # known without a look at the device
         noisy = self.schedule.add_noise(clean, noise, steps)
         # sqrt(a) noisy - sqrt(1 - a) v is the picture, as sqrt(a) noise - sqrt(1 - a) picture is v
         shown = self.schedule.get_velocity(guess.float(), noisy, steps)[clear]

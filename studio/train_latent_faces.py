@@ -91,15 +91,15 @@ def _varied(batch: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
     corners = rng.integers(2 * SHIFT + 1, size=(len(batch), 2))
     moved = torch.stack([one[:, y : y + side, x : x + side] for one, (y, x) in zip(padded, corners, strict=True)])
     levels = torch.from_numpy(rng.uniform(0, NOISE_STD, (len(batch), 1, 1, 1)).astype(np.float32))
-    return moved + levels * torch.from_numpy(rng.standard_normal(moved.shape, dtype=np.float32))
+    return moved + levels.to(batch.device) * torch.randn_like(moved)
 
 
 def train(state: Path, *, device: torch.device, minutes: float | None = None) -> None:
     """Train to `<state>/models/latent_faces.pt`, on what the UNet will be trained on."""
     crew.start(latents.encode, state, device, size=torch.get_num_threads() if device.type == "cpu" else 1)
     data = Dataset(state)
-    encoded = latents.load(state, "pictures") + latents.load(state, "views")
-    groups, wanted = _groups(encoded.persons), standardised(data)
+    encoded = latents.load(state, "pictures", device) + latents.load(state, "views", device)
+    groups, wanted = _groups(encoded.persons.cpu().numpy()), standardised(data).to(device)
     torch.manual_seed(7)
     model = LatentFaces(encoded.latents.shape[1], data.vectors.shape[1]).to(device)
     inner = [p for n, p in model.named_parameters() if p.ndim >= 2 and n.startswith("stages")]
@@ -114,17 +114,18 @@ def train(state: Path, *, device: torch.device, minutes: float | None = None) ->
             cosine_lr(optimiser, step, run.progress)
             optimiser.zero_grad()
         chosen = rng.choice(len(groups), PEOPLE, replace=False)
-        batch = encoded[np.concatenate([rng.choice(groups[k], VIEWS, replace=False) for k in chosen])]
-        shown = _varied(torch.from_numpy(batch.latents).float() * latents.SCALE, rng).to(device)
+        rows = np.concatenate([rng.choice(groups[k], VIEWS, replace=False) for k in chosen])
+        batch = encoded[torch.from_numpy(rows).to(device)]
+        shown = _varied(batch.latents.float() * latents.SCALE, rng)
         with working_precision(device):
             _, embedding = model(shown)
             guess = model.identity(embedding)
-        regression = (guess.float() - wanted[batch.persons].to(device)).square().mean()
-        contrastive = supervised_contrastive(embedding, torch.from_numpy(batch.persons).to(device))
+        regression = (guess.float() - wanted[batch.persons]).square().mean()
+        contrastive = supervised_contrastive(embedding, batch.persons)
         (regression + 0.5 * contrastive).backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for optimiser in (muon, adam):
             optimiser.step()
-        run.track(regression=regression.item(), contrastive=contrastive.item())
+        run.track(regression=regression, contrastive=contrastive)
     weights = {name: value.cpu() for name, value in model.state_dict().items()}
     torch.save(weights, state / "models" / "latent_faces.pt")

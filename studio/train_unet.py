@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,17 +21,16 @@ from studio.dataset import PLACEHOLDER, SIDE_PX, Dataset, captions
 from studio.loop import Run, cosine_lr, working_precision
 from studio.muon import Muon
 from studio.objective import Objective, noise_schedule
+from studio.train_vae import LATENT_CHANNELS
 from studio.words import NamedText, NameMap
 
-LATENT_PX, LATENT_CHANNELS, TEXT_WIDTH = SIDE_PX // 8, 8, 192
+LATENT_PX, TEXT_WIDTH = SIDE_PX // 8, 192
 WIDTHS, TIME_WIDTH = (128, 160), 256
-STEPS, BATCH = 16_000, 32
 CPU_PART = 16  # samples that a process passes through the networks at once, adding up gradients: cache
-ADAM_LR, MUON_LR, TEXT_LR = 8e-4, 2e-3, 2e-4
 EMPTY_SHARE = 0.1  # captions replaced by the empty prompt, for guidance
 VIEW_SHARE = 0.25  # of a batch: augmented views such as those that identities are learned from
-EMA_DECAY = 0.998
-GRID_EVERY = 1000
+EMA_DECAY = 0.999
+NUM_SHEETS = 6  # drawn on the way
 
 
 def make(latent_channels: int = LATENT_CHANNELS) -> UNet2DConditionModel:
@@ -58,6 +58,23 @@ def make(latent_channels: int = LATENT_CHANNELS) -> UNet2DConditionModel:
     return unet
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recipe:
+    """What fits a device: on a CPU small batches, as progress goes with steps; a GPU waits for its host below 512."""
+
+    steps: int
+    batch: int
+    muon_lr: float
+    adam_lr: float
+    text_lr: float
+
+
+RECIPES = {
+    "cpu": Recipe(steps=16_000, batch=32, muon_lr=2e-3, adam_lr=8e-4, text_lr=2e-4),
+    "cuda": Recipe(steps=4_400, batch=512, muon_lr=3e-3, adam_lr=1.2e-3, text_lr=3e-4),
+}
+
+
 class Conditioned(nn.Module):
     """UNet and text tower together: v from noisy latents, steps, token ids and identity vectors."""
 
@@ -81,15 +98,15 @@ class Conditioned(nn.Module):
         return self.unet(noisy, steps, context).sample
 
 
-def _optimisers(model: Conditioned, crew: Crew) -> dict[str, torch.optim.Optimizer]:
+def _optimisers(model: Conditioned, recipe: Recipe, crew: Crew) -> dict[str, torch.optim.Optimizer]:
     """Muon for the UNet's inner matrices and kernels, AdamW for the rest."""
     edge = ("conv_in", "conv_out", "time_embedding", "add_embedding")
     inner = [p for n, p in model.unet.named_parameters() if p.ndim >= 2 and not n.startswith(edge)]
     outer = [p for n, p in model.unet.named_parameters() if p.ndim < 2 or n.startswith(edge)]
     text = list(model.named.parameters())
-    groups = [{"params": outer, "lr": ADAM_LR}, {"params": text, "lr": TEXT_LR}]
+    groups = [{"params": outer, "lr": recipe.adam_lr}, {"params": text, "lr": recipe.text_lr}]
     adam = torch.optim.AdamW(groups, betas=(0.9, 0.99), weight_decay=1e-3)
-    return {"muon": Muon(inner, lr=MUON_LR, crew=crew), "adam": adam}
+    return {"muon": Muon(inner, lr=recipe.muon_lr, crew=crew), "adam": adam}
 
 
 def _update_average(average: Conditioned, model: Conditioned, step: int) -> None:
@@ -133,59 +150,65 @@ def train(state: Path, *, device: torch.device, minutes: float | None = None, co
 
 
 class Batches:
-    """Batches of pictures and views with their captions, the same for the same step and rank."""
+    """Batches of pictures and views with their captions, all of them on the device."""
 
-    def __init__(self, state: Path, share: int, words: Any) -> None:
-        self.share = share
-        self.pictures, self.views = latents.load(state, "pictures"), latents.load(state, "views")
-        self.ids = tokenizer.encode(words, captions(state))
-        self.view_ids = tokenizer.encode(words, [text.format(" ".join(PLACEHOLDER)) for text in VIEW_TEMPLATES])
-        self.empty = tokenizer.encode(words, [""])
+    def __init__(self, state: Path, share: int, words: Any, device: torch.device) -> None:
+        self.share, self.device = share, device
+        self.pictures, self.views = latents.load(state, "pictures", device), latents.load(state, "views", device)
+        views = [text.format(" ".join(PLACEHOLDER)) for text in VIEW_TEMPLATES]
+        texts = (captions(state), views, [""])
+        self.ids, self.view_ids, self.empty = (tokenizer.encode(words, part).to(device) for part in texts)
 
-    def draw(self, rng: np.random.Generator) -> tuple[latents.Encoded, torch.Tensor]:
-        """Latents (scaled) with persons and masks, and token ids."""
+    def _some(self, num: int, count: int, random: torch.Generator) -> torch.Tensor:
+        return torch.randint(num, (count,), generator=random, device=self.device)
+
+    def draw(self, random: torch.Generator) -> tuple[latents.Encoded, torch.Tensor]:
+        """Latents with persons and masks in random order, and token ids."""
         num_views = int(self.share * VIEW_SHARE)
-        pictures = self.pictures[np.sort(rng.choice(len(self.pictures.items), self.share - num_views, replace=False))]
-        views = self.views[np.sort(rng.choice(len(self.views.items), num_views, replace=False))]
-        ids = [self.ids[pictures.items], self.view_ids[rng.integers(len(self.view_ids), size=num_views)]]
-        dropped = torch.from_numpy(rng.random((self.share, 1)) < EMPTY_SHARE)
-        return pictures + views, torch.where(dropped, self.empty, torch.cat(ids))
+        pictures = self.pictures[self._some(len(self.pictures), self.share - num_views, random)]
+        views = self.views[self._some(len(self.views), num_views, random)]
+        ids = torch.cat([self.ids[pictures.items], self.view_ids[self._some(len(self.view_ids), num_views, random)]])
+        dropped = torch.rand((self.share, 1), generator=random, device=self.device) < EMPTY_SHARE
+        order = torch.randperm(self.share, generator=random, device=self.device)
+        return (pictures + views)[order], torch.where(dropped, self.empty, ids)[order]
 
 
 def _train(state: Path, device: torch.device, minutes: float | None, compiled: bool, *, crew: Crew) -> None:
     latents.encode(state, device, crew=crew)
     torch.manual_seed(4)
-    data, first, share = Dataset(state), crew.rank == 0, BATCH // crew.size
+    data, first, recipe = Dataset(state), crew.rank == 0, RECIPES[device.type]
+    share = recipe.batch // crew.size
     size = min(CPU_PART, share) if device.type == "cpu" else share
     parts = share // size
     words = tokenizer.load(state / "models" / "tokenizer")
-    batches = Batches(state, size, words)
+    batches, people = Batches(state, size, words, device), torch.from_numpy(data.vectors).to(device)
+    random = torch.Generator(device)
     model = Conditioned(state, data.vectors).to(device)
     average = copy.deepcopy(model).requires_grad_(False)
-    optimisers = _optimisers(model, crew)
+    optimisers = _optimisers(model, recipe, crew)
     objective = Objective(state, device)
-    run = Run(state, "unet", steps=STEPS, minutes=minutes)
+    run = Run(state, "unet", steps=recipe.steps, minutes=minutes)
     run.resume(model=model, average=average, **optimisers)
     unet = torch.compile(model.unet) if compiled else model.unet
+    sheets = int(run.progress * NUM_SHEETS)
     while (progress := crew.from_first(run.progress)) < 1:
-        seen: dict[str, float] = {}
+        seen: dict[str, Any] = {}
         for optimiser in optimisers.values():
             cosine_lr(optimiser, run.step, progress, warmup=200)
             optimiser.zero_grad()
         for part in range(parts):
-            rng = np.random.default_rng([4, run.step, crew.rank, part])
-            batch, tokens = batches.draw(rng)
-            clean = torch.from_numpy(batch.latents).to(device).float() * latents.SCALE
-            steps = objective.steps(size, rng)
-            noise = torch.from_numpy(rng.standard_normal(clean.shape, dtype=np.float32)).to(device)
+            random.manual_seed(int(np.random.SeedSequence([4, run.step, crew.rank, part]).generate_state(1)[0]))
+            batch, tokens = batches.draw(random)
+            clean = batch.latents.float() * latents.SCALE
+            steps = objective.steps(size, random)
+            noise = torch.randn(clean.shape, generator=random, device=device)
             noisy = objective.schedule.add_noise(clean, noise, steps)
             with working_precision(device):
-                vectors = torch.from_numpy(data.vectors[batch.persons]).to(device)
-                context = model.named(tokens.to(device), vectors).last_hidden_state
+                context = model.named(tokens, people[batch.persons]).last_hidden_state
                 guess = unet(noisy, steps, context).sample
             losses = objective(guess, clean, noise, steps, batch)
             (losses["loss"] / parts).backward()
-            seen = {name: seen.get(name, 0.0) + value.item() / parts for name, value in losses.items()}
+            seen = {name: seen.get(name, 0.0) + value.detach() / parts for name, value in losses.items()}
         crew.average_gradients(model.parameters())
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for optimiser in optimisers.values():
@@ -193,8 +216,9 @@ def _train(state: Path, device: torch.device, minutes: float | None, compiled: b
         _update_average(average, model, run.step)
         run.advance(save=first)
         if first:
-            run.track(images=run.step * BATCH, **seen)
-            if run.step % GRID_EVERY == 0:
+            run.track(images=run.step * recipe.batch, **seen)
+            if int(run.progress * NUM_SHEETS) > sheets:
+                sheets += 1
                 draw(average, state, data, words, state / "grids" / f"unet_{run.step:06d}.png")
     if first:
         run.save()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -13,16 +14,19 @@ from transformers import ViTConfig, ViTModel
 
 from factory.pack import load_pack
 from factory.prompts import PERSON
-from studio import crew, latents, train_unet
+from studio import crew, latents, train_unet, train_vae
 from studio.align import FFHQ, aligned, face_grid, inner
 from studio.captions import VIEW_TEMPLATES
 from studio.crew import Crew
+from studio.latents import Encoded
+from studio.loop import LOG_EVERY, Run
 from studio.muon import Muon, orthogonal
-from studio.objective import noise_schedule, step_weights
+from studio.objective import LIKENESS_BELOW, Objective, noise_schedule, step_weights
 from studio.train_latent_faces import LatentFaces, distance
 from studio.train_unet import TEXT_WIDTH, make
-from studio.train_vae_faces import FaceDistance, pixel_weights
+from studio.train_vae import FaceDistance, pixel_weights
 from studio.unpack import follow, widen
+from studio.views import view_of
 
 
 @pytest.mark.parametrize("shape", [(8, 8), (12, 72), (72, 12)])
@@ -174,3 +178,89 @@ def test_the_pack_learns_identities_with_the_texts_its_views_were_named_by() -> 
     pack = load_pack("studio")
     assert tuple(pack.prompt_templates) == VIEW_TEMPLATES
     assert all(PERSON not in template for template in pack.prompt_templates)
+
+
+def _rows(num: int) -> Encoded:
+    cells = torch.zeros(num, 16, 16)
+    names = {"latents": torch.zeros(num, 4, 16, 16), "face": cells, "hair": cells}
+    return Encoded(items=torch.arange(num), persons=torch.arange(num), **names)
+
+
+def test_time_steps_cover_the_schedule_and_likeness_looks_at_the_clear_ones_alone(tmp_path: Path) -> None:
+    torch.manual_seed(6)
+    (tmp_path / "models").mkdir()
+    torch.save(LatentFaces(4, 7).state_dict(), tmp_path / "models" / "latent_faces.pt")
+    objective = Objective(tmp_path, torch.device("cpu"))
+    steps = objective.steps(8, torch.Generator().manual_seed(0))
+    assert (steps // 125).tolist() == list(range(8))
+    noise, clean = torch.randn(8, 4, 16, 16), torch.randn(8, 4, 16, 16)
+    truth = objective.schedule.get_velocity(clean, noise, steps)
+    assert float(objective(truth, clean, noise, steps, _rows(8))["loss"]) < 1e-6
+    clear = steps < LIKENESS_BELOW
+    for wrong, seen in ((clear, True), (~clear, False)):
+        guess = truth + wrong[:, None, None, None] * torch.randn(truth.shape)
+        assert (float(objective(guess, clean, noise, steps, _rows(8))["unlike"]) > 1e-3) == seen
+
+
+def test_encoded_pictures_are_joined_and_picked_row_by_row() -> None:
+    both = _rows(3) + _rows(2)
+    assert len(both) == 5 and both[torch.tensor([4, 0])].persons.tolist() == [1, 0]
+
+
+def test_the_normalisation_is_folded_into_the_encoder() -> None:
+    torch.manual_seed(7)
+    model = train_vae._Trained().train()
+    images = torch.rand(2, 3, 64, 64) * 2 - 1
+    model.norm.momentum = None
+    model.encode(images)
+    model.eval()
+    folded = model.folded()
+    with torch.no_grad():
+        wanted = model.encode(images)
+        torch.testing.assert_close(folded.encode(images).latents, wanted, rtol=1e-3, atol=1e-3)
+        torch.testing.assert_close(folded.decode(wanted).sample, model.vae.decode(wanted).sample)
+    stds = wanted.std((0, 2, 3))
+    assert (stds[: train_vae.MAIN_CHANNELS] > 0.9).all() and (stds[train_vae.MAIN_CHANNELS :] < 0.6).all()
+
+
+def test_where_the_decoder_is_trained_alone_all_latents_stay() -> None:
+    torch.manual_seed(8)
+    vae = train_vae.make()
+    images = torch.rand(2, 3, 64, 64) * 2 - 1
+    before = vae.encode(images).latents
+    model = train_vae._DecoderOnly(vae)
+    model(images).square().mean().backward()
+    trained = {name.split(".")[1] for name, p in model.named_parameters() if p.grad is not None}
+    assert trained == {"decoder"}
+    torch.testing.assert_close(model.folded().encode(images).latents, before)
+
+
+class _OnePicture:
+    """A data set of one picture: a red face on grey, with hair above it."""
+
+    images = np.full((1, 128, 128, 3), 120, np.uint8)
+    labels = np.zeros((1, 128, 128), np.uint8)
+    landmarks = (FFHQ * 64 + 32).astype(np.float32)[None]
+
+    def __init__(self) -> None:
+        self.images[0, 40:100, 40:90] = (220, 30, 30)
+        self.labels[0, 40:100, 40:90], self.labels[0, 30:40, 40:90] = 1, 17
+
+
+def test_a_view_is_a_piece_on_black_and_its_cells_say_where_the_face_is() -> None:
+    image, cells = view_of(_OnePicture(), 0, seed=3)  # type: ignore[arg-type]
+    again, _ = view_of(_OnePicture(), 0, seed=3)  # type: ignore[arg-type]
+    assert (image == again).all() and image.shape == (128, 128, 3) and cells.shape == (2, 16, 16)
+    red = (image[..., 0].astype(int) - image[..., 1] > 80).reshape(16, 8, 16, 8).mean((1, 3))
+    assert (image == 0).all(-1).mean() > 0.1  # the canvas
+    assert cells[0].any() and red[cells[0]].mean() > 0.7 and red[~cells[0]].mean() < 0.2
+    assert not (cells[0] & cells[1]).all()
+
+
+def test_a_run_logs_means_of_numbers_and_of_what_lies_on_a_device(tmp_path: Path) -> None:
+    run = Run(tmp_path, "some", steps=LOG_EVERY)
+    for step in range(LOG_EVERY):
+        run.advance(save=False)
+        run.track(number=step, tensor=torch.tensor(2.0 * step, requires_grad=True))
+    line = json.loads(run.log_file.read_text())
+    assert line["number"] == (LOG_EVERY - 1) / 2 and line["tensor"] == LOG_EVERY - 1
