@@ -42,7 +42,10 @@ def view_of(data: Dataset, item: int, seed: int) -> tuple[np.ndarray, np.ndarray
 
 
 class Views:
-    """The drawn views of a state folder; `writable` creates what is missing."""
+    """The drawn views of a state folder, all of them; `writable` creates what is missing.
+
+    Raises FileNotFoundError or RuntimeError where some are not drawn yet.
+    """
 
     def __init__(self, state: Path, *, writable: bool = False) -> None:
         fields = {
@@ -53,10 +56,14 @@ class Views:
         arrays: dict[str, np.ndarray] = {}
         for name, (dtype, shape) in fields.items():
             path = state / "data" / f"view_{name}.npy"
-            if not path.exists() and writable:
+            if not path.exists() and not writable:
+                raise FileNotFoundError(f"no views under {state} yet: run python -m studio dataset --state {state}")
+            if not path.exists():
                 np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape).flush()
             arrays[name] = np.load(path, mmap_mode="r+" if writable else "r")
         self.images, self.masks, self.done = arrays["images"], arrays["masks"], arrays["done"]
+        if not writable and not self.done.all():
+            raise RuntimeError(f"{self.done.sum()} of {NUM_VIEWS} views are drawn: run python -m studio dataset again")
 
 
 def plan(data: Dataset) -> np.ndarray:

@@ -26,7 +26,7 @@ from studio.train_latent_faces import LatentFaces, distance
 from studio.train_unet import TEXT_WIDTH, make
 from studio.train_vae import FaceDistance, pixel_weights
 from studio.unpack import follow, widen
-from studio.views import view_of
+from studio.views import Views, view_of
 
 
 @pytest.mark.parametrize("shape", [(8, 8), (12, 72), (72, 12)])
@@ -264,3 +264,17 @@ def test_a_run_logs_means_of_numbers_and_of_what_lies_on_a_device(tmp_path: Path
         run.track(number=step, tensor=torch.tensor(2.0 * step, requires_grad=True))
     line = json.loads(run.log_file.read_text())
     assert line["number"] == (LOG_EVERY - 1) / 2 and line["tensor"] == LOG_EVERY - 1
+
+
+def test_views_that_are_missing_or_half_drawn_are_refused_with_the_remedy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("studio.views.NUM_VIEWS", 3)
+    (tmp_path / "data").mkdir()
+    with pytest.raises(FileNotFoundError, match="studio dataset"):
+        Views(tmp_path)
+    Views(tmp_path, writable=True).done[:2] = True
+    with pytest.raises(RuntimeError, match="2 of 3 views"):
+        Views(tmp_path)
+    Views(tmp_path, writable=True).done[:] = True
+    assert Views(tmp_path).done.all()
