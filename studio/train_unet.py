@@ -17,14 +17,15 @@ from transformers import CLIPModel, CLIPTextModel
 from studio import crew, grid, latents, tokenizer
 from studio.captions import VIEW_TEMPLATES
 from studio.crew import Crew
-from studio.dataset import PLACEHOLDER, SIDE_PX, Dataset, captions
+from studio.dataset import PLACEHOLDER, Dataset, captions
 from studio.loop import Run, cosine_lr, working_precision
 from studio.muon import Muon
 from studio.objective import Objective, noise_schedule
 from studio.train_vae import LATENT_CHANNELS
+from studio.views import LATENT_PX
 from studio.words import NamedText, NameMap
 
-LATENT_PX, TEXT_WIDTH = SIDE_PX // 8, 192
+TEXT_WIDTH = 192
 WIDTHS, TIME_WIDTH = (128, 160), 256
 CPU_PART = 16  # samples that a process passes through the networks at once, adding up gradients: cache
 EMPTY_SHARE = 0.1  # captions replaced by the empty prompt, for guidance

@@ -85,6 +85,8 @@ def _draw(state: Path, rows: np.ndarray) -> None:
 def build(state: Path, *, processes: int = 2) -> None:
     """Draw what is missing, once all pictures are rendered."""
     missing = np.flatnonzero(~np.asarray(Views(state, writable=True).done))
+    if not missing.size:
+        return
     context, start = mp.get_context("spawn"), time.monotonic()
     workers = [context.Process(target=_draw, args=(state, missing[k::processes])) for k in range(processes)]
     for worker in workers:
