@@ -165,7 +165,7 @@ def _photo_id(photo: str) -> str:
     if len(photo) == 64 and not set(photo) - set("0123456789abcdef"):
         return photo
     from factory.files import filesystem
-    from factory.photos import content_id
+    from factory.ids import content_id
 
     files, path = filesystem(photo)
     with files.open_input_stream(path) as stream:

@@ -30,7 +30,7 @@ from benchmarks.flaky_s3 import flaky_s3
 from benchmarks.soak_memory import growth, plot, watched
 from benchmarks.soak_photos import may_become, write
 from benchmarks.soak_stage import LOG, MAIN
-from factory.photos import content_id
+from factory.ids import content_id
 from factory.rows import KEYS, Table
 from factory.tables import Store
 from pipelines.journal import list_jobs

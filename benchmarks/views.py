@@ -22,13 +22,13 @@ import ray
 
 from benchmarks.measure import hardware, markdown
 from factory.config import PrepareConfig
+from factory.ids import identity_id
 from factory.measure import protocol_id
 from factory.metrics import Interval
 from factory.pack import load_pack
 from factory.records import Identity
 from factory.settings import evaluate_settings, generate_settings, train_settings
 from factory.tables import Store
-from factory.train import identity_id
 from pipelines.evaluate import evaluate
 from pipelines.generate import generate
 from pipelines.prepare import prepare

@@ -20,6 +20,7 @@ from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 from factory.align import FFHQ_512, align, similarity, visible_share
 from factory.config import PrepareConfig
 from factory.errors import PackError, PhotoRejected
+from factory.ids import face_id
 from factory.pack import Pack
 from factory.records import Face, Photo
 
@@ -87,7 +88,7 @@ class FaceDetector:
         if detail < config.min_sharpness:
             raise PhotoRejected("blurred", f"sharpness {detail:.3f}; it needs {config.min_sharpness:g}")
         return Face(
-            face_id=f"{photo.photo_id}-{index}",
+            face_id=face_id(photo.photo_id, index),
             face_index=index,
             box=found.box,
             landmarks=found.landmarks,

@@ -18,6 +18,7 @@ import pyarrow.fs as pafs
 
 from factory.errors import IdentityNotFound
 from factory.files import filesystem
+from factory.ids import any_face, face_id, index_of, photo_of
 from factory.rows import SCHEMAS, Table
 from factory.tables import Store, tombstone_digest, where_in
 
@@ -44,14 +45,14 @@ class Person:
             ids["photo_id"] = self.photo_ids | {photo_of(face_id) for face_id in self.face_ids}
             ids["reject_id"] = self.reject_ids
         if table == "names":  # a photo's other names are its largest face's
-            ids["photo_id"] = self.photo_ids | {photo_of(f) for f in self.face_ids if f.endswith("-0")}
+            ids["photo_id"] = self.photo_ids | {photo_of(f) for f in self.face_ids if index_of(f) == 0}
         columns = [name for name in SCHEMAS[table].names if ids.get(name)]
         return " OR ".join(where_in(name, sorted(ids[name])) for name in columns) or "FALSE"
 
     def buried(self) -> set[str]:
         """What the tombstones remember. `<photo_id>-any`: no face of the photo is prepared anew, as another detector
         may number them differently."""
-        photos = {f"{photo_of(face_id)}-any" for face_id in self.face_ids}
+        photos = {any_face(photo_of(face_id)) for face_id in self.face_ids}
         return self.photo_ids | self.face_ids | self.identity_ids | self.image_ids | photos
 
 
@@ -82,7 +83,7 @@ def find_person(
     if name is not None:
         named = where_in("name", [name])
         faces |= _column(store, "faces", "face_id", named) | _column(store, "identities", "face_id", named)
-        faces |= {f"{photo}-0" for photo in _column(store, "names", "photo_id", named)}
+        faces |= {face_id(photo, 0) for photo in _column(store, "names", "photo_id", named)}
         whole = f"{named} AND reject_id = photo_id"
         photos |= _column(store, "rejects", "photo_id", whole) - {photo_of(face) for face in faces}
         rejects = _column(store, "rejects", "reject_id", f"{named} AND photo_id = ''")
@@ -100,11 +101,6 @@ def find_person(
     identities = _column(store, "identities", "identity_id", who)
     images = _column(store, "images", "image_id", where_in("identity_id", sorted(identities)))
     return Person(photos, single, identities, images, rejects)
-
-
-def photo_of(face_id: str) -> str:
-    """The photo_id in a face_id."""
-    return face_id.rpartition("-")[0]
 
 
 def erase(store: Store, person: Person, *, orphan_age_s: float = 60.0) -> Erasure:

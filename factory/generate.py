@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -11,6 +10,7 @@ import numpy as np
 import torch
 from diffusers import DPMSolverMultistepScheduler
 
+from factory import ids
 from factory.config import GenerateConfig
 from factory.diffusion import DiffusionBase
 from factory.errors import IncompatibleIdentity
@@ -37,9 +37,8 @@ def image_id(request: ImageRequest, model: str) -> str:
 
     `model` is the pack's `model_fingerprint`.
     """
-    what = [request.identity.identity_id, with_person(request.prompt), str(request.seed)]
-    text = "\n".join([*what, request.config.model_dump_json(), model])
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    prompt = with_person(request.prompt)
+    return ids.image_id(request.identity.identity_id, prompt, request.seed, request.config, model)
 
 
 class ImageGenerator:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,6 +12,7 @@ from factory.clip import ClipScorer
 from factory.config import EvaluateConfig, GenerateConfig
 from factory.detect import FaceRecogniser
 from factory.errors import PackError
+from factory.ids import hashed_json, short_hash
 from factory.metrics import cosine, face_diversity, perceptual_distances, trusted_diversity
 from factory.pack import Pack, file_sha256
 from factory.perceptual import Inception, Lpips
@@ -35,9 +35,9 @@ def protocol_id(
     missing = [str(file) for file in networks if not file.is_file()]
     if missing:
         raise PackError(f"pack {pack.name!r} lacks {', '.join(missing)}; {pack.remedy(pack.faces)}")
-    lines = [*sorted(map(with_person, prompts)), *map(str, sorted(seeds)), generate.model_dump_json()]
-    lines += [config.model_dump_json(), *map(file_sha256, networks)]
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
+    lines = [*sorted(map(with_person, prompts)), *map(str, sorted(seeds)), hashed_json(generate)]
+    lines += [hashed_json(config), *map(file_sha256, networks)]
+    return short_hash(lines)
 
 
 class PictureMeasurer:

@@ -5,7 +5,6 @@ Files come from strangers, so limits are checked on the header, before any pixel
 
 from __future__ import annotations
 
-import hashlib
 import struct
 import zlib
 from io import BytesIO
@@ -15,6 +14,7 @@ from PIL import ExifTags, Image, ImageCms, UnidentifiedImageError
 
 from factory.config import PrepareConfig
 from factory.errors import PhotoRejected
+from factory.ids import content_id
 from factory.records import Photo
 
 Image.init()  # loads every decoder, so that Image.OPEN says which there are
@@ -37,11 +37,6 @@ _UPRIGHT = {  # EXIF orientation -> what turns the picture upright
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-
-
-def content_id(data: bytes) -> str:
-    """The photo's id: sha256 of the file's bytes, 64 hex digits."""
-    return hashlib.sha256(data).hexdigest()
 
 
 def decode_photo(data: bytes, *, name: str, config: PrepareConfig) -> Photo:

@@ -8,6 +8,7 @@ from factory.config import PrepareConfig
 from factory.detect import FaceDetector
 from factory.encode import FeatureEncoder
 from factory.errors import PhotoRejected
+from factory.ids import face_name
 from factory.pack import Pack
 from factory.parse import FaceParser, check_masks
 from factory.photos import decode_photo
@@ -46,7 +47,7 @@ class Preparer:
                 PreparedFace(
                     face_id=face.face_id,
                     photo_id=photo.photo_id,
-                    name=name if face.face_index == 0 else f"{name}-{face.face_index}",
+                    name=face_name(name, face.face_index),
                     face_index=face.face_index,
                     box=face.box,
                     landmarks=face.landmarks,

@@ -22,6 +22,7 @@ import pyarrow.parquet as pq
 
 from factory.errors import IdentityNotFound
 from factory.files import filesystem
+from factory.ids import face_id, faces_called
 from factory.records import GeneratedImage, Identity, PictureMetrics, PreparedFace, Reject
 from factory.rows import (
     KEYS,
@@ -235,13 +236,9 @@ class Store:
 
     def _faces_called(self, name: str) -> list[str]:
         """Face ids by the photo's other names (table `names`): "<name>" is the largest face, "<name>-<n>" face n."""
-        stem, _, number = name.rpartition("-")
-        rows = self.read("names", where=where_in("name", [name, stem])).to_pylist()
-        return [
-            f"{row['photo_id']}-{0 if row['name'] == name else int(number)}"
-            for row in rows
-            if row["name"] == name or number.isdecimal()
-        ]
+        numbers = dict(faces_called(name))
+        rows = self.read("names", where=where_in("name", list(numbers))).to_pylist()
+        return [face_id(row["photo_id"], numbers[row["name"]]) for row in rows]
 
     def images(self, identity_ids: Sequence[str] | None = None) -> list[GeneratedImage]:
         """Images, all or those of these identities."""

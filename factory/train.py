@@ -6,8 +6,6 @@ nothing but the batched products (factory/slots.py), so words do not depend on p
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -21,6 +19,7 @@ import torch
 from factory.config import EngineConfig, MethodConfig, TrainConfig
 from factory.diffusion import DiffusionBase
 from factory.encode import FeatureEncoder
+from factory.ids import identity_id, training_json
 from factory.memory import choose_slots
 from factory.pack import Pack
 from factory.prompts import PERSON, TEMPLATES, tokenise
@@ -28,23 +27,9 @@ from factory.records import Identity, PreparedFace
 from factory.slots import Finished, Slots
 
 OnStep = Callable[[int, int], None]  # steps done of the identities in their slots, together; steps of one identity
-_STOP = {"stop_below", "stop_every"}  # fields that change nothing where early stopping is off
 _DTYPES = {"auto": None, "float64": torch.float64, "float32": torch.float32, "bfloat16": torch.bfloat16}
 
 logger = logging.getLogger(__name__)
-
-
-def identity_id(face_id: str, method: MethodConfig, train: TrainConfig, fingerprint: str) -> str:
-    """16 hex digits: the same face, config and pack (its `learning_fingerprint`) always give the same identity."""
-    text = "\n".join([face_id, _config_json(method, train), fingerprint])
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def _config_json(method: MethodConfig, train: TrainConfig) -> str:
-    unused = set() if train.stop_below is not None else set(_STOP)
-    if train.average_power is None:
-        unused.add("average_power")
-    return json.dumps({**method.model_dump(), **train.model_dump(exclude=unused)}, sort_keys=True)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -175,7 +160,7 @@ class Trainer:
             pack=self.base.pack.name,
             fingerprint=self.base.fingerprint,
             preset=preset,
-            config=_config_json(method, train),
+            config=training_json(method, train),
             num_steps=finished.num_steps,
             final_loss=finished.final_loss,
             train_s=finished.seconds,

@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from factory.config import PrepareConfig
 from factory.errors import PhotoRejected
+from factory.ids import face_id, face_name, index_of, is_face_id
 from factory.pack import Pack, load_pack
 from factory.photos import decode_photo
 from factory.records import Face, Photo, Reject
@@ -56,7 +57,7 @@ class FaceFinder:
             return _refused(row, too_much, self.pack.name)
         return {
             "faces": [_found_row(face, photo, self.pack) for face in faces],
-            "rejects": [_reject(row, f"{photo.photo_id}-{i}", error, self.pack.name) for i, error in bad_faces],
+            "rejects": [_reject(row, face_id(photo.photo_id, i), error, self.pack.name) for i, error in bad_faces],
         }
 
 
@@ -108,8 +109,8 @@ class FaceReader:
         bad = [face for face in photo["faces"] if "error" in face]
         rejects = photo["rejects"] + [_reject(face, face["face_id"], face["error"], self.pack.name) for face in bad]
         if not faces:  # then the photo itself is refused, for what is wrong with its largest face
-            rejects.sort(key=lambda row: int(row["reject_id"].partition("-")[2] or 0))
-            rejects[0]["reject_id"] = rejects[0]["reject_id"].partition("-")[0]
+            rejects.sort(key=lambda row: index_of(row["reject_id"]) if is_face_id(row["reject_id"]) else 0)
+            rejects[0]["reject_id"] = rejects[0]["photo_id"]
         return {"faces": faces, "rejects": rejects}
 
 
@@ -152,7 +153,7 @@ def _found_row(face: Face, photo: Photo, pack: Pack) -> dict[str, Any]:
         "face_id": face.face_id,
         "pack": pack.name,
         "photo_id": photo.photo_id,
-        "name": photo.name if face.face_index == 0 else f"{photo.name}-{face.face_index}",
+        "name": face_name(photo.name, face.face_index),
         "face_index": face.face_index,
         "box": face.box.tolist(),
         "landmarks": face.landmarks.ravel().tolist(),

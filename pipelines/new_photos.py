@@ -10,6 +10,7 @@ from typing import Any, Final
 import pyarrow as pa
 import ray
 
+from factory.ids import any_face, photo_name_of
 from factory.pack import Pack
 from factory.tables import Store, Tombstones, where_in
 from pipelines.job import Summary, stream
@@ -69,7 +70,7 @@ class _Known:
         photo_id, source_id = row["photo_id"], row["source_id"]
         if photo_id is None:  # what could not be read is tried at each run
             return self.retried is None or source_id in self.retried
-        if self.tombstones.salts and (self.tombstones.hold(photo_id) or self.tombstones.hold(f"{photo_id}-any")):
+        if self.tombstones.salts and (self.tombstones.hold(photo_id) or self.tombstones.hold(any_face(photo_id))):
             return False
         done = photo_id in self.photo_ids
         if done and (photo_id, row["name"]) not in self.names:
@@ -99,7 +100,7 @@ def _known_photos(store: Store, pack: Pack, retry: Sequence[str] | None) -> _Kno
     faces = store.read("faces", columns=["photo_id", "name", "face_index"], where=same_pack).to_pylist()
     columns = ["reject_id", "photo_id", "name", "reason"]
     rejects = store.read("rejects", columns=columns, where=f"{same_pack} AND stage = 'prepare'").to_pylist()
-    named = {(row["photo_id"], row["name"].removesuffix(f"-{row['face_index']}")) for row in faces if row["face_index"]}
+    named = {(row["photo_id"], photo_name_of(row["name"], row["face_index"])) for row in faces if row["face_index"]}
     named |= {(row["photo_id"], row["name"]) for row in [*(face for face in faces if not face["face_index"]), *rejects]}
     named |= {(row["photo_id"], row["name"]) for row in store.read("names").to_pylist()}
     retried = [row for row in rejects if row["reason"] in (retry or ())]

@@ -15,6 +15,7 @@ import pyarrow as pa
 import ray
 
 from factory.config import PrepareConfig
+from factory.ids import is_face_id
 from factory.pack import load_pack
 from factory.tables import Store, where_in
 from pipelines.faces import FaceFinder, FaceReader, find_poisoned, read_poisoned
@@ -127,7 +128,7 @@ def commit(outcomes: pa.Table, store: Store, *, replaces: bool = False) -> pa.Ta
     for photo in photos:
         counts["photos_with_faces"] += bool(photo["faces"])
         for reject in photo["rejects"]:
-            kind = "rejected_face" if "-" in reject["reject_id"] else "rejected"
+            kind = "rejected_face" if is_face_id(reject["reject_id"]) else "rejected"
             counts[f"{kind}:{reject['reason']}"] += 1
     return counts_table(counts)
 

@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 
 from factory.errors import SourceError
 from factory.files import filesystem
+from factory.ids import content_id, unread_photo_id
 
 _CHUNK = 2**20  # bytes read at a time while hashing
 PLACE: Final = pa.schema([("uri", pa.string()), ("row_group", pa.int32()), ("first_row", pa.int64())])
@@ -120,7 +121,7 @@ class _Entry:
     @property
     def source_id(self) -> str:
         """What stands for the photo while its bytes are not known."""
-        return hashlib.sha256(self.uri.encode()).hexdigest()
+        return unread_photo_id(self.uri)
 
 
 def _photo(entry: _Entry, photo_id: str | None, max_bytes: int) -> dict[str, Any]:
@@ -129,7 +130,7 @@ def _photo(entry: _Entry, photo_id: str | None, max_bytes: int) -> dict[str, Any
         size = _size(entry)
         if size <= max_bytes:
             data = b"".join(_chunks(entry))
-            photo_id = photo_id or hashlib.sha256(data).hexdigest()
+            photo_id = photo_id or content_id(data)
             return {**refused, "photo_id": photo_id, "reject_id": photo_id, "image": data}
         photo_id = photo_id or _hash(entry)
     except OSError as error:

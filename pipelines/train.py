@@ -18,6 +18,7 @@ import pyarrow as pa
 import ray
 
 from factory.config import EngineConfig, MethodConfig, TrainConfig
+from factory.ids import identity_id
 from factory.pack import Pack, load_pack
 from factory.records import PreparedFace, Reject
 from factory.rows import face_from_row, identity_row, reject_row
@@ -187,8 +188,6 @@ class IdentityTrainer:
 
     def _learn(self, rows: Sequence[dict[str, Any]], settings: Settings, counts: Counter[str]) -> None:
         """Learns rows of `faces`, commits them as they finish, and adds to `counts` what it committed."""
-        from factory.train import identity_id
-
         preset, method, train = settings
         ids = {identity_id(row["face_id"], method, train, self.trainer.fingerprint): row for row in rows}
         # a block that is done again after its actor was lost: some of it may be learned already
@@ -222,8 +221,6 @@ class IdentityTrainer:
         return counts
 
     def _diverged(self, face: PreparedFace, settings: Settings) -> Reject:
-        from factory.train import identity_id
-
         _, method, train = settings
         return Reject(
             # the identity's own id: other settings may succeed
@@ -242,8 +239,6 @@ def _new_faces(
     store: Store, pack: Pack, method: MethodConfig, train: TrainConfig, summary: Summary, *, counts_faces: bool
 ) -> list[str]:
     """Ids of the faces still to be learned; ids are all the driver holds."""
-    from factory.train import identity_id
-
     faces = store.read("faces", columns=["face_id", "photo_id"], where=where_in("pack", [pack.name]))
     fingerprint = pack.learning_fingerprint()
     known = store.existing_ids("identities")

@@ -12,12 +12,12 @@ import numpy as np
 from factory.celebs import CelebPrior
 from factory.config import MethodConfig, TrainConfig
 from factory.diffusion import DiffusionBase
+from factory.ids import identity_id
 from factory.pack import Pack
 from factory.records import Identity, PreparedFace
 from factory.rows import identity_row
 from factory.settings import train_settings
 from factory.tables import Store
-from factory.train import identity_id
 from studio.bounds import Kind, bound, name_words, true_words
 from studio.protocol import Arm, Plan, celebrities_of, people_of
 

@@ -18,8 +18,8 @@ from cli import app
 from factory.config import PrepareConfig
 from factory.erase import erase, find_person
 from factory.errors import SourceError
+from factory.ids import content_id
 from factory.pack import Pack
-from factory.photos import content_id
 from factory.records import Reject
 from factory.rows import face_row, reject_row
 from factory.tables import Store

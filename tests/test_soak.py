@@ -19,8 +19,8 @@ from benchmarks.soak_photos import BAD, POISON, may_become, write
 from benchmarks.soak_stage import LOG, WatchedFinder
 from factory.config import PrepareConfig
 from factory.errors import PhotoRejected
+from factory.ids import content_id
 from factory.pack import load_pack
-from factory.photos import content_id
 from factory.prepare import Preparer
 from factory.records import Reject
 from factory.rows import reject_row
@@ -31,7 +31,7 @@ pytestmark = pytest.mark.timeout(600)  # processes start slowly on a busy machin
 JOB = """
 import os, sys, time
 import pyarrow.parquet as pq
-from factory.photos import content_id
+from factory.ids import content_id
 from factory.tables import Store
 root, photos, forgetful = sys.argv[1:]
 store = Store(root)

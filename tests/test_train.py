@@ -7,9 +7,10 @@ import pytest
 import torch
 
 from factory.config import EngineConfig, MethodConfig, TrainConfig, preset
+from factory.ids import identity_id
 from factory.pack import Pack
 from factory.records import Identity, PreparedFace
-from factory.train import Learned, Trainer, identity_id, load_trainer
+from factory.train import Learned, Trainer, load_trainer
 from tests.make_faces import noise_face
 
 STEPS = 6

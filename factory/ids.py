@@ -1,0 +1,118 @@
+"""Every id and every derived name, composed and taken apart in this one place.
+
+Ids are content-addressed, so a row written twice is one row. A config field that a later version adds takes part in a
+hash only where it differs from its default: what was learned or drawn before the field existed keeps its id.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any, Final
+
+from factory.config import Config, EvaluateConfig, GenerateConfig, MethodConfig, TrainConfig
+
+_FIRST_FIELDS: Final[dict[type[Config], tuple[str, ...]]] = {  # hashed always; fields that came later are not listed
+    MethodConfig: (
+        *("normalise", "celeb_moments", "adain", "words", "features", "loss", "mask", "phase_boundary", "boundary"),
+        *("hair_weight", "rec_scale", "mirror", "area_normalise"),
+    ),
+    TrainConfig: (
+        *("num_steps", "learning_rate", "betas", "weight_decay", "eps", "max_grad_norm", "samples_per_step", "seed"),
+        *("views", "num_views"),
+    ),
+    GenerateConfig: ("num_inference_steps", "guidance_scale", "negative_prompt"),
+    EvaluateConfig: ("face_div", "fid", "class_word"),
+}
+
+
+def content_id(data: bytes) -> str:
+    """A photo's id: sha256 of the file's bytes, hex."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def unread_photo_id(uri: str) -> str:
+    """What stands for a photo whose bytes could not be read: sha256 of where it is, hex."""
+    return hashlib.sha256(uri.encode()).hexdigest()
+
+
+def face_id(photo: str, index: int) -> str:
+    """The photo's id and the face's number; 0 is the largest face."""
+    return f"{photo}-{index}"
+
+
+def photo_of(a_face_id: str) -> str:
+    """The photo's id in a face's."""
+    return a_face_id.rpartition("-")[0]
+
+
+def is_face_id(an_id: str) -> bool:
+    """Whether an id of a reject is a face's: a photo's, and an identity's, are hexadecimal digits alone."""
+    return "-" in an_id
+
+
+def index_of(a_face_id: str) -> int:
+    """The face's number in a face's id."""
+    return int(a_face_id.rpartition("-")[2])
+
+
+def any_face(photo: str) -> str:
+    """What a tombstone remembers of a photo of which one face was erased: none of it is prepared anew, as another
+    detector may number its faces differently."""
+    return f"{photo}-any"
+
+
+def face_name(photo_name: str, index: int) -> str:
+    """The largest face is called as its photo, the others "<name>-<index>"."""
+    return photo_name if index == 0 else f"{photo_name}-{index}"
+
+
+def faces_called(name: str) -> list[tuple[str, int]]:
+    """The (photo's name, face's number) that a name may mean: "a-2" is photo "a-2", or face 2 of photo "a"."""
+    stem, _, number = name.rpartition("-")
+    # `isdecimal` is true of other scripts' digits and "007" names nobody: only what `face_name` writes
+    return [(name, 0), *([(stem, int(number))] if number.isascii() and number.isdecimal() and number[0] != "0" else [])]
+
+
+def photo_name_of(a_face_name: str, index: int) -> str:
+    """The photo's name in a face's."""
+    return a_face_name.removesuffix(f"-{index}") if index else a_face_name
+
+
+def identity_id(a_face_id: str, method: MethodConfig, train: TrainConfig, learning_fingerprint: str) -> str:
+    """16 hex digits: the same face, configs and pack (its `learning_fingerprint`) always give the same identity."""
+    return short_hash([a_face_id, training_json(method, train), learning_fingerprint])
+
+
+def training_json(method: MethodConfig, train: TrainConfig) -> str:
+    """The configs as they are hashed, and kept with an identity."""
+    fields = hashed_fields(method) | hashed_fields(train)
+    if train.stop_below is None:
+        fields.pop("stop_every", None)  # it changes nothing where early stopping is off
+    else:
+        fields["stop_every"] = train.stop_every
+    return json.dumps(fields, sort_keys=True)
+
+
+def image_id(identity: str, prompt: str, seed: int, config: GenerateConfig, model_fingerprint: str) -> str:
+    """16 hex digits: the same identity, prompt (with <person>), seed, config and base model (its
+    `model_fingerprint`) always give the same picture."""
+    return short_hash([identity, prompt, str(seed), hashed_json(config), model_fingerprint])
+
+
+def hashed_json(config: Config) -> str:
+    """A config as it is hashed."""
+    return config.model_dump_json(include=set(hashed_fields(config)))
+
+
+def hashed_fields(config: Config) -> dict[str, Any]:
+    """The fields that take part in a hash, in their order: the first version's, and later ones that are set."""
+    first = _FIRST_FIELDS[type(config)]
+    dumped = config.model_dump(mode="json")
+    defaults = type(config)().model_dump(mode="json")
+    return {name: value for name, value in dumped.items() if name in first or value != defaults[name]}
+
+
+def short_hash(lines: list[str]) -> str:
+    """16 hex digits of these texts in this order."""
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]

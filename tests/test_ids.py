@@ -1,0 +1,77 @@
+"""Ids: frozen as they were when the first roots were written, and deaf to fields that came later."""
+
+from __future__ import annotations
+
+import pytest
+
+from factory import ids
+from factory.config import Config, EvaluateConfig, GenerateConfig, MethodConfig, TrainConfig, preset
+
+METHOD, TRAIN = preset("paper")
+STUDIO = {"learning_rate": 1e-3, "num_steps": 150, "average_power": 3.0, "samples_per_step": 2, "views": "pool"}
+# identity_id of face "ab12-0" and fingerprint "ffff...", as the version before factory/ids.py gave them
+FROZEN: list[tuple[dict[str, object], dict[str, object], str]] = [
+    ({}, {}, "78ebb2aa53d2edbd"),
+    ({"adain": False}, {}, "26510f1f09ed5f1c"),
+    ({"words": "free"}, {}, "a8e7aba70303cc5b"),
+    ({"features": "clip"}, {}, "e029af5b60246028"),
+    ({"phase_boundary": 0.3}, {}, "2964bf076433a5cd"),
+    ({"mask": False, "hair_weight": 0.0}, {}, "ee3924c5eb1d6b01"),
+    ({}, STUDIO, "5883d2f2af52f2ba"),
+    ({}, {"stop_below": 0.1}, "f645fd79da1432ef"),
+    ({}, {"stop_below": 0.1, "stop_every": 7}, "6b47e72e3d55ee4f"),
+    ({}, {"stop_every": 7}, "78ebb2aa53d2edbd"),  # it changes nothing where early stopping is off
+    ({}, {"seed": 3, "betas": (0.8, 0.99)}, "a452101c33279cd6"),
+]
+IMAGES: list[tuple[str, int, GenerateConfig, str]] = [
+    ("a photo of <person>", 0, GenerateConfig(), "8a62f92e29518b6b"),
+    ("<person> in the snow", 7, GenerateConfig(num_inference_steps=10, guidance_scale=2.0), "5172ed24c64d9def"),
+    ("<person>", 1, GenerateConfig(negative_prompt="ugly"), "5d3e01d168950d1c"),
+]
+
+
+@pytest.mark.parametrize(("method", "train", "frozen"), FROZEN)
+def test_identity_ids_are_those_of_the_first_roots(
+    method: dict[str, object], train: dict[str, object], frozen: str
+) -> None:
+    configs = METHOD.model_copy(update=method), TRAIN.model_copy(update=train)
+    assert ids.identity_id("ab12-0", *configs, "f" * 16) == frozen
+
+
+def test_identity_id_of_the_release_is_that_of_the_first_roots() -> None:
+    assert ids.identity_id("ab12-0", *preset("release"), "f" * 16) == "791a7e2ab4b18f98"
+
+
+@pytest.mark.parametrize(("prompt", "seed", "config", "frozen"), IMAGES)
+def test_image_ids_are_those_of_the_first_roots(prompt: str, seed: int, config: GenerateConfig, frozen: str) -> None:
+    assert ids.image_id("0123456789abcdef", prompt, seed, config, "m" * 16) == frozen
+
+
+@pytest.mark.parametrize("config", [MethodConfig(), TrainConfig(), GenerateConfig(), EvaluateConfig()])
+def test_a_later_field_counts_only_where_it_is_set(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = ids.hashed_json(config)
+
+    class Later(type(config)):  # type: ignore[misc]
+        added: int = 3
+
+    monkeypatch.setitem(ids._FIRST_FIELDS, Later, ids._FIRST_FIELDS[type(config)])
+    assert ids.hashed_json(Later()) == before
+    assert ids.hashed_json(Later(added=4)) != before
+
+
+@pytest.mark.parametrize("kind", [MethodConfig, TrainConfig, GenerateConfig, EvaluateConfig])
+def test_a_field_cannot_vanish_from_the_hash(kind: type[Config]) -> None:
+    # renaming or removing one would change every id, or let two configs share one
+    assert set(ids._FIRST_FIELDS[kind]) <= set(kind.model_fields)
+
+
+def test_names_and_numbers_of_faces_are_taken_apart_as_they_were_composed() -> None:
+    for index in (0, 1, 12):
+        assert ids.photo_of(ids.face_id("ab", index)) == "ab"
+        assert ids.index_of(ids.face_id("ab", index)) == index
+        assert ("x", index) in ids.faces_called(ids.face_name("x", index))
+        assert ids.photo_name_of(ids.face_name("x-1", index), index) == "x-1"
+    assert ids.is_face_id("ab-0") and not ids.is_face_id("ab")
+    assert ids.faces_called("x-y") == [("x-y", 0)]
+    assert ids.faces_called("x-0") == [("x-0", 0)]  # the largest face bears no number
+    assert ids.faces_called("-") == [("-", 0)]
