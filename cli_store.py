@@ -80,9 +80,10 @@ def show_identity(name: Annotated[str, typer.Argument(help="Name or id.")], root
         from factory.tables import Store
 
         identity = Store(root).find_identity(name)
-        words = identity.words
         rows = [[f.name, _text(getattr(identity, f.name))] for f in fields(identity) if f.name != "words"]
-        rows.append(["words", f"{words.shape[0]} x {words.shape[1]}, {words.min():.4f} to {words.max():.4f}"])
+        for encoder, words in identity.words.items():
+            numbers = f"{words.shape[0]} x {words.shape[1]}, {words.min():.4f} to {words.max():.4f}"
+            rows.append([f"words for {encoder}", numbers])
         show_table(["field", "value"], rows)
 
 

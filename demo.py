@@ -30,7 +30,7 @@ from PIL import Image
 
 from factory.detect import FaceRecogniser
 from factory.pack import load_pack
-from factory.records import Identity, PreparedFace
+from factory.records import TEXT_ENCODER, Identity, PreparedFace
 from factory.tables import Store
 from studio.demo import CONTEXTS, PEOPLE, REAL_PHOTO, Context, portrait, write_photos
 from studio.likeness import Likeness, mean, measure, overall
@@ -241,14 +241,14 @@ def _facts(identities: Sequence[Identity]) -> dict[str, str]:
 
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
     first = identities[0]
+    words = first.words[TEXT_ENCODER]
     train = mean([who.train_s for who in identities])
     return {
         "Hardware": f"{os.cpu_count()} cores ({platform.processor() or platform.machine()}), {device}",
         "Versions": f"Python {platform.python_version()}, torch {torch.__version__}, Ray {ray.__version__}",
         "Pack": f"{first.pack}, text encoder {first.fingerprint}",
         "Method": f"preset {first.preset}, {first.num_steps} steps, {number(train)} s per identity",
-        "Stored of a person": f"{first.words.shape[0]} words of {first.words.shape[1]} numbers, "
-        f"{first.words.nbytes} bytes",
+        "Stored of a person": f"{words.shape[0]} words of {words.shape[1]} numbers, {words.nbytes} bytes",
     }
 
 

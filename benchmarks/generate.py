@@ -30,7 +30,7 @@ from factory.config import GenerateConfig
 from factory.diffusion import DiffusionBase
 from factory.generate import ImageGenerator, ImageRequest
 from factory.prompts import tokenise
-from factory.records import Identity
+from factory.records import TEXT_ENCODER, Identity
 
 PROMPTS = ("a photo of <person>", "a photo of <person> in the snow", "a drawing of <person>", "<person> wearing a hat")
 ONE = "StableDiffusionPipeline, one request at a time"
@@ -107,7 +107,7 @@ def _requests(generator: ImageGenerator, num: int, config: GenerateConfig) -> li
                 face_id=f"face-{number}",
                 photo_id=f"photo-{number}",
                 name=f"person {number}",
-                words=(mean_VD + std_VD * noise_VD).astype(np.float32),
+                words={TEXT_ENCODER: (mean_VD + std_VD * noise_VD).astype(np.float32)},
                 pack=base.pack.name,
                 fingerprint=base.fingerprint,
                 preset="custom",

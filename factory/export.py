@@ -10,7 +10,7 @@ from typing import Final, Literal, assert_never
 import torch
 from safetensors.torch import save_file
 
-from factory.records import Identity
+from factory.records import TEXT_ENCODER, Identity
 
 ExportFormat = Literal["kohya", "diffusers", "a1111", "release"]
 SUFFIXES: Final[dict[ExportFormat, str]] = {
@@ -37,7 +37,10 @@ def export_identity(
     elif target.suffix != SUFFIXES[format]:
         raise ValueError(f"format {format} is a {SUFFIXES[format]} file, not {target.name}")
     target.parent.mkdir(parents=True, exist_ok=True)
-    words_VD = torch.from_numpy(identity.words.copy())
+    if set(identity.words) != {TEXT_ENCODER}:
+        encoders = ", ".join(identity.words)
+        raise ValueError(f"{identity.name!r} has words for {encoders}; format {format} holds one block")
+    words_VD = torch.from_numpy(identity.words[TEXT_ENCODER].copy())
     about = {
         "name": identity.name,
         "identity_id": identity.identity_id,

@@ -16,7 +16,7 @@ from factory.diffusion import DiffusionBase
 from factory.errors import IncompatibleIdentity
 from factory.pack import Pack
 from factory.prompts import tokenise, with_person
-from factory.records import Identity
+from factory.records import TEXT_ENCODER, Identity
 
 OnStep = Callable[[int, int], None]  # denoising steps done, steps in all
 _MAX_BATCH = 32  # images of one UNet batch; guidance doubles it
@@ -101,7 +101,7 @@ class ImageGenerator:
     @torch.inference_mode()
     def _generate_batch(self, requests: Sequence[ImageRequest], on_step: Callable[[int], None]) -> list[np.ndarray]:
         base, config = self.base, requests[0].config
-        words_BVD = torch.from_numpy(np.stack([request.identity.words for request in requests]))
+        words_BVD = torch.from_numpy(np.stack([request.identity.words[TEXT_ENCODER] for request in requests]))
         prompts = tokenise([with_person(request.prompt) for request in requests], base.tokenizer).to(base.device)
         text_BLD = base.encode_text(prompts, words_BVD.to(base.device, base.exact_dtype))
         negative = tokenise([config.negative_prompt], base.tokenizer).to(base.device)

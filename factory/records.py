@@ -7,9 +7,13 @@ width, `V` = 2 the words per identity.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
+
+TEXT_ENCODER: Final = "text_encoder"  # the first text encoder of a base model; Stable Diffusion 1 and 2 have no other
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,7 +91,7 @@ class Identity:
     face_id: str
     photo_id: str
     name: str
-    words: np.ndarray  # float32 [V, D], token embeddings
+    words: Mapping[str, np.ndarray]  # by text encoder of the base model: token embeddings, float32 [V, D]
     pack: str  # name of the pack it was learned with
     fingerprint: str  # of that pack's text encoder: these words mean nothing to another one
     preset: str  # "paper", "release" or "custom"

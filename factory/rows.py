@@ -13,19 +13,35 @@ import numpy as np
 import pyarrow as pa
 from PIL import Image
 
-from factory.records import FaceFeatures, FaceMasks, GeneratedImage, Identity, PictureMetrics, PreparedFace, Reject
+from factory.records import (
+    TEXT_ENCODER,
+    FaceFeatures,
+    FaceMasks,
+    GeneratedImage,
+    Identity,
+    PictureMetrics,
+    PreparedFace,
+    Reject,
+)
 
 Table = Literal["faces", "identities", "images", "metrics", "rejects", "names", "tombstones"]
 
 
-def _field(name: str, kind: pa.DataType, doc: str, unit: str = "", *, key: bool = False) -> pa.Field:
-    metadata = {"doc": doc, **({"unit": unit} if unit else {})}
+_LATER = b"later"
+
+
+def _field(
+    name: str, kind: pa.DataType, doc: str, unit: str = "", *, key: bool = False, later: bool = False
+) -> pa.Field:
+    """`later`: older roots lack it; it is null in their rows, and comes last in its table."""
+    metadata = {"doc": doc, **({"unit": unit} if unit else {}), **({_LATER.decode(): "true"} if later else {})}
     if key:  # lets Lance see that two concurrent upserts insert the same row, and retry one of them
         metadata["lance-schema:unenforced-primary-key"] = "true"
     return pa.field(name, kind, nullable=not key, metadata=metadata)
 
 
 _TEXT, _FLOATS, _PACK = pa.string(), pa.list_(pa.float32()), "name of the model pack"
+_ENCODERS = pa.list_(pa.struct([("name", pa.string()), ("width", pa.int32())]))
 
 SCHEMAS: Final[dict[Table, pa.Schema]] = {
     "faces": pa.schema(
@@ -51,7 +67,7 @@ SCHEMAS: Final[dict[Table, pa.Schema]] = {
             _field("face_id", _TEXT, "the face it was learned from"),
             _field("photo_id", _TEXT, "sha256 of the photo's bytes, hex"),
             _field("name", _TEXT, "the face's name"),
-            _field("words", _FLOATS, "token embeddings [num_words * text width], row by row"),
+            _field("words", _FLOATS, "token embeddings, for each text encoder [num_words * its width], row by row"),
             _field("num_words", pa.int32(), "words per identity"),
             _field("pack", _TEXT, _PACK + " it was learned with"),
             _field("fingerprint", _TEXT, "of the pack's text encoder; the words mean nothing to another one"),
@@ -61,6 +77,7 @@ SCHEMAS: Final[dict[Table, pa.Schema]] = {
             _field("final_loss", pa.float32(), "mean masked loss over the last 10 % of the steps"),
             _field("train_s", pa.float32(), "its share of the time of the batches it was in", "s"),
             _field("created_at", _TEXT, "ISO 8601, UTC"),
+            _field("encoders", _ENCODERS, "the blocks of `words`, in order; null: one of text_encoder", later=True),
         ]
     ),
     "images": pa.schema(
@@ -119,7 +136,13 @@ SCHEMAS: Final[dict[Table, pa.Schema]] = {
         ]
     ),
 }
+LATER: Final[dict[Table, list[str]]] = {
+    name: [field.name for field in schema if _LATER in field.metadata] for name, schema in SCHEMAS.items()
+}
 KEYS: Final[dict[Table, list[str]]] = {name: [f.name for f in s if not f.nullable] for name, s in SCHEMAS.items()}
+
+
+_OF_WORDS = ("words", "num_words", "encoders")
 
 
 def encode_png(image: np.ndarray) -> bytes:
@@ -175,14 +198,26 @@ def face_from_row(row: dict[str, Any]) -> PreparedFace:
 
 def identity_row(identity: Identity) -> dict[str, Any]:
     """A row of `identities`."""
-    row = {name: getattr(identity, name) for name in SCHEMAS["identities"].names if name != "num_words"}
-    return {**row, "words": identity.words.ravel().tolist(), "num_words": len(identity.words)}
+    row = {name: getattr(identity, name) for name in SCHEMAS["identities"].names if name not in _OF_WORDS}
+    blocks = identity.words
+    return {
+        **row,
+        "words": np.concatenate([block.ravel() for block in blocks.values()]).tolist(),
+        "num_words": len(next(iter(blocks.values()))),
+        "encoders": [{"name": name, "width": block.shape[1]} for name, block in blocks.items()],
+    }
 
 
 def identity_from_row(row: dict[str, Any]) -> Identity:
     """The record of a row of `identities`."""
-    words = np.array(row["words"], np.float32).reshape(row["num_words"], -1)
-    return Identity(**{name: value for name, value in row.items() if name not in ("words", "num_words")}, words=words)
+    numbers, num_words = np.array(row["words"], np.float32), row["num_words"]
+    blocks = row["encoders"] or [{"name": TEXT_ENCODER, "width": len(numbers) // num_words}]
+    ends = np.cumsum([num_words * block["width"] for block in blocks])
+    words = {
+        block["name"]: part.reshape(num_words, -1)
+        for block, part in zip(blocks, np.split(numbers, ends[:-1]), strict=True)
+    }
+    return Identity(**{name: value for name, value in row.items() if name not in _OF_WORDS}, words=words)
 
 
 def image_row(image: GeneratedImage) -> dict[str, Any]:

@@ -10,6 +10,9 @@ from __future__ import annotations
 import difflib
 import hashlib
 import os
+import random
+import re
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -26,6 +29,7 @@ from factory.ids import face_id, faces_called
 from factory.records import GeneratedImage, Identity, PictureMetrics, PreparedFace, Reject
 from factory.rows import (
     KEYS,
+    LATER,
     SCHEMAS,
     Table,
     face_from_row,
@@ -82,29 +86,29 @@ class Store:
         return f"{self.root}/{table}.lance"
 
     def open(self, table: Table) -> lance.LanceDataset | None:
-        """The table's newest version, None if there is no table yet; ValueError if its columns are not ours."""
+        """The table's newest version, None if there is no table yet.
+
+        An older version's table may lack columns that came later. Raises ValueError if it has other columns than ours.
+        """
         try:
             dataset = lance.dataset(self.uri(table), storage_options=self._options)
         except ValueError as error:
             if "was not found" not in str(error):
                 raise
             return None
-        wrong = set(map(_column, SCHEMAS[table])) ^ set(map(_column, dataset.schema))
-        if wrong:
-            names = ", ".join(sorted({name for name, _ in wrong}))
-            raise ValueError(
-                f"table {self.uri(table)} has other columns than this version writes ({names}); "
-                "use another --root, or export that table and move it away"
-            )
+        _check_columns(self.uri(table), table, dataset.schema)
         return dataset
 
     def read(self, table: Table, *, columns: list[str] | None = None, where: str | None = None) -> pa.Table:
         """Rows of a table, `where` in SQL; an empty table if there is none yet."""
+        schema = SCHEMAS[table] if columns is None else pa.schema([SCHEMAS[table].field(name) for name in columns])
         dataset = self.open(table)
         if dataset is None:
-            schema = SCHEMAS[table]
-            return (schema if columns is None else pa.schema([schema.field(c) for c in columns])).empty_table()
-        return dataset.to_table(columns=columns, filter=where)
+            return schema.empty_table()
+        there = [name for name in schema.names if name in dataset.schema.names]
+        if not there:  # all that is asked for came later
+            return _with_columns(dataset.to_table(columns=KEYS[table], filter=_without(table, dataset, where)), schema)
+        return _with_columns(dataset.to_table(columns=there, filter=_without(table, dataset, where)), schema)
 
     def count(self, table: Table) -> int:
         """Number of rows."""
@@ -123,8 +127,7 @@ class Store:
             return
         data = pa.Table.from_pylist(list({tuple(r[k] for k in KEYS[table]): r for r in rows}.values()), SCHEMAS[table])
         dataset = self.open(table)
-        if dataset is None:
-            dataset = self._create(table)
+        dataset = self._create(table) if dataset is None else self._extended(table, dataset)
         merge = dataset.merge_insert(KEYS[table]).when_matched_update_all().when_not_matched_insert_all()
         merge.conflict_retries(50).retry_timeout(timedelta(minutes=5)).execute(data)
         if dataset.version % 256 == 255:  # a long job makes thousands of small commits
@@ -186,6 +189,23 @@ class Store:
         dataset = self.open(table)
         if dataset is None:
             raise OSError(f"table {self.uri(table)} cannot be created: {lost}") from lost
+        return dataset
+
+    def _extended(self, table: Table, dataset: lance.LanceDataset) -> lance.LanceDataset:
+        """The table with the columns that came after it was made, null in its rows. Another writer may add them too."""
+        for attempt in range(_ATTEMPTS):
+            lacking = [SCHEMAS[table].field(name) for name in SCHEMAS[table].names if name not in dataset.schema.names]
+            if not lacking:
+                return dataset
+            try:
+                dataset.add_columns(pa.schema(lacking))
+            except (OSError, ValueError):  # the other one was first, or commits rows at this moment
+                if attempt == _ATTEMPTS - 1:
+                    raise
+                time.sleep(random.uniform(0, 0.1))
+            newest = self.open(table)
+            assert newest is not None, "a table that was there is there"
+            dataset = newest
         return dataset
 
     def tidy(self, table: Table) -> None:
@@ -260,8 +280,43 @@ class Store:
         dataset = self.open(table)
         with pq.ParquetWriter(name, SCHEMAS[table], filesystem=target) as writer:
             for batch in dataset.to_batches(batch_size=256) if dataset is not None else ():
-                writer.write_batch(batch.cast(SCHEMAS[table]))
+                writer.write_table(_with_columns(pa.Table.from_batches([batch]), SCHEMAS[table]))
 
 
-def _column(field: pa.Field) -> tuple[str, str]:
-    return field.name, str(field.type)
+def _check_columns(uri: str, table: Table, schema: pa.Schema) -> None:
+    """ValueError with the remedy if a table's columns are a newer version's, or not ours at all."""
+    ours = {field.name: str(field.type) for field in SCHEMAS[table]}
+    theirs = {field.name: str(field.type) for field in schema}
+    lacking = set(ours) - set(theirs) - set(LATER[table])
+    other = {name for name in set(ours) & set(theirs) if ours[name] != theirs[name]}
+    newer = set(theirs) - set(ours)
+    if lacking or other:
+        raise ValueError(
+            f"table {uri} has other columns than this version writes ({', '.join(sorted(lacking | other | newer))}); "
+            "use another --root, or export that table and move it away"
+        )
+    if newer:
+        raise ValueError(
+            f"table {uri} was written by a newer version of this program, which added {', '.join(sorted(newer))}; "
+            "update this one (git pull, then make install), or use another --root"
+        )
+
+
+def _with_columns(rows: pa.Table, schema: pa.Schema) -> pa.Table:
+    """Rows with just these columns, in this order; those that an older table lacks are null."""
+    there = set(rows.column_names)
+    columns = [
+        rows[field.name].cast(field.type) if field.name in there else pa.nulls(rows.num_rows, field.type)
+        for field in schema
+    ]
+    return pa.Table.from_arrays(columns, schema=schema)
+
+
+def _without(table: Table, dataset: lance.LanceDataset, where: str | None) -> str | None:
+    """A condition in which columns that an older table lacks are NULL."""
+    lacking = [name for name in LATER[table] if name not in dataset.schema.names]
+    if where is None or not lacking:
+        return where
+    name = re.compile(rf"\b({'|'.join(lacking)})\b")
+    parts = re.split(r"('(?:[^']|'')*')", where)  # quoted texts stay as they are
+    return "".join(part if part.startswith("'") else name.sub("NULL", part) for part in parts)

@@ -23,7 +23,7 @@ from factory.ids import identity_id, training_json
 from factory.memory import choose_slots
 from factory.pack import Pack
 from factory.prompts import PERSON, TEMPLATES, tokenise
-from factory.records import Identity, PreparedFace
+from factory.records import TEXT_ENCODER, Identity, PreparedFace
 from factory.slots import Finished, Slots
 
 OnStep = Callable[[int, int], None]  # steps done of the identities in their slots, together; steps of one identity
@@ -156,7 +156,7 @@ class Trainer:
             face_id=face.face_id,
             photo_id=face.photo_id,
             name=face.name,
-            words=words_VD.astype(np.float32),
+            words={TEXT_ENCODER: words_VD.astype(np.float32)},
             pack=self.base.pack.name,
             fingerprint=self.base.fingerprint,
             preset=preset,

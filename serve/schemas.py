@@ -206,5 +206,5 @@ def identity_card(identity: Identity, *, compatible: bool, words: bool) -> dict[
     card: dict[str, Any] = {"object": "identity", **{name: getattr(identity, name) for name in (*names, *numbers)}}
     card["compatible"] = compatible  # with the pack that is served
     if words:
-        card["words"] = identity.words.tolist()
+        card["words"] = {encoder: block.tolist() for encoder, block in identity.words.items()}
     return card

@@ -21,7 +21,7 @@ from factory.config import GenerateConfig
 from factory.errors import PackError
 from factory.generate import ImageRequest, image_id
 from factory.pack import Pack
-from factory.records import GeneratedImage, Identity, PreparedFace
+from factory.records import TEXT_ENCODER, GeneratedImage, Identity, PreparedFace
 from studio.people import Person
 from studio.protocol import Plan, draw_context
 
@@ -58,7 +58,7 @@ def bound(face: PreparedFace, words: np.ndarray, kind: Kind, fingerprint: str) -
         face_id=face.face_id,
         photo_id=face.photo_id,
         name=face.name,
-        words=words.astype(np.float32),
+        words={TEXT_ENCODER: words.astype(np.float32)},
         pack=face.pack,
         fingerprint=fingerprint,
         preset=kind,

@@ -15,7 +15,7 @@ import torch
 from factory.detect import FaceRecogniser
 from factory.measure import protocol_id
 from factory.pack import Pack
-from factory.records import GeneratedImage, Identity, PictureMetrics, PreparedFace
+from factory.records import TEXT_ENCODER, GeneratedImage, Identity, PictureMetrics, PreparedFace
 from factory.settings import evaluate_settings, generate_settings
 from factory.tables import Store
 from studio.charts import picture_grid, sweep_chart, whiskers, word_map
@@ -32,8 +32,7 @@ def write(work: Work, cast: Cast, folder: Path) -> Results:
     """Writes results.md, results.json and the pictures to `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
     groups = {work.plan.arms()[key].label: key for key in ON_THE_MAP if key in cast.identities}
-    words = {label: np.stack([who.words for who in cast.identities[key]]) for label, key in groups.items()}
-    words["true vectors"] = np.stack([who.words for who in cast.identities["true_vector"]])
+    words = {label: _words(cast, key) for label, key in (groups | {"true vectors": "true_vector"}).items()}
     drawn, outside = word_map(
         cast.prior.words_NVD.cpu().numpy(),
         words,
@@ -97,11 +96,15 @@ def features_of(rows: Mapping[str, Sequence[PictureMetrics]], identities: Sequen
     return np.stack([metrics.features for who in identities for metrics in rows[who.identity_id]])
 
 
+def _words(cast: Cast, key: str) -> np.ndarray:
+    return np.stack([who.words[TEXT_ENCODER] for who in cast.identities[key]])
+
+
 def _word_facts(cast: Cast, arms: Mapping[str, object]) -> dict[str, WordFacts]:
     """Table 3, of every arm; and of all celebrity names."""
     facts = {}
     for key in arms:
-        words = np.stack([who.words for who in cast.identities[key]])
+        words = _words(cast, key)
         seconds = float(np.mean([who.train_s for who in cast.identities[key]]))
         facts[key] = WordFacts(seconds=seconds, low=float(words.min()), high=float(words.max()))
     names = cast.prior.words_NVD

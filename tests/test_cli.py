@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from cli import app
 from cli_store import parse_seeds, parse_settings, read_prompts
-from factory.records import Identity
+from factory.records import TEXT_ENCODER, Identity
 from factory.rows import identity_row
 from factory.tables import Store
 
@@ -28,7 +28,7 @@ def root(tmp_path: Path) -> str:
         face_id="f-0",
         photo_id="f",
         name="Ann",
-        words=np.ones((2, 4), np.float32),
+        words={TEXT_ENCODER: np.ones((2, 4), np.float32)},
         pack="studio",
         fingerprint="0" * 16,
         preset="paper",

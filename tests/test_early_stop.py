@@ -5,7 +5,7 @@ import pytest
 
 from factory.config import EngineConfig, TrainConfig, preset
 from factory.pack import Pack
-from factory.records import Identity
+from factory.records import TEXT_ENCODER, Identity
 from factory.train import Trainer, load_trainer
 from tests.make_faces import noise_face
 
@@ -33,9 +33,10 @@ def test_an_identity_stops_at_the_first_look_at_which_it_hardly_moves(trainer: T
     stopped = learn(trainer, stop_below=BELOW, stop_every=EVERY)
     assert EVERY < stopped.num_steps < 12, "it is to stop early, and not at once"
     assert stopped.num_steps % EVERY == 0
-    start = learn(trainer, num_steps=1, learning_rate=0.0).words
-    at = {steps: learn(trainer, num_steps=steps).words for steps in range(EVERY, stopped.num_steps + 1, EVERY)}
-    np.testing.assert_allclose(stopped.words, at[stopped.num_steps], atol=1e-7)
+    start = learn(trainer, num_steps=1, learning_rate=0.0).words[TEXT_ENCODER]
+    looks = range(EVERY, stopped.num_steps + 1, EVERY)
+    at = {steps: learn(trainer, num_steps=steps).words[TEXT_ENCODER] for steps in looks}
+    np.testing.assert_allclose(stopped.words[TEXT_ENCODER], at[stopped.num_steps], atol=1e-7)
     before = {steps: at.get(steps - EVERY, start) for steps in at}
     shares = {n: np.linalg.norm(at[n] - before[n]) / np.linalg.norm(at[n] - start) for n in at}
     assert [n for n, share in shares.items() if share < BELOW] == [stopped.num_steps], shares

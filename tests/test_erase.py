@@ -21,7 +21,7 @@ from cli import app
 from factory.erase import erase, find_person, scan
 from factory.errors import IdentityNotFound
 from factory.pack import Pack
-from factory.records import GeneratedImage, Identity, PictureMetrics, PreparedFace, Reject
+from factory.records import TEXT_ENCODER, GeneratedImage, Identity, PictureMetrics, PreparedFace, Reject
 from factory.rows import encode_png, face_row, identity_row, image_row, metrics_row, reject_row
 from factory.tables import Store
 from serve.app import create_app
@@ -92,7 +92,7 @@ def traces(of: PreparedFace, identity: Identity, image: GeneratedImage) -> dict[
         of.face_id.encode(): "face_id",
         identity.identity_id.encode(): "identity_id",
         image.image_id.encode(): "image_id",
-        identity.words[0, :6].tobytes(): "words",
+        identity.words[TEXT_ENCODER][0, :6].tobytes(): "words",
         of.features.crop[:6].tobytes(): "features",
         encode_png(of.crop)[60:200]: "crop",
         encode_png(image.image)[60:200]: "image",

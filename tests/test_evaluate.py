@@ -15,7 +15,7 @@ import evaluation
 from factory.config import EvaluateConfig, GenerateConfig
 from factory.generate import ImageRequest, image_id
 from factory.pack import Pack, load_pack
-from factory.records import GeneratedImage, Identity
+from factory.records import TEXT_ENCODER, GeneratedImage, Identity
 from factory.rows import encode_png, face_row, identity_row, image_row
 from factory.settings import train_settings
 from factory.tables import Store
@@ -38,7 +38,7 @@ def filled_store(pack: Pack, root: Path) -> tuple[Store, list[Identity]]:
             face_id=face.face_id,
             photo_id=face.photo_id,
             name=face.name,
-            words=np.zeros((2, 32), np.float32),
+            words={TEXT_ENCODER: np.zeros((2, 32), np.float32)},
             pack=pack.name,
             fingerprint=pack.fingerprint(),
             preset="custom",

@@ -12,7 +12,7 @@ from factory.config import GenerateConfig, MethodConfig, TrainConfig
 from factory.encode import FeatureEncoder
 from factory.generate import ImageGenerator, ImageRequest
 from factory.pack import load_pack
-from factory.records import FaceMasks, PreparedFace
+from factory.records import TEXT_ENCODER, FaceMasks, PreparedFace
 from factory.train import load_trainer
 from tests.make_pack import make_pack
 
@@ -44,7 +44,7 @@ def test_one_step_of_training_and_of_generation(tmp_path: Path) -> None:
     trainer = load_trainer(pack)
     config = TrainConfig(num_steps=1, views="pool", num_views=2)
     (identity,) = trainer.train([face], preset="paper", method=MethodConfig(), train=config)
-    assert identity.words.shape == (2, 1024)
+    assert identity.words[TEXT_ENCODER].shape == (2, 1024)
     assert np.isfinite(identity.final_loss)
     del trainer
 

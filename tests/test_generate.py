@@ -7,7 +7,7 @@ from factory.config import GenerateConfig
 from factory.errors import IncompatibleIdentity
 from factory.generate import ImageGenerator, ImageRequest, image_id
 from factory.pack import Pack
-from factory.records import Identity
+from factory.records import TEXT_ENCODER, Identity
 
 CONFIG = GenerateConfig(num_inference_steps=3, guidance_scale=3.0)
 
@@ -24,7 +24,7 @@ def person(number: int, generator: ImageGenerator) -> Identity:
         face_id=f"face-{number}",
         photo_id=f"photo-{number}",
         name=f"person {number}",
-        words=words,
+        words={TEXT_ENCODER: words},
         pack=generator.base.pack.name,
         fingerprint=generator.base.fingerprint,
         preset="paper",

@@ -28,7 +28,7 @@ from factory.metrics import (
 )
 from factory.pack import Pack
 from factory.perceptual import Inception, Lpips
-from factory.records import GeneratedImage
+from factory.records import TEXT_ENCODER, GeneratedImage
 from factory.rows import SCHEMAS, metrics_from_row, metrics_row
 from factory.settings import evaluate_settings
 from studio.demo import portrait
@@ -265,10 +265,10 @@ def test_the_baselines_train_through_the_same_loop(tiny_pack: Pack, words: str) 
     method, steps = MethodConfig.model_validate({"words": words}), TrainConfig(num_steps=2, learning_rate=1e-2)
     (first,) = trainer.train([face], preset="custom", method=method, train=steps)
     start = trainer.prior.generic_D.expand(2, -1) if words == "free" else trainer.prior.words_NVD.mean(0)
-    moved = np.abs(first.words - start.numpy())
+    moved = np.abs(first.words[TEXT_ENCODER] - start.numpy())
     assert 1e-3 < moved.max() < 0.1  # two steps of AdamW from where the baseline starts
     if words == "basis":  # and it stays among the names
         mean_VD, basis_VKD = principal_components(trainer.prior.words_NVD)
-        offset = torch.from_numpy(first.words) - mean_VD
+        offset = torch.from_numpy(first.words[TEXT_ENCODER]) - mean_VD
         kept = torch.einsum("vd,vkd,vke->ve", offset, basis_VKD, basis_VKD)
         assert torch.allclose(kept, offset, atol=1e-4)

@@ -23,7 +23,7 @@ from factory.config import GenerateConfig
 from factory.errors import IdentityNotFound, IncompatibleIdentity
 from factory.generate import ImageRequest
 from factory.pack import Pack
-from factory.records import Identity
+from factory.records import TEXT_ENCODER, Identity
 from factory.rows import identity_row
 from factory.tables import Store
 from serve.app import create_app
@@ -39,7 +39,7 @@ def person(number: int, name: str, fingerprint: str, created_at: str = "2026-01-
         face_id=f"face-{number}",
         photo_id=f"photo-{number}",
         name=name,
-        words=np.random.default_rng(number).normal(scale=0.02, size=(2, 32)).astype(np.float32),
+        words={TEXT_ENCODER: np.random.default_rng(number).normal(scale=0.02, size=(2, 32)).astype(np.float32)},
         pack="tiny",
         fingerprint=fingerprint,
         preset="paper",
@@ -240,7 +240,7 @@ def test_models_are_what_can_be_asked_for(http: TestClient, store: Store, tiny_p
 def test_an_identity_shows_its_words_only_when_asked(http: TestClient) -> None:
     card = http.get("/v1/identities/ada").json()
     assert card["identity_id"] == "0000000000000001" and card["compatible"] and "words" not in card
-    assert np.array(http.get("/v1/identities/ada?words=true").json()["words"]).shape == (2, 32)
+    assert np.array(http.get("/v1/identities/ada?words=true").json()["words"]["text_encoder"]).shape == (2, 32)
     assert not http.get("/v1/identities/cleo").json()["compatible"]
 
 

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 
 from factory.errors import IdentityNotFound
 from factory.export import export_identity
-from factory.records import FaceFeatures, FaceMasks, GeneratedImage, Identity, PreparedFace, Reject
+from factory.records import TEXT_ENCODER, FaceFeatures, FaceMasks, GeneratedImage, Identity, PreparedFace, Reject
 from factory.rows import SCHEMAS, Table, face_row, identity_row, image_row, reject_row
 from factory.tables import Store
 
@@ -46,7 +46,7 @@ def identity(name: str, identity_id: str = "0" * 16, created_at: str = "2026-01-
         face_id="photo-0",
         photo_id="photo",
         name=name,
-        words=RNG.random((2, 6), np.float32),
+        words={TEXT_ENCODER: RNG.random((2, 6), np.float32)},
         pack="tiny",
         fingerprint="f" * 16,
         preset="paper",
@@ -100,7 +100,7 @@ def test_a_row_written_twice_is_one_row_and_the_last_one_counts(store: Store) ->
     second = identity("Ann B")
     store.upsert("identities", [identity_row(second)])
     assert store.count("identities") == 1
-    np.testing.assert_array_equal(store.find_identity("Ann B").words, second.words)
+    np.testing.assert_array_equal(store.find_identity("Ann B").words[TEXT_ENCODER], second.words[TEXT_ENCODER])
 
 
 def test_the_same_face_may_be_prepared_by_two_packs(store: Store) -> None:
@@ -181,7 +181,7 @@ def test_embedding_files_are_what_other_tools_read(tmp_path: Path) -> None:
     ann = identity("Ann/B")
     kohya = export_identity(ann, tmp_path)
     assert kohya.name == "Ann_B.safetensors"
-    words = torch.from_numpy(ann.words)
+    words = torch.from_numpy(ann.words[TEXT_ENCODER])
     assert load_file(kohya).keys() == {"emb_params"}
     torch.testing.assert_close(load_file(kohya)["emb_params"], words)
     diffusers = load_file(export_identity(ann, tmp_path / "learned_embeds.safetensors", "diffusers", token="<ann>"))
