@@ -11,15 +11,15 @@ import torch
 from torch import nn
 from transformers import AutoImageProcessor, ViTModel
 
-from factory.augment import crop_layers
+from factory.base.text import NUM_WORDS
 from factory.config import MethodConfig, TrainConfig
-from factory.draws import draw_step, identity_generator
-from factory.losses import in_noise_phase, two_phase_loss
-from factory.projector import PackedProjector
-from factory.prompts import NUM_WORDS
+from factory.learn.augment import crop_layers
+from factory.learn.draws import draw_step, identity_generator
+from factory.learn.losses import in_noise_phase, two_phase_loss
+from factory.learn.projector import PackedProjector
+from factory.learn.trainer import Trainer
+from factory.learn.views import EncodedViews, encode_fresh
 from factory.records import PreparedFace
-from factory.train import Trainer
-from factory.views import EncodedViews, encode_fresh
 
 
 class ReleaseLoop:

@@ -26,10 +26,10 @@ from diffusers import StableDiffusionPipeline
 
 from benchmarks.measure import CLOCKS, Contender, count_flops, hardware, interleave, markdown, measure_ceilings
 from benchmarks.setting import SIZES, bench_pack
+from factory.base.diffusion import DiffusionBase
+from factory.base.text import tokenise
 from factory.config import GenerateConfig
-from factory.diffusion import DiffusionBase
-from factory.generate import ImageGenerator, ImageRequest
-from factory.prompts import tokenise
+from factory.draw.images import ImageGenerator, ImageRequest
 from factory.records import TEXT_ENCODER, Identity
 
 PROMPTS = ("a photo of <person>", "a photo of <person> in the snow", "a drawing of <person>", "<person> wearing a hat")

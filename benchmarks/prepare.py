@@ -2,7 +2,7 @@
 
     python -m benchmarks.prepare --photos 400 --rounds 3 --out benchmarks/prepare_MACHINE_YYYY-MM
 
-Both see the same rendered photos, in turn (A B A B). The loop is `factory.prepare.Preparer`, a photo after the other,
+Both see the same rendered photos, in turn (A B A B). The loop is `factory.faces.prepare.Preparer`, a photo after the other,
 in one process with all threads and its models loaded; it commits nothing. The job is the whole of `pipelines.prepare`
 on an empty root; starting Ray is told apart. `at work` leaves out what a job of any size does once: from its first
 commit on.
@@ -31,9 +31,9 @@ import pipelines.prepare
 from benchmarks.measure import hardware, markdown
 from benchmarks.soak_photos import write
 from factory.errors import PhotoRejected
+from factory.faces.prepare import Preparer
 from factory.pack import load_pack
-from factory.prepare import Preparer
-from pipelines.job import connect, tally
+from pipelines.jobs.job import connect, tally
 
 _BAR = 0.8  # of the loop's photos a second
 

@@ -7,7 +7,7 @@ from typing import Literal
 
 import numpy as np
 
-from factory.encode import FeatureEncoder
+from factory.faces.encode import FeatureEncoder
 from factory.pack import Pack, load_pack
 from factory.records import FaceMasks, PreparedFace
 from tests.make_pack import make_pack

@@ -31,9 +31,9 @@ from benchmarks.soak_memory import growth, plot, watched
 from benchmarks.soak_photos import may_become, write
 from benchmarks.soak_stage import LOG, MAIN
 from factory.ids import content_id
-from factory.rows import KEYS, Table
-from factory.tables import Store
-from pipelines.journal import list_jobs
+from factory.store.rows import KEYS, Table
+from factory.store.tables import Store
+from pipelines.jobs.journal import list_jobs
 from pipelines.prepare import BATCH
 
 REPO: Final = Path(__file__).resolve().parent.parent
@@ -49,7 +49,7 @@ _FAULTS: Final = (
 
 def start(command: str, root: str, *options: str, log: Path | None = None) -> subprocess.Popen[bytes]:
     """A job of its own session, so that it can be killed with all its processes; `log` gets the photos it starts."""
-    program = ["cli.py"] if log is None else ["-c", MAIN]
+    program = ["-m", "cli"] if log is None else ["-c", MAIN]
     environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
     environment |= {} if log is None else {LOG: str(log)}
     arguments = [sys.executable, *program, command, "--root", root, *options]

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image, ImageFilter
 
-from studio.demo import portrait
+from studio.demo.people import portrait
 
 _ROWS = 256  # of a row group
 _PORTRAITS = 64  # rendered; each photo is one of them with a mark of its own, so that all bytes differ

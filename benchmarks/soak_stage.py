@@ -12,8 +12,8 @@ from typing import Any, Final
 
 import pipelines.prepare
 from benchmarks.soak_photos import POISON
-from cli import app
-from pipelines.faces import FaceFinder
+from cli.__main__ import app
+from pipelines.photos.faces import FaceFinder
 
 LOG: Final = "SOAK_STARTED"  # environment variable: the file that gets a line "photo_id" for each photo started
 MAIN: Final = "from benchmarks.soak_stage import main; main()"  # for `python -c`: a child must find the class by name

@@ -33,11 +33,11 @@ from benchmarks.measure import (
     measure_ceilings,
 )
 from benchmarks.setting import SIZES, bench_pack, noise_people
+from factory.base.text import NUM_WORDS
 from factory.config import EngineConfig, TrainConfig, preset
-from factory.prompts import NUM_WORDS
+from factory.learn.slots import Slots
+from factory.learn.trainer import Trainer, load_trainer
 from factory.records import PreparedFace
-from factory.slots import Slots
-from factory.train import Trainer, load_trainer
 
 RELEASE, INVERSION = "the release's loop", "diffusers' textual inversion"
 VIEWS = ("every_step", "pool")

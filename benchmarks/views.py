@@ -23,22 +23,22 @@ import ray
 from benchmarks.measure import hardware, markdown
 from factory.config import PrepareConfig
 from factory.ids import identity_id
-from factory.measure import protocol_id
-from factory.metrics import Interval
+from factory.measure.formulas import Interval
+from factory.measure.pictures import protocol_id
 from factory.pack import load_pack
 from factory.records import Identity
 from factory.settings import evaluate_settings, generate_settings, train_settings
-from factory.tables import Store
+from factory.store.tables import Store
 from pipelines.evaluate import evaluate
 from pipelines.generate import generate
 from pipelines.prepare import prepare
 from pipelines.train import train_each
-from studio.dataset import held_out
-from studio.gather import gallery
-from studio.protocol import CONTEXTS, FIRST_HELD_OUT, write_photos
-from studio.scores import MEASURES, Scores, by_identity, difference, scores_of, table_row
+from studio.results.gather import gallery
+from studio.results.protocol import CONTEXTS, FIRST_HELD_OUT, write_photos
+from studio.results.scores import MEASURES, Scores, by_identity, difference, scores_of, table_row
+from studio.training.dataset import held_out
 
-FIRST = 24  # of studio.dataset.held_out: the lower numbers were looked at while settings were chosen
+FIRST = 24  # of studio.training.dataset.held_out: the lower numbers were looked at while settings were chosen
 POOL = "a pool, encoded once"
 WAYS: dict[str, dict[str, object]] = {  # the first one is what the others are compared with
     "new views at every step": {"views": "every_step"},

@@ -3,7 +3,7 @@
 A pack is a folder with a `pack.toml`, the list of celebrity names and the weights of five parts: the base model, the
 face-recognition ViT, CLIP (optional), the face detector and recogniser, and the face parser. Where the weights may not
 be redistributed the folder holds only the description, and `identity-factory packs fetch` brings the rest
-(`factory.pack_fetch`); `packs verify` says what is missing, changed or does not fit (`factory.pack_verify`).
+(`factory.supply.fetch`); `packs verify` says what is missing, changed or does not fit (`factory.supply.verify`).
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ class Pack(BaseModel):
     faces: FacesPart
     parser: ParserPart
     celebrities: list[tuple[str, str]]  # first and last name, from the file that pack.toml names
-    prompt_templates: list[str] = []  # training texts with {} for the identity; empty: those of factory.prompts
+    prompt_templates: list[str] = []  # training texts with {} for the identity; empty: those of factory.base.text
     train: dict[str, Setting] = {}  # what this base model needs otherwise than MethodConfig and TrainConfig say
     generate: dict[str, Setting] = {}  # the same for GenerateConfig
     evaluate: dict[str, Setting] = {}  # the same for EvaluateConfig

@@ -18,12 +18,12 @@ import ray
 from factory.config import EvaluateConfig, GenerateConfig
 from factory.pack import Pack, load_pack
 from factory.records import Identity
-from factory.rows import SCHEMAS, decode_png, image_from_row, metrics_row
 from factory.settings import evaluate_settings, generate_settings
-from factory.tables import Store, where_in
-from pipelines.job import Summary, connect, counts_table, open_job, tally
-from pipelines.pools import LIGHT, model_pool
-from pipelines.progress import Progress
+from factory.store.rows import SCHEMAS, decode_png, image_from_row, metrics_row
+from factory.store.tables import Store, where_in
+from pipelines.jobs.job import Summary, connect, counts_table, open_job, tally
+from pipelines.jobs.pools import LIGHT, model_pool
+from pipelines.jobs.progress import Progress
 
 WANTED: Final = pa.schema(
     [
@@ -61,7 +61,7 @@ def evaluate(
     if not prompts or not seeds:
         raise ValueError("give at least one prompt and one seed")
     with open_job("evaluate", store) as summary:
-        from factory.measure import protocol_id
+        from factory.measure.pictures import protocol_id
 
         protocol = protocol_id(loaded, prompts, seeds, generate, config)
         people = store.identities(identities)
@@ -134,7 +134,7 @@ class Measurer:
     def __init__(self, pack: str, config: EvaluateConfig, protocol: str, device: str, threads: int) -> None:
         import torch
 
-        from factory.measure import PictureMeasurer
+        from factory.measure.pictures import PictureMeasurer
 
         torch.set_num_threads(threads)
         self.measurer = PictureMeasurer(load_pack(pack), config, device=device, num_threads=threads)
@@ -160,7 +160,7 @@ def _wanted(
     people: Sequence[Identity], prompts: Sequence[str], seeds: Sequence[int], config: GenerateConfig, model: str
 ) -> Iterator[dict[str, Any]]:
     """Rows of WANTED; `model` is the pack's `model_fingerprint`."""
-    from factory.generate import ImageRequest, image_id
+    from factory.draw.images import ImageRequest, image_id
 
     for identity in people:
         requests = (

@@ -19,12 +19,12 @@ from factory.config import GenerateConfig
 from factory.errors import IdentityNotFound, IncompatibleIdentity
 from factory.pack import Pack, load_pack
 from factory.records import Identity
-from factory.rows import SCHEMAS, encode_png, identity_from_row
 from factory.settings import generate_settings
-from factory.tables import Store, where_in
-from pipelines.job import Summary, connect, counts_table, open_job, tally
-from pipelines.pools import LIGHT, model_pool
-from pipelines.progress import Board, Progress, StepReporter, open_board, read_board
+from factory.store.rows import SCHEMAS, encode_png, identity_from_row
+from factory.store.tables import Store, where_in
+from pipelines.jobs.job import Summary, connect, counts_table, open_job, tally
+from pipelines.jobs.pools import LIGHT, model_pool
+from pipelines.jobs.progress import Board, Progress, StepReporter, open_board, read_board
 
 IMAGES_PER_BATCH: Final = 16  # one UNet batch of mixed identities
 _WORTH_A_WORKER: Final = 4  # images; a smaller batch takes longer than it saves
@@ -109,7 +109,7 @@ class ImageMaker:
     ) -> None:
         import torch
 
-        from factory.generate import ImageGenerator, ImageRequest
+        from factory.draw.images import ImageGenerator, ImageRequest
 
         torch.set_num_threads(threads)
         self.generator = ImageGenerator(load_pack(pack), device=device)
@@ -142,7 +142,7 @@ def commit(images: pa.Table, store: Store) -> pa.Table:
 
 def write_pngs(store: Store, requests: Sequence[Mapping[str, Any]], out: Path) -> None:
     """The stored pictures of these requests as files <name>_<n>.png."""
-    from factory.export import file_stem
+    from factory.store.export import file_stem
 
     out.mkdir(parents=True, exist_ok=True)
     counters: dict[str, int] = {}
@@ -181,7 +181,7 @@ def _requests(
     people: Sequence[Identity], prompts: Sequence[str], seeds: Sequence[int], config: GenerateConfig, model: str
 ) -> Iterator[dict[str, Any]]:
     """Rows of REQUEST; `model` is the pack's `model_fingerprint`."""
-    from factory.generate import ImageRequest, image_id
+    from factory.draw.images import ImageRequest, image_id
 
     for identity, prompt, seed in product(people, prompts, seeds):
         request = ImageRequest(identity=identity, prompt=prompt, seed=seed, config=config)

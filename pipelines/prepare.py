@@ -15,17 +15,17 @@ import pyarrow as pa
 import ray
 
 from factory.config import PrepareConfig
+from factory.faces.isolated import Isolated
 from factory.ids import is_face_id
 from factory.pack import load_pack
-from factory.tables import Store, where_in
-from pipelines.faces import FaceFinder, FaceReader, find_poisoned, read_poisoned
-from pipelines.isolated import Isolated
-from pipelines.job import Summary, connect, counts_table, open_job, tally
-from pipelines.new_photos import find_new_photos, work_units
-from pipelines.pools import LIGHT, cpu_and_model_pools
-from pipelines.progress import Progress
-from pipelines.report import samples
-from pipelines.sources import read_photos
+from factory.store.tables import Store, where_in
+from pipelines.jobs.job import Summary, connect, counts_table, open_job, tally
+from pipelines.jobs.pools import LIGHT, cpu_and_model_pools
+from pipelines.jobs.progress import Progress
+from pipelines.jobs.report import samples
+from pipelines.photos.faces import FaceFinder, FaceReader, find_poisoned, read_poisoned
+from pipelines.photos.new import find_new_photos, work_units
+from pipelines.photos.sources import read_photos
 
 BATCH: Final = 16  # photos: what is read, worked on and committed together
 

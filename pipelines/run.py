@@ -6,8 +6,8 @@ from pathlib import Path
 
 from factory.config import EngineConfig, MethodConfig, PrepareConfig, TrainConfig
 from factory.pack import load_pack
-from factory.tables import Store
-from pipelines.job import Summary, open_job
+from factory.store.tables import Store
+from pipelines.jobs.job import Summary, open_job
 from pipelines.prepare import prepare
 from pipelines.train import train as train_faces
 

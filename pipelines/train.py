@@ -21,15 +21,15 @@ from factory.config import EngineConfig, MethodConfig, TrainConfig
 from factory.ids import identity_id
 from factory.pack import Pack, load_pack
 from factory.records import PreparedFace, Reject
-from factory.rows import face_from_row, identity_row, reject_row
 from factory.settings import train_settings
-from factory.tables import Store, where_in
-from pipelines.job import Summary, connect, counts_table, open_job, tally
-from pipelines.pools import LIGHT, model_pool
-from pipelines.progress import Board, Progress, StepReporter, open_board, read_board
+from factory.store.rows import face_from_row, identity_row, reject_row
+from factory.store.tables import Store, where_in
+from pipelines.jobs.job import Summary, connect, counts_table, open_job, tally
+from pipelines.jobs.pools import LIGHT, model_pool
+from pipelines.jobs.progress import Board, Progress, StepReporter, open_board, read_board
 
 if TYPE_CHECKING:
-    from factory.train import Learned
+    from factory.learn.trainer import Learned
 
 FACES_PER_BLOCK: Final = 128  # an actor's slots run empty once a block, and its crops (0.5 MB at 512 px) are in memory
 _WORTH_A_WORKER: Final = 4  # faces; a smaller batch takes longer than it saves
@@ -168,7 +168,7 @@ class IdentityTrainer:
     ) -> None:
         import torch
 
-        from factory.train import load_trainer
+        from factory.learn.trainer import load_trainer
 
         torch.set_num_threads(threads)
         self.trainer = load_trainer(load_pack(pack), device=device, engine=engine)

@@ -23,11 +23,11 @@ from starlette.exceptions import HTTPException
 
 from factory.errors import IdentityNotFound, IncompatibleIdentity
 from factory.pack import load_pack
-from factory.tables import Store
-from serve.endpoint import Endpoint
-from serve.generator import GenerationTimeout, Generator, GeneratorDown, ImageClient, QueueFull
-from serve.schemas import AppArgs, ImagesResponse, RequestRefused, Settings, Stats
-from serve.store import Catalog
+from factory.store.tables import Store
+from serve.catalog import Catalog
+from serve.drawing import GenerationTimeout, Generator, GeneratorDown, ImageClient, QueueFull
+from serve.openai.images import Endpoint
+from serve.openai.schemas import AppArgs, ImagesResponse, RequestRefused, Settings, Stats
 
 APP_NAME = "identity-factory"
 _DEFAULTS = Settings()

@@ -23,14 +23,14 @@ RESULTS = {
 def training(name: str) -> Callable[..., None]:
     """The function that runs a training; imported late, so that each stage needs its own packages only."""
     if name in ("features", "judge"):
-        from studio import train_faces
+        from studio.training import faces
 
-        return train_faces.train_features if name == "features" else train_faces.train_judge
+        return faces.train_features if name == "features" else faces.train_judge
     if name == "decoder":
-        from studio import train_vae
+        from studio.training import vae
 
-        return train_vae.train_decoder
-    train: Callable[..., None] = importlib.import_module(f"studio.train_{name}").train
+        return vae.train_decoder
+    train: Callable[..., None] = importlib.import_module(f"studio.training.{name}").train
     return train
 
 
@@ -44,7 +44,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2, help="threads of a training, processes of `dataset`")
     options = parser.parse_args()
     if options.stage in ("dataset", "all"):
-        from studio import dataset, views
+        from studio.training import dataset, views
 
         dataset.build(options.state, processes=options.threads)
         views.build(options.state, processes=options.threads)
@@ -57,18 +57,18 @@ def main() -> None:
     torch.backends.cudnn.benchmark = torch.backends.cuda.matmul.allow_tf32 = True
     torch.set_flush_denormal(True)  # dead gradients of 1e-40 made the steps of a training three times as slow
     if options.stage == "unpack":
-        from studio.unpack import unpack
+        from studio.training.unpack import unpack
 
         unpack(options.state)
     for name, result in RESULTS.items():
         if options.stage == name or (options.stage == "all" and not (options.state / result).exists()):
             training(name)(options.state, device=torch.device(options.device), minutes=options.minutes)
     if options.stage in ("build", "all"):
-        from studio.build import build
+        from studio.training.build import build
 
         build(options.state)
     if options.stage in ("look", "all"):
-        from studio.samples import look
+        from studio.training.samples import look
 
         look(options.state)
 

@@ -10,9 +10,9 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-import pipelines.new_photos
+import pipelines.photos.new
 import pipelines.prepare
-from pipelines.pools import Pool
+from pipelines.jobs.pools import Pool
 
 
 class LocalChain:
@@ -49,9 +49,9 @@ def _tally(chain: LocalChain) -> Iterator[Counter[str]]:
 def use_local_chain(patch: pytest.MonkeyPatch) -> None:
     """Makes `prepare` run here."""
     pool = Pool(size=1, num_cpus=1, num_gpus=0, threads=1)
-    for module in (pipelines.new_photos, pipelines.prepare):
+    for module in (pipelines.photos.new, pipelines.prepare):
         patch.setattr(module, "ray", SimpleNamespace(data=SimpleNamespace(from_arrow=LocalChain)))
-    patch.setattr(pipelines.new_photos, "stream", lambda chain: iter(chain.blocks))
+    patch.setattr(pipelines.photos.new, "stream", lambda chain: iter(chain.blocks))
     patch.setattr(pipelines.prepare, "tally", _tally)
     patch.setattr(pipelines.prepare, "connect", lambda: None)
     patch.setattr(pipelines.prepare, "cpu_and_model_pools", lambda *_workers: (pool, pool))

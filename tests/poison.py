@@ -10,7 +10,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipelines.faces import FaceFinder
+from pipelines.photos.faces import FaceFinder
 
 
 def obey(data: bytes) -> None:

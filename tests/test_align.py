@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from factory.align import FFHQ_512, align, similarity, visible_share
+from factory.faces.align import FFHQ_512, align, similarity, visible_share
 
 
 def known(scale: float, degrees: float, shift: tuple[float, float]) -> np.ndarray:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from factory.augment import View, apply_view, crop_layers, draw_view
+from factory.learn.augment import View, apply_view, crop_layers, draw_view
 from factory.records import FaceMasks
 
 SIDE, LATENT = 64, 8

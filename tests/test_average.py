@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from factory.config import EngineConfig, TrainConfig, preset
+from factory.learn.trainer import Trainer, load_trainer
 from factory.pack import Pack
 from factory.records import TEXT_ENCODER, Identity
-from factory.train import Trainer, load_trainer
 from tests.make_faces import noise_face
 
 STEPS = 6

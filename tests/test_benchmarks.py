@@ -10,8 +10,8 @@ from benchmarks.baselines import ReleaseLoop, TextualInversion
 from benchmarks.measure import Contender, count_flops, interleave
 from benchmarks.setting import noise_people
 from factory.config import EngineConfig, preset
+from factory.learn.trainer import load_trainer
 from factory.pack import Pack
-from factory.train import load_trainer
 
 
 def test_the_releases_loop_learns_the_words_that_a_pack_learns(tiny_pack: Pack) -> None:

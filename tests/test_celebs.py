@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from factory.celebs import CelebPrior, celeb_prior
 from factory.errors import PackError
+from factory.learn.celebs import CelebPrior, celeb_prior
 
 
 class Words:

@@ -12,11 +12,11 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from cli import app
-from cli_store import parse_seeds, parse_settings, read_prompts
+from cli.__main__ import app
+from cli.identities import parse_seeds, parse_settings, read_prompts
 from factory.records import TEXT_ENCODER, Identity
-from factory.rows import identity_row
-from factory.tables import Store
+from factory.store.rows import identity_row
+from factory.store.tables import Store
 
 runner = CliRunner()
 
@@ -45,7 +45,7 @@ def root(tmp_path: Path) -> str:
 
 def test_help_loads_nothing_heavy() -> None:
     code = (
-        "import sys, cli; print(sorted({'torch', 'ray', 'lance', 'pyarrow', 'numpy', 'pydantic'} & set(sys.modules)))"
+        "import sys, cli.__main__; print(sorted({'torch', 'ray', 'lance', 'pyarrow', 'numpy', 'pydantic'} & set(sys.modules)))"
     )
     output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert output.strip() == "[]"

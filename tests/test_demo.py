@@ -11,17 +11,17 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from demo import Log, free_port
+from factory.base.text import PERSON
 from factory.config import PrepareConfig
 from factory.errors import PhotoRejected
-from factory.photos import decode_photo
-from factory.prompts import PERSON
+from factory.faces.photos import decode_photo
 from factory.records import FaceMasks
-from studio.dataset import FIRST_HELD_OUT, held_out, person_of
-from studio.demo import CONTEXTS, CORRUPT, NO_FACE, PEOPLE, REAL_PHOTO, portrait, write_photos
-from studio.likeness import Likeness, measure, overall
-from studio.report import Report, ReportPerson, Stage, html
-from studio.sheet import SheetRow, contact_sheet, overlay
+from studio.demo.likeness import Likeness, measure, overall
+from studio.demo.people import CONTEXTS, CORRUPT, NO_FACE, PEOPLE, REAL_PHOTO, portrait, write_photos
+from studio.demo.report import Report, ReportPerson, Stage, html
+from studio.demo.run import Log, free_port
+from studio.demo.sheet import SheetRow, contact_sheet, overlay
+from studio.training.dataset import FIRST_HELD_OUT, held_out, person_of
 
 
 def test_the_data_set_is_what_the_demo_promises(tmp_path: Path) -> None:

@@ -14,8 +14,8 @@ from ray.serve.schema import ServeDeploySchema
 from typer.main import get_command
 from typer.testing import CliRunner
 
-from cli import app
-from serve.schemas import AppArgs
+from cli.__main__ import app
+from serve.openai.schemas import AppArgs
 
 REPO = Path(__file__).resolve().parent.parent
 JOB = yaml.safe_load((REPO / "deploy" / "rayjob.yaml").read_text())
@@ -97,7 +97,7 @@ def test_submit_sends_the_command_as_it_was_typed(monkeypatch: pytest.MonkeyPatc
     sent = runner.invoke(app, ["submit", "--address", address, "--working-dir", str(tmp_path), *command])
     assert sent.exit_code == 0 and "raysubmit_1" in sent.output
     assert FakeClient.given["address"] == address
-    assert shlex.split(FakeClient.given["entrypoint"]) == ["python", "cli.py", *command]
+    assert shlex.split(FakeClient.given["entrypoint"]) == ["python", "-m", "cli", *command]
     assert FakeClient.given["runtime_env"]["working_dir"] == str(tmp_path)
     assert FakeClient.given["runtime_env"]["env_vars"] == {"AWS_ENDPOINT_URL": "http://store:9000"} | {
         name: value for name, value in FakeClient.given["runtime_env"]["env_vars"].items() if name == "AWS_REGION"

@@ -15,11 +15,11 @@ import skimage.data
 from onnx import TensorProto, helper, numpy_helper
 
 from factory.config import PrepareConfig
-from factory.detect import FaceDetector, FaceRecogniser
 from factory.errors import PackError, PhotoRejected
+from factory.faces.detect import FaceDetector, FaceRecogniser
 from factory.pack import Pack
 from factory.records import Photo
-from studio.detector import STRIDES, as_scrfd
+from studio.training.detector import STRIDES, as_scrfd
 
 CONFIG = PrepareConfig()
 EXAMPLES = Path(insightface.__file__).parent / "data" / "images"

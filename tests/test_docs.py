@@ -13,7 +13,7 @@ from PIL import Image
 
 from factory.errors import REASONS
 from factory.pack import Pack
-from factory.rows import SCHEMAS
+from factory.store.rows import SCHEMAS
 
 REPO = Path(__file__).resolve().parent.parent
 README = (REPO / "README.md").read_text(encoding="utf-8")
@@ -86,7 +86,7 @@ def test_make_alone_lists_every_target() -> None:
 
 
 def test_the_readme_example_runs(tiny_pack: Pack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from studio.demo import portrait
+    from studio.demo.people import portrait
 
     code = README.split("```python\n")[1].split("```")[0]
     assert len(code.strip().splitlines()) < 20

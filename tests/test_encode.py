@@ -11,8 +11,8 @@ import torch
 from PIL import Image
 from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessor, ViTModel
 
-from factory.encode import FeatureEncoder
 from factory.errors import PackError
+from factory.faces.encode import FeatureEncoder
 from factory.pack import Pack
 
 CROPS = np.random.default_rng(0).integers(0, 256, (3, 64, 64, 3)).astype(np.uint8)

@@ -17,17 +17,17 @@ from moto.server import ThreadedMotoServer
 from starlette.testclient import TestClient
 from typer.testing import CliRunner
 
-from cli import app
-from factory.erase import erase, find_person, scan
+from cli.__main__ import app
 from factory.errors import IdentityNotFound
 from factory.pack import Pack
 from factory.records import TEXT_ENCODER, GeneratedImage, Identity, PictureMetrics, PreparedFace, Reject
-from factory.rows import encode_png, face_row, identity_row, image_row, metrics_row, reject_row
-from factory.tables import Store
+from factory.store.erase import erase, find_person, scan
+from factory.store.rows import encode_png, face_row, identity_row, image_row, metrics_row, reject_row
+from factory.store.tables import Store
 from serve.app import create_app
-from serve.endpoint import Endpoint
-from serve.generator import ImageClient
-from serve.store import Catalog
+from serve.catalog import Catalog
+from serve.drawing import ImageClient
+from serve.openai.images import Endpoint
 from tests.make_faces import noise_face
 from tests.test_serve import FakeGenerator, ask, person
 

@@ -11,24 +11,24 @@ import pyarrow as pa
 import pytest
 import ray
 
-import evaluation
 from factory.config import EvaluateConfig, GenerateConfig
-from factory.generate import ImageRequest, image_id
+from factory.draw.images import ImageRequest, image_id
 from factory.pack import Pack, load_pack
 from factory.records import TEXT_ENCODER, GeneratedImage, Identity
-from factory.rows import encode_png, face_row, identity_row, image_row
 from factory.settings import train_settings
-from factory.tables import Store
+from factory.store.rows import encode_png, face_row, identity_row, image_row
+from factory.store.tables import Store
 from pipelines.evaluate import WANTED, Measurer, commit, evaluate, read_person
-from studio.demo import portrait
-from studio.protocol import CONTEXTS, FREE, FULL, PAPER, QUICK, celebrities_of, draw_context, people_of
+from studio.demo.people import portrait
+from studio.results import evaluation
+from studio.results.protocol import CONTEXTS, FREE, FULL, PAPER, QUICK, celebrities_of, draw_context, people_of
 
 PROMPTS, SEEDS, DRAWING = ("a photo of <person>", "<person> in the snow"), (0, 1), GenerateConfig(num_inference_steps=2)
 
 
 def filled_store(pack: Pack, root: Path) -> tuple[Store, list[Identity]]:
     """Two people whose pictures are portraits of theirs, as if a base model had drawn them."""
-    from factory.prepare import Preparer
+    from factory.faces.prepare import Preparer
 
     store, preparer, people = Store(root), Preparer(pack), []
     for number in (0, 2):

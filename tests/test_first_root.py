@@ -21,9 +21,9 @@ import pytest
 from factory.ids import identity_id
 from factory.pack import load_pack
 from factory.records import TEXT_ENCODER, Identity
-from factory.rows import identity_row
 from factory.settings import train_settings
-from factory.tables import Store
+from factory.store.rows import identity_row
+from factory.store.tables import Store
 from pipelines.run import run
 
 ADA = "8d6be8882be8eb45"

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from factory.config import GenerateConfig, MethodConfig, TrainConfig
-from factory.encode import FeatureEncoder
-from factory.generate import ImageGenerator, ImageRequest
+from factory.draw.images import ImageGenerator, ImageRequest
+from factory.faces.encode import FeatureEncoder
+from factory.learn.trainer import load_trainer
 from factory.pack import load_pack
 from factory.records import TEXT_ENCODER, FaceMasks, PreparedFace
-from factory.train import load_trainer
 from tests.make_pack import make_pack
 
 pytestmark = pytest.mark.slow

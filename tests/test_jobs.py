@@ -14,22 +14,22 @@ from PIL import Image
 from ray.exceptions import RayTaskError, UserCodeException
 from typer.testing import CliRunner
 
-from cli import app
+from cli.__main__ import app
 from factory.config import PrepareConfig
-from factory.erase import erase, find_person
 from factory.errors import SourceError
 from factory.ids import content_id
 from factory.pack import Pack
 from factory.records import Reject
-from factory.rows import face_row, reject_row
-from factory.tables import Store
-from pipelines.job import Summary, open_job
-from pipelines.journal import list_jobs, read_job
-from pipelines.progress import Progress
-from pipelines.rate import Rate
-from pipelines.report import page, samples
-from pipelines.sources import CONTENT, PHOTO, find_places, hash_contents, read_photos
-from pipelines.watch import Watch
+from factory.store.erase import erase, find_person
+from factory.store.rows import face_row, reject_row
+from factory.store.tables import Store
+from pipelines.jobs.job import Summary, open_job
+from pipelines.jobs.journal import list_jobs, read_job
+from pipelines.jobs.progress import Progress
+from pipelines.jobs.rate import Rate
+from pipelines.jobs.report import page, samples
+from pipelines.jobs.watch import Watch
+from pipelines.photos.sources import CONTENT, PHOTO, find_places, hash_contents, read_photos
 from tests.test_erase import face, photo_id
 
 runner = CliRunner()
@@ -97,7 +97,7 @@ def test_a_rate_begins_with_the_first_item() -> None:
 
 def test_the_line_tells_rates_rejects_and_the_time_left(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [0.0]
-    monkeypatch.setattr("pipelines.progress.Rate", lambda: Rate(lambda: now[0]))
+    monkeypatch.setattr("pipelines.jobs.progress.Rate", lambda: Rate(lambda: now[0]))
     came = {"faces": 0, "rejected": 0}
     progress = Progress("prepare", "photos", 100, counts=lambda: came)
     assert "starting" in progress.line()

@@ -14,8 +14,8 @@ import ray
 
 from factory.config import TrainConfig
 from factory.pack import Pack
-from factory.rows import face_row
-from factory.tables import Store
+from factory.store.rows import face_row
+from factory.store.tables import Store
 from pipelines.train import train
 from tests.make_faces import noise_face
 

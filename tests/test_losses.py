@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from factory.config import MethodConfig, preset
-from factory.losses import in_noise_phase, mask_weights, predicted_noise, predicted_x0, two_phase_loss
+from factory.learn.losses import in_noise_phase, mask_weights, predicted_noise, predicted_x0, two_phase_loss
 
 T = 1000
 RNG = np.random.default_rng(0)

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 import torch
 
-import factory.train
+import factory.learn.trainer
 from factory.config import EngineConfig, MethodConfig, TrainConfig
-from factory.memory import CPU_SLOTS, choose_slots, slots_that_fit
+from factory.learn.memory import CPU_SLOTS, choose_slots, slots_that_fit
+from factory.learn.slots import Slots
+from factory.learn.trainer import Learned, Trainer, load_trainer
 from factory.pack import Pack
-from factory.slots import Slots
-from factory.train import Learned, Trainer, load_trainer
 from tests.make_faces import noise_face
 
 TRAIN = TrainConfig(num_steps=4, learning_rate=1e-3, views="pool", num_views=2)
@@ -108,7 +108,7 @@ def test_weights_that_do_not_fit_are_halved_too(
             raise torch.OutOfMemoryError("injected")
         return Slots(*arguments, num_slots=num_slots, **options)
 
-    monkeypatch.setattr(factory.train, "Slots", limited)
+    monkeypatch.setattr(factory.learn.trainer, "Slots", limited)
     assert same(learn(trainer, NUM_FACES)[1], words)
     assert tried == [5, 2]
 

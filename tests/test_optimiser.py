@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from factory.config import TrainConfig
-from factory.optimiser import SlotAdamW, clip_per_slot
+from factory.learn.optimiser import SlotAdamW, clip_per_slot
 
 TRAIN = TrainConfig(learning_rate=1e-2, max_grad_norm=0.5)
 SHAPES = ((4, 3), (4,))

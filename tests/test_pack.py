@@ -14,7 +14,7 @@ from factory import pack as pack_module
 from factory.config import GenerateConfig, MethodConfig, TrainConfig
 from factory.errors import PackError
 from factory.pack import Pack, file_sha256, list_packs, load_pack, read_names
-from factory.pack_verify import Problem, verify_pack
+from factory.supply.verify import Problem, verify_pack
 from tests.make_pack import make_pack
 
 

@@ -14,8 +14,8 @@ from safetensors.torch import save_file
 
 from factory.config import PrepareConfig
 from factory.errors import PackError, PhotoRejected
+from factory.faces.parse import FaceParser, check_masks
 from factory.pack import Pack
-from factory.parse import FaceParser, check_masks
 from factory.records import FaceMasks
 
 SMALL = {"in_size": 64, "out_size": 64, "min_feat_size": 32, "base_ch": 8, "res_depth": 1, "ch_range": [8, 16]}

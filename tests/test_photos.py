@@ -14,8 +14,8 @@ from PIL import Image, ImageCms, ImageDraw
 
 from factory.config import PrepareConfig
 from factory.errors import PhotoRejected
+from factory.faces.photos import decode_photo
 from factory.ids import content_id
-from factory.photos import decode_photo
 
 CONFIG = PrepareConfig()
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)

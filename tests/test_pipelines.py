@@ -19,16 +19,16 @@ from ray.data import ActorPoolStrategy
 
 from factory.config import GenerateConfig, PrepareConfig, TrainConfig
 from factory.errors import IdentityNotFound, IncompatibleIdentity, SourceError
+from factory.faces.isolated import Isolated
 from factory.pack import Pack
 from factory.settings import train_settings
-from factory.tables import Store
-from pipelines.faces import OUTCOME, FaceFinder, FaceReader
+from factory.store.tables import Store
 from pipelines.generate import generate
-from pipelines.isolated import Isolated
-from pipelines.job import Summary, connect, open_job, tally
+from pipelines.jobs.job import Summary, connect, open_job, tally
+from pipelines.photos.faces import OUTCOME, FaceFinder, FaceReader
+from pipelines.photos.sources import CONTENT, PHOTO, find_places, hash_contents, read_photos
 from pipelines.prepare import commit
 from pipelines.run import run
-from pipelines.sources import CONTENT, PHOTO, find_places, hash_contents, read_photos
 from pipelines.train import train_each
 from tests.poison import Doubler, told
 

@@ -14,15 +14,15 @@ from PIL import Image
 
 import pipelines.prepare
 from factory.config import PrepareConfig
-from factory.erase import erase, find_person
 from factory.errors import IdentityNotFound
+from factory.faces.isolated import Isolated, packed
 from factory.pack import Pack
-from factory.rows import identity_row
-from factory.tables import Store
-from pipelines.faces import OUTCOME, find_poisoned, read_poisoned
-from pipelines.isolated import Isolated, packed
+from factory.store.erase import erase, find_person
+from factory.store.rows import identity_row
+from factory.store.tables import Store
+from pipelines.photos.faces import OUTCOME, find_poisoned, read_poisoned
+from pipelines.photos.sources import PHOTO
 from pipelines.prepare import prepare
-from pipelines.sources import PHOTO
 from tests.local_chain import use_local_chain
 from tests.poison import Doubler, Loaded, NeverStarts, PoisonFinder, told
 from tests.test_serve import person

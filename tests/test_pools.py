@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-import pipelines.pools
+import pipelines.jobs.pools
 from factory.pack import Pack, load_pack
-from pipelines.pools import LIGHT, Pool, cpu_and_model_pools, model_pool
+from pipelines.jobs.pools import LIGHT, Pool, cpu_and_model_pools, model_pool
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +29,7 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
         def nodes() -> list[dict[str, Any]]:
             return [{"Alive": True, "Resources": {"CPU": has["CPU"], "memory": has.get("memory", 1e12)}}]
 
-    monkeypatch.setattr(pipelines.pools, "ray", FakeRay)
+    monkeypatch.setattr(pipelines.jobs.pools, "ray", FakeRay)
     return has
 
 

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
+from factory.base.text import NUM_WORDS
 from factory.config import MethodConfig, preset
-from factory.projector import PackedProjector, normalise_per_word
-from factory.prompts import NUM_WORDS
+from factory.learn.projector import PackedProjector, normalise_per_word
 
 WIDTH, FEATURES = 6, 5
 Array = np.ndarray

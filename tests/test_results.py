@@ -9,13 +9,13 @@ import pytest
 
 from benchmarks.views import report
 from factory.config import EvaluateConfig
-from factory.metrics import Interval
+from factory.measure.formulas import Interval
 from factory.records import PictureMetrics
-from studio.charts import picture_grid, sweep_chart, whiskers, word_map
-from studio.findings import Claim, bars, claims
-from studio.protocol import FULL, PAPER, QUICK
-from studio.results_page import BOUNDS, Results, WordFacts, page, to_json
-from studio.scores import Scores, by_identity, difference, ratio, scores_of, table_row, verification
+from studio.results.charts import picture_grid, sweep_chart, whiskers, word_map
+from studio.results.findings import Claim, bars, claims
+from studio.results.page import BOUNDS, Results, WordFacts, page, to_json
+from studio.results.protocol import FULL, PAPER, QUICK
+from studio.results.scores import Scores, by_identity, difference, ratio, scores_of, table_row, verification
 
 NAN = float("nan")
 

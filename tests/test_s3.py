@@ -17,10 +17,10 @@ from benchmarks.flaky_s3 import flaky_s3
 from factory.errors import PackError
 from factory.pack import Pack, load_pack
 from factory.records import Reject
-from factory.rows import reject_row
-from factory.tables import Store
-from pipelines.job import open_job
-from pipelines.sources import PHOTO, find_places, hash_contents, read_photos
+from factory.store.rows import reject_row
+from factory.store.tables import Store
+from pipelines.jobs.job import open_job
+from pipelines.photos.sources import PHOTO, find_places, hash_contents, read_photos
 
 
 @pytest.fixture(scope="module")

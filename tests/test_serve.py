@@ -18,19 +18,19 @@ from ray.serve.exceptions import BackPressureError
 from ray.serve.schema import ServeDeploySchema
 from starlette.testclient import TestClient
 
-import factory.generate
+import factory.draw.images
 from factory.config import GenerateConfig
+from factory.draw.images import ImageRequest
 from factory.errors import IdentityNotFound, IncompatibleIdentity
-from factory.generate import ImageRequest
 from factory.pack import Pack
 from factory.records import TEXT_ENCODER, Identity
-from factory.rows import identity_row
-from factory.tables import Store
+from factory.store.rows import identity_row
+from factory.store.tables import Store
 from serve.app import create_app
-from serve.endpoint import Endpoint
-from serve.generator import Generator, ImageClient, ImageJob, ImageResult
-from serve.schemas import AppArgs, RequestRefused, Settings, Stats
-from serve.store import Catalog
+from serve.catalog import Catalog
+from serve.drawing import Generator, ImageClient, ImageJob, ImageResult
+from serve.openai.images import Endpoint
+from serve.openai.schemas import AppArgs, RequestRefused, Settings, Stats
 
 
 def person(number: int, name: str, fingerprint: str, created_at: str = "2026-01-01T00:00:00+00:00") -> Identity:
@@ -271,7 +271,7 @@ def test_the_catalog_follows_the_table(store: Store, tiny_pack: Pack, monkeypatc
 
 
 class FakeImages:
-    """`factory.generate.ImageGenerator` without a model: notes its batches, refuses the prompt "bad"."""
+    """`factory.draw.images.ImageGenerator` without a model: notes its batches, refuses the prompt "bad"."""
 
     batches: ClassVar[list[list[str]]] = []
 
@@ -286,7 +286,7 @@ class FakeImages:
 
 
 def test_a_bad_prompt_does_not_spoil_its_batch(tiny_pack: Pack, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(factory.generate, "ImageGenerator", FakeImages)
+    monkeypatch.setattr(factory.draw.images, "ImageGenerator", FakeImages)
     generator = Generator(str(tiny_pack.root), device="cpu", num_threads=1, max_batch=8, batch_wait_s=0.0)
     who, few, many = person(1, "ada", ""), GenerateConfig(num_inference_steps=2), GenerateConfig()
     wanted = [("a", few), ("b", many), ("bad", many), ("c", few), ("d", many)]
@@ -300,7 +300,7 @@ def test_a_bad_prompt_does_not_spoil_its_batch(tiny_pack: Pack, monkeypatch: pyt
 
 
 def test_the_thread_that_computes_has_its_share_of_cores(tiny_pack: Pack, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(factory.generate, "ImageGenerator", FakeImages)
+    monkeypatch.setattr(factory.draw.images, "ImageGenerator", FakeImages)
     called: list[tuple[int, int]] = []
     monkeypatch.setattr(torch, "set_num_threads", lambda number: called.append((number, threading.get_ident())))
     generator = Generator(str(tiny_pack.root), device="cpu", num_threads=3, max_batch=8, batch_wait_s=0.0)

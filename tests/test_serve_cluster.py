@@ -16,10 +16,10 @@ import ray
 from PIL import Image
 
 from factory.pack import Pack
-from factory.rows import identity_row
-from factory.tables import Store
+from factory.store.rows import identity_row
+from factory.store.tables import Store
 from serve.app import builder, start, stop
-from serve.schemas import Settings
+from serve.openai.schemas import Settings
 from tests.test_serve import person
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(120)]

@@ -19,12 +19,12 @@ from benchmarks.soak_photos import BAD, POISON, may_become, write
 from benchmarks.soak_stage import LOG, WatchedFinder
 from factory.config import PrepareConfig
 from factory.errors import PhotoRejected
+from factory.faces.prepare import Preparer
 from factory.ids import content_id
 from factory.pack import load_pack
-from factory.prepare import Preparer
 from factory.records import Reject
-from factory.rows import reject_row
-from factory.tables import Store
+from factory.store.rows import reject_row
+from factory.store.tables import Store
 
 pytestmark = pytest.mark.timeout(600)  # processes start slowly on a busy machine
 # A job without Ray: four photos a commit, each written down when it is started; it knows what is done already.
@@ -32,7 +32,7 @@ JOB = """
 import os, sys, time
 import pyarrow.parquet as pq
 from factory.ids import content_id
-from factory.tables import Store
+from factory.store.tables import Store
 root, photos, forgetful = sys.argv[1:]
 store = Store(root)
 first, copies = {}, []

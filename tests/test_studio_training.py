@@ -12,21 +12,23 @@ from torch import nn
 from torch.nn import functional as F
 from transformers import ViTConfig, ViTModel
 
+from factory.base.text import PERSON
 from factory.pack import load_pack
-from factory.prompts import PERSON
-from studio import crew, latents, train_unet, train_vae
-from studio.align import FFHQ, aligned, face_grid, inner
-from studio.captions import VIEW_TEMPLATES
-from studio.crew import Crew
-from studio.latents import Encoded
-from studio.loop import LOG_EVERY, Run
-from studio.muon import Muon, orthogonal
-from studio.objective import LIKENESS_BELOW, Objective, noise_schedule, step_weights
-from studio.train_latent_faces import LatentFaces, distance
-from studio.train_unet import TEXT_WIDTH, make
-from studio.train_vae import FaceDistance, pixel_weights
-from studio.unpack import follow, widen
-from studio.views import Views, view_of
+from studio.training import crew, latents
+from studio.training import unet as train_unet
+from studio.training import vae as train_vae
+from studio.training.align import FFHQ, aligned, face_grid, inner
+from studio.training.crew import Crew
+from studio.training.latent_faces import LatentFaces, distance
+from studio.training.latents import Encoded
+from studio.training.loop import LOG_EVERY, Run
+from studio.training.muon import Muon, orthogonal
+from studio.training.objective import LIKENESS_BELOW, Objective, noise_schedule, step_weights
+from studio.training.unet import TEXT_WIDTH, make
+from studio.training.unpack import follow, widen
+from studio.training.vae import FaceDistance, pixel_weights
+from studio.training.views import Views, view_of
+from studio.world.captions import VIEW_TEMPLATES
 
 
 @pytest.mark.parametrize("shape", [(8, 8), (12, 72), (72, 12)])
@@ -269,7 +271,7 @@ def test_a_run_logs_means_of_numbers_and_of_what_lies_on_a_device(tmp_path: Path
 def test_views_that_are_missing_or_half_drawn_are_refused_with_the_remedy(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("studio.views.NUM_VIEWS", 3)
+    monkeypatch.setattr("studio.training.views.NUM_VIEWS", 3)
     (tmp_path / "data").mkdir()
     with pytest.raises(FileNotFoundError, match="studio dataset"):
         Views(tmp_path)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from studio.captions import VOCABULARY, caption, words
-from studio.people import CELEBRITY_NAMES, IDENTITY_DIM, celebrity, sample_person
-from studio.render import render
-from studio.scenes import CLOTHES, EXPRESSIONS, GLASSES, HATS, PLACES, STYLES, sample_scene
+from studio.world.captions import VOCABULARY, caption, words
+from studio.world.people import CELEBRITY_NAMES, IDENTITY_DIM, celebrity, sample_person
+from studio.world.render import render
+from studio.world.scenes import CLOTHES, EXPRESSIONS, GLASSES, HATS, PLACES, STYLES, sample_scene
 
 
 def test_the_same_arguments_draw_the_same_picture() -> None:

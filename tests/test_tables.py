@@ -15,10 +15,10 @@ import torch
 from safetensors.torch import load_file
 
 from factory.errors import IdentityNotFound
-from factory.export import export_identity
 from factory.records import TEXT_ENCODER, FaceFeatures, FaceMasks, GeneratedImage, Identity, PreparedFace, Reject
-from factory.rows import SCHEMAS, Table, face_row, identity_row, image_row, reject_row
-from factory.tables import Store
+from factory.store.export import export_identity
+from factory.store.rows import SCHEMAS, Table, face_row, identity_row, image_row, reject_row
+from factory.store.tables import Store
 
 RNG = np.random.default_rng(0)
 

@@ -13,10 +13,10 @@ import pytest
 
 import pipelines.train
 from factory.config import EngineConfig, MethodConfig, TrainConfig
+from factory.learn.trainer import Learned
 from factory.pack import Pack
-from factory.rows import SCHEMAS, Table, face_row
-from factory.tables import Store
-from factory.train import Learned
+from factory.store.rows import SCHEMAS, Table, face_row
+from factory.store.tables import Store
 from pipelines.train import IdentityTrainer, _blocks, read_faces
 from tests.make_faces import noise_face
 

@@ -15,8 +15,8 @@ from ray.cluster_utils import Cluster
 
 from factory.config import TrainConfig
 from factory.pack import Pack
-from factory.rows import face_row
-from factory.tables import Store
+from factory.store.rows import face_row
+from factory.store.tables import Store
 from pipelines.train import train
 from tests.make_faces import noise_face
 

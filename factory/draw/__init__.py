@@ -1,0 +1,1 @@
+"""Identities and prompts to pictures."""

@@ -1,0 +1,1 @@
+"""What pictures are worth: the paper's measures as formulas, and the networks that they need."""

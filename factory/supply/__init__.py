@@ -1,0 +1,1 @@
+"""Where a pack's weights come from, and whether they are complete and fit together."""

@@ -1,0 +1,208 @@
+"""What the jobs share: the cluster they run on, and the summary each ends with."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import secrets
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from typing import Final
+
+import pyarrow as pa
+import ray
+from ray.data import DataContext, Dataset
+from ray.exceptions import RayError, RayTaskError
+
+from factory.store.tables import Store
+from pipelines.jobs.journal import Journal, explained
+from pipelines.jobs.report import page
+from pipelines.jobs.watch import Watch
+
+_OBJECT_STORE_BYTES = 2**30  # of a local cluster: blocks are 16 photos, so this is plenty
+_BLOCK_BYTES = 32 * 2**20  # of photos in flight
+# Of a store that is busy or away for a moment, after its client's own retries. Batches are done again from their rows.
+_TRANSIENT: Final = (
+    "SlowDown",
+    "InternalError",
+    "503",
+    "500 Internal",
+    "timed out",
+    "Connection reset",
+    "NETWORK_CONN",
+)
+COUNTS: Final = pa.schema([("what", pa.string()), ("num", pa.int64())])
+
+
+@dataclass(kw_only=True)
+class Summary:
+    """What a job did. photos = photos_with_faces + sum(rejected) + skipped_existing, always."""
+
+    job: str
+    job_id: str
+    photos: int = 0  # of the input; of `train`: those whose faces it looked at
+    faces: int = 0  # new rows of `faces`; of `train`: faces it looked at
+    identities: int = 0  # newly learned; of `generate`, `evaluate`: whose pictures it made, measured
+    rejected: dict[str, int] = field(default_factory=dict)  # photos without a usable face, by reason
+    skipped_existing: int = 0  # done by an earlier job: photos; of `train` faces, of the others images
+    seconds: float = 0.0
+    photos_with_faces: int = 0
+    rejected_faces: dict[str, int] = field(default_factory=dict)  # single faces, beyond the photos in `rejected`
+    duplicates: int = 0  # part of skipped_existing: photos with the same bytes as an earlier one of this input
+    identities_existing: int = 0  # learned by an earlier job
+    images: int = 0  # new rows of `images`
+    metrics: int = 0  # new rows of `metrics`
+    stage_seconds: dict[str, float] = field(default_factory=dict)
+    samples: list[str] = field(default_factory=list, repr=False)  # lines of report.html; not in summary.json
+
+    def counts(self) -> dict[str, int]:
+        """What grows while the job runs. Another thread asks; `copy` is atomic, iterating over what grows is not."""
+        counts = {"photos_with_faces": self.photos_with_faces, "faces": self.faces, "identities": self.identities}
+        counts |= {"images": self.images, "metrics": self.metrics, "skipped_existing": self.skipped_existing}
+        counts |= {f"rejected:{reason}": num for reason, num in self.rejected.copy().items()}
+        return counts | {f"rejected_face:{reason}": num for reason, num in self.rejected_faces.copy().items()}
+
+    def lines(self) -> list[str]:
+        """The summary for a person to read."""
+        of_pictures = self.job in ("generate", "evaluate")
+        rows = [("photos", self.photos, "")]
+        if of_pictures:
+            rows = [("images", self.images, "new") if self.job == "generate" else ("metrics", self.metrics, "new")]
+        else:
+            rows.append(("faces", self.faces, "" if self.job == "train" else "new"))
+        if self.job in ("run", "train"):
+            rows.append(("identities", self.identities, f"new; {self.identities_existing} learned before"))
+        rows += [("rejected", num, reason) for reason, num in sorted(self.rejected.items())]
+        rows += [("rejected faces", num, reason) for reason, num in sorted(self.rejected_faces.items())]
+        things = {"train": "faces", "generate": "images", "evaluate": "images"}.get(self.job, "photos")
+        copies = f"; {self.duplicates} are copies of another" if self.duplicates else ""
+        rows.append(("skipped", self.skipped_existing, f"{things} that were done before{copies}"))
+        new = self.images + self.metrics + sum(self.rejected.values())
+        new += 0 if of_pictures else self.identities
+        new += 0 if self.job == "train" else self.faces
+        return [
+            f"{self.job} took {self.seconds:.1f} s",
+            *(f"  {label:<15} {num:>8,}  {note}".rstrip() for label, num, note in rows),
+            *([] if new else ["nothing was left to do"]),
+        ]
+
+    def count_rejects(self, counts: Mapping[str, int]) -> None:
+        """Adds the "rejected:<reason>" and "rejected_face:<reason>" entries of a tally."""
+        for what, num in counts.items():
+            kind, _, reason = what.partition(":")
+            if kind in ("rejected", "rejected_face"):
+                reasons = self.rejected if kind == "rejected" else self.rejected_faces
+                reasons[reason] = reasons.get(reason, 0) + num
+
+
+@contextmanager
+def open_job(name: str, store: Store, within: Summary | None = None) -> Iterator[Summary]:
+    """Times a job and keeps its files under ROOT/jobs/<job id>; inside another job it only adds to that one.
+
+    Raises OSError with the remedy if ROOT cannot be written, at once or in the middle of the job.
+    """
+    started = time.monotonic()
+    now = datetime.now(UTC)
+    summary = within or Summary(job=name, job_id=f"{now:%Y%m%dT%H%M%SZ}-{name}-{secrets.token_hex(3)}")
+    if within is not None:
+        yield summary
+        summary.stage_seconds[name] = round(time.monotonic() - started, 2)
+        return
+    journal = Journal(store.root, summary.job_id)
+    try:
+        with Watch(name, summary.counts, journal):
+            yield summary
+        summary.seconds = summary.stage_seconds[name] = round(time.monotonic() - started, 2)
+        facts = asdict(summary)
+        report = page(f"{name} {summary.job_id}", summary.lines(), facts.pop("samples"))
+        journal.file("report.html", report)
+        journal.write("finished", {"seconds": summary.seconds})
+        journal.file("summary.json", json.dumps(facts, indent=2) + "\n")
+    except BaseException as error:
+        cause = _cause(error)
+        with suppress(OSError):  # what ends the job may well be that nothing can be written
+            journal.write("failed", {"error": f"{type(cause).__name__}: {cause}"[:1000]})
+        clear = explained(cause, store.root)
+        if clear is not None:
+            raise clear from error
+        raise
+
+
+def _cause(error: BaseException) -> BaseException:
+    """What a worker raised, out of Ray's wrappings."""
+    while True:
+        inner = error.cause if isinstance(error, RayTaskError) else None
+        if inner is None and isinstance(error, RayError):
+            inner = error.__cause__
+        if inner is None or inner is error:
+            return error
+        error = inner
+
+
+def connect() -> None:
+    """Joins the cluster of RAY_ADDRESS, or starts one on this machine; nothing if there is one already."""
+    context = DataContext.get_current()
+    context.enable_progress_bars = False  # ours is one line
+    context.execution_no_progress_timeout_s = -1  # a batch of training takes longer than any limit
+    context.target_max_block_size = _BLOCK_BYTES
+    context.retried_map_errors = list(_TRANSIENT)
+    context.max_map_retries = 5
+    context.raise_original_map_exception = True  # else what a worker raised is lost on its way, all but its text
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # an error is raised too, and told once
+    if ray.is_initialized():
+        return
+    # The C++ part warns of what Ray Data itself does, and of every setting it is given.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # workers share cores: one that spins holds up the others
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    with _silent_stderr():
+        if os.environ.get("RAY_ADDRESS"):
+            ray.init(log_to_driver=False, logging_level=logging.ERROR)
+            return
+        ray.init(
+            num_cpus=max(2, os.cpu_count() or 1),  # Ray Data needs room for a task beside the workers
+            object_store_memory=_OBJECT_STORE_BYTES,
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+        )
+
+
+@contextmanager
+def _silent_stderr() -> Iterator[None]:
+    """Nothing reaches the terminal meanwhile, C++ code included. Exceptions do."""
+    sys.stderr.flush()
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
+
+
+def counts_table(counts: Mapping[str, int]) -> pa.Table:
+    """What a committed batch reports to the driver, as COUNTS."""
+    return pa.table({"what": list(counts), "num": list(counts.values())}, schema=COUNTS)
+
+
+def stream(chain: Dataset) -> Iterator[pa.Table]:
+    """Runs a chain; gives its blocks as they are done."""
+    for batch in chain.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
+        assert isinstance(batch, pa.Table)
+        yield batch
+
+
+def tally(chain: Dataset) -> Iterator[Counter[str]]:
+    """Runs a chain that ends in COUNTS; gives each committed batch's counts as it is done."""
+    for batch in stream(chain):
+        counts: Counter[str] = Counter()
+        for row in batch.to_pylist():
+            counts[row["what"]] += row["num"]
+        yield counts

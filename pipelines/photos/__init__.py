@@ -1,0 +1,1 @@
+"""Photos on their way through `prepare`: where they are, which are new, what workers do to them, samples."""

@@ -1,0 +1,1 @@
+"""The endpoint as OpenAI's clients see it: requests, answers, and what each route does."""

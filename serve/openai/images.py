@@ -1,0 +1,92 @@
+"""What each route does. Nothing here knows Ray: pictures come from an ImageClient, identities from a Catalog."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from collections.abc import Awaitable, Callable
+from typing import Annotated, Any
+
+from fastapi import Query
+from fastapi.responses import JSONResponse, Response, StreamingResponse
+
+from factory.config import GenerateConfig
+from factory.errors import IncompatibleIdentity
+from factory.pack import Pack
+from factory.records import Identity
+from serve.catalog import Catalog
+from serve.drawing import ImageClient, ImageJob
+from serve.openai.schemas import MAX_SEED, ImageData, ImagesRequest, ImagesResponse, ModelCard, Stats, identity_card
+
+
+class Endpoint:
+    """The handlers: `client` makes pictures, `read_stats` says what was made."""
+
+    def __init__(
+        self, pack: Pack, catalog: Catalog, client: ImageClient, read_stats: Callable[[], Awaitable[Stats]]
+    ) -> None:
+        self._pack = pack
+        self._fingerprint = pack.fingerprint()
+        self._defaults = GenerateConfig.model_validate(pack.generate)
+        self._catalog = catalog
+        self._client = client
+        self._read_stats = read_stats
+
+    async def generate_images(self, body: ImagesRequest) -> Response:
+        """Pictures of one identity, in OpenAI's format; see ImagesRequest for the fields."""
+        body.check_size(self._pack.resolution)
+        identity = await asyncio.to_thread(self._catalog.find, body.wanted_identity())
+        self._check_fit(identity)
+        seed = secrets.randbelow(MAX_SEED) if body.seed is None else body.seed
+        config = body.config(self._defaults)
+        results = await self._client.images(
+            [ImageJob(identity=identity, prompt=body.prompt, seed=seed + i, config=config) for i in range(body.n)]
+        )
+        await asyncio.to_thread(self._catalog.find, identity.identity_id)  # erased meanwhile: no picture leaves
+
+        def encoded() -> list[ImageData]:
+            return [ImageData.of(made.image, seed + i, made.batch_size, body) for i, made in enumerate(results)]
+
+        answer = ImagesResponse(
+            created=int(time.time()),
+            data=await asyncio.to_thread(encoded),
+            size=f"{self._pack.resolution}x{self._pack.resolution}",
+            output_format=body.output_format,
+            identity=identity.identity_id,
+            model=identity.name,
+            num_inference_steps=config.num_inference_steps,
+            guidance_scale=config.guidance_scale,
+        )
+        if body.stream:
+            return StreamingResponse(answer.events(), media_type="text/event-stream")
+        return JSONResponse(answer.model_dump(exclude_none=True))
+
+    async def list_models(self, limit: Annotated[int, Query(ge=1)] = 10_000) -> dict[str, Any]:
+        """The identities that can be asked for with this pack, newest first."""
+        return {"object": "list", "data": await asyncio.to_thread(self._catalog.cards, self._fingerprint, limit)}
+
+    async def show_model(self, model: str) -> ModelCard:
+        """One identity as a model."""
+        return await asyncio.to_thread(self._catalog.card, model)
+
+    async def show_identity(self, identity: str, words: bool = False) -> dict[str, Any]:
+        """What is known of an identity, by name or id."""
+        found = await asyncio.to_thread(self._catalog.find, identity)
+        return identity_card(found, compatible=found.fingerprint == self._fingerprint, words=words)
+
+    async def show_stats(self) -> Stats:
+        """How many pictures shared how many UNet batches."""
+        return await self._read_stats()
+
+    async def show_health(self) -> dict[str, str]:
+        """That the endpoint answers, and which pack it serves."""
+        return {"status": "ok", "pack": self._pack.name, "fingerprint": self._fingerprint}
+
+    def _check_fit(self, identity: Identity) -> None:
+        if identity.fingerprint != self._fingerprint:
+            raise IncompatibleIdentity(
+                f"identity {identity.name!r} was learned with pack {identity.pack!r} (text encoder "
+                f"{identity.fingerprint}); this endpoint serves pack {self._pack.name!r} ({self._fingerprint}). "
+                f"Serve that pack, or train the identity with {self._pack.name!r}."
+            )

@@ -1,0 +1,1 @@
+"""The demo: its people, the run from photos to pictures, the contact sheet and the report."""
