@@ -2,10 +2,10 @@
 
     python -m benchmarks.prepare --photos 400 --rounds 3 --out benchmarks/prepare_MACHINE_YYYY-MM
 
-Both see the same rendered photos, in turn (A B A B). The loop is `factory.faces.prepare.Preparer`, a photo after the other,
-in one process with all threads and its models loaded; it commits nothing. The job is the whole of `pipelines.prepare`
-on an empty root; starting Ray is told apart. `at work` leaves out what a job of any size does once: from its first
-commit on.
+Both see the same rendered photos, in turn (A B A B). The loop is `factory.faces.prepare.Preparer`, a photo after the
+other, in one process with all threads and its models loaded; it commits nothing. The job is the whole of
+`pipelines.prepare` on an empty root; starting Ray is told apart. `at work` leaves out what a job of any size does once:
+from its first commit on.
 """
 
 from __future__ import annotations

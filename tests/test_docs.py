@@ -38,7 +38,7 @@ def _defined(file: str, name: str) -> bool:
 def test_functions_named_in_tables_exist_in_their_file(text: str) -> None:
     checked = 0
     for row in _rows(text):
-        where = [at for at, cell in enumerate(row) if re.fullmatch(r"`(factory|pipelines|serve)/\w+\.py`", cell)]
+        where = [at for at, cell in enumerate(row) if re.fullmatch(r"`(factory|pipelines|serve)/[\w/]+\.py`", cell)]
         if not where:
             continue
         file, beside = row[where[0]].strip("`"), row[where[0] - 1 : where[0] + 2]
@@ -50,15 +50,19 @@ def test_functions_named_in_tables_exist_in_their_file(text: str) -> None:
 
 def test_the_annotated_tree_names_what_is_there() -> None:
     tree = README.partition("## The house")[2].split("```")[1]
-    folder = ""
+    folder = inner = ""
     for line in tree.strip().splitlines():
-        if not line.startswith(" "):
-            first = line.split()[0]
-            folder = first if first.endswith("/") else ""
+        first, indent = line.split()[0], len(line) - len(line.lstrip())
+        if indent == 0:
+            folder, inner = (first if first.endswith("/") else ""), ""
             assert (REPO / first).exists(), first
+        elif indent == 2:
+            inner = first if first.endswith("/") else ""
+            assert not inner or (REPO / folder / inner).is_dir(), folder + inner
         for name in re.findall(r"[\w/]*\w\.(?:py|yaml|md)\b", line):
-            assert (REPO / folder / name).exists() or (REPO / name).exists(), f"{folder}{name}"
-    for file in (REPO / "factory").glob("[a-z]*.py"):
+            places = (REPO / folder / inner / name, REPO / folder / name, REPO / name)
+            assert any(place.exists() for place in places), f"{folder}{inner}{name}"
+    for file in (REPO / "factory").rglob("[a-z]*.py"):
         assert re.search(rf"\b{file.name}\b", tree), f"{file.name} is not in the README's tree"
 
 

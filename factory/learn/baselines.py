@@ -1,8 +1,8 @@
 """Other ways to two words per identity, for comparison: Textual Inversion and Celeb-Basis.
 
 They share everything with the method but what is optimised: the same views, loss, steps, optimiser and export. Axis 0
-of every parameter is the identity's slot, as in `factory.learn.projector`. Shape suffixes: `B` identities, `M` samples of
-each, `V` words (2), `D` text width, `N` celebrity names, `K` principal components, `F` feature width.
+of every parameter is the identity's slot, as in `factory.learn.projector`. Shape suffixes: `B` identities, `M` samples
+of each, `V` words (2), `D` text width, `N` celebrity names, `K` principal components, `F` feature width.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The measures of the paper's tables, as functions of embeddings and distances; networks are in `factory.measure.pictures`.
+"""The measures of the paper's tables, as functions of embeddings and distances; networks are in pictures.py.
 
 Scores are plain numbers (cosines in -1..1, distances from 0); tables multiply by 100 as the paper does. A face that was
 not found is NaN, and averages are over what was measured. Shape suffixes here: `N` pictures, `M` others, `E` embedding

@@ -1,4 +1,4 @@
-"""What a person's pictures measure: all networks that look at pictures, in one place. Formulas: `factory.measure.formulas`."""
+"""What a person's pictures measure: all networks that look at pictures, in one place. Formulas: formulas.py."""
 
 from __future__ import annotations
 

@@ -207,7 +207,7 @@ def _remove_orphans(store: Store, table: Table, age_s: float) -> int:
 
 def _clean_jobs(store: Store, needles: dict[bytes, str]) -> int:
     """Removes the person from ROOT/jobs. events.jsonl and report.html tell of a person in lines of their own (see
-    pipelines/jobs/journal.py, pipelines/jobs/report.py), which go; any other file that names the person goes altogether."""
+    pipelines/jobs: journal.py, report.py), which go; any other file that names the person goes altogether."""
     files, path = filesystem(f"{store.root}/jobs")
     changed = 0
     for info in _files(files, path):

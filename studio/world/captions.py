@@ -15,7 +15,7 @@ PREFIXES = (
     "a close-up photo of", "a bright photo of", "a good photo of", "a nice photo of", "a depiction of", "a picture of",
     "an image of", "a rendition of",
 )  # fmt: skip
-# what the views show from which an identity is learned (factory/learn/augment.py): a piece of a portrait on a black canvas
+# what the views show from which an identity is learned (factory/learn/augment.py): a piece of a portrait on black
 VIEW_TEMPLATES = (
     "a cropped photo of {} on black", "a cropped portrait of {} on black", "a close-up photo of {} on black",
     "a small photo of {} on black", "a cropped picture of {} on black",
