@@ -1,4 +1,4 @@
-"""The command line: options in, one library or pipeline call, a small table out.
+"""The commands: options in, one library or pipeline call, a small table out.
 
 Heavy imports happen inside the commands, so that `--help` answers at once.
 """
@@ -10,7 +10,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cli.identities import (
+from cli.errors import user_errors
+from cli.identities import identities_app
+from cli.jobs import jobs_app, submit
+from cli.options import (
     Faces,
     Gpus,
     PackName,
@@ -20,15 +23,12 @@ from cli.identities import (
     Settings,
     Steps,
     Workers,
-    identities_app,
-    packs_app,
     parse_seeds,
     parse_settings,
     read_prompts,
     take_fields,
-    user_errors,
 )
-from cli.jobs import jobs_app, submit
+from cli.packs import packs_app
 
 if TYPE_CHECKING:
     from pipelines.jobs.job import Summary

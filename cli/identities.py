@@ -1,57 +1,18 @@
-"""The command line's other half: `identities` and `packs`, the options that commands share, and how every command
-reports errors and shows tables."""
+"""The command line's `identities` group: look at the people of a root, take them elsewhere, erase one."""
 
 from __future__ import annotations
 
 import json
-import os
-import sys
-from collections.abc import Collection, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
-identities_app = typer.Typer(no_args_is_help=True, help="Look at the identities of a root, and take them elsewhere.")
-packs_app = typer.Typer(no_args_is_help=True, help="Model packs: which there are, whether they are complete.")
+from cli.errors import user_errors
+from cli.options import Names, Root
+from cli.output import show_table
 
-Root = Annotated[str, typer.Option("--root", metavar="ROOT", help="Where the tables are: a local path or s3://.")]
-Photos = Annotated[
-    str,
-    typer.Option(
-        "--photos",
-        metavar="SRC",
-        help="A folder of images; a Parquet file or folder with a column `image` (bytes) or `uri`, and optionally "
-        "`name`; or an s3:// prefix of either.",
-    ),
-]
-PackName = Annotated[str, typer.Option("--pack", help="Model pack: a name (`packs list`), a folder or s3://.")]
-PresetName = Annotated[
-    Literal["paper", "release"],
-    typer.Option("--preset", help="The paper's equations as printed, or what its published code computes."),
-]
-Steps = Annotated[int | None, typer.Option("--steps", min=1, help="Updates per identity. [default: the pack's]")]
-Workers = Annotated[int | None, typer.Option("--workers", min=1, help="Model workers. [default: what the cluster has]")]
-Gpus = Annotated[
-    float | None,
-    typer.Option(
-        "--gpus", min=0, help="GPUs of a model worker: 0.5 lets two share one, 0 is CPU. [default: 1 if there are any]"
-    ),
-]
-Settings = Annotated[
-    list[str] | None,
-    typer.Option("--set",
-        metavar="KEY=VALUE",
-        help="Any field of factory/config.py, such as phase_boundary=0.5; KEY=none where a field may be None.",
-    ),
-]
-Faces = Annotated[
-    Literal["all", "largest"] | None,
-    typer.Option("--faces", help="Which faces of a group photo become identities. [default: all]"),
-]
-_NONE: dict[str, str | None] = {"none": None}
-Names = Annotated[list[str] | None, typer.Argument(metavar="[NAME]...", help="Names or ids. [default: all]")]
+identities_app = typer.Typer(no_args_is_help=True, help="Look at the identities of a root, and take them elsewhere.")
 
 
 @identities_app.command("list")
@@ -171,103 +132,6 @@ def _photo_id(photo: str) -> str:
     files, path = filesystem(photo)
     with files.open_input_stream(path) as stream:
         return content_id(stream.read())
-
-
-@packs_app.command("list")
-def list_packs() -> None:
-    """The packs that come with the factory."""
-    with user_errors():
-        from factory.pack import list_packs as names
-        from factory.pack import load_pack
-
-        rows = []
-        for name in names():
-            pack = load_pack(name)
-            missing = [part for part, source in pack.parts().items() if not pack.place(source).exists()]
-            rows.append([name, f"missing: {', '.join(missing)}" if missing else "here", pack.description])
-        show_table(["pack", "weights", "description"], rows)
-
-
-@packs_app.command("verify")
-def verify_pack(pack: Annotated[str, typer.Argument(help="Name or folder.")] = "studio") -> None:
-    """Presence, hashes and fit of every part; exit status 1 if the pack cannot be used."""
-    with user_errors():
-        from factory.pack import load_pack
-        from factory.supply.verify import verify_pack as verify
-
-        problems = verify(load_pack(pack), on_progress=lambda text: print(text, file=sys.stderr))
-        for problem in problems:
-            print(f"{problem.level}: {problem.part}: {problem.message}\n  {problem.remedy}")
-        if any(problem.level == "error" for problem in problems):
-            raise typer.Exit(1)
-        print(f"pack {pack} is complete and fits together")
-
-
-@packs_app.command("fetch")
-def fetch_pack(pack: Annotated[str, typer.Argument(help="Name or folder.")]) -> None:
-    """Download what a pack lacks, after showing the licences."""
-    with user_errors():
-        from factory.pack import load_pack
-        from factory.supply.fetch import fetch_pack as fetch
-
-        fetch(load_pack(pack), print)
-
-
-def parse_settings(settings: list[str] | None, **options: int | str | None) -> dict[str, object]:
-    """KEY=VALUE pairs and the options of the same name that were given; lists in JSON, "none" where a field may be."""
-    changes: dict[str, object] = {}
-    for text in settings or []:
-        key, equals, value = text.partition("=")
-        if not equals:
-            raise typer.BadParameter(f"--set {text}: write KEY=VALUE")
-        changes[key.strip()] = json.loads(value) if value.startswith("[") else _NONE.get(value.strip(), value.strip())
-    return {**changes, **{key: value for key, value in options.items() if value is not None}}
-
-
-def take_fields(changes: dict[str, object], fields: Collection[str]) -> dict[str, object]:
-    """Takes these fields out of the changes; those that stay are for other configs."""
-    return {key: changes.pop(key) for key in list(changes) if key in fields}
-
-
-def parse_seeds(text: str) -> list[int]:
-    """ "0,2,4-6" -> [0, 2, 4, 5, 6]."""
-    seeds: list[int] = []
-    for part in text.split(","):
-        first, dash, last = part.strip().partition("-")
-        if not first.isdigit() or (dash and not last.isdigit()):
-            raise typer.BadParameter(f"--seeds {text}: write whole numbers such as 0,1 or 0-7")
-        seeds.extend(range(int(first), int(last if dash else first) + 1))
-    return seeds
-
-
-def read_prompts(file: Path) -> list[str]:
-    """The lines of a file that are not empty."""
-    lines = [line.strip() for line in file.read_text(encoding="utf-8").splitlines()]
-    return [line for line in lines if line]
-
-
-@contextmanager
-def user_errors() -> Iterator[None]:
-    """What a user can mend is one line and exit status 1; anything else is our fault and keeps its traceback."""
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    try:
-        yield
-    except (ValueError, LookupError, OSError) as error:
-        if isinstance(error, (KeyError, IndexError, UnicodeError)):
-            raise
-        print(f"error: {error}", file=sys.stderr)
-        raise typer.Exit(1) from None
-    except KeyboardInterrupt:
-        print("stopped; what was finished is saved, the same command goes on from there", file=sys.stderr)
-        raise typer.Exit(130) from None
-
-
-def show_table(columns: list[str], rows: list[list[str]]) -> None:
-    """Aligned text that stays whole when it is piped."""
-    widths = [max(len(line[i]) for line in [columns, *rows]) for i in range(len(columns))]
-    for line in [columns, *rows]:
-        print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
 
 
 def _text(value: object) -> str:

@@ -9,7 +9,9 @@ from typing import Annotated
 
 import typer
 
-from cli.identities import Root, show_table, user_errors
+from cli.errors import user_errors
+from cli.options import Root
+from cli.output import show_table
 
 jobs_app = typer.Typer(no_args_is_help=True, help="Look at the jobs of a root.")
 

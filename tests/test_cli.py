@@ -13,7 +13,7 @@ import typer
 from typer.testing import CliRunner
 
 from cli.__main__ import app
-from cli.identities import parse_seeds, parse_settings, read_prompts
+from cli.options import parse_seeds, parse_settings, read_prompts
 from factory.records import TEXT_ENCODER, Identity
 from factory.store.rows import identity_row
 from factory.store.tables import Store

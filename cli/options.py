@@ -1,0 +1,80 @@
+"""The options that commands share, and what their texts mean."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+Root = Annotated[str, typer.Option("--root", metavar="ROOT", help="Where the tables are: a local path or s3://.")]
+Photos = Annotated[
+    str,
+    typer.Option(
+        "--photos",
+        metavar="SRC",
+        help="A folder of images; a Parquet file or folder with a column `image` (bytes) or `uri`, and optionally "
+        "`name`; or an s3:// prefix of either.",
+    ),
+]
+PackName = Annotated[str, typer.Option("--pack", help="Model pack: a name (`packs list`), a folder or s3://.")]
+PresetName = Annotated[
+    Literal["paper", "release"],
+    typer.Option("--preset", help="The paper's equations as printed, or what its published code computes."),
+]
+Steps = Annotated[int | None, typer.Option("--steps", min=1, help="Updates per identity. [default: the pack's]")]
+Workers = Annotated[int | None, typer.Option("--workers", min=1, help="Model workers. [default: what the cluster has]")]
+Gpus = Annotated[
+    float | None,
+    typer.Option(
+        "--gpus", min=0, help="GPUs of a model worker: 0.5 lets two share one, 0 is CPU. [default: 1 if there are any]"
+    ),
+]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option("--set",
+        metavar="KEY=VALUE",
+        help="Any field of factory/config.py, such as phase_boundary=0.5; KEY=none where a field may be None.",
+    ),
+]
+Faces = Annotated[
+    Literal["all", "largest"] | None,
+    typer.Option("--faces", help="Which faces of a group photo become identities. [default: all]"),
+]
+_NONE: dict[str, str | None] = {"none": None}
+Names = Annotated[list[str] | None, typer.Argument(metavar="[NAME]...", help="Names or ids. [default: all]")]
+
+
+def parse_settings(settings: list[str] | None, **options: int | str | None) -> dict[str, object]:
+    """KEY=VALUE pairs and the options of the same name that were given; lists in JSON, "none" where a field may be."""
+    changes: dict[str, object] = {}
+    for text in settings or []:
+        key, equals, value = text.partition("=")
+        if not equals:
+            raise typer.BadParameter(f"--set {text}: write KEY=VALUE")
+        changes[key.strip()] = json.loads(value) if value.startswith("[") else _NONE.get(value.strip(), value.strip())
+    return {**changes, **{key: value for key, value in options.items() if value is not None}}
+
+
+def take_fields(changes: dict[str, object], fields: Collection[str]) -> dict[str, object]:
+    """Takes these fields out of the changes; those that stay are for other configs."""
+    return {key: changes.pop(key) for key in list(changes) if key in fields}
+
+
+def parse_seeds(text: str) -> list[int]:
+    """ "0,2,4-6" -> [0, 2, 4, 5, 6]."""
+    seeds: list[int] = []
+    for part in text.split(","):
+        first, dash, last = part.strip().partition("-")
+        if not first.isdigit() or (dash and not last.isdigit()):
+            raise typer.BadParameter(f"--seeds {text}: write whole numbers such as 0,1 or 0-7")
+        seeds.extend(range(int(first), int(last if dash else first) + 1))
+    return seeds
+
+
+def read_prompts(file: Path) -> list[str]:
+    """The lines of a file that are not empty."""
+    lines = [line.strip() for line in file.read_text(encoding="utf-8").splitlines()]
+    return [line for line in lines if line]
