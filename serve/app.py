@@ -1,4 +1,4 @@
-"""Routes, errors -> statuses in one table, and the deployments."""
+"""Routes and deployments, start and stop."""
 
 from __future__ import annotations
 
@@ -6,84 +6,28 @@ import json
 import math
 import threading
 from contextlib import closing
-from dataclasses import dataclass
 from http.client import HTTPConnection
-from typing import Any, Final
+from typing import Any
 
 import ray
-from fastapi import FastAPI, Request
-from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse, Response
+from fastapi import FastAPI
 from ray import serve as ray_serve
 from ray.exceptions import RayTaskError
 from ray.serve import Application
 from ray.serve.handle import DeploymentHandle
 from ray.serve.schema import LoggingConfig
-from starlette.exceptions import HTTPException
 
-from factory.errors import IdentityNotFound, IncompatibleIdentity
 from factory.pack import load_pack
 from factory.store.tables import Store
 from serve.catalog import Catalog
-from serve.drawing import GenerationTimeout, Generator, GeneratorDown, ImageClient, QueueFull
+from serve.drawing import Generator, ImageClient
+from serve.openai.errors import ANSWERS, answer_error
 from serve.openai.images import Endpoint
-from serve.openai.schemas import AppArgs, ImagesResponse, RequestRefused, Settings, Stats
+from serve.openai.schemas import ImagesResponse, Stats
+from serve.settings import AppArgs, Settings
 
 APP_NAME = "identity-factory"
 _DEFAULTS = Settings()
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """How an exception is told to the caller, in OpenAI's terms."""
-
-    status: int
-    type: str
-    code: str
-    param: str | None = None
-    retry: bool | None = None  # for the openai client, which else retries every 408, 409, 429 and 5xx
-
-
-ANSWERS: Final[dict[type[Exception], Answer]] = {
-    IdentityNotFound: Answer(404, "invalid_request_error", "model_not_found", "model"),
-    IncompatibleIdentity: Answer(409, "invalid_request_error", "incompatible_identity", "model", retry=False),
-    RequestValidationError: Answer(422, "invalid_request_error", "invalid_value"),
-    RequestRefused: Answer(422, "invalid_request_error", "invalid_value"),
-    HTTPException: Answer(404, "invalid_request_error", "no_such_route"),  # its own status: 404, 405
-    QueueFull: Answer(429, "rate_limit_error", "queue_full", retry=True),
-    GeneratorDown: Answer(503, "server_error", "generator_unavailable", retry=True),
-    GenerationTimeout: Answer(504, "server_error", "timeout"),
-    Exception: Answer(500, "server_error", "internal_error"),
-}
-
-
-async def _answer_error(_request: Request, error: Exception) -> Response:
-    answer = next(ANSWERS[kind] for kind in type(error).__mro__ if kind in ANSWERS)
-    status, param, headers = answer.status, answer.param, dict[str, str]()
-    cause = error.cause if isinstance(error, RayTaskError) else error  # the replica's own, without its traceback
-    message = str(cause)
-    if isinstance(cause, RequestRefused):
-        param = cause.param
-    elif isinstance(cause, RequestValidationError):
-        param, message = _first_fault(cause)
-    elif isinstance(cause, HTTPException):
-        status, message = cause.status_code, str(cause.detail)
-    elif isinstance(cause, QueueFull):
-        milliseconds = math.ceil(cause.retry_after_s * 1000)
-        headers = {"retry-after": str(math.ceil(milliseconds / 1000)), "retry-after-ms": str(milliseconds)}
-    elif status == 500:
-        message = "the server failed; its log has the details under this request's x-request-id"
-    if answer.retry is not None:
-        headers["x-should-retry"] = str(answer.retry).lower()
-    body = {"message": message, "type": answer.type, "param": param, "code": answer.code}
-    return JSONResponse({"error": body}, status_code=status, headers=headers)
-
-
-def _first_fault(error: RequestValidationError) -> tuple[str | None, str]:
-    faults = [(".".join(map(str, fault["loc"][1:])), fault["msg"]) for fault in error.errors()]
-    message = "; ".join(f"{field}: {text}" if field else text for field, text in faults)
-    field = faults[0][0]
-    return (field if field and not field.isdigit() else None), message
 
 
 def create_app(endpoint: Endpoint) -> FastAPI:
@@ -97,7 +41,7 @@ def create_app(endpoint: Endpoint) -> FastAPI:
     app.add_api_route("/v1/stats", endpoint.show_stats)
     app.add_api_route("/healthz", endpoint.show_health)
     for kind in ANSWERS:
-        app.add_exception_handler(kind, _answer_error)
+        app.add_exception_handler(kind, answer_error)
     return app
 
 

@@ -18,7 +18,8 @@ from factory.config import GenerateConfig
 from factory.errors import IncompatibleIdentity
 from factory.pack import load_pack
 from factory.records import Identity
-from serve.openai.schemas import RequestRefused, Settings, Stats
+from serve.openai.schemas import RequestRefused, Stats
+from serve.settings import Settings
 
 _DEFAULTS = Settings()
 

@@ -15,7 +15,7 @@ from typer.main import get_command
 from typer.testing import CliRunner
 
 from cli.__main__ import app
-from serve.openai.schemas import AppArgs
+from serve.settings import AppArgs
 
 REPO = Path(__file__).resolve().parent.parent
 JOB = yaml.safe_load((REPO / "deploy" / "rayjob.yaml").read_text())

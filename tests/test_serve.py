@@ -30,7 +30,8 @@ from serve.app import create_app
 from serve.catalog import Catalog
 from serve.drawing import Generator, ImageClient, ImageJob, ImageResult
 from serve.openai.images import Endpoint
-from serve.openai.schemas import AppArgs, RequestRefused, Settings, Stats
+from serve.openai.schemas import RequestRefused, Stats
+from serve.settings import AppArgs, Settings
 
 
 def person(number: int, name: str, fingerprint: str, created_at: str = "2026-01-01T00:00:00+00:00") -> Identity:

@@ -19,7 +19,7 @@ from factory.pack import Pack
 from factory.store.rows import identity_row
 from factory.store.tables import Store
 from serve.app import builder, start, stop
-from serve.openai.schemas import Settings
+from serve.settings import Settings
 from tests.test_serve import person
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(120)]

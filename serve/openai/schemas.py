@@ -1,4 +1,4 @@
-"""What goes in and out of the endpoint, and the settings it runs with."""
+"""What goes in and out of the endpoint."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from factory.config import Config, GenerateConfig
+from factory.config import GenerateConfig
 from factory.records import Identity
 
 OutputFormat = Literal["png", "jpeg", "webp"]
@@ -30,34 +30,6 @@ class RequestRefused(ValueError):
 
     def __str__(self) -> str:
         return self.message
-
-
-class Settings(Config):
-    """How the endpoint batches, queues and scales. serve.yaml comments on them for a cluster."""
-
-    max_batch: int = Field(default=8, ge=1, le=32)  # images of one UNet batch; guidance doubles the rows
-    batch_wait_s: float = Field(default=0.1, ge=0.0)  # how long an idle replica waits for company, s
-    max_ongoing: int = Field(default=32, ge=1)  # images a replica holds: in the UNet and next in line; >= max_batch
-    max_queued: int = Field(default=64, ge=1)  # images the ingress holds beyond that; more are refused with 429
-    timeout_s: float = Field(default=300.0, gt=0.0)  # of one request, queue included
-    num_cpus: float = Field(
-        default=0.9, gt=0.0
-    )  # reserved by a generator; with the ingress's 0.1, one CPU of a small machine
-    num_gpus: float | None = Field(default=None, ge=0.0)  # None: 1 where the cluster has GPUs, else 0
-    num_threads: int | None = Field(default=None, ge=1)  # of torch in a generator; None: num_cpus rounded up
-
-    @model_validator(mode="after")
-    def _room_for_a_batch(self) -> Settings:
-        if self.max_ongoing < self.max_batch:
-            raise ValueError(f"max_ongoing ({self.max_ongoing}) must be at least max_batch ({self.max_batch})")
-        return self
-
-
-class AppArgs(Settings):
-    """The arguments of `serve.app:builder` in serve.yaml."""
-
-    root: str  # root of the tables, a local path or s3://
-    pack: str = "studio"  # name or folder
 
 
 class ImagesRequest(BaseModel):

@@ -1,0 +1,71 @@
+"""Errors -> statuses, in one table and in OpenAI's terms."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Final
+
+from fastapi import Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, Response
+from ray.exceptions import RayTaskError
+from starlette.exceptions import HTTPException
+
+from factory.errors import IdentityNotFound, IncompatibleIdentity
+from serve.drawing import GenerationTimeout, GeneratorDown, QueueFull
+from serve.openai.schemas import RequestRefused
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """How an exception is told to the caller, in OpenAI's terms."""
+
+    status: int
+    type: str
+    code: str
+    param: str | None = None
+    retry: bool | None = None  # for the openai client, which else retries every 408, 409, 429 and 5xx
+
+
+ANSWERS: Final[dict[type[Exception], Answer]] = {
+    IdentityNotFound: Answer(404, "invalid_request_error", "model_not_found", "model"),
+    IncompatibleIdentity: Answer(409, "invalid_request_error", "incompatible_identity", "model", retry=False),
+    RequestValidationError: Answer(422, "invalid_request_error", "invalid_value"),
+    RequestRefused: Answer(422, "invalid_request_error", "invalid_value"),
+    HTTPException: Answer(404, "invalid_request_error", "no_such_route"),  # its own status: 404, 405
+    QueueFull: Answer(429, "rate_limit_error", "queue_full", retry=True),
+    GeneratorDown: Answer(503, "server_error", "generator_unavailable", retry=True),
+    GenerationTimeout: Answer(504, "server_error", "timeout"),
+    Exception: Answer(500, "server_error", "internal_error"),
+}
+
+
+async def answer_error(_request: Request, error: Exception) -> Response:
+    """The answer to a request that failed, in OpenAI's shape."""
+    answer = next(ANSWERS[kind] for kind in type(error).__mro__ if kind in ANSWERS)
+    status, param, headers = answer.status, answer.param, dict[str, str]()
+    cause = error.cause if isinstance(error, RayTaskError) else error  # the replica's own, without its traceback
+    message = str(cause)
+    if isinstance(cause, RequestRefused):
+        param = cause.param
+    elif isinstance(cause, RequestValidationError):
+        param, message = _first_fault(cause)
+    elif isinstance(cause, HTTPException):
+        status, message = cause.status_code, str(cause.detail)
+    elif isinstance(cause, QueueFull):
+        milliseconds = math.ceil(cause.retry_after_s * 1000)
+        headers = {"retry-after": str(math.ceil(milliseconds / 1000)), "retry-after-ms": str(milliseconds)}
+    elif status == 500:
+        message = "the server failed; its log has the details under this request's x-request-id"
+    if answer.retry is not None:
+        headers["x-should-retry"] = str(answer.retry).lower()
+    body = {"message": message, "type": answer.type, "param": param, "code": answer.code}
+    return JSONResponse({"error": body}, status_code=status, headers=headers)
+
+
+def _first_fault(error: RequestValidationError) -> tuple[str | None, str]:
+    faults = [(".".join(map(str, fault["loc"][1:])), fault["msg"]) for fault in error.errors()]
+    message = "; ".join(f"{field}: {text}" if field else text for field, text in faults)
+    field = faults[0][0]
+    return (field if field and not field.isdigit() else None), message
