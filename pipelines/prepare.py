@@ -22,9 +22,9 @@ from factory.store.tables import Store, where_in
 from pipelines.jobs.job import Summary, connect, counts_table, open_job, tally
 from pipelines.jobs.pools import LIGHT, cpu_and_model_pools
 from pipelines.jobs.progress import Progress
-from pipelines.jobs.report import samples
 from pipelines.photos.faces import FaceFinder, FaceReader, find_poisoned, read_poisoned
 from pipelines.photos.new import find_new_photos, work_units
+from pipelines.photos.samples import samples
 from pipelines.photos.sources import read_photos
 
 BATCH: Final = 16  # photos: what is read, worked on and committed together

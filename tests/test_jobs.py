@@ -27,8 +27,9 @@ from pipelines.jobs.job import Summary, open_job
 from pipelines.jobs.journal import list_jobs, read_job
 from pipelines.jobs.progress import Progress
 from pipelines.jobs.rate import Rate
-from pipelines.jobs.report import page, samples
+from pipelines.jobs.report import page
 from pipelines.jobs.watch import Watch
+from pipelines.photos.samples import samples
 from pipelines.photos.sources import CONTENT, PHOTO, find_places, hash_contents, read_photos
 from tests.test_erase import face, photo_id
 

@@ -1,0 +1,80 @@
+"""Samples for a job's report: some of the faces it found and of the photos it refused.
+
+A sample is one line of HTML with the photo's id in it, so that erasing a person can take it out.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+from html import escape
+from typing import Any, Final
+
+import numpy as np
+import pyarrow as pa
+from PIL import Image
+
+from factory.config import PrepareConfig
+from factory.errors import PhotoRejected
+from factory.faces.photos import decode_photo
+from factory.store.rows import decode_png
+from factory.store.tables import Store, where_in
+from pipelines.photos.sources import read_photos
+
+NUM_ACCEPTED: Final = 24
+NUM_A_REASON: Final = 4
+_SIDE_PX: Final = 96
+_NOT_OPENED: Final = ("crashed_worker", "out_of_memory")  # they would do it again, to the driver
+
+
+def samples(store: Store, pack: str, contents: pa.Table, config: PrepareConfig) -> list[str]:
+    """Lines of HTML for photos that a job has just done (CONTENT): some faces, and some rejects of each reason."""
+    ids = set(contents["photo_id"].to_pylist()) - {None}
+    same_pack = where_in("pack", [pack])
+    faces = store.read("faces", columns=["face_id", "photo_id"], where=same_pack).to_pylist()
+    chosen = sorted(row["face_id"] for row in faces if row["photo_id"] in ids)[:NUM_ACCEPTED]
+    crops = store.read("faces", columns=["photo_id", "face_id", "name", "crop"], where=where_in("face_id", chosen))
+    lines = [
+        _figure(row["photo_id"], row["face_id"], row["name"], "", _thumbnail(decode_png(row["crop"])))
+        for row in crops.to_pylist()
+    ]
+    per_reason: dict[str, list[dict[str, Any]]] = {}
+    for row in store.read("rejects", where=f"{same_pack} AND stage = 'prepare'").to_pylist():
+        mine = per_reason.setdefault(row["reason"], [])
+        if row["photo_id"] in ids and len(mine) < NUM_A_REASON:
+            mine.append(row)
+    refused = [row for rows in per_reason.values() for row in rows]
+    pictures = _pictures(contents, {row["photo_id"] for row in refused if row["reason"] not in _NOT_OPENED}, config)
+    for row in refused:
+        note = f"<b>{escape(row['reason'])}</b> {escape(row['detail'])}"
+        lines.append(_figure(row["photo_id"], row["reject_id"], row["name"], note, pictures.get(row["photo_id"])))
+    return lines
+
+
+def _pictures(contents: pa.Table, photo_ids: set[str], config: PrepareConfig) -> dict[str, str]:
+    """Thumbnails of the photos that can be decoded; they are read from the source again, one at a time: 150 MB each."""
+    chosen = [photo_id in photo_ids for photo_id in contents["photo_id"].to_pylist()]
+    wanted = contents.filter(pa.array(chosen, pa.bool_()))
+    thumbnails: dict[str, str] = {}
+    for table in read_photos(wanted, max_bytes=config.max_bytes):
+        for row in table.to_pylist():
+            try:
+                if row["image"] is not None:
+                    photo = decode_photo(row["image"], name=row["name"], config=config)
+                    thumbnails[row["photo_id"]] = _thumbnail(photo.image)
+            except PhotoRejected:  # there is nothing to show
+                continue
+    return thumbnails
+
+
+def _figure(photo_id: str, an_id: str, name: str, note: str, thumbnail: str | None) -> str:
+    shown = "" if thumbnail is None else f'<img alt="" src="data:image/jpeg;base64,{thumbnail}">'
+    return f'<figure data-photo="{photo_id}" data-id="{an_id}">{shown}{escape(name)} {note}</figure>'.replace("\n", " ")
+
+
+def _thumbnail(image: np.ndarray) -> str:
+    picture = Image.fromarray(image)
+    picture.thumbnail((_SIDE_PX, _SIDE_PX))
+    buffer = io.BytesIO()
+    picture.save(buffer, "JPEG", quality=80)
+    return base64.b64encode(buffer.getvalue()).decode("ascii")
