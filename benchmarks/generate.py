@@ -30,6 +30,7 @@ from factory.base.diffusion import DiffusionBase
 from factory.base.text import tokenise
 from factory.config import GenerateConfig
 from factory.draw.images import ImageGenerator, ImageRequest
+from factory.learn.celebs import celeb_prior
 from factory.records import TEXT_ENCODER, Identity
 
 PROMPTS = ("a photo of <person>", "a photo of <person> in the snow", "a drawing of <person>", "<person> wearing a hat")
@@ -98,7 +99,8 @@ def main() -> None:
 def _requests(generator: ImageGenerator, num: int, config: GenerateConfig) -> list[ImageRequest]:
     """People with random words that have the celebrities' moments."""
     base = generator.base
-    mean_VD, std_VD = (moment.cpu().numpy() for moment in base.celeb_prior().moments("shared"))
+    prior = celeb_prior(base.pack.celebrities, base.tokenizer, base.token_embedding)
+    mean_VD, std_VD = (moment.cpu().numpy() for moment in prior.moments("shared"))
     noise_BVD = np.random.default_rng(0).standard_normal((num, *mean_VD.shape))
     return [
         ImageRequest(

@@ -6,6 +6,7 @@ import pytest
 from factory.config import GenerateConfig
 from factory.draw.images import ImageGenerator, ImageRequest, image_id
 from factory.errors import IncompatibleIdentity
+from factory.learn.celebs import celeb_prior
 from factory.pack import Pack
 from factory.records import TEXT_ENCODER, Identity
 
@@ -18,7 +19,8 @@ def generator(tiny_pack: Pack) -> ImageGenerator:
 
 
 def person(number: int, generator: ImageGenerator) -> Identity:
-    words = generator.base.celeb_prior().words_NVD[number].numpy()
+    base = generator.base
+    words = celeb_prior(base.pack.celebrities, base.tokenizer, base.token_embedding).words_NVD[number].numpy()
     return Identity(
         identity_id=f"{number:016x}",
         face_id=f"face-{number}",

@@ -6,6 +6,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from factory.base.diffusion import DiffusionBase
 from factory.base.text import PERSON, TEMPLATES, inject, tokenise, with_person
+from factory.learn.celebs import celeb_prior
 from factory.pack import Pack
 
 
@@ -41,7 +42,7 @@ def test_a_celebritys_own_words_give_the_celebritys_own_encoding(base: Diffusion
     encoder: CLIPTextModel = base.text_encoder
     first, last = base.pack.celebrities[3]
     written = base.tokenizer(f"a photo of {first} {last} in the snow", padding="max_length", return_tensors="pt")
-    words = base.celeb_prior().words_NVD[3:4]
+    words = celeb_prior(base.pack.celebrities, base.tokenizer, base.token_embedding).words_NVD[3:4]
     injected = base.encode_text(tokenise([f"a photo of {PERSON} in the snow"], base.tokenizer), words)
     torch.testing.assert_close(injected, encoder(written["input_ids"]).last_hidden_state, atol=1e-6, rtol=1e-6)
 

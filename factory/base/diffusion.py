@@ -12,9 +12,9 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from factory.base.text import TokenisedPrompts, inject
 from factory.errors import PackError
-from factory.learn.celebs import CelebPrior, celeb_prior
-from factory.learn.losses import PredictionType
 from factory.pack import Pack
+
+PredictionType = Literal["epsilon", "v_prediction"]
 
 
 def working_dtype(device: str) -> torch.dtype:
@@ -81,10 +81,6 @@ class DiffusionBase:
         if channels_last and device.startswith("cuda"):
             pipeline.unet.to(memory_format=torch.channels_last)
         return cls(pipeline, pack, device, dtype)
-
-    def celeb_prior(self) -> CelebPrior:
-        """The prior of the pack's celebrity names in this text encoder."""
-        return celeb_prior(self.pack.celebrities, self.tokenizer, self.token_embedding)
 
     @property
     def token_embedding(self) -> torch.nn.Embedding:

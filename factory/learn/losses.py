@@ -3,13 +3,10 @@ batch never share a gradient. Shape suffixes: `B` samples, `C` latent channels, 
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 
+from factory.base.diffusion import PredictionType
 from factory.config import MethodConfig
-
-PredictionType = Literal["epsilon", "v_prediction"]
 
 
 def predicted_noise(

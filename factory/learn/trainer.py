@@ -21,6 +21,7 @@ from factory.base.text import PERSON, TEMPLATES, tokenise
 from factory.config import EngineConfig, MethodConfig, TrainConfig
 from factory.faces.encode import FeatureEncoder
 from factory.ids import identity_id, training_json
+from factory.learn.celebs import celeb_prior
 from factory.learn.memory import choose_slots
 from factory.learn.slots import Finished, Slots
 from factory.pack import Pack
@@ -46,7 +47,7 @@ class Trainer:
 
     def __init__(self, base: DiffusionBase, engine: EngineConfig | None = None) -> None:
         self.base, self.engine = base, engine or EngineConfig()
-        self.prior = base.celeb_prior()
+        self.prior = celeb_prior(base.pack.celebrities, base.tokenizer, base.token_embedding)
         own = [template.replace("{}", PERSON) for template in base.pack.prompt_templates]
         self.templates = tokenise(own or TEMPLATES, base.tokenizer).to(base.device)
         self.fingerprint = base.pack.learning_fingerprint()

@@ -12,7 +12,7 @@ import numpy as np
 from factory.base.diffusion import DiffusionBase
 from factory.config import MethodConfig, TrainConfig
 from factory.ids import identity_id
-from factory.learn.celebs import CelebPrior
+from factory.learn.celebs import CelebPrior, celeb_prior
 from factory.pack import Pack
 from factory.records import Identity, PreparedFace
 from factory.settings import train_settings
@@ -90,7 +90,8 @@ def cast_of(work: Work) -> Cast:
     if not faces:
         raise ValueError(f"nobody was learned in every arm; see the table rejects under {work.people.root}")
     measured, reference = (_in_order(work.celebrities.faces(), names) for names in celebrities_of(work.plan))
-    prior = DiffusionBase.load(work.pack).celeb_prior()
+    base = DiffusionBase.load(work.pack)
+    prior = celeb_prior(base.pack.celebrities, base.tokenizer, base.token_embedding)
     true = true_words(work.pack, [people[face.name] for face in faces])
     identities = {key: [learned[work.id_of(arm, face)] for face in faces] for key, arm in arms.items()}
     identities["true_vector"] = _bounds(work, faces, true, "true_vector")
