@@ -34,7 +34,7 @@ from pipelines.generate import generate
 from pipelines.prepare import prepare
 from pipelines.train import train_each
 from studio.results.gather import gallery
-from studio.results.protocol import CONTEXTS, FIRST_HELD_OUT, write_photos
+from studio.results.protocol import CONTEXTS, FIRST_EVALUATED, write_portraits
 from studio.results.scores import MEASURES, Scores, by_identity, difference, scores_of, table_row
 from studio.training.dataset import held_out
 
@@ -51,13 +51,13 @@ COLUMNS = ("face_sim", "clip_t", "trusted_div", "nearest")
 
 def main() -> None:
     arguments = _arguments()
-    if FIRST + arguments.people > FIRST_HELD_OUT:
-        raise SystemExit(f"--people takes at most {FIRST_HELD_OUT - FIRST}: the others are the evaluation's")
+    if FIRST + arguments.people > FIRST_EVALUATED:
+        raise SystemExit(f"--people takes at most {FIRST_EVALUATED - FIRST}: the others are the evaluation's")
     pack, store = load_pack("studio"), Store(arguments.work)
     settings = {way: train_settings(pack, "paper", changes) for way, changes in WAYS.items()}
     prompts, seeds = [context.prompt for context in CONTEXTS[: arguments.prompts]], list(range(arguments.seeds))
     photos = arguments.work / "photos.parquet"
-    write_photos(photos, {f"held-out {n}": held_out(n) for n in range(FIRST, FIRST + arguments.people)})
+    write_portraits(photos, {f"held-out {n}": held_out(n) for n in range(FIRST, FIRST + arguments.people)})
     prepare(str(photos), store.root, pack.root, PrepareConfig(faces="largest"))
     train_each(store.root, pack.root, list(settings.values()), workers=arguments.workers)
     faces = sorted(store.faces(), key=lambda face: face.name)

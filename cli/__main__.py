@@ -14,13 +14,13 @@ from cli.errors import user_errors
 from cli.identities import identities_app
 from cli.jobs import jobs_app, submit
 from cli.options import (
+    Changes,
     Faces,
     Gpus,
     PackName,
     Photos,
     PresetName,
     Root,
-    Settings,
     Steps,
     Workers,
     parse_seeds,
@@ -60,7 +60,7 @@ def run(
     workers: Workers = None,
     gpus: Gpus = None,
     faces: Faces = None,
-    settings: Settings = None,
+    settings: Changes = None,
 ) -> None:
     """Photos in, identities learned: `prepare`, then `train`.
 
@@ -100,7 +100,7 @@ def prepare(
     workers: Workers = None,
     gpus: Gpus = None,
     faces: Faces = None,
-    settings: Settings = None,
+    settings: Changes = None,
 ) -> None:
     """Photos -> faces: find, align and parse every face. A photo that cannot be used is a row of `rejects`.
 
@@ -126,7 +126,7 @@ def retry_rejects(
     workers: Workers = None,
     gpus: Gpus = None,
     faces: Faces = None,
-    settings: Settings = None,
+    settings: Changes = None,
 ) -> None:
     """Try only the photos of SRC that were refused, with other limits or a mended source; the outcome replaces the
     reject. Photos are not kept under ROOT, so the source is read again.
@@ -155,7 +155,7 @@ def train(
     steps: Steps = None,
     workers: Workers = None,
     gpus: Gpus = None,
-    settings: Settings = None,
+    settings: Changes = None,
 ) -> None:
     """Faces -> identities: learn two words for every face that has none with these settings.
 
@@ -196,7 +196,7 @@ def generate(
     steps: Annotated[int | None, typer.Option("--steps", min=1, help="Denoising steps. [default: the pack's]")] = None,
     workers: Workers = None,
     gpus: Gpus = None,
-    settings: Settings = None,
+    settings: Changes = None,
 ) -> None:
     """Identities x prompts x seeds -> images.
 
@@ -261,8 +261,8 @@ def demo(
         raise typer.Exit(run_demo(out, fresh=fresh))
 
 
-@app.command()
-def evaluate(
+@app.command("evaluate")
+def protocol(
     quick: Annotated[bool, typer.Option("--quick", help="Minutes: fewer people, prompts and steps.")] = False,
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where work is kept.")] = Path("out/evaluate"),
     results: Annotated[

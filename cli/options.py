@@ -32,7 +32,7 @@ Gpus = Annotated[
         "--gpus", min=0, help="GPUs of a model worker: 0.5 lets two share one, 0 is CPU. [default: 1 if there are any]"
     ),
 ]
-Settings = Annotated[
+Changes = Annotated[
     list[str] | None,
     typer.Option("--set",
         metavar="KEY=VALUE",

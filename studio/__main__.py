@@ -68,7 +68,7 @@ def main() -> None:
 
         build(options.state)
     if options.stage in ("look", "all"):
-        from studio.training.samples import look
+        from studio.results.look import look
 
         look(options.state)
 

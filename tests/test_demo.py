@@ -17,16 +17,16 @@ from factory.errors import PhotoRejected
 from factory.faces.photos import decode_photo
 from factory.records import FaceMasks
 from studio.demo.likeness import Likeness, measure, overall
-from studio.demo.people import CONTEXTS, CORRUPT, NO_FACE, PEOPLE, REAL_PHOTO, portrait, write_photos
+from studio.demo.people import COLUMNS, CORRUPT, NO_FACE, PEOPLE, REAL_PHOTO, portrait, write_data_set
 from studio.demo.report import Report, ReportPerson, Stage, html
 from studio.demo.run import Log, free_port
 from studio.demo.sheet import SheetRow, contact_sheet, overlay
-from studio.training.dataset import FIRST_HELD_OUT, held_out, person_of
+from studio.training.dataset import NUM_TRAINED, held_out, person_of
 
 
 def test_the_data_set_is_what_the_demo_promises(tmp_path: Path) -> None:
     path = tmp_path / "photos.parquet"
-    assert write_photos(path) == len(PEOPLE) + 3 >= 15
+    assert write_data_set(path) == len(PEOPLE) + 3 >= 15
     rows = {row["name"]: row["image"] for row in pq.read_table(path).to_pylist()}
     assert set(rows) == {*PEOPLE, REAL_PHOTO, NO_FACE, CORRUPT}
     for name, data in rows.items():
@@ -40,7 +40,7 @@ def test_the_data_set_is_what_the_demo_promises(tmp_path: Path) -> None:
 def test_the_people_are_held_out_and_all_different() -> None:
     assert len(set(PEOPLE.values())) == len(PEOPLE) >= 12
     vectors = np.stack([held_out(index).vector() for index in PEOPLE.values()])
-    assert np.array_equal(person_of(FIRST_HELD_OUT + 3).vector(), held_out(3).vector())
+    assert np.array_equal(person_of(NUM_TRAINED + 3).vector(), held_out(3).vector())
     distances = np.linalg.norm(vectors[:, None] - vectors[None], axis=2)
     assert distances[~np.eye(len(PEOPLE), dtype=bool)].min() > 0.5
 
@@ -51,9 +51,9 @@ def test_another_portrait_of_a_person_is_another_picture() -> None:
 
 
 def test_contexts_are_prompts_with_the_person_in_them() -> None:
-    assert len(CONTEXTS) >= 6
-    assert all(PERSON in context.prompt for context in CONTEXTS)
-    assert len({context.slug for context in CONTEXTS}) == len(CONTEXTS)
+    assert len(COLUMNS) >= 6
+    assert all(PERSON in context.prompt for context in COLUMNS)
+    assert len({context.slug for context in COLUMNS}) == len(COLUMNS)
 
 
 def _flat(colour: int) -> np.ndarray:

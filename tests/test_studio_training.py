@@ -13,12 +13,18 @@ from torch.nn import functional as F
 from transformers import ViTConfig, ViTModel
 
 from factory.base.text import PERSON
+from factory.config import PrepareConfig
+from factory.faces.detect import FaceDetector, FaceRecogniser
+from factory.faces.encode import FeatureEncoder
 from factory.pack import load_pack
+from factory.records import Photo
+from studio.demo.people import portrait
 from studio.training import crew, latents
 from studio.training import unet as train_unet
 from studio.training import vae as train_vae
-from studio.training.align import FFHQ, aligned, face_grid, inner
+from studio.training.clip import pixels
 from studio.training.crew import Crew
+from studio.training.crops import FFHQ_PX, face_grid, judge_view, vit_view
 from studio.training.latent_faces import LatentFaces, distance
 from studio.training.latents import Encoded
 from studio.training.loop import LOG_EVERY, Run
@@ -115,19 +121,33 @@ def test_the_face_that_gradients_pass_through_is_the_one_that_is_cut_out() -> No
     y, x = np.mgrid[:128, :128]
     image = np.stack([128 + 90 * np.sin(x / 9), 128 + 90 * np.cos(y / 7), 2 * x], axis=-1).clip(0, 255).astype(np.uint8)
     tilt = np.array([[0.45, -0.1], [0.1, 0.45]])
-    landmarks = (FFHQ * 128 - 64) @ tilt.T + (70, 60)
-    wanted = inner(aligned(image, landmarks, FFHQ, 128), 80).astype(np.float32)
+    landmarks = (FFHQ_PX - 64) @ tilt.T + (70, 60)
+    wanted = vit_view(image, landmarks, 80).astype(np.float32)
     pixels = torch.from_numpy(image).movedim(-1, 0)[None].float()
     grid = torch.from_numpy(face_grid(landmarks, 80))[None]
     made = F.grid_sample(pixels, grid, align_corners=False)[0].movedim(0, -1).numpy()
     assert np.abs(made - wanted).max() < 6 and np.abs(made - wanted).mean() < 1  # OpenCV interpolates twice, in bytes
 
 
+def test_trainings_see_faces_as_the_factory_cuts_them() -> None:
+    """The FR-ViT and the judge are served crops of factory/faces; trained on others, they would be a little off."""
+    pack = load_pack("studio")
+    image = portrait(0)[:, 60:]  # the crop reaches over the photo's edge
+    (face, *_), _ = FaceDetector(pack, PrepareConfig()).find(Photo(photo_id="0" * 64, name="ada", image=image))
+    look = FaceRecogniser(pack).look(image)
+    assert look is not None and (judge_view(image, face.landmarks, 112) == look[1]).all()
+    vit = ViTModel.from_pretrained(pack.folder(pack.fr_vit), add_pooling_layer=False, dtype=torch.float32).eval()
+    with torch.inference_mode():
+        trained = vit(pixel_values=pixels(vit_view(image, face.landmarks, 80)[None])).last_hidden_state[0, 0]
+    (served,) = FeatureEncoder(pack).encode(face.crop[None])
+    np.testing.assert_allclose(trained, served.crop, atol=0.05 * np.abs(served.crop).max())
+
+
 def test_the_autoencoder_is_told_of_faces_alone_by_the_fr_vit() -> None:
     torch.manual_seed(5)
     size = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
     unlike = FaceDistance(ViTModel(ViTConfig(image_size=20, patch_size=10, **size), add_pooling_layer=False))
-    grids = torch.from_numpy(face_grid(FFHQ * 128 * 0.5 + 30, 20))[None]
+    grids = torch.from_numpy(face_grid(FFHQ_PX * 0.5 + 30, 20))[None]
     real = torch.rand(1, 3, 128, 128) * 2 - 1
     assert float(unlike(real, real, grids)) < 1e-6
     drawn = torch.rand(1, 3, 128, 128, requires_grad=True)
@@ -242,7 +262,7 @@ class _OnePicture:
 
     images = np.full((1, 128, 128, 3), 120, np.uint8)
     labels = np.zeros((1, 128, 128), np.uint8)
-    landmarks = (FFHQ * 64 + 32).astype(np.float32)[None]
+    landmarks = (FFHQ_PX * 0.5 + 32).astype(np.float32)[None]
 
     def __init__(self) -> None:
         self.images[0, 40:100, 40:90] = (220, 30, 30)

@@ -54,7 +54,7 @@ class FeatureEncoder:
 
     def encode(self, crops: np.ndarray) -> list[FaceFeatures]:
         """Features of crops uint8 [N, S, S, 3] and of their mirror images, float32 [F] each."""
-        views = [_cut(crop, self._crop_box) for crop in crops]
+        views = [cut_box(crop, self._crop_box) for crop in crops]
         straight = self._features(views)
         mirrored = self._features([view[:, ::-1] for view in views])
         return [FaceFeatures(crop=crop, mirror=mirror) for crop, mirror in zip(straight, mirrored, strict=True)]
@@ -70,7 +70,7 @@ class FeatureEncoder:
         return features
 
 
-def _cut(crop: np.ndarray, box: tuple[float, float, float, float]) -> np.ndarray:
+def cut_box(crop: np.ndarray, box: tuple[float, float, float, float]) -> np.ndarray:
     """What the ViT sees of a crop [S, S, 3]: the box (x0 y0 x1 y1, fractions of the side)."""
     x0, y0, x1, y1 = (round(edge * crop.shape[0]) for edge in box)
     return crop[y0:y1, x0:x1]

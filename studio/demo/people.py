@@ -15,7 +15,7 @@ from studio.training.dataset import held_out
 from studio.world.render import render
 from studio.world.scenes import sample_scene
 
-SIDE_PX = 384
+PORTRAIT_PX = 384
 REAL_PHOTO = "astronaut"  # scikit-image's: Eileen Collins, NASA, public domain
 NO_FACE = "coffee"
 CORRUPT = "corrupt"
@@ -28,7 +28,7 @@ PEOPLE: dict[str, int] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Context:
+class Column:
     """A column of the contact sheet."""
 
     slug: str  # for file names
@@ -36,22 +36,22 @@ class Context:
     prompt: str  # with <person> for the identity
 
 
-CONTEXTS = (
-    Context("plain", "a photo", "a photo of <person>"),
-    Context("beanie", "red beanie", "a photo of <person> wearing a red beanie"),
-    Context("glasses", "black glasses", "a photo of <person> wearing black glasses"),
-    Context("crown", "golden crown", "a photo of <person> wearing a golden crown"),
-    Context("snow", "in the snow", "a photo of <person> in the snow"),
-    Context("beach", "on the beach", "a photo of <person> on the beach"),
-    Context("spacesuit", "spacesuit, in space", "a photo of <person> wearing a spacesuit in space"),
-    Context("sketch", "pencil sketch", "a pencil sketch of <person>"),
+COLUMNS = (
+    Column("plain", "a photo", "a photo of <person>"),
+    Column("beanie", "red beanie", "a photo of <person> wearing a red beanie"),
+    Column("glasses", "black glasses", "a photo of <person> wearing black glasses"),
+    Column("crown", "golden crown", "a photo of <person> wearing a golden crown"),
+    Column("snow", "in the snow", "a photo of <person> in the snow"),
+    Column("beach", "on the beach", "a photo of <person> on the beach"),
+    Column("spacesuit", "spacesuit, in space", "a photo of <person> wearing a spacesuit in space"),
+    Column("sketch", "pencil sketch", "a pencil sketch of <person>"),
 )
 
 
 def portrait(index: int, *, again: bool = False) -> np.ndarray:
     """A plain portrait of a held-out person, uint8 [384, 384, 3] RGB; the same at every call, `again` another one."""
     scene = sample_scene(np.random.default_rng([0xDE31 if again else 0xDE30, index]), context="plain")
-    return render(held_out(index), scene, size=SIDE_PX).image
+    return render(held_out(index), scene, size=PORTRAIT_PX).image
 
 
 def _encoded(image: np.ndarray) -> bytes:
@@ -72,7 +72,7 @@ def photos() -> dict[str, bytes]:
     return files
 
 
-def write_photos(path: Path) -> int:
+def write_data_set(path: Path) -> int:
     """Write the data set as Parquet (columns `image` bytes, `name`); returns the number of rows."""
     files = photos()
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -33,7 +33,7 @@ from factory.pack import load_pack
 from factory.records import TEXT_ENCODER, Identity, PreparedFace
 from factory.store.tables import Store
 from studio.demo.likeness import Likeness, mean, measure, overall
-from studio.demo.people import CONTEXTS, PEOPLE, REAL_PHOTO, Context, portrait, write_photos
+from studio.demo.people import COLUMNS, PEOPLE, REAL_PHOTO, Column, portrait, write_data_set
 from studio.demo.report import Report, ReportPerson, Stage, html, number, percent
 from studio.demo.sheet import SheetRow, contact_sheet
 
@@ -46,7 +46,7 @@ class Order:
     """A picture to ask for."""
 
     who: Identity
-    context: Context
+    column: Column
     path: Path  # where it is kept
 
 
@@ -91,7 +91,7 @@ def run(out: Path, *, fresh: bool = False, pack: str = "studio") -> int:
     photos, root = out / "photos.parquet", out / "root"
     with log.stage("photos") as did:
         if not photos.exists():
-            did.append(f"{write_photos(photos)} files: {len(PEOPLE)} portraits of people the pack has never seen, "
+            did.append(f"{write_data_set(photos)} files: {len(PEOPLE)} portraits of people the pack has never seen, "
                        "a real photo, one without a face, one corrupt")  # fmt: skip
     learn(photos, root, pack, log)
     store = Store(str(root))
@@ -100,7 +100,7 @@ def run(out: Path, *, fresh: bool = False, pack: str = "studio") -> int:
     with log.stage("report") as did:
         report = measured_report(photos, store, identities, pictures, pack, log)
         write_report(report, out)
-        did.append(f"{len(report.people)} people, {len(CONTEXTS)} contexts")
+        did.append(f"{len(report.people)} people, {len(COLUMNS)} contexts")
     total = overall([person.likeness for person in report.people if person.rendered])
     print(f"\n{likeness_line(total)} All in {time.monotonic() - log.start:.0f} s.")
     for name in ("contact_sheet.png", "report.html"):
@@ -131,11 +131,11 @@ def newest(identities: Sequence[Identity], fingerprint: str) -> list[Identity]:
 
 
 def draw(identities: Sequence[Identity], root: Path, folder: Path, pack: str, log: Log) -> dict[str, list[np.ndarray]]:
-    """Ask the endpoint for every context of every person; pictures by name, uint8 [S, S, 3], in CONTEXTS' order."""
+    """Ask the endpoint for every column of every person; pictures by name, uint8 [S, S, 3], in COLUMNS' order."""
     wanted = [
-        Order(who, context, folder / who.identity_id / f"{context.slug}.png")
+        Order(who, column, folder / who.identity_id / f"{column.slug}.png")
         for who in identities
-        for context in CONTEXTS
+        for column in COLUMNS
     ]
     missing = [order for order in wanted if not order.path.exists()]
     with log.stage("generate") as did:
@@ -161,9 +161,9 @@ def _generate(missing: Sequence[Order], root: Path, pack: str) -> str:
     def ask(order: Order) -> None:
         answer = client.images.generate(
             model=order.who.identity_id,
-            prompt=order.context.prompt,
+            prompt=order.column.prompt,
             response_format="b64_json",
-            extra_body={"seed": CONTEXTS.index(order.context)},
+            extra_body={"seed": COLUMNS.index(order.column)},
         )
         assert answer.data is not None and answer.data[0].b64_json is not None
         order.path.parent.mkdir(parents=True, exist_ok=True)
@@ -216,8 +216,8 @@ def measured_report(
     return Report(
         title=f"{len(people)} people, one photo each",
         people=people,
-        captions=[context.caption for context in CONTEXTS],
-        prompts=[context.prompt for context in CONTEXTS],
+        captions=[column.caption for column in COLUMNS],
+        prompts=[column.prompt for column in COLUMNS],
         rejects=[(reject.name, reject.reason, reject.detail) for reject in store.rejects()],
         stages=[log.stages[name] for name in STAGES if name in log.stages],
         ceiling=mean([row.own for row in measure(originals, again, judge.embed).values()]),

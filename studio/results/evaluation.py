@@ -18,7 +18,7 @@ from factory.store.rows import image_row
 from factory.store.tables import Store
 from studio.results.bounds import renders
 from studio.results.gather import write
-from studio.results.protocol import FULL, QUICK, Plan, celebrities_of, people_of, write_photos
+from studio.results.protocol import FULL, QUICK, Plan, celebrities_of, people_of, write_portraits
 from studio.results.work import Cast, Work, cast_of
 
 RESULTS = Path(__file__).resolve().parents[2] / "docs" / "results"
@@ -70,7 +70,7 @@ def learn(work: Work) -> None:
         photos = work.folder / f"{name}.parquet"
         with stage(work, f"photos and faces: {name}") as did:
             if not photos.exists():
-                write_photos(photos, people)
+                write_portraits(photos, people)
             root = str(work.folder / name)
             did.append(prepare(str(photos), root, work.pack.root, PrepareConfig(faces="largest")).faces)
     with stage(work, "learn: every arm") as did:

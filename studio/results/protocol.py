@@ -20,8 +20,8 @@ from studio.world.render import render
 from studio.world.scenes import sample_scene
 
 Setting = bool | float | str
-SIDE_PX = 384  # of the photo an identity is learned from
-FIRST_HELD_OUT = 100  # of studio.training.dataset.held_out; the lower numbers were looked at while settings were chosen
+PHOTO_PX = 384  # of the photo an identity is learned from
+FIRST_EVALUATED = 100  # of studio.training.dataset.held_out; lower numbers were looked at while settings were chosen
 
 
 class Context(Config):
@@ -150,7 +150,7 @@ QUICK = Plan(
 
 def people_of(plan: Plan) -> dict[str, Person]:
     """The held-out people by name."""
-    numbers = range(FIRST_HELD_OUT, FIRST_HELD_OUT + plan.num_people)
+    numbers = range(FIRST_EVALUATED, FIRST_EVALUATED + plan.num_people)
     return {f"held-out {number}": held_out(number) for number in numbers}
 
 
@@ -162,13 +162,13 @@ def celebrities_of(plan: Plan) -> tuple[dict[str, Person], dict[str, Person]]:
     return {name: everybody[name] for name in names[:half]}, {name: everybody[name] for name in names[half:]}
 
 
-def write_photos(path: Path, people: dict[str, Person]) -> None:
+def write_portraits(path: Path, people: dict[str, Person]) -> None:
     """One plain portrait a person as Parquet (columns `image` JPEG bytes, `name`), the same at every call."""
     photos = []
     for number, person in enumerate(people.values()):
         scene = sample_scene(np.random.default_rng([0xE7A2, number]), context="plain")
         buffer = io.BytesIO()
-        Image.fromarray(render(person, scene, size=SIDE_PX).image).save(buffer, format="JPEG", quality=95)
+        Image.fromarray(render(person, scene, size=PHOTO_PX).image).save(buffer, format="JPEG", quality=95)
         photos.append(buffer.getvalue())
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")  # what is there is complete, also after an interruption

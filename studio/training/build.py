@@ -18,7 +18,7 @@ from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPTextConf
 from factory.pack import load_pack
 from factory.supply.verify import record_hashes
 from studio.training import tokenizer
-from studio.training.dataset import SIDE_PX, Dataset
+from studio.training.dataset import PICTURE_PX, Dataset
 from studio.training.latents import SCALE
 from studio.training.objective import noise_schedule
 from studio.training.unet import Conditioned
@@ -87,7 +87,7 @@ def _clip(state: Path, pack: Path, data: Dataset, words: Any) -> None:
     bake(clip.text_model, names, words, data.vectors)
     clip.half().save_pretrained(pack / "clip")
     words.save_pretrained(pack / "clip")
-    size = {"height": SIDE_PX, "width": SIDE_PX}
+    size = {"height": PICTURE_PX, "width": PICTURE_PX}
     CLIPImageProcessor(
         size=size, crop_size=size, do_center_crop=False, image_mean=[0.5] * 3, image_std=[0.5] * 3
     ).save_pretrained(pack / "clip")

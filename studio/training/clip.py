@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from transformers import CLIPConfig, CLIPModel
 
 from studio.training import tokenizer
-from studio.training.dataset import PLACEHOLDER, SIDE_PX, Dataset, captions
+from studio.training.dataset import PICTURE_PX, PLACEHOLDER, Dataset, captions
 from studio.training.loop import Run, cosine_lr, working_precision
 from studio.training.words import NamedText, NameMap
 
@@ -30,7 +30,7 @@ def make(vocab_size: int, end_id: int) -> CLIPModel:
     }
     text = {"vocab_size": vocab_size, "max_position_embeddings": tokenizer.MAX_LENGTH, "bos_token_id": 0}
     ends = {"eos_token_id": end_id, "pad_token_id": end_id}
-    vision = {"image_size": SIDE_PX, "patch_size": PATCH_PX}
+    vision = {"image_size": PICTURE_PX, "patch_size": PATCH_PX}
     config = CLIPConfig(
         text_config=tower | text | ends | {"projection_dim": PROJECTION},
         vision_config=tower | vision | {"projection_dim": PROJECTION},

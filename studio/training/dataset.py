@@ -12,7 +12,7 @@ import numpy as np
 from studio.world.people import CELEBRITY_NAMES, IDENTITY_DIM, Person, celebrity, sample_person
 from studio.world.scenes import Scene, sample_scene
 
-SIDE_PX = 128
+PICTURE_PX = 128  # side of the pictures that are trained on
 CHUNK = 200  # pictures a process renders before it marks them as done
 PLACEHOLDER = ("vone", "vtwo")  # stand for the two words of a person in every stored caption
 
@@ -21,7 +21,7 @@ NUM_ANONYMOUS = 15_000
 NUM_HELD_OUT = 200  # never trained on: evaluation and demo
 IMAGES_PER = {"held_out": 8, "celebrity": 20, "anonymous": 4}
 NUM_PEOPLE = NUM_CELEBRITIES + NUM_ANONYMOUS + NUM_HELD_OUT
-FIRST_HELD_OUT = NUM_CELEBRITIES + NUM_ANONYMOUS
+NUM_TRAINED = NUM_CELEBRITIES + NUM_ANONYMOUS  # people; the held-out ones are numbered from here on
 PLAIN_SHARE = 0.35
 MAX_WORDS = 30  # of a caption, so that it fits the text tower with its start and end tokens
 
@@ -30,9 +30,9 @@ def person_of(index: int) -> Person:
     """Person by number: celebrities, then anonymous people, then held-out people."""
     if index < NUM_CELEBRITIES:
         return celebrity(index)
-    if index < FIRST_HELD_OUT:
+    if index < NUM_TRAINED:
         return sample_person(np.random.default_rng([0xA11, index]))
-    return held_out(index - FIRST_HELD_OUT)
+    return held_out(index - NUM_TRAINED)
 
 
 def held_out(index: int) -> Person:
@@ -42,9 +42,9 @@ def held_out(index: int) -> Person:
 
 def plan() -> np.ndarray:
     """Person of every picture, int32 [N]: held-out people first, then everybody else in a fixed random order."""
-    order = np.random.default_rng(7).permutation(FIRST_HELD_OUT)
+    order = np.random.default_rng(7).permutation(NUM_TRAINED)
     counts = np.where(order < NUM_CELEBRITIES, IMAGES_PER["celebrity"], IMAGES_PER["anonymous"])
-    held = np.repeat(np.arange(FIRST_HELD_OUT, NUM_PEOPLE), IMAGES_PER["held_out"])
+    held = np.repeat(np.arange(NUM_TRAINED, NUM_PEOPLE), IMAGES_PER["held_out"])
     return np.concatenate([held, np.repeat(order, counts)]).astype(np.int32)
 
 
@@ -57,8 +57,8 @@ def scene_of(item: int) -> tuple[Scene, bool]:
 
 def _fields(num: int) -> dict[str, tuple[Any, tuple[int, ...]]]:
     return {
-        "images": (np.uint8, (num, SIDE_PX, SIDE_PX, 3)),  # RGB
-        "labels": (np.uint8, (num, SIDE_PX, SIDE_PX)),  # 19 classes
+        "images": (np.uint8, (num, PICTURE_PX, PICTURE_PX, 3)),  # RGB
+        "labels": (np.uint8, (num, PICTURE_PX, PICTURE_PX)),  # 19 classes
         "landmarks": (np.float32, (num, 5, 2)),  # x y in pixels
         "plain": (np.bool_, (num,)),  # no context, neutral face
         "done": (np.bool_, (num,)),
@@ -89,11 +89,11 @@ class Dataset:
 
     def ready(self, *, held_out: bool = False) -> np.ndarray:
         """Numbers of the pictures that are rendered by now, of training people or of held-out people."""
-        return np.flatnonzero(np.asarray(self.done) & ((self.persons >= FIRST_HELD_OUT) == held_out))
+        return np.flatnonzero(np.asarray(self.done) & ((self.persons >= NUM_TRAINED) == held_out))
 
     def wait(self, enough: int) -> np.ndarray:
         """`ready()` once it has at least `enough` pictures, or all of them."""
-        total = int((self.persons < FIRST_HELD_OUT).sum())
+        total = int((self.persons < NUM_TRAINED).sum())
         while len(self.ready()) < min(enough, total):
             time.sleep(5)
         return self.ready()
@@ -107,7 +107,7 @@ def _render_items(state: Path, chunks: list[int]) -> None:
         items = range(chunk * CHUNK, min((chunk + 1) * CHUNK, len(data.persons)))
         for item in items:
             scene, plain = scene_of(item)
-            picture = render(person_of(int(data.persons[item])), scene, size=SIDE_PX)
+            picture = render(person_of(int(data.persons[item])), scene, size=PICTURE_PX)
             data.images[item], data.labels[item], data.landmarks[item] = (
                 picture.image,
                 picture.labels,

@@ -13,8 +13,8 @@ from torch import nn
 from torch.nn import functional as F
 from transformers import ViTConfig, ViTImageProcessor, ViTModel
 
-from studio.training.align import cropped, items_by_person
 from studio.training.clip import pixels
+from studio.training.crops import cropped, items_by_person
 from studio.training.dataset import Dataset
 from studio.training.loop import Run, cosine_lr, working_precision
 from studio.training.muon import Muon

@@ -15,7 +15,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from studio.training import crew, latents
-from studio.training.align import people_split
+from studio.training.crops import people_split
 from studio.training.dataset import Dataset
 from studio.training.faces import ResBlock, standardised, supervised_contrastive
 from studio.training.loop import Run, cosine_lr, working_precision

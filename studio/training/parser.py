@@ -13,16 +13,17 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.nn import functional as F
 
-from studio.training.align import FFHQ, similarity, weather
+from factory.faces.align import align, similarity
 from studio.training.clip import pixels
-from studio.training.dataset import SIDE_PX, Dataset
+from studio.training.crops import FFHQ_PX, weather
+from studio.training.dataset import PICTURE_PX, Dataset
 from studio.training.loop import Run, cosine_lr, working_precision
 from studio.training.muon import Muon
 
 # constructor arguments of ParseNet; pack.toml records the same under [parser]
 OPTIONS: dict[str, Any] = {
-    "in_size": SIDE_PX,
-    "out_size": SIDE_PX,
+    "in_size": PICTURE_PX,
+    "out_size": PICTURE_PX,
     "min_feat_size": 16,
     "base_ch": 16,
     "parsing_ch": 19,
@@ -37,7 +38,7 @@ def _backdrop(rng: np.random.Generator) -> np.ndarray:
     """A random blurred or noisy backdrop, for pictures from elsewhere than the studio world."""
     coarse = rng.integers(0, 256, (int(rng.integers(1, 9)), int(rng.integers(1, 9)), 3)).astype(np.uint8)
     flags = cv2.INTER_CUBIC if rng.random() < 0.7 else cv2.INTER_NEAREST
-    picture = cv2.resize(coarse, (SIDE_PX, SIDE_PX), interpolation=flags).astype(np.float32)
+    picture = cv2.resize(coarse, (PICTURE_PX, PICTURE_PX), interpolation=flags).astype(np.float32)
     picture += rng.normal(0, rng.uniform(0, 25), picture.shape)
     return np.clip(picture, 0, 255).astype(np.uint8)
 
@@ -45,16 +46,15 @@ def _backdrop(rng: np.random.Generator) -> np.ndarray:
 def example(data: Dataset, item: int, rng: np.random.Generator | None) -> tuple[np.ndarray, np.ndarray]:
     """Aligned picture and label map; with `rng`, another place, size, light, mirror image or backdrop."""
     image, labels = np.asarray(data.images[item]), np.asarray(data.labels[item])
-    matrix = similarity(data.landmarks[item].astype(np.float64), FFHQ * SIDE_PX)
+    matrix = similarity(data.landmarks[item], FFHQ_PX)
     if rng is not None:
         if rng.random() < 0.2:
             image = np.where((labels == 0)[..., None], _backdrop(rng), image)
         spin = cv2.getRotationMatrix2D((64.0, 64.0), float(rng.normal(0, 8)), float(np.exp(rng.normal(-0.08, 0.15))))
         matrix = spin[:, :2] @ matrix + np.array([[0, 0, 1.0]]) * (spin[:, 2:] + rng.normal(0, 4, (2, 1)))
-    size = (SIDE_PX, SIDE_PX)
-    border = cv2.BORDER_REPLICATE if rng is not None and rng.random() < 0.5 else cv2.BORDER_CONSTANT
-    picture = cv2.warpAffine(image, matrix, size, borderMode=border, borderValue=(135, 133, 132))
-    target = cv2.warpAffine(labels, matrix, size, flags=cv2.INTER_NEAREST, borderMode=border, borderValue=0)
+    size = (PICTURE_PX, PICTURE_PX)
+    picture = align(image, matrix, PICTURE_PX)
+    target = cv2.warpAffine(labels, matrix, size, flags=cv2.INTER_NEAREST, borderMode=cv2.BORDER_REPLICATE)
     if rng is None:
         return picture, target
     if rng.random() < 0.5:

@@ -24,7 +24,7 @@ from torch.utils import data as loading
 from transformers import ViTModel
 
 from studio.training import latents
-from studio.training.align import face_grid
+from studio.training.crops import face_grid
 from studio.training.dataset import Dataset
 from studio.training.loop import Run, cosine_lr, working_precision
 from studio.training.muon import Muon
@@ -122,7 +122,7 @@ class FaceDistance:
         self.vit = vit.eval().requires_grad_(False)
 
     def _tokens(self, images: torch.Tensor, grids: torch.Tensor) -> list[torch.Tensor]:
-        faces = F.grid_sample(images, grids, align_corners=False)
+        faces = F.grid_sample(images, grids, padding_mode="border", align_corners=False)  # edges repeat, as in crops
         _, *layers = self.vit(pixel_values=faces, output_hidden_states=True).hidden_states
         return [F.layer_norm(layer.float(), layer.shape[-1:]) for layer in layers]
 

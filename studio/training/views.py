@@ -9,12 +9,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from factory.faces.align import FFHQ_512, align, similarity
+from factory.faces.align import align, similarity
 from factory.learn.augment import apply_view, crop_layers, draw_view
 from factory.records import FaceMasks
-from studio.training.dataset import SIDE_PX, Dataset
+from studio.training.crops import FFHQ_PX
+from studio.training.dataset import PICTURE_PX, Dataset
 
-LATENT_PX = SIDE_PX // 8
+LATENT_PX = PICTURE_PX // 8
 NUM_VIEWS = 8_000
 LANDMARK_NOISE_PX = 0.5  # std: detectors are not exact
 
@@ -28,12 +29,12 @@ def view_of(data: Dataset, item: int, seed: int) -> tuple[np.ndarray, np.ndarray
     """Image uint8 [S, S, 3] and bool [2, 16, 16], cells of face and of hair: aligned, jittered, cropped, on black."""
     points = np.asarray(data.landmarks[item], np.float64)
     points += np.random.default_rng([0x71E3, seed]).normal(0, LANDMARK_NOISE_PX, points.shape)
-    matrix = similarity(points, FFHQ_512 * (SIDE_PX / 512))
-    crop = align(np.asarray(data.images[item]), matrix, SIDE_PX)
+    matrix = similarity(points, FFHQ_PX)
+    crop = align(np.asarray(data.images[item]), matrix, PICTURE_PX)
     masks = masks_of(np.asarray(data.labels[item]))
     aligned = FaceMasks(
-        face=align(np.repeat(masks.face[..., None], 3, 2).astype(np.uint8) * 255, matrix, SIDE_PX)[..., 0] > 127,
-        hair=align(np.repeat(masks.hair[..., None], 3, 2).astype(np.uint8) * 255, matrix, SIDE_PX)[..., 0] > 127,
+        face=align(np.repeat(masks.face[..., None], 3, 2).astype(np.uint8) * 255, matrix, PICTURE_PX)[..., 0] > 127,
+        hair=align(np.repeat(masks.hair[..., None], 3, 2).astype(np.uint8) * 255, matrix, PICTURE_PX)[..., 0] > 127,
     )
     view = draw_view(torch.Generator().manual_seed(seed), mirror=0.0)
     shown = apply_view(crop_layers(crop, aligned), view, latent_side=LATENT_PX)
@@ -49,7 +50,7 @@ class Views:
 
     def __init__(self, state: Path, *, writable: bool = False) -> None:
         fields = {
-            "images": (np.uint8, (NUM_VIEWS, SIDE_PX, SIDE_PX, 3)),
+            "images": (np.uint8, (NUM_VIEWS, PICTURE_PX, PICTURE_PX, 3)),
             "masks": (np.bool_, (NUM_VIEWS, 2, LATENT_PX, LATENT_PX)),
             "done": (np.bool_, (NUM_VIEWS,)),
         }

@@ -1,50 +1,41 @@
-"""Aligned face pictures for the trainings: the templates, the warp, and what detectors and cameras do to a face."""
+"""Face crops for the trainings, cut as the factory cuts them, and what detectors and cameras do to a face."""
 
 from __future__ import annotations
 
 import cv2
 import numpy as np
+from PIL import Image
 
-from studio.training.dataset import FIRST_HELD_OUT, NUM_CELEBRITIES, SIDE_PX, Dataset
+from factory.faces.align import FFHQ_512, align, similarity
+from factory.faces.detect import ARCFACE_112
+from factory.faces.encode import cut_box
+from studio.training.dataset import NUM_CELEBRITIES, NUM_TRAINED, PICTURE_PX, Dataset
 
-# five points as fractions of the side: left eye, right eye, nose, mouth corners
-FFHQ = np.array([[192.98, 239.95], [318.90, 240.19], [256.63, 314.02], [201.26, 371.41], [313.09, 371.15]]) / 512
-ARCFACE = np.array([[38.2946, 51.6963], [73.5318, 51.5014], [56.0252, 71.7366], [41.5493, 92.3655], [70.7299, 92.2041]])
-ARCFACE = ARCFACE / 112
-CROP_BOX = (64 / 512, 70 / 512, 440 / 512, 446 / 512)  # of the aligned face, input of the FR-ViT
+FFHQ_PX = FFHQ_512 * (PICTURE_PX / 512)  # the template at the pack's resolution
+CROP_BOX = (64 / 512, 70 / 512, 440 / 512, 446 / 512)  # of the aligned face, input of the FR-ViT; as in pack.toml
 LANDMARK_NOISE_PX = 0.8  # std, at 128 px
 
 
-def similarity(source: np.ndarray, target: np.ndarray) -> np.ndarray:
-    """Least-squares similarity [2, 3] that takes points `source` to `target` (Umeyama 1991, without reflection)."""
-    mean_s, mean_t = source.mean(0), target.mean(0)
-    a = (source - mean_s) @ np.array([1, 1j])
-    b = (target - mean_t) @ np.array([1, 1j])
-    turn = (np.conj(a) @ b) / (np.conj(a) @ a)  # scale and rotation as one complex number
-    matrix = np.array([[turn.real, -turn.imag], [turn.imag, turn.real]])
-    return np.concatenate([matrix, (mean_t - matrix @ mean_s)[:, None]], axis=1)
+def vit_view(image: np.ndarray, landmarks: np.ndarray, side_px: int) -> np.ndarray:
+    """What the FR-ViT sees of a picture, uint8 [side_px, side_px, 3]: cut by factory/faces, shrunk like there."""
+    crop = align(image, similarity(landmarks, FFHQ_PX), PICTURE_PX)
+    shown = Image.fromarray(cut_box(crop, CROP_BOX)).resize((side_px, side_px), Image.Resampling.BILINEAR)
+    return np.array(shown)
 
 
-def aligned(image: np.ndarray, landmarks: np.ndarray, template: np.ndarray, side_px: int) -> np.ndarray:
-    """Warp `image` so that `landmarks` fall on `template`; outside of the picture is grey."""
-    matrix = similarity(landmarks.astype(np.float64), template * side_px)
-    return cv2.warpAffine(image, matrix, (side_px, side_px), flags=cv2.INTER_LINEAR, borderValue=(135, 133, 132))
-
-
-def inner(face: np.ndarray, side_px: int) -> np.ndarray:
-    """Cut CROP_BOX out of an FFHQ-aligned face and resize it to the FR-ViT's input."""
-    left, top, right, bottom = (round(f * len(face)) for f in CROP_BOX)
-    return cv2.resize(face[top:bottom, left:right], (side_px, side_px), interpolation=cv2.INTER_LINEAR)
+def judge_view(image: np.ndarray, landmarks: np.ndarray, side_px: int) -> np.ndarray:
+    """What the judge sees of a picture, uint8 [side_px, side_px, 3], as `FaceRecogniser` cuts it."""
+    return align(image, similarity(landmarks, ARCFACE_112 * (side_px / 112)), side_px)
 
 
 def face_grid(landmarks: np.ndarray, side_px: int) -> np.ndarray:
-    """Where `inner(aligned(picture))` looks: float32 [side_px, side_px, 2] for torch's `grid_sample`."""
-    left, top, right, bottom = (round(f * SIDE_PX) for f in CROP_BOX)
+    """Where `vit_view` looks: float32 [side_px, side_px, 2] for torch's `grid_sample`."""
+    left, top, right, bottom = (round(edge * PICTURE_PX) for edge in CROP_BOX)
     middles = (np.arange(side_px) + 0.5) / side_px
     x, y = np.meshgrid(left + middles * (right - left) - 0.5, top + middles * (bottom - top) - 0.5)
-    back = cv2.invertAffineTransform(similarity(landmarks.astype(np.float64), FFHQ * SIDE_PX))
+    back = cv2.invertAffineTransform(similarity(landmarks, FFHQ_PX))
     points = np.stack([x, y], axis=-1) @ back[:, :2].T + back[:, 2]
-    grid: np.ndarray = ((points + 0.5) / SIDE_PX * 2 - 1).astype(np.float32)
+    grid: np.ndarray = ((points + 0.5) / PICTURE_PX * 2 - 1).astype(np.float32)
     return grid
 
 
@@ -67,7 +58,7 @@ def weather(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 def people_split(which: str) -> np.ndarray:
     """Numbers of the people the FR-ViT ("features") or the judge ("judge") is trained on; they share nobody."""
-    anonymous = np.arange(NUM_CELEBRITIES, FIRST_HELD_OUT)
+    anonymous = np.arange(NUM_CELEBRITIES, NUM_TRAINED)
     if which == "judge":
         return anonymous[anonymous % 2 == 1]
     return np.concatenate([np.arange(NUM_CELEBRITIES), anonymous[anonymous % 2 == 0]])
@@ -88,6 +79,4 @@ def cropped(data: Dataset, item: int, rng: np.random.Generator | None, *, judge:
     if rng is not None:
         points = points + rng.normal(0, LANDMARK_NOISE_PX, points.shape) + rng.normal(0, LANDMARK_NOISE_PX, 2)
         image = weather(image, rng)
-    if judge:
-        return aligned(image, points, ARCFACE, side_px)
-    return inner(aligned(image, points, FFHQ, SIDE_PX), side_px)
+    return (judge_view if judge else vit_view)(image, points, side_px)
