@@ -13,13 +13,13 @@ from typing import Any, Final
 import pipelines.prepare
 from benchmarks.soak_photos import POISON
 from cli.__main__ import app
-from pipelines.photos.faces import FaceFinder
+from pipelines.photos.faces import FindFaces
 
 LOG: Final = "SOAK_STARTED"  # environment variable: the file that gets a line "photo_id" for each photo started
 MAIN: Final = "from benchmarks.soak_stage import main; main()"  # for `python -c`: a child must find the class by name
 
 
-class WatchedFinder(FaceFinder):
+class WatchedFinder(FindFaces):
     """The real one, watched."""
 
     def _find(self, row: dict[str, Any]) -> dict[str, Any]:
@@ -36,5 +36,5 @@ class WatchedFinder(FaceFinder):
 
 def main() -> None:
     """`identity-factory`, but `prepare` uses the watched finder."""
-    pipelines.prepare.FaceFinder = WatchedFinder  # type: ignore[attr-defined]
+    pipelines.prepare.FindFaces = WatchedFinder  # type: ignore[attr-defined]
     app()

@@ -23,9 +23,12 @@ class PhotoRejected(Exception):
 
     def __init__(self, reason: str, detail: str) -> None:
         assert reason in REASONS, reason
-        super().__init__(f"{reason}: {detail}")
+        super().__init__(reason, detail)  # both, so that it survives pickling between processes
         self.reason = reason
         self.detail = detail
+
+    def __str__(self) -> str:
+        return f"{self.reason}: {self.detail}"
 
 
 class IdentityNotFound(LookupError):

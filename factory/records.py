@@ -13,6 +13,8 @@ from typing import Final
 
 import numpy as np
 
+from factory.errors import PhotoRejected
+
 TEXT_ENCODER: Final = "text_encoder"  # the first text encoder of a base model; Stable Diffusion 1 and 2 have no other
 
 
@@ -35,6 +37,16 @@ class Face:
     landmarks: np.ndarray  # float32 [5, 2], x y in pixels of the photo: left eye, right eye, nose, mouth corners
     score: float  # the detector's confidence, 0..1
     crop: np.ndarray  # uint8 [S, S, 3], RGB, aligned to the FFHQ five-point template
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FoundFaces:
+    """The faces of one photo before they are parsed and encoded."""
+
+    photo_id: str  # "" if the bytes could not be read
+    name: str  # of the photo
+    faces: list[Face]  # the largest first
+    refused: list[tuple[int, PhotoRejected]]  # by face_index; a photo without any face is refused as its face 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -22,7 +22,7 @@ from factory.store.tables import Store, where_in
 from pipelines.jobs.job import Summary, connect, counts_table, open_job, tally
 from pipelines.jobs.pools import LIGHT, cpu_and_model_pools
 from pipelines.jobs.progress import Progress
-from pipelines.photos.faces import FaceFinder, FaceReader, find_poisoned, read_poisoned
+from pipelines.photos.faces import FindFaces, ReadFaces, find_poisoned, read_poisoned
 from pipelines.photos.new import find_new_photos, work_units
 from pipelines.photos.samples import samples
 from pipelines.photos.sources import read_photos
@@ -72,9 +72,9 @@ def prepare(
             .map_batches(
                 Isolated,
                 fn_constructor_args=[
-                    FaceFinder,
+                    FindFaces,
                     [name, config, finding.threads],
-                    partial(find_poisoned, pack=loaded.name),
+                    find_poisoned,
                     config.max_photo_s,
                 ],
                 batch_size=BATCH,
@@ -85,7 +85,7 @@ def prepare(
             .map_batches(
                 Isolated,
                 fn_constructor_args=[
-                    FaceReader,
+                    ReadFaces,
                     [name, config, reading.device, reading.threads],
                     partial(read_poisoned, pack=loaded.name),
                     config.max_photo_s,

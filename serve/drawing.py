@@ -47,8 +47,11 @@ class QueueFull(Exception):
     """Too many pictures are waiting; try again after `retry_after_s` seconds."""
 
     def __init__(self, retry_after_s: float) -> None:
-        super().__init__(f"too many pictures are waiting; try again in {retry_after_s:.1f} s")
+        super().__init__(retry_after_s)  # as it came, so that it survives pickling between replicas
         self.retry_after_s = retry_after_s
+
+    def __str__(self) -> str:
+        return f"too many pictures are waiting; try again in {self.retry_after_s:.1f} s"
 
 
 class GenerationTimeout(Exception):

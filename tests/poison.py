@@ -10,7 +10,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipelines.photos.faces import FaceFinder
+from pipelines.photos.faces import FindFaces
 
 
 def obey(data: bytes) -> None:
@@ -58,6 +58,14 @@ class Loaded:
         return pa.table({"module": sorted(sys.modules)})
 
 
+class Obedient:
+    """Finds no face in a photo, but may be killed by it."""
+
+    def __call__(self, photo: tuple[bytes, str]) -> list[Any]:
+        obey(photo[0])
+        return []
+
+
 class NeverStarts:
     """Dies while it loads."""
 
@@ -68,7 +76,7 @@ class NeverStarts:
         return batch
 
 
-class PoisonFinder(FaceFinder):
+class PoisonFinder(FindFaces):
     """The real one, but a photo of these bytes kills it."""
 
     def _find(self, row: dict[str, Any]) -> dict[str, Any]:

@@ -25,7 +25,7 @@ from factory.settings import train_settings
 from factory.store.tables import Store
 from pipelines.generate import generate
 from pipelines.jobs.job import Summary, connect, open_job, tally
-from pipelines.photos.faces import OUTCOME, FaceFinder, FaceReader
+from pipelines.photos.faces import OUTCOME, FindFaces, ReadFaces
 from pipelines.photos.sources import CONTENT, PHOTO, find_places, hash_contents, read_photos
 from pipelines.prepare import commit
 from pipelines.run import run
@@ -118,8 +118,8 @@ def outcomes(images: list[bytes], pack: Pack, config: PrepareConfig) -> pa.Table
     rows = [
         {"photo_id": f"{i:064}", "reject_id": f"{i:064}", "name": f"n{i}", "image": b} for i, b in enumerate(images)
     ]
-    found = FaceFinder(str(pack.root), config, 1)(pa.Table.from_pylist(rows, PHOTO))
-    return FaceReader(str(pack.root), config, "cpu", 2)(found)
+    found = FindFaces(str(pack.root), config, 1)(pa.Table.from_pylist(rows, PHOTO))
+    return ReadFaces(str(pack.root), config, "cpu", 2)(found)
 
 
 def test_a_batch_becomes_faces_and_rejects(tiny_pack: Pack, portrait: np.ndarray, tmp_path: Path) -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,17 +17,18 @@ from PIL import Image
 
 import pipelines.prepare
 from factory.config import PrepareConfig
-from factory.errors import IdentityNotFound
-from factory.faces.isolated import Isolated, packed
+from factory.errors import IdentityNotFound, PhotoRejected
+from factory.faces.isolated import Isolated, IsolatedPreparer, _Children, packed
+from factory.faces.prepare import Preparer
 from factory.pack import Pack
 from factory.store.erase import erase, find_person
-from factory.store.rows import identity_row
+from factory.store.rows import encode_png, identity_row
 from factory.store.tables import Store
-from pipelines.photos.faces import OUTCOME, find_poisoned, read_poisoned
+from pipelines.photos.faces import FOUND, ReadFaces, find_poisoned, read_poisoned
 from pipelines.photos.sources import PHOTO
 from pipelines.prepare import prepare
 from tests.local_chain import use_local_chain
-from tests.poison import Doubler, Loaded, NeverStarts, PoisonFinder, told
+from tests.poison import Doubler, Loaded, NeverStarts, Obedient, PoisonFinder, told
 from tests.test_serve import person
 
 pytestmark = pytest.mark.timeout(600)  # processes start slowly on a busy machine
@@ -72,22 +76,54 @@ def test_a_bug_is_no_poison(tmp_path: Path) -> None:
         Isolated(NeverStarts, [], told, max_row_s=60)
 
 
-def test_what_becomes_of_a_poisonous_photo() -> None:
+def test_what_becomes_of_a_poisonous_photo(tiny_pack: Pack) -> None:
+    """Of one that kills its finder, and of one whose faces kill the reader: the photo is refused."""
     photo = {"photo_id": "p", "reject_id": "p", "name": "n", "image": b""}
-    for outcome in (
-        find_poisoned(pa.Table.from_pylist([photo], PHOTO), "died", "tiny"),
-        read_poisoned(
-            pa.Table.from_pylist(
-                [{"faces": [{"photo_id": "p", "name": "n", "face_id": "p-0"}], "rejects": []}], OUTCOME
-            ),
-            "died",
-            "tiny",
-        ),
-    ):
-        [row] = outcome.to_pylist()
-        [reject] = row["rejects"]
-        assert row["faces"] == [] and (reject["reject_id"], reject["reason"]) == ("p", "crashed_worker")
+    found = find_poisoned(pa.Table.from_pylist([photo], PHOTO), "died")
+    [outcome] = ReadFaces(str(tiny_pack.root), PrepareConfig(), "cpu", 1)(found).to_pylist()
+    whole = {**photo, "faces": [{"face_index": 0}], "refused": [{"face_index": 1, "reason": "blurred", "detail": "d"}]}
+    [later] = read_poisoned(pa.Table.from_pylist([whole], FOUND), "died", "tiny").to_pylist()
+    for row in (outcome, later):
+        assert row["faces"] == []
+        reject = row["rejects"][0]
+        assert (reject["reject_id"], reject["photo_id"], reject["reason"]) == ("p", "p", "crashed_worker")
         assert reject["detail"].startswith("its process died")
+    assert [reject["reject_id"] for reject in later["rejects"]] == ["p", "p-1"]
+
+
+def test_one_photo_for_a_server(tiny_pack: Pack) -> None:
+    """The same faces as in this process; refusals come as such; a limit is kept; two threads may ask at once."""
+    import skimage.data
+
+    data = encode_png(np.asarray(skimage.data.astronaut())[:256, 96:352])
+    isolated = IsolatedPreparer(str(tiny_pack.root), PrepareConfig())
+    with ThreadPoolExecutor(2) as threads:
+        both = list(threads.map(lambda name: isolated.prepare(data, name, limit_s=60), ["a", "b"]))
+    [here] = Preparer(tiny_pack).prepare(data, "a")
+    assert [face.name for faces in both for face in faces] == ["a", "b"]
+    np.testing.assert_array_equal(both[0][0].crop, here.crop)
+    np.testing.assert_allclose(both[0][0].features.crop, here.features.crop, atol=1e-5)
+    with pytest.raises(PhotoRejected, match="not_an_image"):
+        isolated.prepare(b"text", "c", limit_s=60)
+    with pytest.raises(PhotoRejected, match="crashed_worker: its process gave no answer in 0"):
+        isolated.prepare(data, "d", limit_s=0)
+    assert len(isolated.prepare(data, "e", limit_s=60)) == 1, "it goes on afterwards"
+
+
+def test_a_server_s_photo_that_kills_is_refused_and_others_wait_no_longer_than_they_said() -> None:
+    isolated = IsolatedPreparer.__new__(IsolatedPreparer)  # with a stage that obeys
+    isolated._lock, isolated._children = threading.Lock(), _Children(Obedient, [])
+    assert isolated.prepare(b"", "a", limit_s=60) == []
+    with pytest.raises(PhotoRejected, match="its process was killed by SIGSEGV"):
+        isolated.prepare(b"segfault", "b", limit_s=60)
+    with ThreadPoolExecutor(1) as threads:
+        hanging = threads.submit(isolated.prepare, b"hang", "c", limit_s=3.0)
+        while not isolated._lock.locked():
+            time.sleep(0.01)
+        with pytest.raises(TimeoutError, match="other photos"):
+            isolated.prepare(b"", "d", limit_s=0.1)
+        with pytest.raises(PhotoRejected, match="gave no answer"):
+            hanging.result()
 
 
 @pytest.fixture
@@ -111,7 +147,7 @@ def test_a_job_with_poison_ends_and_a_retry_takes_only_the_rejects(
     for poison in ("exit", "killed"):
         (folder / f"{poison}.jpg").write_bytes(poison.encode())
     (folder / "text.jpg").write_bytes(b"no image")
-    monkeypatch.setattr(pipelines.prepare, "FaceFinder", PoisonFinder)
+    monkeypatch.setattr(pipelines.prepare, "FindFaces", PoisonFinder)
     store = Store(tmp_path / "root")
     summary = prepare(str(folder), store.root, tiny_pack.root)
     assert summary.rejected == {"crashed_worker": 2, "not_an_image": 1} and summary.photos_with_faces == 6

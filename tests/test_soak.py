@@ -147,7 +147,7 @@ def test_the_watched_finder_writes_down_what_it_starts(tmp_path: Path, monkeypat
     finder = WatchedFinder("studio", PrepareConfig(), 1)
     row = {"photo_id": "p", "reject_id": "p", "name": "n", "image": b"no image", "reason": None, "detail": None}
     found = finder._find(row)
-    assert (tmp_path / "log").read_text() == "p\n" and found["rejects"][0]["reason"] == "not_an_image"
+    assert (tmp_path / "log").read_text() == "p\n" and found["refused"][0]["reason"] == "not_an_image"
 
     class Died(Exception):
         pass

@@ -1,8 +1,8 @@
-"""A stage in a child process of its own, because a file can kill the process that decodes it.
+"""Work on files in a child process of its own, because a file can kill the process that decodes it.
 
-The actor stays alive and knows which rows its child was at. It gives them to a new child one by one; a row that kills
-a child which has done nothing else is the poison, and gets a row that says so. Ray's own retries would give the same
-batch to the same code for ever.
+The parent stays alive and knows what its child was at. What kills a child that has done nothing else is the poison, and
+is told as such; what kills a child that has been at work is given to a new one, by itself. Jobs use `Isolated` (Ray's
+own retries would give the same batch to the same code for ever), servers `IsolatedPreparer`.
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ from __future__ import annotations
 import multiprocessing
 import signal
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from multiprocessing.connection import Connection
@@ -19,11 +21,16 @@ from typing import Any, TypeAlias
 
 import pyarrow as pa
 
-Stage: TypeAlias = Callable[..., Callable[[pa.Table], pa.Table]]  # a class whose objects turn a batch into another
+from factory.config import PrepareConfig
+from factory.errors import PhotoRejected
+from factory.records import PreparedFace
+
+Stage: TypeAlias = Callable[..., Callable[[Any], Any]]  # what a child makes once, to call it for each piece of work
 
 
 class Isolated:
-    """Runs `stage(*arguments)` in a child; `poisoned(row, detail)` gives the output of a row that kills it."""
+    """Runs `stage(*arguments)`, which turns a table into another, in a child; `poisoned(row, detail)` gives the output
+    of a row that kills it."""
 
     def __init__(
         self,
@@ -36,28 +43,79 @@ class Isolated:
 
         A batch may take no longer either: one that hangs is noticed soon, one that is only slow is done row by row.
         """
-        self._stage, self._arguments = stage, arguments
         self._poisoned, self._max_row_s = poisoned, max_row_s
-        self._child = _Child(stage, arguments)
+        self._children = _Children(_on_tables, [stage, arguments])
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         """The stage's output for a batch. Raises what the stage raises."""
         return self._run(batch)  # Ray Data runs __call__ in a thread of its own, so it must not call itself
 
     def _run(self, batch: pa.Table) -> pa.Table:
-        was_fresh = self._child.num_batches == 0
         try:
-            return self._child.run(batch, self._max_row_s)
+            output = self._children.run(packed(batch), self._max_row_s)
+            assert isinstance(output, pa.Table)
+            return output
         except _ChildDied as death:
-            self._child = _Child(self._stage, self._arguments)
             if batch.num_rows > 1:
                 # one by one rather than in halves: two children are lost for a poison, not one for each halving
                 return pa.concat_tables([self._run(batch.slice(row, 1)) for row in range(batch.num_rows)])
-            return self._poisoned(batch, str(death)) if was_fresh else self._run(batch)
+            return self._poisoned(batch, str(death)) if death.was_fresh else self._run(batch)
+
+
+class IsolatedPreparer:
+    """`Preparer` in a child, for a server. Any thread may call it; the child works on one photo at a time."""
+
+    def __init__(self, pack: str, config: PrepareConfig, *, device: str = "cpu", num_threads: int = 1) -> None:
+        """Starts the child, which loads the models of a pack (name, folder or s3://): some seconds.
+
+        Raises PackError where one is missing or does not fit.
+        """
+        self._lock = threading.Lock()
+        self._children = _Children(_preparer, [pack, config, device, num_threads])
+
+    def prepare(self, data: bytes, name: str, *, limit_s: float) -> list[PreparedFace]:
+        """As `Preparer.prepare`, for `limit_s` seconds at most, but for the start of a new child after one died.
+
+        Raises PhotoRejected, also ("crashed_worker") for a file that kills the child or has no end; TimeoutError if
+        other photos took all of the time.
+        """
+        deadline = time.monotonic() + limit_s
+        if not self._lock.acquire(timeout=limit_s):
+            raise TimeoutError(f"other photos were at work for {limit_s:g} s")
+        try:
+            while True:
+                try:
+                    faces: list[PreparedFace] = self._children.run((data, name), deadline - time.monotonic())
+                    return faces
+                except _ChildDied as death:
+                    if death.was_fresh or time.monotonic() >= deadline:
+                        raise PhotoRejected("crashed_worker", f"its process {death}") from death
+        finally:
+            self._lock.release()
 
 
 class _ChildDied(Exception):
-    """How it ended."""
+    """How it ended, and whether this was the first it had to do."""
+
+    def __init__(self, how: str, *, was_fresh: bool) -> None:
+        super().__init__(how)
+        self.was_fresh = was_fresh
+
+
+class _Children:
+    """A child, and a new one for each that dies."""
+
+    def __init__(self, stage: Stage, arguments: Sequence[Any]) -> None:
+        self._stage, self._arguments = stage, arguments
+        self._child = _Child(stage, arguments)
+
+    def run(self, work: object, limit_s: float) -> Any:
+        """The child's answer; raises _ChildDied, or what the stage raised."""
+        try:
+            return self._child.run(work, limit_s)
+        except _ChildDied:
+            self._child = _Child(self._stage, self._arguments)
+            raise
 
 
 class _Child:
@@ -68,7 +126,7 @@ class _Child:
         with _no_main():
             self._process.start()
         other.close()  # so that a dead child ends what is read here
-        self.num_batches = 0
+        self._is_fresh = True
         try:
             answer = self._connection.recv()
         except EOFError:
@@ -76,24 +134,22 @@ class _Child:
         if isinstance(answer, Exception):
             raise answer
 
-    def run(self, batch: pa.Table, limit_s: float) -> pa.Table:
-        """The child's answer; raises _ChildDied, or what the stage raised."""
-        self.num_batches += 1
+    def run(self, work: object, limit_s: float) -> Any:
+        was_fresh, self._is_fresh = self._is_fresh, False
         try:
-            self._connection.send(packed(batch))
-            if not self._connection.poll(limit_s):
-                self._end()
-                raise _ChildDied(f"gave no answer in {limit_s:g} s")
+            self._connection.send(work)
+            if not self._connection.poll(max(0.0, limit_s)):
+                self._end(0.0)
+                raise _ChildDied(f"gave no answer in {max(0.0, limit_s):.4g} s", was_fresh=was_fresh)
             answer = self._connection.recv()
         except (EOFError, OSError):
-            raise _ChildDied(self._end()) from None
+            raise _ChildDied(self._end(), was_fresh=was_fresh) from None
         if isinstance(answer, Exception):
             raise answer
-        assert isinstance(answer, pa.Table)
         return answer
 
-    def _end(self) -> str:
-        self._process.join(5.0)  # one that hangs is killed
+    def _end(self, patience_s: float = 5.0) -> str:
+        self._process.join(patience_s)  # one that is ending tells how
         self._process.kill()
         self._process.join()
         self._connection.close()
@@ -123,6 +179,26 @@ def _no_main() -> Iterator[None]:
         sys.modules["__main__"] = main
 
 
+def _on_tables(stage: Stage, arguments: Sequence[Any]) -> Callable[[bytes], pa.Table]:
+    run = stage(*arguments)
+    return lambda batch: run(pa.ipc.open_stream(batch).read_all())
+
+
+def _preparer(
+    pack: str, config: PrepareConfig, device: str, num_threads: int
+) -> Callable[[tuple[bytes, str]], list[PreparedFace]]:
+    import cv2  # these here: this module is for processes that load none of them
+    import torch
+
+    from factory.faces.prepare import Preparer
+    from factory.pack import load_pack
+
+    cv2.setNumThreads(num_threads)
+    torch.set_num_threads(num_threads)
+    preparer = Preparer(load_pack(pack), config, device=device)
+    return lambda photo: preparer.prepare(*photo)
+
+
 def _work(connection: Connection, stage: Stage, arguments: Sequence[Any]) -> None:
     """What the child does until its parent is gone."""
     try:
@@ -133,11 +209,11 @@ def _work(connection: Connection, stage: Stage, arguments: Sequence[Any]) -> Non
     connection.send(None)
     while True:
         try:
-            batch = pa.ipc.open_stream(connection.recv()).read_all()
+            work = connection.recv()
         except EOFError:
             return
         try:
-            answer: pa.Table | Exception = run(batch)
+            answer = run(work)
         except Exception as error:  # noqa: BLE001 (the parent raises it)
             answer = error
         connection.send(answer)

@@ -148,7 +148,7 @@ _OF_WORDS = ("words", "num_words", "encoders")
 def encode_png(image: np.ndarray) -> bytes:
     """PNG bytes of a picture (uint8 [H, W, 3] RGB) or of a mask (bool [H, W], 1 bit a pixel)."""
     buffer = io.BytesIO()
-    Image.fromarray(image).save(buffer, "PNG")
+    Image.fromarray(image).save(buffer, "PNG", compress_level=1)  # 5 % larger than 6, in a third of the time
     return buffer.getvalue()
 
 

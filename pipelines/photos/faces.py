@@ -1,11 +1,13 @@
 """What the workers of `prepare` do to a batch: find faces (CPU), then read their masks and features (GPU or CPU).
 
-They run in processes of their own (factory/faces/isolated.py), which load no Ray.
+They run in processes of their own (factory/faces/isolated.py), which load no Ray. Between them crops are raw pixels;
+they become PNG where the rows of `faces` are made.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final
 
 import numpy as np
@@ -13,150 +15,152 @@ import pyarrow as pa
 
 from factory.config import PrepareConfig
 from factory.errors import PhotoRejected
-from factory.faces.photos import decode_photo
-from factory.ids import face_id, face_name, index_of, is_face_id
-from factory.pack import Pack, load_pack
-from factory.records import Face, Photo, Reject
-from factory.store.rows import SCHEMAS, decode_png, encode_png, reject_row
+from factory.ids import face_id
+from factory.pack import load_pack
+from factory.records import Face, FoundFaces, Reject
+from factory.store.rows import SCHEMAS, face_row, reject_row
 
+_PHOTO: Final = [("photo_id", pa.string()), ("reject_id", pa.string()), ("name", pa.string())]  # as in sources.PHOTO
+_FACE: Final = [
+    ("face_index", pa.int32()),
+    ("box", pa.list_(pa.float32(), 4)),
+    ("landmarks", pa.list_(pa.float32(), 10)),
+    ("score", pa.float32()),
+    ("pixels", pa.large_binary()),  # uint8 [S, S, 3] RGB; large: the crops of some big groups pass 2 GiB
+]
+_REFUSED: Final = [("face_index", pa.int32()), ("reason", pa.string()), ("detail", pa.string())]
 # One row per photo, so that a photo's faces and refusals are committed together.
+FOUND: Final = pa.schema(
+    [*_PHOTO, ("faces", pa.list_(pa.struct(_FACE))), ("refused", pa.list_(pa.struct(_REFUSED)))]
+)
 OUTCOME: Final = pa.schema(
     [
-        ("faces", pa.list_(pa.struct(list(SCHEMAS["faces"])))),  # rows of `faces`, masks and features still null
+        ("faces", pa.list_(pa.struct(list(SCHEMAS["faces"])))),
         ("rejects", pa.list_(pa.struct(list(SCHEMAS["rejects"])))),
     ]
 )
 
 
-class FaceFinder:
+class FindFaces:
     """Decodes photos and cuts out their faces. Needs no GPU."""
 
     def __init__(self, pack: str, config: PrepareConfig, threads: int) -> None:
         import cv2
 
-        from factory.faces.detect import FaceDetector
+        from factory.faces.find import FaceFinder
 
         cv2.setNumThreads(threads)  # else every worker resizes with as many threads as the node has cores
-        self.pack, self.config = load_pack(pack), config
-        self.detector = FaceDetector(self.pack, config, num_threads=threads)
+        self.finder = FaceFinder(load_pack(pack), config, num_threads=threads)
 
     def __call__(self, batch: pa.Table) -> pa.Table:
-        """PHOTO -> OUTCOME."""
-        return pa.Table.from_pylist([self._find(row) for row in batch.to_pylist()], OUTCOME)
+        """PHOTO -> FOUND."""
+        return pa.Table.from_pylist([self._find(row) for row in batch.to_pylist()], FOUND)
 
     def _find(self, row: dict[str, Any]) -> dict[str, Any]:
-        try:
-            if row["reason"] is not None:
-                raise PhotoRejected(row["reason"], row["detail"])
-            photo = decode_photo(row["image"], name=row["name"], config=self.config)
-            faces, bad_faces = self.detector.find(photo)
-        except PhotoRejected as error:
-            return _refused(row, error, self.pack.name)
-        except MemoryError:
-            too_much = PhotoRejected("out_of_memory", f"{len(row['image'])} bytes need more memory than there is")
-            return _refused(row, too_much, self.pack.name)
-        return {
-            "faces": [_found_row(face, photo, self.pack) for face in faces],
-            "rejects": [_reject(row, face_id(photo.photo_id, i), error, self.pack.name) for i, error in bad_faces],
-        }
+        if row["reason"] is not None:
+            return _refused(row, row["reason"], row["detail"])
+        found = self.finder.find(row["image"], row["name"])
+        refused = [{"face_index": i, "reason": error.reason, "detail": error.detail} for i, error in found.refused]
+        return {**_photo(row), "faces": [_sent(face) for face in found.faces], "refused": refused}
 
 
-class FaceReader:
+class ReadFaces:
     """Masks and FR-ViT features of the faces, all faces of the batch at once."""
 
     def __init__(self, pack: str, config: PrepareConfig, device: str, threads: int) -> None:
         import torch
 
-        from factory.faces.encode import FeatureEncoder
-        from factory.faces.parse import FaceParser, check_masks
+        from factory.faces.read import FaceReader
 
         torch.set_num_threads(threads)
-        self.out_of_memory = torch.OutOfMemoryError
-        self.pack, self.config = load_pack(pack), config
-        self.check_masks = check_masks
-        self.parser = FaceParser(self.pack, device=device)
-        self.encoder = FeatureEncoder(self.pack, device=device)
+        self.pack, self.threads = load_pack(pack), threads
+        self.reader = FaceReader(self.pack, config, device=device)
 
     def __call__(self, batch: pa.Table) -> pa.Table:
-        """OUTCOME -> OUTCOME, complete."""
+        """FOUND -> OUTCOME."""
         photos = batch.to_pylist()
-        faces = [face for photo in photos for face in photo["faces"]]
-        if faces:
-            self._read(faces)
-        return pa.Table.from_pylist([self._settle(photo) for photo in photos], OUTCOME)
-
-    def _read(self, faces: list[dict[str, Any]]) -> None:
-        crops = np.stack([decode_png(face["crop"]) for face in faces])
-        try:
-            masks, features = self.parser.parse(crops), self.encoder.encode(crops)
-        except (self.out_of_memory, MemoryError) as error:  # a group photo may bring a hundred faces
-            if len(faces) == 1:
-                faces[0]["error"] = PhotoRejected("out_of_memory", str(error)[:300])
-                return
-            self._read(faces[: len(faces) // 2])
-            self._read(faces[len(faces) // 2 :])
-            return
-        for face, mask, feature in zip(faces, masks, features, strict=True):
-            try:
-                self.check_masks(mask, self.config)
-            except PhotoRejected as error:
-                face["error"] = error
-            face |= {"face_mask": encode_png(mask.face), "hair_mask": encode_png(mask.hair)}
-            face |= {"features": feature.crop.tolist(), "features_mirror": feature.mirror.tolist()}
-
-    def _settle(self, photo: dict[str, Any]) -> dict[str, Any]:
-        faces = [face for face in photo["faces"] if "error" not in face]
-        bad = [face for face in photo["faces"] if "error" in face]
-        rejects = photo["rejects"] + [_reject(face, face["face_id"], face["error"], self.pack.name) for face in bad]
-        if not faces:  # then the photo itself is refused, for what is wrong with its largest face
-            rejects.sort(key=lambda row: index_of(row["reject_id"]) if is_face_id(row["reject_id"]) else 0)
-            rejects[0]["reject_id"] = rejects[0]["photo_id"]
-        return {"faces": faces, "rejects": rejects}
+        read = self.reader.read([_received(photo, self.pack.resolution) for photo in photos])
+        with ThreadPoolExecutor(self.threads) as threads:  # PNG costs more than the networks do on a GPU
+            rows = iter(list(threads.map(face_row, [face for outcome in read for face in outcome.faces])))
+        outcomes = [
+            {
+                "faces": [next(rows) for _ in outcome.faces],
+                "rejects": _rejects(photo, outcome.refused, self.pack.name, whole=not outcome.faces),
+            }
+            for photo, outcome in zip(photos, read, strict=True)
+        ]
+        return pa.Table.from_pylist(outcomes, OUTCOME)
 
 
-def find_poisoned(photo: pa.Table, detail: str, pack: str) -> pa.Table:
-    """PHOTO of one row, which killed its FaceFinder -> OUTCOME."""
-    error = PhotoRejected("crashed_worker", f"its process {detail}")
-    return pa.Table.from_pylist([_refused(row, error, pack) for row in photo.to_pylist()], OUTCOME)
+def find_poisoned(photo: pa.Table, detail: str) -> pa.Table:
+    """PHOTO of one row, which killed its FindFaces -> FOUND."""
+    rows = [_refused(row, "crashed_worker", f"its process {detail}") for row in photo.to_pylist()]
+    return pa.Table.from_pylist(rows, FOUND)
 
 
-def read_poisoned(outcome: pa.Table, detail: str, pack: str) -> pa.Table:
-    """OUTCOME of one row, which killed its FaceReader -> OUTCOME."""
+def read_poisoned(found: pa.Table, detail: str, pack: str) -> pa.Table:
+    """FOUND of one row, which killed its ReadFaces -> OUTCOME."""
     error = PhotoRejected("crashed_worker", f"its process {detail} on its faces")
-    rows = outcome.to_pylist()
-    for row in rows:
-        whose = {**(row["faces"] or row["rejects"])[0]}
-        row["rejects"] = [*row["rejects"], _reject(whose, whose["photo_id"], error, pack)]
-        row["faces"] = []
+    rows = [
+        {"faces": [], "rejects": _rejects(row, [(0, error), *_errors(row)], pack, whole=True)}
+        for row in found.to_pylist()
+    ]
     return pa.Table.from_pylist(rows, OUTCOME)
 
 
-def _refused(row: Mapping[str, Any], error: PhotoRejected, pack: str) -> dict[str, Any]:
-    return {"faces": [], "rejects": [_reject(row, row["reject_id"], error, pack)]}
+def _photo(row: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: row[name] for name, _ in _PHOTO}
 
 
-def _reject(photo: Mapping[str, Any], reject_id: str, error: PhotoRejected, pack: str) -> dict[str, Any]:
-    reject = Reject(
-        reject_id=reject_id,
-        photo_id=photo["photo_id"],
-        name=photo["name"],
-        pack=pack,
-        stage="prepare",
-        reason=error.reason,
-        detail=error.detail,
-    )
-    return reject_row(reject)
+def _refused(row: Mapping[str, Any], reason: str, detail: str) -> dict[str, Any]:
+    return {**_photo(row), "faces": [], "refused": [{"face_index": 0, "reason": reason, "detail": detail}]}
 
 
-def _found_row(face: Face, photo: Photo, pack: Pack) -> dict[str, Any]:
+def _sent(face: Face) -> dict[str, Any]:
+    """A row of FOUND.faces."""
     return {
-        "face_id": face.face_id,
-        "pack": pack.name,
-        "photo_id": photo.photo_id,
-        "name": face_name(photo.name, face.face_index),
         "face_index": face.face_index,
-        "box": face.box.tolist(),
-        "landmarks": face.landmarks.ravel().tolist(),
+        "box": face.box,
+        "landmarks": face.landmarks.ravel(),
         "score": face.score,
-        "crop": encode_png(face.crop),
+        "pixels": face.crop.tobytes(),
     }
+
+
+def _received(row: Mapping[str, Any], side: int) -> FoundFaces:
+    """The record of a row of FOUND."""
+    faces = [
+        Face(
+            face_id=face_id(row["photo_id"], face["face_index"]),
+            face_index=face["face_index"],
+            box=np.array(face["box"], np.float32),
+            landmarks=np.array(face["landmarks"], np.float32).reshape(5, 2),
+            score=face["score"],
+            crop=np.frombuffer(face["pixels"], np.uint8).reshape(side, side, 3),
+        )
+        for face in row["faces"]
+    ]
+    return FoundFaces(photo_id=row["photo_id"], name=row["name"], faces=faces, refused=_errors(row))
+
+
+def _errors(row: Mapping[str, Any]) -> list[tuple[int, PhotoRejected]]:
+    return [(each["face_index"], PhotoRejected(each["reason"], each["detail"])) for each in row["refused"]]
+
+
+def _rejects(
+    photo: Mapping[str, Any], refused: Sequence[tuple[int, PhotoRejected]], pack: str, *, whole: bool
+) -> list[dict[str, Any]]:
+    """Rows of `rejects`. `whole`: no face can be used, so the first refusal is the photo's own."""
+    rejects = [
+        Reject(
+            reject_id=photo["reject_id"] if whole and number == 0 else face_id(photo["photo_id"], index),
+            photo_id=photo["photo_id"],
+            name=photo["name"],
+            pack=pack,
+            stage="prepare",
+            reason=error.reason,
+            detail=error.detail,
+        )
+        for number, (index, error) in enumerate(refused)
+    ]
+    return [reject_row(reject) for reject in rejects]
