@@ -19,7 +19,7 @@ from factory.records import FaceMasks
 from studio.demo.likeness import Likeness, measure, overall
 from studio.demo.people import COLUMNS, CORRUPT, NO_FACE, PEOPLE, REAL_PHOTO, portrait, write_data_set
 from studio.demo.report import Report, ReportPerson, Stage, html
-from studio.demo.run import Log, free_port
+from studio.demo.run import Log, free_port, open_folder
 from studio.demo.sheet import SheetRow, contact_sheet, overlay
 from studio.training.dataset import NUM_TRAINED, held_out, person_of
 
@@ -141,6 +141,22 @@ def test_the_report_is_one_file_and_escapes_what_strangers_wrote() -> None:
     assert "not_an_image" in page and "done in an earlier run" in page
     shown = re.search(r"<b>([\d.]+)</b><span>likeness of pictures to their own", page)
     assert shown is not None and shown[1] == "0.50"  # the real photo is not in the mean
+
+
+def test_a_fresh_demo_removes_nothing_but_a_demos_own_folder(tmp_path: Path) -> None:
+    mine, theirs = tmp_path / "demo", tmp_path / "photos"
+    open_folder(mine, fresh=True)
+    (mine / "root").mkdir()
+    open_folder(mine, fresh=False)
+    assert (mine / "root").exists()
+    open_folder(mine, fresh=True)
+    assert not (mine / "root").exists()
+    theirs.mkdir()
+    (theirs / "wedding.jpg").write_bytes(b"precious")
+    open_folder(theirs, fresh=False)  # a demo may write there, which does not make it the demo's
+    with pytest.raises(ValueError, match="another --out"):
+        open_folder(theirs, fresh=True)
+    assert (theirs / "wedding.jpg").read_bytes() == b"precious"
 
 
 def test_a_second_run_keeps_the_times_of_the_work(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -74,6 +74,22 @@ def test_the_service_is_serve_yaml() -> None:
     assert float(limits["cpu"]) >= args.num_cpus and limits["nvidia.com/gpu"] >= (args.num_gpus or 0)
 
 
+def test_the_image_holds_nothing_that_git_ignores() -> None:
+    """Docker reads a pattern from the root on; git's name without a slash is meant in every folder."""
+
+    def patterns(file: str) -> list[str]:
+        lines = (REPO / file).read_text().splitlines()
+        return [line.strip() for line in lines if line.strip() and not line.startswith("#")]
+
+    fetched = {"packs/sd21/*/", "packs/sd21/hashes.json"}  # the production pack's weights, which the image needs
+    left_out = set(patterns(".dockerignore"))
+    for pattern in set(patterns(".gitignore")) - fetched:
+        name = pattern.strip("/")
+        assert (name if "/" in pattern.rstrip("/") else f"**/{name}") in left_out, pattern
+    assert ".git" in left_out and not any(pattern.startswith("packs/sd21") for pattern in left_out)
+    assert "COPY --chown=ray:users . " in (REPO / "deploy" / "Dockerfile").read_text()
+
+
 class FakeClient:
     """Ray's JobSubmissionClient without a cluster: keeps what it is given."""
 

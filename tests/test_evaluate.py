@@ -13,6 +13,7 @@ import ray
 
 from factory.config import EvaluateConfig, GenerateConfig
 from factory.draw.images import ImageRequest, image_id
+from factory.errors import PackError
 from factory.pack import Pack, load_pack
 from factory.records import TEXT_ENCODER, GeneratedImage, Identity
 from factory.settings import train_settings
@@ -22,6 +23,7 @@ from pipelines.evaluate import WANTED, Measurer, commit, evaluate, read_person
 from studio.demo.people import portrait
 from studio.results import evaluation
 from studio.results.protocol import CONTEXTS, FREE, FULL, PAPER, QUICK, celebrities_of, draw_context, people_of
+from studio.results.ready import check
 
 PROMPTS, SEEDS, DRAWING = ("a photo of <person>", "<person> in the snow"), (0, 1), GenerateConfig(num_inference_steps=2)
 
@@ -128,6 +130,18 @@ def test_the_full_protocol_is_what_was_asked_for() -> None:
     assert len(people) == len(named) == len(others) == FULL.num_people
     assert not set(named) & set(others)
     assert QUICK.num_steps is not None and set(QUICK.prompts) < set(FULL.prompts)
+
+
+def test_what_a_pack_lacks_is_said_in_one_line_before_anything_is_learned(tiny_pack: Pack, tmp_path: Path) -> None:
+    """`tiny` has everything but the map to true words; sd21 has none of its weights here, and wants others beside."""
+    with pytest.raises(PackError, match=r"cannot be evaluated: no identity_map.safetensors[^;]*$"):
+        evaluation.run(tmp_path / "work", quick=True, pack=str(tiny_pack.root))
+    with pytest.raises(PackError) as caught:
+        evaluation.run(tmp_path / "work", quick=True, pack="sd21")
+    said = str(caught.value)
+    assert all(part in said for part in ("identity_map", "files of base, fr_vit", "packs verify sd21", "LPIPS", "Inception"))
+    assert "\n" not in said and not (tmp_path / "work").exists()
+    check(load_pack("studio"))
 
 
 def test_a_real_render_of_a_context_shows_it() -> None:

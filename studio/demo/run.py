@@ -39,6 +39,7 @@ from studio.demo.sheet import SheetRow, contact_sheet
 
 CONCURRENCY = 8  # requests in flight: enough to fill the endpoint's batches
 STAGES = ("photos", "prepare", "train", "generate", "report")
+MARKER = ".made-by-demo"  # in a folder that a demo made, which `fresh` may therefore remove
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,9 +85,7 @@ def run(out: Path, *, fresh: bool = False, pack: str = "studio") -> int:
     `fresh` starts over; otherwise photos, identities and pictures that `out` already holds are kept.
     """
     out = out.resolve()
-    if fresh and out.exists():
-        shutil.rmtree(out)
-    out.mkdir(parents=True, exist_ok=True)
+    open_folder(out, fresh=fresh)
     log = Log(out / "stages.json")
     photos, root = out / "photos.parquet", out / "root"
     with log.stage("photos") as did:
@@ -106,6 +105,23 @@ def run(out: Path, *, fresh: bool = False, pack: str = "studio") -> int:
     for name in ("contact_sheet.png", "report.html"):
         print(out / name)
     return 0
+
+
+def open_folder(out: Path, *, fresh: bool) -> None:
+    """Make the demo's folder, and mark it as the demo's own where nothing was there; `fresh` empties a marked one.
+
+    Raises ValueError where `fresh` would remove what no demo made.
+    """
+    if fresh and out.exists():
+        if not (out / MARKER).is_file():
+            raise ValueError(
+                f"{out} was not made by a demo (it has no {MARKER}), so --fresh does not remove it; "
+                "give another --out, or remove it yourself"
+            )
+        shutil.rmtree(out)
+    out.mkdir(parents=True, exist_ok=True)
+    if not any(out.iterdir()):
+        (out / MARKER).write_text("`identity-factory demo --fresh` removes this folder with all that is in it\n")
 
 
 def learn(photos: Path, root: Path, pack: str, log: Log) -> None:

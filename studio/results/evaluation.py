@@ -19,6 +19,7 @@ from factory.store.tables import Store
 from studio.results.bounds import renders
 from studio.results.gather import write
 from studio.results.protocol import FULL, QUICK, Plan, celebrities_of, people_of, write_portraits
+from studio.results.ready import check
 from studio.results.work import Cast, Work, cast_of
 
 RESULTS = Path(__file__).resolve().parents[2] / "docs" / "results"
@@ -37,9 +38,10 @@ def run(out: Path, results: Path | None = None, *, quick: bool = False, pack: st
 
 
 def carry_out(plan: Plan, folder: Path, results: Path, pack: str) -> None:
-    """One plan, kept under `folder`, its page and pictures under `results`."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """One plan, kept under `folder`, its page and pictures under `results`. PackError, at once, if the pack cannot."""
     work = Work(plan=plan, pack=load_pack(pack), folder=folder)
+    check(work.pack)
+    folder.mkdir(parents=True, exist_ok=True)
     learn(work)
     cast = cast_of(work)
     draw_and_measure(work, cast)
