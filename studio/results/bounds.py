@@ -34,8 +34,8 @@ def identity_map(pack: Pack) -> Path:
     file = pack.root / "identity_map.safetensors"
     if not file.is_file():
         raise PackError(
-            f"no {file.name}, the map from a drawn person's parameters to words: only packs trained in the studio world "
-            "have one (pipelines/evaluate.py measures the pictures of any pack)"
+            f"no {file.name}, the map from a drawn person's parameters to words: only packs trained in the studio "
+            "world have one (pipelines/evaluate.py measures the pictures of any pack)"
         )
     return file
 
