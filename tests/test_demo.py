@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
 from factory.base.text import PERSON
 from factory.config import PrepareConfig
@@ -20,7 +21,7 @@ from studio.demo.likeness import Likeness, measure, overall
 from studio.demo.people import COLUMNS, CORRUPT, NO_FACE, PEOPLE, REAL_PHOTO, portrait, write_data_set
 from studio.demo.report import Report, ReportPerson, Stage, html
 from studio.demo.run import Log, free_port, open_folder
-from studio.demo.sheet import SheetRow, contact_sheet, overlay
+from studio.demo.sheet import SMALL_PX, SheetRow, contact_sheet, overlay, save_small
 from studio.training.dataset import NUM_TRAINED, held_out, person_of
 
 
@@ -104,6 +105,14 @@ def test_the_sheet_has_a_row_a_person_and_a_cell_a_picture() -> None:
     assert cell > 100 and one.width == two.width
     pixels = np.asarray(two)
     assert (pixels == 200).all(axis=2).sum() == pytest.approx(2 * (cell - 8) ** 2, rel=0.02)
+
+
+def test_the_sheet_for_a_page_is_a_small_jpeg(tmp_path: Path) -> None:
+    sheet = contact_sheet([_row("a")] * 3, ["x"] * 8, title="t", subtitle="s")
+    save_small(sheet, tmp_path / "small.jpg")
+    with Image.open(tmp_path / "small.jpg") as small:
+        assert small.format == "JPEG" and small.width == SMALL_PX
+        assert small.height == pytest.approx(sheet.height * SMALL_PX / sheet.width, abs=1)
 
 
 class _Tags(HTMLParser):

@@ -81,6 +81,13 @@ def test_links_lead_somewhere() -> None:
             assert (page.parent / target).exists(), f"{page.name}: {target}"
 
 
+def test_the_pictures_of_the_pages_are_small() -> None:
+    """Everybody who clones the repository loads them; a grid of pictures is no PNG."""
+    results = [file for file in (REPO / "docs" / "results").iterdir() if file.suffix in (".png", ".jpg", ".webp")]
+    assert len(results) >= 5 and sum(file.stat().st_size for file in results) <= 2_000_000
+    assert (REPO / "docs" / "demo.jpg").stat().st_size <= 400_000
+
+
 def test_make_alone_lists_every_target() -> None:
     listed = subprocess.run(["make", "-C", str(REPO)], capture_output=True, text=True, check=True).stdout
     targets = re.search(r"^\.PHONY: (.*)$", (REPO / "Makefile").read_text(), re.MULTILINE)

@@ -167,8 +167,8 @@ def test_the_whole_protocol_on_three_people(tmp_path: Path, capsys: pytest.Captu
         assert written == [
             "ablations.png",
             "intervals.png",
-            "methods.png",
-            "people.png",
+            "methods.webp",
+            "people.webp",
             "results.json",
             "results.md",
             "words.png",

@@ -35,7 +35,7 @@ from factory.store.tables import Store
 from studio.demo.likeness import Likeness, mean, measure, overall
 from studio.demo.people import COLUMNS, PEOPLE, REAL_PHOTO, Column, portrait, write_data_set
 from studio.demo.report import Report, ReportPerson, Stage, html, number, percent
-from studio.demo.sheet import SheetRow, contact_sheet
+from studio.demo.sheet import SheetRow, contact_sheet, save_small
 
 CONCURRENCY = 8  # requests in flight: enough to fill the endpoint's batches
 STAGES = ("photos", "prepare", "train", "generate", "report")
@@ -277,11 +277,13 @@ def likeness_line(total: Likeness) -> str:
 
 
 def write_report(report: Report, out: Path) -> None:
-    """The contact sheet, the page, and the numbers for other programs."""
+    """The contact sheet (and a small one, docs/demo.jpg), the page, and the numbers for other programs."""
     total = overall([person.likeness for person in report.people if person.rendered])
     subtitle = f"Two learned words a person; every picture asked for over HTTP. {likeness_line(total)}"
     rows = [person.row for person in report.people]
-    contact_sheet(rows, report.captions, title=report.title, subtitle=subtitle).save(out / "contact_sheet.png")
+    sheet = contact_sheet(rows, report.captions, title=report.title, subtitle=subtitle)
+    sheet.save(out / "contact_sheet.png")
+    save_small(sheet, out / "contact_sheet.jpg")
     (out / "report.html").write_text(html(report), encoding="utf-8")
     numbers: dict[str, Any] = {"likeness": asdict(total), "ceiling": report.ceiling}
     numbers["people"] = {person.row.name: asdict(person.likeness) for person in report.people}

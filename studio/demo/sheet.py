@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -12,6 +13,7 @@ from factory.records import FaceMasks
 
 CELL_PX, GAP_PX, MARGIN_PX, LABEL_PX, HEAD_PX = 176, 8, 40, 190, 150
 PAPER, INK, SOFT, ACCENT = (250, 249, 246), (28, 28, 32), (112, 112, 120), (196, 84, 40)
+SMALL_PX = 1360  # width of the sheet in a page
 FACE_RGB, HAIR_RGB = (255, 120, 40), (60, 130, 255)
 
 
@@ -51,6 +53,13 @@ def _centred(draw: ImageDraw.ImageDraw, text: str, left: int, bottom: int) -> No
 def _paste(sheet: Image.Image, picture: np.ndarray, left: int, top: int) -> None:
     cell = Image.fromarray(picture).resize((CELL_PX, CELL_PX), Image.Resampling.LANCZOS)
     sheet.paste(cell, (left, top))
+
+
+def save_small(sheet: Image.Image, path: Path) -> None:
+    """The sheet as a JPEG for a page such as the README, which shows it no wider: under 400 kB for a dozen people."""
+    size = SMALL_PX, round(sheet.height * SMALL_PX / sheet.width)
+    small = sheet.resize(size, Image.Resampling.LANCZOS)
+    small.save(path, format="JPEG", quality=76, optimize=True, progressive=True)
 
 
 def contact_sheet(rows: Sequence[SheetRow], captions: Sequence[str], *, title: str, subtitle: str) -> Image.Image:
