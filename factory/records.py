@@ -86,7 +86,7 @@ class PreparedFace:
 class Reject:
     """A row of the `rejects` table: a photo or face that could not be used, and why."""
 
-    reject_id: str  # photo_id, or face_id where one face of a photo is refused; sha256 of the uri if unreadable
+    reject_id: str  # photo_id; face_id of one face; identity_id that training would give; sha256 of an unreadable uri
     photo_id: str  # "" if the bytes could not be read
     name: str
     pack: str  # name of the pack in use: another pack may find what this one did not
@@ -99,7 +99,7 @@ class Reject:
 class Identity:
     """A row of the `identities` table: two words that behave in a prompt like a celebrity's name."""
 
-    identity_id: str  # 16 hex digits: of face_id, config and Pack.learning_fingerprint
+    identity_id: str  # 16 hex digits, of face_id, MethodConfig, TrainConfig and Pack.learning_fingerprint
     face_id: str
     photo_id: str
     name: str
@@ -118,7 +118,7 @@ class Identity:
 class GeneratedImage:
     """A row of the `images` table."""
 
-    image_id: str  # 16 hex digits: hash of (identity_id, prompt, negative prompt, seed, generate config)
+    image_id: str  # 16 hex digits, of identity_id, prompt, seed, GenerateConfig and Pack.model_fingerprint
     identity_id: str
     name: str  # of the identity
     prompt: str  # as given, with <person>

@@ -18,9 +18,10 @@ import pyarrow.fs as pafs
 
 from factory.errors import IdentityNotFound
 from factory.files import filesystem
-from factory.ids import any_face, face_id, index_of, photo_of
+from factory.ids import any_face, index_of, photo_of
 from factory.store.rows import SCHEMAS, Table
-from factory.store.tables import Store, tombstone_digest, where_in
+from factory.store.tables import Store, where_in
+from factory.store.tombstones import tombstone_digest
 
 _CHUNK = 2**24  # bytes read at a time while scanning
 _WINDOW = 8  # numbers of an embedding that are looked for together, 32 bytes
@@ -53,7 +54,7 @@ class Person:
         """What the tombstones remember. `<photo_id>-any`: no face of the photo is prepared anew, as another detector
         may number them differently."""
         photos = {any_face(photo_of(face_id)) for face_id in self.face_ids}
-        return self.photo_ids | self.face_ids | self.identity_ids | self.image_ids | photos
+        return self.photo_ids | self.face_ids | self.identity_ids | self.image_ids | self.reject_ids | photos
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,7 +84,7 @@ def find_person(
     if name is not None:
         named = where_in("name", [name])
         faces |= _column(store, "faces", "face_id", named) | _column(store, "identities", "face_id", named)
-        faces |= {face_id(photo, 0) for photo in _column(store, "names", "photo_id", named)}
+        faces |= _faces_by_other_name(store, name)
         whole = f"{named} AND reject_id = photo_id"
         photos |= _column(store, "rejects", "photo_id", whole) - {photo_of(face) for face in faces}
         rejects = _column(store, "rejects", "reject_id", f"{named} AND photo_id = ''")
@@ -103,6 +104,15 @@ def find_person(
     return Person(photos, single, identities, images, rejects)
 
 
+def _faces_by_other_name(store: Store, name: str) -> set[str]:
+    """The largest face of a photo whose other name this is, and the others that are there; a photo that was refused
+    altogether has a largest one too."""
+    faces = set(store.faces_by_other_name(name))
+    numbered = where_in("face_id", sorted(face for face in faces if index_of(face)))
+    there = _column(store, "faces", "face_id", numbered) | _column(store, "identities", "face_id", numbered)
+    return {face for face in faces if not index_of(face)} | there
+
+
 def erase(store: Store, person: Person, *, orphan_age_s: float = 60.0) -> Erasure:
     """Removes a person from a root, and looks through every byte of it afterwards.
 
@@ -111,7 +121,8 @@ def erase(store: Store, person: Person, *, orphan_age_s: float = 60.0) -> Erasur
     old; if the person is found in a younger one, that time is waited for. `found` of the result must be empty.
     """
     needles = _needles(store, person)
-    salt, now = secrets.token_hex(16), datetime.now(UTC).isoformat(timespec="seconds")
+    salt = min(store.tombstones().salts, default=secrets.token_hex(16))  # the root's own, once there is one
+    now = datetime.now(UTC).isoformat(timespec="seconds")
     buried = [{"digest": tombstone_digest(salt, i), "salt": salt, "erased_at": now} for i in person.buried()]
     store.upsert("tombstones", buried)
     tables: list[Table] = [table for table in SCHEMAS if table != "tombstones"]

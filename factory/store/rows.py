@@ -41,6 +41,7 @@ def _field(
 
 
 _TEXT, _FLOATS, _PACK = pa.string(), pa.list_(pa.float32()), "name of the model pack"
+_REJECTED = "photo_id; face_id of one face; identity_id that training would give; sha256 of an unreadable uri"
 _ENCODERS = pa.list_(pa.struct([("name", pa.string()), ("width", pa.int32())]))
 
 SCHEMAS: Final[dict[Table, pa.Schema]] = {
@@ -63,7 +64,7 @@ SCHEMAS: Final[dict[Table, pa.Schema]] = {
     ),
     "identities": pa.schema(
         [
-            _field("identity_id", _TEXT, "hash of face_id, config and what the pack learns with, 16 digits", key=True),
+            _field("identity_id", _TEXT, "hash of face, configs, base model, celebrities, training texts", key=True),
             _field("face_id", _TEXT, "the face it was learned from"),
             _field("photo_id", _TEXT, "sha256 of the photo's bytes, hex"),
             _field("name", _TEXT, "the face's name"),
@@ -82,7 +83,7 @@ SCHEMAS: Final[dict[Table, pa.Schema]] = {
     ),
     "images": pa.schema(
         [
-            _field("image_id", _TEXT, "hash of identity, prompt, seed, config and base model, 16 hex digits", key=True),
+            _field("image_id", _TEXT, "hash of identity, prompt, seed, config and base model", key=True),
             _field("identity_id", _TEXT, "who is in it"),
             _field("name", _TEXT, "of the identity"),
             _field("prompt", _TEXT, "as given, with <person>"),
@@ -113,7 +114,7 @@ SCHEMAS: Final[dict[Table, pa.Schema]] = {
     ),
     "rejects": pa.schema(
         [
-            _field("reject_id", _TEXT, "photo_id; face_id of one face; sha256 of an unreadable uri", key=True),
+            _field("reject_id", _TEXT, _REJECTED, key=True),
             _field("pack", _TEXT, _PACK + " in use", key=True),
             _field("photo_id", _TEXT, "sha256 of the photo's bytes, hex; empty if they could not be read"),
             _field("name", _TEXT, "the photo's name"),
@@ -131,7 +132,7 @@ SCHEMAS: Final[dict[Table, pa.Schema]] = {
     "tombstones": pa.schema(
         [
             _field("digest", _TEXT, "sha256 of salt and an erased id, hex", key=True),
-            _field("salt", _TEXT, "random, one for each erasure, hex"),
+            _field("salt", _TEXT, "random, the same in all rows but for first erasures at once, hex"),
             _field("erased_at", _TEXT, "ISO 8601, UTC"),
         ]
     ),

@@ -8,14 +8,10 @@ nothing. Rows of erased people (factory/store/erase.py) are never written. The c
 from __future__ import annotations
 
 import difflib
-import hashlib
 import os
-import random
-import re
-import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +23,10 @@ from factory.errors import IdentityNotFound
 from factory.files import filesystem
 from factory.ids import face_id, faces_called
 from factory.records import GeneratedImage, Identity, PictureMetrics, PreparedFace, Reject
+from factory.store.columns import as_stored, check_columns, with_columns
+from factory.store.commits import create, is_conflict, retried, throw_back
 from factory.store.rows import (
     KEYS,
-    LATER,
     SCHEMAS,
     Table,
     face_from_row,
@@ -37,9 +34,7 @@ from factory.store.rows import (
     image_from_row,
     metrics_from_row,
 )
-
-_ATTEMPTS = 20  # at joining files beside jobs that commit
-ID_COLUMNS = ("photo_id", "face_id", "identity_id", "image_id")  # in every table, whose row it is
+from factory.store.tombstones import Tombstones
 
 
 def where_in(column: str, values: Sequence[str]) -> str:
@@ -48,27 +43,6 @@ def where_in(column: str, values: Sequence[str]) -> str:
         return "FALSE"  # SQL has no empty IN ()
     quoted = ", ".join("'" + value.replace("'", "''") + "'" for value in values)
     return f"{column} IN ({quoted})"
-
-
-def tombstone_digest(salt: str, erased_id: str) -> str:
-    """What a tombstone keeps of an erased id: with the photo at hand it is recognised, without it nothing is told."""
-    return hashlib.sha256(f"{salt}:{erased_id}".encode()).hexdigest()
-
-
-@dataclass(frozen=True, slots=True)
-class Tombstones:
-    """Who was erased from a root."""
-
-    salts: frozenset[str]
-    digests: frozenset[str]
-
-    def hold(self, an_id: str) -> bool:
-        """Whether this photo_id, face_id, identity_id or image_id was erased."""
-        return any(tombstone_digest(salt, an_id) in self.digests for salt in self.salts)
-
-    def hold_row(self, row: Mapping[str, Any]) -> bool:
-        """Whether a row of any table is about somebody erased."""
-        return bool(self.salts) and any(self.hold(row[column]) for column in ID_COLUMNS if row.get(column))
 
 
 class Store:
@@ -96,7 +70,7 @@ class Store:
             if "was not found" not in str(error):
                 raise
             return None
-        _check_columns(self.uri(table), table, dataset.schema)
+        check_columns(self.uri(table), table, dataset.schema)
         return dataset
 
     def read(self, table: Table, *, columns: list[str] | None = None, where: str | None = None) -> pa.Table:
@@ -105,10 +79,9 @@ class Store:
         dataset = self.open(table)
         if dataset is None:
             return schema.empty_table()
-        there = [name for name in schema.names if name in dataset.schema.names]
-        if not there:  # all that is asked for came later
-            return _with_columns(dataset.to_table(columns=KEYS[table], filter=_without(table, dataset, where)), schema)
-        return _with_columns(dataset.to_table(columns=there, filter=_without(table, dataset, where)), schema)
+        there = [name for name in schema.names if name in dataset.schema.names]  # none: all came later
+        rows = dataset.to_table(columns=there or KEYS[table], filter=as_stored(table, dataset.schema, where))
+        return with_columns(rows, schema)
 
     def count(self, table: Table) -> int:
         """Number of rows."""
@@ -120,22 +93,25 @@ class Store:
         return set(self.read(table, columns=[KEYS[table][0]], where=where).column(0).to_pylist())
 
     def upsert(self, table: Table, rows: Sequence[dict[str, Any]]) -> None:
-        """Inserts rows and replaces those with the same key, in one atomic commit, retried when others commit too."""
-        erased = self.tombstones()
-        rows = [row for row in rows if not erased.hold_row(row)]
-        if not rows:
-            return
-        data = pa.Table.from_pylist(list({tuple(r[k] for k in KEYS[table]): r for r in rows}.values()), SCHEMAS[table])
+        """Inserts rows and replaces those with the same key, in one atomic commit, done anew when another came first.
+
+        Rows of people erased until then are left out, however this ends: an eraser sets the tombstone and then throws
+        back whatever is under way (`purge`), so a commit that succeeds has seen all tombstones that it must.
+        """
+        dataset = retried(partial(self._upsert_once, table, rows)) if rows else None
+        if dataset is not None and dataset.version % 256 == 255:  # a long job makes thousands of small commits
+            self.tidy(table)
+
+    def _upsert_once(self, table: Table, rows: Sequence[dict[str, Any]]) -> lance.LanceDataset | None:
         dataset = self.open(table)
         dataset = self._create(table) if dataset is None else self._extended(table, dataset)
+        erased = self.tombstones()  # only now: what is written must follow this version, or fail
+        kept = {tuple(row[k] for k in KEYS[table]): row for row in rows if not erased.hold_row(table, row)}
+        if not kept:
+            return None
         merge = dataset.merge_insert(KEYS[table]).when_matched_update_all().when_not_matched_insert_all()
-        merge.conflict_retries(50).retry_timeout(timedelta(minutes=5)).execute(data)
-        if dataset.version % 256 == 255:  # a long job makes thousands of small commits
-            self.tidy(table)
-        later = self.tombstones()  # whoever was erased meanwhile: the eraser may have looked before this commit
-        late = [row[KEYS[table][0]] for row in rows if later != erased and later.hold_row(row)]
-        if late:
-            self.purge(table, where_in(KEYS[table][0], late))
+        merge.conflict_retries(0).execute(pa.Table.from_pylist(list(kept.values()), SCHEMAS[table]))
+        return dataset
 
     def tombstones(self) -> Tombstones:
         """Who was erased."""
@@ -153,60 +129,42 @@ class Store:
     def purge(self, table: Table, where: str) -> int:
         """Deletes rows, and every version and file of the table that still holds them; returns how many rows.
 
-        A job that reads the table at this moment may find its version gone and fail; started again it goes on.
+        Upserts that are under way fail and begin anew, with the tombstones of now. A job that reads the table at this
+        moment may find its version gone and fail; started again it goes on.
         """
+        if self.open(table) is None:
+            return 0
+        retried(lambda: throw_back(self._there(table), self._options))
         num = self.delete(table, where)
-        for attempt in range(_ATTEMPTS):
-            dataset = self.open(table)
-            if dataset is None:
-                return 0
-            try:
-                dataset.optimize.compact_files(materialize_deletions=True, materialize_deletions_threshold=0.0)
-                dataset.delete("FALSE")  # a commit without effect: the one before names the deleted ids in its log
-                dataset.cleanup_old_versions(older_than=timedelta(0))
-                break
-            except OSError as error:  # a job committed meanwhile
-                if "conflict" not in str(error).lower() or attempt == _ATTEMPTS - 1:
-                    raise
+        retried(partial(self._drop_deleted, table))
         return num
 
+    def _drop_deleted(self, table: Table) -> None:
+        dataset = self._there(table)
+        dataset.optimize.compact_files(materialize_deletions=True, materialize_deletions_threshold=0.0)
+        dataset.delete("FALSE")  # a commit without effect: the one before names the deleted ids in its log
+        dataset.cleanup_old_versions(older_than=timedelta(0))
+
+    def _there(self, table: Table) -> lance.LanceDataset:
+        dataset = self.open(table)
+        assert dataset is not None, "a table that was there is there"
+        return dataset
+
     def _create(self, table: Table) -> lance.LanceDataset:
-        # Not `write_dataset(mode="create")`: of two at once, the later one replaces the earlier one's table, rows and
-        # all (pylance 14, 65 of 150 races). A commit that must follow version 0 can succeed only once.
-        empty = lance.LanceOperation.Overwrite(SCHEMAS[table], [])
-        lost: Exception | None = None
-        try:
-            lance.LanceDataset.commit(
-                self.uri(table),
-                empty,
-                read_version=0,
-                max_retries=0,
-                enable_v2_manifest_paths=True,
-                storage_options=self._options,
-            )
-        except (OSError, ValueError) as error:  # another worker was first, which is as good
-            lost = error
+        lost = create(self.uri(table), SCHEMAS[table], self._options)  # another worker was first, which is as good
         dataset = self.open(table)
         if dataset is None:
             raise OSError(f"table {self.uri(table)} cannot be created: {lost}") from lost
         return dataset
 
     def _extended(self, table: Table, dataset: lance.LanceDataset) -> lance.LanceDataset:
-        """The table with the columns that came after it was made, null in its rows. Another writer may add them too."""
-        for attempt in range(_ATTEMPTS):
-            lacking = [SCHEMAS[table].field(name) for name in SCHEMAS[table].names if name not in dataset.schema.names]
-            if not lacking:
-                return dataset
-            try:
-                dataset.add_columns(pa.schema(lacking))
-            except (OSError, ValueError):  # the other one was first, or commits rows at this moment
-                if attempt == _ATTEMPTS - 1:
-                    raise
-                time.sleep(random.uniform(0, 0.1))
-            newest = self.open(table)
-            assert newest is not None, "a table that was there is there"
-            dataset = newest
-        return dataset
+        """The table with the columns that came after it was made, null in its rows. Raises OSError (a conflict) if
+        another writer adds them, or rows, at this moment."""
+        lacking = [SCHEMAS[table].field(name) for name in SCHEMAS[table].names if name not in dataset.schema.names]
+        if not lacking:
+            return dataset
+        dataset.add_columns(pa.schema(lacking))
+        return self._there(table)
 
     def tidy(self, table: Table) -> None:
         """Joins the small files that many small commits leave. Safe beside running jobs."""
@@ -216,7 +174,7 @@ class Store:
         try:  # full files (1,024 rows) are never rewritten, so the cost stays linear
             dataset.optimize.compact_files(target_rows_per_fragment=1024)
         except OSError as error:
-            if "conflict" not in str(error).lower():  # a job committed meanwhile: the next tidy does it
+            if not is_conflict(error):  # a job committed meanwhile: the next tidy does it
                 raise
         dataset.cleanup_old_versions(older_than=timedelta(hours=1))
 
@@ -244,7 +202,8 @@ class Store:
             rows = self.read("identities", where=where_in(column, [name_or_id])).to_pylist()
             if rows:
                 return identity_from_row(max(rows, key=lambda row: row["created_at"]))
-        rows = self.read("identities", where=where_in("face_id", self._faces_called(name_or_id))).to_pylist()
+        faces = self.faces_by_other_name(name_or_id)
+        rows = self.read("identities", where=where_in("face_id", faces)).to_pylist()
         if rows:
             return identity_from_row(max(rows, key=lambda row: row["created_at"]))
         names = sorted(set(self.read("identities", columns=["name"])["name"].to_pylist()))
@@ -254,8 +213,9 @@ class Store:
         hint = f"did you mean {', '.join(near)}?" if near else f"it holds {len(names)}, such as {', '.join(names[:3])}"
         raise IdentityNotFound(f"no identity {name_or_id!r} in {self.root}; {hint}")
 
-    def _faces_called(self, name: str) -> list[str]:
-        """Face ids by the photo's other names (table `names`): "<name>" is the largest face, "<name>-<n>" face n."""
+    def faces_by_other_name(self, name: str) -> list[str]:
+        """Face ids by the photo's other names (table `names`): "<name>" is the largest face, "<name>-<n>" face n, which
+        need not exist."""
         numbers = dict(faces_called(name))
         rows = self.read("names", where=where_in("name", list(numbers))).to_pylist()
         return [face_id(row["photo_id"], numbers[row["name"]]) for row in rows]
@@ -280,43 +240,4 @@ class Store:
         dataset = self.open(table)
         with pq.ParquetWriter(name, SCHEMAS[table], filesystem=target) as writer:
             for batch in dataset.to_batches(batch_size=256) if dataset is not None else ():
-                writer.write_table(_with_columns(pa.Table.from_batches([batch]), SCHEMAS[table]))
-
-
-def _check_columns(uri: str, table: Table, schema: pa.Schema) -> None:
-    """ValueError with the remedy if a table's columns are a newer version's, or not ours at all."""
-    ours = {field.name: str(field.type) for field in SCHEMAS[table]}
-    theirs = {field.name: str(field.type) for field in schema}
-    lacking = set(ours) - set(theirs) - set(LATER[table])
-    other = {name for name in set(ours) & set(theirs) if ours[name] != theirs[name]}
-    newer = set(theirs) - set(ours)
-    if lacking or other:
-        raise ValueError(
-            f"table {uri} has other columns than this version writes ({', '.join(sorted(lacking | other | newer))}); "
-            "use another --root, or export that table and move it away"
-        )
-    if newer:
-        raise ValueError(
-            f"table {uri} was written by a newer version of this program, which added {', '.join(sorted(newer))}; "
-            "update this one (git pull, then make install), or use another --root"
-        )
-
-
-def _with_columns(rows: pa.Table, schema: pa.Schema) -> pa.Table:
-    """Rows with just these columns, in this order; those that an older table lacks are null."""
-    there = set(rows.column_names)
-    columns = [
-        rows[field.name].cast(field.type) if field.name in there else pa.nulls(rows.num_rows, field.type)
-        for field in schema
-    ]
-    return pa.Table.from_arrays(columns, schema=schema)
-
-
-def _without(table: Table, dataset: lance.LanceDataset, where: str | None) -> str | None:
-    """A condition in which columns that an older table lacks are NULL."""
-    lacking = [name for name in LATER[table] if name not in dataset.schema.names]
-    if where is None or not lacking:
-        return where
-    name = re.compile(rf"\b({'|'.join(lacking)})\b")
-    parts = re.split(r"('(?:[^']|'')*')", where)  # quoted texts stay as they are
-    return "".join(part if part.startswith("'") else name.sub("NULL", part) for part in parts)
+                writer.write_table(with_columns(pa.Table.from_batches([batch]), SCHEMAS[table]))

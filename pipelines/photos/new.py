@@ -10,9 +10,10 @@ from typing import Any, Final
 import pyarrow as pa
 import ray
 
-from factory.ids import any_face, photo_name_of
+from factory.ids import photo_name_of
 from factory.pack import Pack
-from factory.store.tables import Store, Tombstones, where_in
+from factory.store.tables import Store, where_in
+from factory.store.tombstones import Tombstones
 from pipelines.jobs.job import Summary, stream
 from pipelines.jobs.progress import Progress
 from pipelines.photos.sources import CONTENT, find_places, hash_contents
@@ -70,7 +71,7 @@ class _Known:
         photo_id, source_id = row["photo_id"], row["source_id"]
         if photo_id is None:  # what could not be read is tried at each run
             return self.retried is None or source_id in self.retried
-        if self.tombstones.salts and (self.tombstones.hold(photo_id) or self.tombstones.hold(any_face(photo_id))):
+        if self.tombstones.hold_photo(photo_id):
             return False
         done = photo_id in self.photo_ids
         if done and (photo_id, row["name"]) not in self.names:
