@@ -29,9 +29,9 @@ from benchmarks.setting import SIZES, bench_pack
 from factory.base.diffusion import DiffusionBase
 from factory.base.text import tokenise
 from factory.config import GenerateConfig
-from factory.draw.images import ImageGenerator, ImageRequest
+from factory.draw.images import ImageGenerator
 from factory.learn.celebs import celeb_prior
-from factory.records import TEXT_ENCODER, Identity
+from factory.records import TEXT_ENCODER, Identity, ImageRequest
 
 PROMPTS = ("a photo of <person>", "a photo of <person> in the snow", "a drawing of <person>", "<person> wearing a hat")
 ONE = "StableDiffusionPipeline, one request at a time"

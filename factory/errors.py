@@ -39,6 +39,10 @@ class IncompatibleIdentity(ValueError):
     """The identity was learned for another text encoder than the one in use."""
 
 
+class PromptTooLong(ValueError):
+    """The text encoder would not read as far as the identity's place in the prompt."""
+
+
 class SourceError(ValueError):
     """The photos' place is missing, unreadable, empty or of another form; the message names the remedy."""
 

@@ -11,6 +11,8 @@ import json
 from typing import Any, Final
 
 from factory.config import Config, EvaluateConfig, GenerateConfig, MethodConfig, TrainConfig
+from factory.prompts import with_person
+from factory.records import ImageRequest
 
 _FIRST_FIELDS: Final[dict[type[Config], tuple[str, ...]]] = {  # hashed always; fields that came later are not listed
     MethodConfig: (
@@ -94,10 +96,11 @@ def training_json(method: MethodConfig, train: TrainConfig) -> str:
     return json.dumps(fields, sort_keys=True)
 
 
-def image_id(identity: str, prompt: str, seed: int, config: GenerateConfig, model_fingerprint: str) -> str:
-    """16 hex digits: the same identity, prompt (with <person>), seed, config and base model (its
-    `model_fingerprint`) always give the same picture."""
-    return short_hash([identity, prompt, str(seed), hashed_json(config), model_fingerprint])
+def image_id(request: ImageRequest, model_fingerprint: str) -> str:
+    """16 hex digits: the same identity, prompt, seed, config and base model (the pack's `model_fingerprint`) always
+    give the same picture."""
+    asked = [request.identity.identity_id, with_person(request.prompt), str(request.seed)]
+    return short_hash([*asked, hashed_json(request.config), model_fingerprint])
 
 
 def hashed_json(config: Config) -> str:

@@ -19,8 +19,9 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, field_validator
 
 from factory.config import EvaluateConfig, GenerateConfig, MethodConfig, TrainConfig
-from factory.errors import PackError
+from factory.errors import IncompatibleIdentity, PackError
 from factory.pack_cache import cache_folder, node_copy, source_of
+from factory.records import Identity
 
 PACKS = Path(__file__).resolve().parent.parent / "packs"
 Setting = bool | int | float | str
@@ -79,7 +80,7 @@ class Pack(BaseModel):
     faces: FacesPart
     parser: ParserPart
     celebrities: list[tuple[str, str]]  # first and last name, from the file that pack.toml names
-    prompt_templates: list[str] = []  # training texts with {} for the identity; empty: those of factory.base.text
+    prompt_templates: list[str] = []  # training texts with {} for the identity; empty: those of factory.prompts
     train: dict[str, Setting] = {}  # what this base model needs otherwise than MethodConfig and TrainConfig say
     generate: dict[str, Setting] = {}  # the same for GenerateConfig
     evaluate: dict[str, Setting] = {}  # the same for EvaluateConfig
@@ -154,6 +155,16 @@ class Pack(BaseModel):
         if not (weights and vocabulary):
             raise PackError(f"{base} has no text encoder weights or no tokenizer; {self.remedy(self.base)}")
         return _digest(file_sha256(file) for file in files)
+
+    def check_fit(self, identity: Identity) -> None:
+        """Raises IncompatibleIdentity if an identity was learned for another text encoder than this pack's."""
+        mine = self.fingerprint()
+        if identity.fingerprint != mine:
+            raise IncompatibleIdentity(
+                f"identity {identity.name!r} ({identity.identity_id}) was learned with pack {identity.pack!r} (text "
+                f"encoder {identity.fingerprint}), not with {self.name!r} ({mine}); use pack {identity.pack!r}, "
+                f"or train it again with {self.name!r}"
+            )
 
     def model_fingerprint(self) -> str:
         """16 hex digits over the whole base model: what a picture depends on besides words, prompt, seed and settings.

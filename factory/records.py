@@ -13,6 +13,7 @@ from typing import Final
 
 import numpy as np
 
+from factory.config import GenerateConfig
 from factory.errors import PhotoRejected
 
 TEXT_ENCODER: Final = "text_encoder"  # the first text encoder of a base model; Stable Diffusion 1 and 2 have no other
@@ -112,6 +113,16 @@ class Identity:
     final_loss: float  # mean masked loss over the last 10 % of the steps
     train_s: float  # seconds, its share of the batches it was in
     created_at: str  # ISO 8601, UTC
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageRequest:
+    """One picture to make."""
+
+    identity: Identity
+    prompt: str  # with or without <person>
+    seed: int
+    config: GenerateConfig
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

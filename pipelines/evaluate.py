@@ -16,8 +16,9 @@ import pyarrow as pa
 import ray
 
 from factory.config import EvaluateConfig, GenerateConfig
+from factory.ids import image_id
 from factory.pack import Pack, load_pack
-from factory.records import Identity
+from factory.records import Identity, ImageRequest
 from factory.settings import evaluate_settings, generate_settings
 from factory.store.rows import SCHEMAS, decode_png, image_from_row, metrics_row
 from factory.store.tables import Store, where_in
@@ -160,8 +161,6 @@ def _wanted(
     people: Sequence[Identity], prompts: Sequence[str], seeds: Sequence[int], config: GenerateConfig, model: str
 ) -> Iterator[dict[str, Any]]:
     """Rows of WANTED; `model` is the pack's `model_fingerprint`."""
-    from factory.draw.images import ImageRequest, image_id
-
     for identity in people:
         requests = (
             ImageRequest(identity=identity, prompt=prompt, seed=seed, config=config)

@@ -16,9 +16,10 @@ import pyarrow as pa
 import ray
 
 from factory.config import GenerateConfig
-from factory.errors import IdentityNotFound, IncompatibleIdentity
+from factory.errors import IdentityNotFound
+from factory.ids import image_id
 from factory.pack import Pack, load_pack
-from factory.records import Identity
+from factory.records import Identity, ImageRequest
 from factory.settings import generate_settings
 from factory.store.rows import SCHEMAS, encode_png, identity_from_row
 from factory.store.tables import Store, where_in
@@ -109,7 +110,7 @@ class ImageMaker:
     ) -> None:
         import torch
 
-        from factory.draw.images import ImageGenerator, ImageRequest
+        from factory.draw.images import ImageGenerator
 
         torch.set_num_threads(threads)
         self.generator = ImageGenerator(load_pack(pack), device=device)
@@ -168,12 +169,7 @@ def _people(store: Store, pack: Pack, names_or_ids: Sequence[str] | None) -> lis
         names_or_ids = [stored[0].identity_id]  # nobody fits: say so of one of them
     people = store.identities(names_or_ids)
     for identity in people:
-        if identity.fingerprint != fingerprint:
-            raise IncompatibleIdentity(
-                f"identity {identity.name!r} was learned with pack {identity.pack!r} (text encoder "
-                f"{identity.fingerprint}), not with {pack.name!r} ({fingerprint}); use --pack {identity.pack}, "
-                f"or train it again with --pack {pack.name}"
-            )
+        pack.check_fit(identity)
     return people
 
 
@@ -181,8 +177,6 @@ def _requests(
     people: Sequence[Identity], prompts: Sequence[str], seeds: Sequence[int], config: GenerateConfig, model: str
 ) -> Iterator[dict[str, Any]]:
     """Rows of REQUEST; `model` is the pack's `model_fingerprint`."""
-    from factory.draw.images import ImageRequest, image_id
-
     for identity, prompt, seed in product(people, prompts, seeds):
         request = ImageRequest(identity=identity, prompt=prompt, seed=seed, config=config)
         yield {

@@ -20,10 +20,11 @@ from ray.serve.schema import LoggingConfig
 from factory.pack import load_pack
 from factory.store.tables import Store
 from serve.catalog import Catalog
-from serve.drawing import Generator, ImageClient
+from serve.client import ImageClient
+from serve.drawing import Generator, GeneratorStats
 from serve.openai.errors import ANSWERS, answer_error
 from serve.openai.images import Endpoint
-from serve.openai.schemas import ImagesResponse, Stats
+from serve.openai.schemas import ImagesResponse
 from serve.settings import AppArgs, Settings
 
 APP_NAME = "identity-factory"
@@ -49,9 +50,9 @@ class Ingress:
     """The ingress deployment: the endpoint's app, wired to the generator replicas and the tables."""
 
     def __init__(self, args: AppArgs, generator: DeploymentHandle[Any]) -> None:
-        async def read_stats() -> Stats:
-            replicas: list[Stats] = await generator.broadcast("stats").results_async()
-            return sum(replicas, Stats())
+        async def read_stats() -> GeneratorStats:
+            replicas: list[GeneratorStats] = await generator.broadcast("stats").results_async()
+            return sum(replicas, GeneratorStats())
 
         client = ImageClient(generator.generate.remote, timeout_s=args.timeout_s)
         self._endpoint = Endpoint(load_pack(args.pack), Catalog(args.root), client, read_stats)

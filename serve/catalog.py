@@ -5,16 +5,32 @@ from __future__ import annotations
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable
-from datetime import datetime
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
 
 import lance
 
+from factory.errors import IdentityNotFound
 from factory.records import Identity
 from factory.store.tables import Store
-from serve.openai.schemas import ModelCard
 
-_SHOWN = ["identity_id", "name", "pack", "created_at"]
+_SHOWN_CHARS = 100  # of a name that nobody has, in a message
+
+
+class UnknownIdentity(LookupError):
+    """Nobody has this name or id. The message is for callers: it tells neither the root nor anybody else's name."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Listed:
+    """An identity in a list, without its words."""
+
+    handle: str  # what to ask for: the name, or the identity_id where the name is not its own or no part of a URL
+    identity_id: str
+    name: str
+    pack: str
+    created_at: str  # ISO 8601, UTC
 
 
 class Catalog:
@@ -22,7 +38,7 @@ class Catalog:
 
     A found identity is kept until the table has a new version, which every look-up asks for (20 microseconds on a
     disk, one listing on s3://): who was replaced or erased is not found from that moment on. `ttl_s` above 0 asks
-    less often.
+    less often. No thread waits for another one's reading: the lock is held for the cache alone.
     """
 
     def __init__(
@@ -40,18 +56,24 @@ class Catalog:
         self._lock = threading.Lock()
         self._checked_at = float("-inf")
         self._version = -1
+        self._asked = 0  # how often the table was asked for its version,
+        self._answered = 0  # and the last of these whose answer counts: answers may overtake one another
         self._dataset: lance.LanceDataset | None = None
         self._found: OrderedDict[str, Identity] = OrderedDict()
 
     def find(self, name_or_id: str) -> Identity:
-        """The identity with this id, else the newest with this name. Raises IdentityNotFound, naming near ones."""
+        """The identity with this id, else the newest with this name. Raises UnknownIdentity."""
         version = self._refresh()
         with self._lock:
             identity = self._found.get(name_or_id)
             if identity is not None:
                 self._found.move_to_end(name_or_id)
                 return identity
-        identity = self._store.find_identity(name_or_id)
+        try:
+            identity = self._store.find_identity(name_or_id)
+        except IdentityNotFound:
+            shown = name_or_id if len(name_or_id) <= _SHOWN_CHARS else name_or_id[:_SHOWN_CHARS] + "..."
+            raise UnknownIdentity(f"no identity {shown!r}; GET /v1/models lists those that there are") from None
         with self._lock:
             if version == self._version:  # else what was read may be older than the cache
                 self._found[name_or_id] = identity
@@ -59,44 +81,50 @@ class Catalog:
                     self._found.popitem(last=False)
         return identity
 
-    def card(self, name_or_id: str) -> ModelCard:
-        """An identity as a model. Raises IdentityNotFound."""
+    def listed(self, name_or_id: str) -> Listed:
+        """One identity as in the list. Raises UnknownIdentity."""
         found = self.find(name_or_id)
-        own_name = bool(found.name) and self.find(found.name).identity_id == found.identity_id
-        return _card(found.identity_id, found.name, found.pack, found.created_at, own_name=own_name)
+        owns = bool(found.name) and self.find(found.name).identity_id == found.identity_id
+        return _listed({name: getattr(found, name) for name in ("identity_id", "name", "pack", "created_at")}, owns)
 
-    def cards(self, fingerprint: str, limit: int) -> list[ModelCard]:
-        """The newest `limit` identities that work with this text encoder, newest first, without their words."""
-        rows = self._store.read("identities", columns=[*_SHOWN, "fingerprint"]).to_pylist()
-        rows.sort(key=lambda row: (row["created_at"], row["identity_id"]), reverse=True)
-        owners: dict[str, str] = {}  # a name belongs to the newest identity that has it, as in find()
-        for row in rows:
-            owners.setdefault(row["name"], row["identity_id"])
-        fitting = [row for row in rows if row["fingerprint"] == fingerprint]
-        return [
-            _card(**{name: row[name] for name in _SHOWN}, own_name=owners[row["name"]] == row["identity_id"])
-            for row in fitting[:limit]
-        ]
+    def page(self, fingerprint: str, limit: int, after: str | None = None) -> list[Listed]:
+        """At most `limit` identities that work with this text encoder, newest first, from the one that follows `after`
+        (a name or an id; UnknownIdentity) on."""
+        last = None if after is None else self.find(after).identity_id
+        rows = self._store.identity_page(limit, last, fingerprint)
+        owners = self._store.name_owners([row["name"] for row in rows])
+        return [_listed(row, owners[row["name"]] == row["identity_id"]) for row in rows]
 
     def _refresh(self) -> int:
+        """The version of the table, and an empty cache if it is a new one."""
+        now = self._clock()
         with self._lock:
-            now = self._clock()
-            if now - self._checked_at >= self._ttl_s:
-                if self._dataset is None:  # opening reads the newest manifest; asking for its number reads nothing
-                    self._dataset = self._store.open("identities")
-                version = 0 if self._dataset is None else int(self._dataset.latest_version)
+            if now - self._checked_at < self._ttl_s:
+                return self._version
+            self._asked += 1
+            mine = self._asked
+        version = self._read_version()
+        with self._lock:
+            if mine > self._answered:
                 if version != self._version:
                     self._found.clear()
-                self._version, self._checked_at = version, now
+                self._version, self._checked_at, self._answered = version, now, mine
             return self._version
 
+    def _read_version(self) -> int:
+        if self._dataset is None:  # opening reads the newest manifest; asking for its number reads nothing
+            self._dataset = self._store.open("identities")
+        return 0 if self._dataset is None else int(self._dataset.latest_version)
 
-def _card(identity_id: str, name: str, pack: str, created_at: str, *, own_name: bool) -> ModelCard:
-    """An identity as a model; `own_name`: asking for `name` gives this identity, not a newer one."""
-    return ModelCard(
-        id=name if name and "/" not in name and own_name else identity_id,
-        created=int(datetime.fromisoformat(created_at).timestamp()),
-        identity_id=identity_id,
+
+def _listed(row: Mapping[str, Any], owns_name: bool) -> Listed:
+    """`owns_name`: asking for its name gives this identity, not a newer one."""
+    name = row["name"]
+    fits_a_path = bool(name) and "/" not in name and name not in (".", "..")
+    return Listed(
+        handle=name if owns_name and fits_a_path else row["identity_id"],
+        identity_id=row["identity_id"],
         name=name,
-        pack=pack,
+        pack=row["pack"],
+        created_at=row["created_at"],
     )

@@ -4,34 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from ray import serve as ray_serve
-from ray.exceptions import RayActorError
-from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 from ray.util.metrics import Counter, Histogram
 
-from factory.config import GenerateConfig
-from factory.errors import IncompatibleIdentity
 from factory.pack import load_pack
-from factory.records import Identity
-from serve.openai.schemas import RequestRefused, Stats
+from factory.records import ImageRequest
 from serve.settings import Settings
 
 _DEFAULTS = Settings()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ImageJob:
-    """One picture to make: `factory.draw.images.ImageRequest` for processes that never load torch (the ingress)."""
-
-    identity: Identity
-    prompt: str
-    seed: int
-    config: GenerateConfig
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,23 +28,32 @@ class ImageResult:
     batch_s: float  # seconds that batch took
 
 
-class QueueFull(Exception):
-    """Too many pictures are waiting; try again after `retry_after_s` seconds."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GeneratorStats:
+    """What a replica, or all of them, has done so far."""
 
-    def __init__(self, retry_after_s: float) -> None:
-        super().__init__(retry_after_s)  # as it came, so that it survives pickling between replicas
-        self.retry_after_s = retry_after_s
+    images: int = 0
+    unet_batches: int = 0
+    max_batch: int = 0  # images of the largest UNet batch
+    batch_sizes: Mapping[int, int] = field(default_factory=dict)  # images of a UNet batch -> how many such batches
 
-    def __str__(self) -> str:
-        return f"too many pictures are waiting; try again in {self.retry_after_s:.1f} s"
+    def __add__(self, other: GeneratorStats) -> GeneratorStats:
+        sizes = sorted({*self.batch_sizes, *other.batch_sizes})
+        return GeneratorStats(
+            images=self.images + other.images,
+            unet_batches=self.unet_batches + other.unet_batches,
+            max_batch=max(self.max_batch, other.max_batch),
+            batch_sizes={size: self.batch_sizes.get(size, 0) + other.batch_sizes.get(size, 0) for size in sizes},
+        )
 
 
-class GenerationTimeout(Exception):
-    """The pictures were not ready in time, queue included; the work was cancelled."""
+@dataclass(slots=True)
+class _Ticket:
+    """A request on its way through a batch."""
 
-
-class GeneratorDown(Exception):
-    """No generator replica answers: it is starting, or was lost while it worked."""
+    request: ImageRequest
+    cancelled: bool = False  # nobody waits for it any more
+    result: ImageResult | ValueError | None = None  # None: not made yet
 
 
 class Generator:
@@ -83,99 +77,75 @@ class Generator:
         self._idle.set()
         self._batch.set_max_batch_size(max_batch)  # type: ignore[attr-defined]
         self._batch.set_batch_wait_timeout_s(batch_wait_s)  # type: ignore[attr-defined]
-        self._stats = Stats()
+        self._stats = GeneratorStats()
         self._images_made = Counter("identity_factory_images", "Pictures generated")
         self._batches_made = Counter("identity_factory_unet_batches", "UNet batches; images / batches = sharing")
         self._batch_sizes = Histogram(
             "identity_factory_unet_batch_size", "Images in a UNet batch", boundaries=[1, 2, 4, 8, 16, 32]
         )
 
-    async def generate(self, job: ImageJob) -> ImageResult:
-        """Makes one picture, together with whatever else is asked for.
+    async def generate(self, request: ImageRequest) -> ImageResult:
+        """Makes one picture, together with whatever else is asked for. Cancelled while it waits, it is never made.
 
         Raises:
             IncompatibleIdentity: learned for another text encoder than the pack's.
-            RequestRefused: the prompt cannot be used.
+            PromptTooLong: the text encoder would not read its <person>.
         """
+        ticket = _Ticket(request)
         async with self._seats:
             await self._idle.wait()
-            result: ImageResult | ValueError = await self._batch(job)
-        if isinstance(result, IncompatibleIdentity):
-            raise result
-        if isinstance(result, ValueError):
-            raise RequestRefused(str(result), "prompt") from result
-        return result
+            try:
+                await self._batch(ticket)
+            except asyncio.CancelledError:
+                ticket.cancelled = True
+                raise
+        if isinstance(ticket.result, ValueError):
+            raise ticket.result
+        assert ticket.result is not None, "only cancelled requests are left out"
+        return ticket.result
 
-    async def stats(self) -> Stats:
+    async def stats(self) -> GeneratorStats:
         """What this replica has done so far."""
         return self._stats
 
     @ray_serve.batch(max_batch_size=_DEFAULTS.max_batch, batch_wait_timeout_s=_DEFAULTS.batch_wait_s)
-    async def _batch(self, jobs: list[ImageJob]) -> list[ImageResult | ValueError]:
+    async def _batch(self, tickets: list[_Ticket]) -> list[None]:
         self._idle.clear()
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._worker, self._make, jobs)
+            await asyncio.get_running_loop().run_in_executor(self._worker, self._make, tickets)
         finally:
             self._idle.set()
+        return [None] * len(tickets)
 
-    def _make(self, jobs: Sequence[ImageJob]) -> list[ImageResult | ValueError]:
-        """Results in the order of `jobs`; jobs with equal sampling settings share a UNet batch."""
-        results: dict[int, ImageResult | ValueError] = {}
-        for config in dict.fromkeys(job.config for job in jobs):
-            rows = [row for row, job in enumerate(jobs) if job.config == config]
-            results.update(zip(rows, self._make_alike([jobs[row] for row in rows]), strict=True))
-        return [results[row] for row in range(len(jobs))]
+    def _make(self, tickets: Sequence[_Ticket]) -> None:
+        from factory.draw.images import unet_batches
 
-    def _make_alike(self, jobs: Sequence[ImageJob]) -> Sequence[ImageResult | ValueError]:
-        from factory.draw.images import ImageRequest
+        for rows in unet_batches([ticket.request for ticket in tickets], len(tickets)):
+            self._make_alike([tickets[row] for row in rows])
 
-        requests = [
-            ImageRequest(identity=job.identity, prompt=job.prompt, seed=job.seed, config=job.config) for job in jobs
-        ]
+    def _make_alike(self, tickets: Sequence[_Ticket]) -> None:
+        """One UNet batch. A request that cannot be used makes no other one suffer: the rest are made one by one."""
+        waiting = [ticket for ticket in tickets if not ticket.cancelled]
+        if not waiting:
+            return
         start = time.perf_counter()
         try:
-            images = self._generator.generate(requests)
-        except ValueError as error:  # one request cannot be used: the others must not suffer for it
-            return [error] if len(jobs) == 1 else [result for job in jobs for result in self._make_alike([job])]
+            images = self._generator.generate([ticket.request for ticket in waiting])
+        except ValueError as error:
+            if len(waiting) == 1:
+                waiting[0].result = error
+                return
+            for ticket in waiting:
+                self._make_alike([ticket])
+            return
         seconds = time.perf_counter() - start
         self._count(len(images))
-        return [ImageResult(image=image, batch_size=len(images), batch_s=seconds) for image in images]
+        for ticket, image in zip(waiting, images, strict=True):
+            ticket.result = ImageResult(image=image, batch_size=len(images), batch_s=seconds)
 
     def _count(self, num_images: int) -> None:
-        done = Stats(images=num_images, unet_batches=1, max_batch=num_images, batch_sizes={num_images: 1})
+        done = GeneratorStats(images=num_images, unet_batches=1, max_batch=num_images, batch_sizes={num_images: 1})
         self._stats = self._stats + done
         self._images_made.inc(num_images)
         self._batches_made.inc()
         self._batch_sizes.observe(num_images)
-
-
-class ImageClient:
-    """The ingress's side of generation: sends jobs to the replicas, with a deadline and errors callers can act on."""
-
-    def __init__(self, submit: Callable[[ImageJob], Awaitable[ImageResult]], *, timeout_s: float) -> None:
-        self._submit = submit
-        self._timeout_s = timeout_s
-        self._batch_s = 1.0  # of the last UNet batch, the unit of the advice to try again
-
-    async def images(self, jobs: Sequence[ImageJob]) -> list[ImageResult]:
-        """The pictures of one request, which may share a batch. If one fails, the others are cancelled.
-
-        Raises:
-            QueueFull, GenerationTimeout, GeneratorDown, IncompatibleIdentity, RequestRefused
-        """
-        tasks = [asyncio.ensure_future(self._submit(job)) for job in jobs]
-        try:
-            async with asyncio.timeout(self._timeout_s):
-                results = await asyncio.gather(*tasks)
-        except TimeoutError as error:
-            raise GenerationTimeout(f"not ready after {self._timeout_s:g} s; the work was cancelled") from error
-        # Ray replaces an app's own handlers for these two by plain-text answers, so they must not reach the app.
-        except BackPressureError as error:
-            raise QueueFull(min(max(self._batch_s, 0.5), 60.0)) from error
-        except (DeploymentUnavailableError, RayActorError) as error:
-            raise GeneratorDown("no generator is available just now; try again") from error
-        finally:
-            for task in tasks:
-                task.cancel()
-        self._batch_s = results[-1].batch_s
-        return results

@@ -11,7 +11,7 @@ import factory  # noqa: F401  (before transformers: see factory/__init__.py)
 # isort: split
 from transformers import CLIPTokenizer
 
-from factory.base.text import TEMPLATES
+from factory.prompts import TEMPLATES
 
 CELEBRITIES = [
     *(("ada", "abel"), ("boris", "brook"), ("clara", "cole"), ("dora", "dale"), ("emil", "east"), ("fay", "ford")),

@@ -12,10 +12,10 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from factory.base.text import PERSON
 from factory.config import PrepareConfig
 from factory.errors import PhotoRejected
 from factory.faces.photos import decode_photo
+from factory.prompts import PERSON
 from factory.records import FaceMasks
 from studio.demo.likeness import Likeness, measure, overall
 from studio.demo.people import COLUMNS, CORRUPT, NO_FACE, PEOPLE, REAL_PHOTO, portrait, write_data_set

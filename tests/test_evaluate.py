@@ -12,10 +12,10 @@ import pytest
 import ray
 
 from factory.config import EvaluateConfig, GenerateConfig
-from factory.draw.images import ImageRequest, image_id
 from factory.errors import PackError
+from factory.ids import image_id
 from factory.pack import Pack, load_pack
-from factory.records import TEXT_ENCODER, GeneratedImage, Identity
+from factory.records import TEXT_ENCODER, GeneratedImage, Identity, ImageRequest
 from factory.settings import train_settings
 from factory.store.rows import encode_png, face_row, identity_row, image_row
 from factory.store.tables import Store

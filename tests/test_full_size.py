@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from factory.config import GenerateConfig, MethodConfig, TrainConfig
-from factory.draw.images import ImageGenerator, ImageRequest
+from factory.draw.images import ImageGenerator
 from factory.faces.encode import FeatureEncoder
 from factory.learn.trainer import load_trainer
 from factory.pack import load_pack
-from factory.records import TEXT_ENCODER, FaceMasks, PreparedFace
+from factory.records import TEXT_ENCODER, FaceMasks, ImageRequest, PreparedFace
 from tests.make_pack import make_pack
 
 pytestmark = pytest.mark.slow

@@ -6,6 +6,7 @@ import pytest
 
 from factory import ids
 from factory.config import Config, EvaluateConfig, GenerateConfig, MethodConfig, TrainConfig, preset
+from factory.records import Identity, ImageRequest
 
 METHOD, TRAIN = preset("paper")
 STUDIO = {"learning_rate": 1e-3, "num_steps": 150, "average_power": 3.0, "samples_per_step": 2, "views": "pool"}
@@ -27,7 +28,13 @@ IMAGES: list[tuple[str, int, GenerateConfig, str]] = [
     ("a photo of <person>", 0, GenerateConfig(), "8a62f92e29518b6b"),
     ("<person> in the snow", 7, GenerateConfig(num_inference_steps=10, guidance_scale=2.0), "5172ed24c64d9def"),
     ("<person>", 1, GenerateConfig(negative_prompt="ugly"), "5d3e01d168950d1c"),
+    (" in the snow ", 7, GenerateConfig(num_inference_steps=10, guidance_scale=2.0), "5172ed24c64d9def"),  # in front
 ]
+
+
+def person(identity_id: str) -> Identity:
+    texts = dict.fromkeys(("face_id", "photo_id", "name", "pack", "fingerprint", "preset", "config", "created_at"), "")
+    return Identity(identity_id=identity_id, words={}, num_steps=1, final_loss=0.0, train_s=0.0, **texts)
 
 
 @pytest.mark.parametrize(("method", "train", "frozen"), FROZEN)
@@ -44,7 +51,8 @@ def test_identity_id_of_the_release_is_that_of_the_first_roots() -> None:
 
 @pytest.mark.parametrize(("prompt", "seed", "config", "frozen"), IMAGES)
 def test_image_ids_are_those_of_the_first_roots(prompt: str, seed: int, config: GenerateConfig, frozen: str) -> None:
-    assert ids.image_id("0123456789abcdef", prompt, seed, config, "m" * 16) == frozen
+    request = ImageRequest(identity=person("0123456789abcdef"), prompt=prompt, seed=seed, config=config)
+    assert ids.image_id(request, "m" * 16) == frozen
 
 
 @pytest.mark.parametrize("config", [MethodConfig(), TrainConfig(), GenerateConfig(), EvaluateConfig()])

@@ -4,11 +4,12 @@ import numpy as np
 import pytest
 
 from factory.config import GenerateConfig
-from factory.draw.images import ImageGenerator, ImageRequest, image_id
+from factory.draw.images import ImageGenerator
 from factory.errors import IncompatibleIdentity
+from factory.ids import image_id
 from factory.learn.celebs import celeb_prior
 from factory.pack import Pack
-from factory.records import TEXT_ENCODER, Identity
+from factory.records import TEXT_ENCODER, Identity, ImageRequest
 
 CONFIG = GenerateConfig(num_inference_steps=3, guidance_scale=3.0)
 

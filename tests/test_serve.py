@@ -1,37 +1,49 @@
 """The endpoint without Ray: formats, errors, the catalog, and how a replica makes batches."""
 
+import asyncio
 import base64
 import io
 import json
+import re
 import threading
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Generator as PyGenerator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
 import torch
 import yaml
+from fastapi.exceptions import RequestValidationError
 from PIL import Image
 from ray.exceptions import ActorDiedError, RayTaskError
 from ray.serve.exceptions import BackPressureError
 from ray.serve.schema import ServeDeploySchema
+from starlette.exceptions import HTTPException
 from starlette.testclient import TestClient
 
 import factory.draw.images
 from factory.config import GenerateConfig
-from factory.draw.images import ImageRequest
-from factory.errors import IdentityNotFound, IncompatibleIdentity
+from factory.errors import IdentityNotFound, IncompatibleIdentity, PackError, PromptTooLong
 from factory.pack import Pack
-from factory.records import TEXT_ENCODER, Identity
+from factory.records import TEXT_ENCODER, Identity, ImageRequest
 from factory.store.rows import identity_row
 from factory.store.tables import Store
 from serve.app import create_app
-from serve.catalog import Catalog
-from serve.drawing import Generator, ImageClient, ImageJob, ImageResult
+from serve.catalog import Catalog, UnknownIdentity
+from serve.client import GenerationTimeout, GeneratorDown, ImageClient, QueueFull
+from serve.drawing import Generator, GeneratorStats, ImageResult, _Ticket
+from serve.openai.errors import ANSWERS
 from serve.openai.images import Endpoint
-from serve.openai.schemas import RequestRefused, Stats
+from serve.openai.schemas import RequestRefused
 from serve.settings import AppArgs, Settings
+
+SECRET = "/srv/people/identities.lance"  # of the server; no caller may read it
 
 
 def person(number: int, name: str, fingerprint: str, created_at: str = "2026-01-01T00:00:00+00:00") -> Identity:
@@ -52,22 +64,44 @@ def person(number: int, name: str, fingerprint: str, created_at: str = "2026-01-
     )
 
 
+@dataclass
+class FakePending:
+    """Stands for Ray's DeploymentResponse."""
+
+    work: Coroutine[Any, Any, ImageResult]
+    cancelled: bool = False
+
+    def __await__(self) -> PyGenerator[Any, None, ImageResult]:
+        return self.work.__await__()
+
+    def cancel(self) -> None:
+        self.cancelled = True
+
+
 class FakeGenerator:
-    """Stands for the replicas: remembers the jobs, paints the seed, or raises what it is told to."""
+    """Stands for the replicas: remembers the jobs, paints the seed, raises what it is told to, or takes for ever."""
 
     def __init__(self) -> None:
-        self.jobs: list[ImageJob] = []
+        self.jobs: list[ImageRequest] = []
+        self.pending: list[FakePending] = []
         self.error: Exception | None = None
+        self.endless = False
 
-    async def submit(self, job: ImageJob) -> ImageResult:
+    def submit(self, job: ImageRequest) -> FakePending:
+        self.pending.append(FakePending(self._work(job)))
+        return self.pending[-1]
+
+    async def _work(self, job: ImageRequest) -> ImageResult:
         self.jobs.append(job)
-        if self.error is not None:
+        if self.error is not None and len(self.jobs) > 1:
             raise self.error
+        if self.endless or self.error is not None:
+            await asyncio.Event().wait()
         image = np.full((64, 64, 3), job.seed % 256, np.uint8)
         return ImageResult(image=image, batch_size=len(self.jobs), batch_s=2.5)
 
-    async def stats(self) -> Stats:
-        return Stats(images=2, unet_batches=1, max_batch=2, batch_sizes={2: 1})
+    async def stats(self) -> GeneratorStats:
+        return GeneratorStats(images=2, unet_batches=1, max_batch=2, batch_sizes={2: 1})
 
 
 @pytest.fixture
@@ -178,11 +212,15 @@ def test_a_body_that_is_no_json_is_422(http: TestClient) -> None:
     assert http.post("/v1/images/generations", json=[1]).status_code == 422
 
 
-def test_unknown_identity_is_404_and_names_near_ones(http: TestClient) -> None:
-    response = ask(http, model="adda")
-    error = error_of(response)
-    assert response.status_code == 404 and error["code"] == "model_not_found" and error["param"] == "model"
-    assert "ada" in error["message"].removeprefix("no identity 'adda'")
+def test_unknown_identity_is_404_and_tells_neither_the_root_nor_other_names(http: TestClient, store: Store) -> None:
+    for response in (ask(http, model="adda"), http.get("/v1/models/adda"), http.get("/v1/identities/adda")):
+        error = error_of(response)
+        assert response.status_code == 404 and error["code"] == "model_not_found" and error["param"] == "model"
+        assert "'adda'" in error["message"] and "GET /v1/models" in error["message"]
+        assert store.root not in error["message"] and not re.search(r"\b(ada|bob|cleo)\b", error["message"])
+    with pytest.raises(IdentityNotFound, match="did you mean ada"):  # the command line keeps its hints
+        store.find_identity("adda")
+    assert len(error_of(ask(http, model="x" * 5000))["message"]) < 300
 
 
 def test_identity_of_another_base_model_is_409(http: TestClient, fake: FakeGenerator, tiny_pack: Pack) -> None:
@@ -199,10 +237,12 @@ def test_identity_of_another_base_model_is_409(http: TestClient, fake: FakeGener
         (BackPressureError(64, 64), 429, "queue_full"),
         (ActorDiedError(), 503, "generator_unavailable"),
         (TimeoutError(), 504, "timeout"),
-        (RequestRefused("too long", "prompt"), 422, "invalid_value"),
-        (RayTaskError("generate", "trace", RequestRefused("too long", "prompt")).as_instanceof_cause(), 422, None),
+        (RayTaskError("generate", "trace", PromptTooLong("too long")).as_instanceof_cause(), 422, "invalid_value"),
         (RayTaskError("generate", "trace", IncompatibleIdentity("no fit")).as_instanceof_cause(), 409, None),
         (RuntimeError("secret path"), 500, "internal_error"),
+        (RayTaskError("generate", "trace", OSError("secret path")).as_instanceof_cause(), 500, "internal_error"),
+        (RayTaskError("generate", "trace", ValueError("secret path")).as_instanceof_cause(), 500, "internal_error"),
+        (RayTaskError("generate", "trace", PackError("secret path")).as_instanceof_cause(), 500, "internal_error"),
     ],
 )
 def test_what_fails_behind_the_endpoint(
@@ -217,6 +257,60 @@ def test_what_fails_behind_the_endpoint(
         assert int(response.headers["retry-after-ms"]) > 0 and int(response.headers["retry-after"]) > 0
     if status == 422:
         assert told["param"] == "prompt" and told["message"] == "too long"
+    assert [pending.cancelled for pending in fake.pending] == [True, False]  # one failed: the other is taken back
+    retry = {429: "true", 503: "true", 504: "false", 409: "false"}.get(status)
+    assert response.headers.get("x-should-retry") == retry
+
+
+def test_when_time_is_up_all_is_taken_back_and_the_client_does_not_ask_again(
+    store: Store, tiny_pack: Pack, fake: FakeGenerator
+) -> None:
+    fake.endless = True
+    client = ImageClient(fake.submit, timeout_s=0.05)
+    http = TestClient(create_app(Endpoint(tiny_pack, Catalog(store.root), client, fake.stats)))
+    response = ask(http, n=3)
+    assert response.status_code == 504 and response.headers["x-should-retry"] == "false"
+    assert error_of(response)["code"] == "timeout" and "taken back" in error_of(response)["message"]
+    assert [pending.cancelled for pending in fake.pending] == [True] * 3
+
+
+PROVOKED: dict[type[Exception], Callable[[TestClient, FakeGenerator], Any]] = {
+    UnknownIdentity: lambda http, _fake: ask(http, model="adda"),
+    IncompatibleIdentity: lambda http, _fake: ask(http, model="cleo"),
+    RequestValidationError: lambda http, _fake: http.get("/v1/models?limit=0"),
+    RequestRefused: lambda http, _fake: ask(http, model=None),
+    PromptTooLong: lambda http, fake: failing(http, fake, PromptTooLong("<person> lies beyond the 75 tokens")),
+    HTTPException: lambda http, _fake: http.get("/v2"),
+    QueueFull: lambda http, fake: failing(http, fake, BackPressureError(64, 64)),
+    GeneratorDown: lambda http, fake: failing(http, fake, ActorDiedError()),
+    GenerationTimeout: lambda http, fake: failing(http, fake, TimeoutError(SECRET)),
+    Exception: lambda http, fake: failing(http, fake, PackError(SECRET)),
+}
+
+
+def failing(http: TestClient, fake: FakeGenerator, error: Exception) -> Any:
+    fake.error = error
+    return ask(http, n=2)
+
+
+@pytest.mark.parametrize("kind", ANSWERS)
+def test_no_answer_tells_what_belongs_to_the_server(
+    http: TestClient, fake: FakeGenerator, store: Store, tiny_pack: Pack, kind: type[Exception]
+) -> None:
+    response = PROVOKED[kind](http, fake)
+    assert response.status_code == ANSWERS[kind].status and error_of(response)["code"] == ANSWERS[kind].code
+    assert not any(text in response.text for text in (SECRET, store.root, str(tiny_pack.root)))
+
+
+@pytest.mark.parametrize("kind", [IdentityNotFound, OSError, ValueError, PackError, RuntimeError, PermissionError])
+def test_a_storage_that_fails_is_a_500_without_its_message(
+    http: TestClient, kind: type[Exception], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for method in ("identity_page", "open"):
+        monkeypatch.setattr(Store, method, Mock(side_effect=kind(SECRET)))
+    routes = ("/v1/models", "/v1/models/ada", "/v1/identities/ada")
+    for response in (ask(http), *(http.get(route) for route in routes)):
+        assert response.status_code == 500 and SECRET not in response.text
 
 
 def test_unknown_routes_answer_in_the_same_shape(http: TestClient) -> None:
@@ -234,8 +328,29 @@ def test_models_are_what_can_be_asked_for(http: TestClient, store: Store, tiny_p
     for model_id, card in listed.items():
         assert http.get(f"/v1/models/{model_id}").json() == card
     assert http.get("/v1/models/nobody").status_code == 404
-    assert [card["id"] for card in http.get("/v1/models?limit=1").json()["data"]] == ["ada"]
     assert error_of(http.get("/v1/models?limit=0"))["param"] == "limit"
+
+
+def test_models_come_in_pages_newest_first(http: TestClient, store: Store, tiny_pack: Pack) -> None:
+    mine = tiny_pack.fingerprint()
+    store.upsert("identities", [identity_row(person(n, "ada" if n == 9 else f"p{n}", mine)) for n in range(4, 11)])
+    whole = http.get("/v1/models").json()
+    ids = [card["id"] for card in whole["data"]]
+    assert ids[:2] == ["bob", "p10"] and len(ids) == 9 and len(set(ids)) == 9 and not whole["has_more"]
+    pages, after = [], ""
+    while True:
+        page = http.get(f"/v1/models?limit=4{after}").json()
+        pages.append([card["id"] for card in page["data"]])
+        assert (page["first_id"], page["last_id"]) == (pages[-1][0], pages[-1][-1])
+        if not page["has_more"]:
+            break
+        after = f"&after={page['last_id']}"
+    assert [len(page) for page in pages] == [4, 4, 1] and [i for page in pages for i in page] == ids
+    response = http.get("/v1/models?after=nobody")
+    assert response.status_code == 422 and error_of(response)["param"] == "after"
+    store.delete("identities", "TRUE")
+    empty = {"object": "list", "data": [], "first_id": None, "last_id": None, "has_more": False}
+    assert http.get("/v1/models").json() == empty
 
 
 def test_an_identity_shows_its_words_only_when_asked(http: TestClient) -> None:
@@ -248,10 +363,10 @@ def test_an_identity_shows_its_words_only_when_asked(http: TestClient) -> None:
 def test_health_and_stats(http: TestClient, tiny_pack: Pack) -> None:
     assert http.get("/healthz").json() == {"status": "ok", "pack": "tiny", "fingerprint": tiny_pack.fingerprint()}
     assert http.get("/v1/stats").json() == {"images": 2, "unet_batches": 1, "max_batch": 2, "batch_sizes": {"2": 1}}
-    both = Stats(images=3, unet_batches=2, max_batch=2, batch_sizes={1: 1, 2: 1}) + Stats(
+    both = GeneratorStats(images=3, unet_batches=2, max_batch=2, batch_sizes={1: 1, 2: 1}) + GeneratorStats(
         images=4, unet_batches=1, max_batch=4, batch_sizes={4: 1}
     )
-    assert both == Stats(images=7, unet_batches=3, max_batch=4, batch_sizes={1: 1, 2: 1, 4: 1})
+    assert both == GeneratorStats(images=7, unet_batches=3, max_batch=4, batch_sizes={1: 1, 2: 1, 4: 1})
 
 
 def test_the_catalog_follows_the_table(store: Store, tiny_pack: Pack, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -262,13 +377,40 @@ def test_the_catalog_follows_the_table(store: Store, tiny_pack: Pack, monkeypatc
     read = Store.find_identity
     monkeypatch.setattr(Store, "find_identity", lambda self, name: reads.append(name) or read(self, name))
     assert catalog.find("ada") is first and not reads  # cached
-    with pytest.raises(IdentityNotFound):
+    with pytest.raises(UnknownIdentity):
         catalog.find("dora")
     newer = person(4, "ada", tiny_pack.fingerprint(), "2026-02-01T00:00:00+00:00")
     store.upsert("identities", [identity_row(newer), identity_row(person(5, "dora", tiny_pack.fingerprint()))])
     assert catalog.find("dora").identity_id == f"{5:016x}"  # what was not there is always looked up again
     now = 1.5
     assert catalog.find("ada").identity_id == f"{4:016x}"  # and what was replaced, after ttl_s
+
+
+def test_a_slow_storage_holds_up_nobody_whose_identity_is_cached(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    catalog = Catalog(store.root)
+    catalog.find("ada")
+    reading, answer = threading.Event(), threading.Event()
+    newest = catalog._read_version
+
+    def slow() -> int:
+        if not reading.is_set():
+            reading.set()
+            assert answer.wait(10)
+            return -1  # older than what others were told meanwhile: it must not count
+        return newest()
+
+    monkeypatch.setattr(catalog, "_read_version", slow)
+    with ThreadPoolExecutor(1) as pool:
+        held_up = pool.submit(catalog.find, "bob")
+        assert reading.wait(10)
+        start = time.perf_counter()
+        first = catalog.find("ada")
+        assert time.perf_counter() - start < 2 and not held_up.done()
+        answer.set()
+        assert held_up.result().name == "bob"
+    assert catalog.find("ada") is first and catalog._version == newest()
 
 
 class FakeImages:
@@ -291,13 +433,29 @@ def test_a_bad_prompt_does_not_spoil_its_batch(tiny_pack: Pack, monkeypatch: pyt
     generator = Generator(str(tiny_pack.root), device="cpu", num_threads=1, max_batch=8, batch_wait_s=0.0)
     who, few, many = person(1, "ada", ""), GenerateConfig(num_inference_steps=2), GenerateConfig()
     wanted = [("a", few), ("b", many), ("bad", many), ("c", few), ("d", many)]
-    jobs = [ImageJob(identity=who, prompt=text, seed=i, config=config) for i, (text, config) in enumerate(wanted)]
-    results = generator._make(jobs)
+    jobs = [ImageRequest(identity=who, prompt=text, seed=i, config=config) for i, (text, config) in enumerate(wanted)]
+    tickets = [_Ticket(job) for job in jobs]
+    generator._make(tickets)
+    results = [ticket.result for ticket in tickets]
     assert FakeImages.batches == [["a", "c"], ["b"], ["d"]]  # equal settings share; the spoilt batch goes one by one
     assert isinstance(results[2], ValueError)
     good = [(i, result) for i, result in enumerate(results) if isinstance(result, ImageResult)]
     assert [(i, result.batch_size) for i, result in good] == [(0, 2), (1, 1), (3, 2), (4, 1)]
     assert all((result.image == i).all() for i, result in good)
+
+
+def test_what_was_cancelled_while_it_waited_for_its_batch_is_not_drawn(
+    tiny_pack: Pack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(factory.draw.images, "ImageGenerator", FakeImages)
+    generator = Generator(str(tiny_pack.root), device="cpu", num_threads=1, max_batch=8, batch_wait_s=0.0)
+    who, few, many = person(1, "ada", ""), GenerateConfig(num_inference_steps=2), GenerateConfig()
+    wanted = [("a", few), ("b", many), ("c", many), ("d", GenerateConfig(guidance_scale=1.0))]
+    tickets = [_Ticket(ImageRequest(identity=who, prompt=text, seed=0, config=config)) for text, config in wanted]
+    tickets[2].cancelled = tickets[3].cancelled = True
+    generator._make(tickets)
+    assert FakeImages.batches == [["a"], ["b"]] and generator._stats.images == 2
+    assert [ticket.result is None for ticket in tickets] == [False, False, True, True]
 
 
 def test_the_thread_that_computes_has_its_share_of_cores(tiny_pack: Pack, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,6 @@
 """The endpoint on a local Ray cluster, asked by the openai client: batches, errors, new identities, back-pressure."""
 
+import asyncio
 import base64
 import io
 import socket
@@ -14,11 +15,15 @@ import openai
 import pytest
 import ray
 from PIL import Image
+from ray import serve as ray_serve
 
+from factory.config import GenerateConfig
 from factory.pack import Pack
+from factory.records import ImageRequest
 from factory.store.rows import identity_row
 from factory.store.tables import Store
-from serve.app import builder, start, stop
+from serve.app import APP_NAME, builder, start, stop
+from serve.client import GenerationTimeout, ImageClient
 from serve.settings import Settings
 from tests.test_serve import person
 
@@ -113,10 +118,38 @@ def test_requests_that_come_during_a_batch_share_the_next(client: openai.OpenAI)
     assert first == 1 and others == [3, 3, 3]
 
 
+def test_what_nobody_waits_for_is_not_drawn(client: openai.OpenAI, url: str, tiny_pack: Pack) -> None:
+    """While a batch runs: a caller goes away, and a request's time is up. Neither is drawn when the batch is done."""
+    generator = ray_serve.get_deployment_handle("Generator", APP_NAME)
+    images = ImageClient(generator.generate.remote, timeout_s=0.4)
+    who = person(2, "bob", tiny_pack.fingerprint())
+    requests = [ImageRequest(identity=who, prompt="snow", seed=i, config=GenerateConfig()) for i in range(2)]
+
+    def goes_away() -> None:
+        with pytest.raises(httpx.ReadTimeout):
+            httpx.post(f"{url}/v1/images/generations", json={"model": "bob", "prompt": "snow", "n": 2}, timeout=0.4)
+
+    def runs_out_of_time() -> None:
+        with pytest.raises(GenerationTimeout):
+            asyncio.run(images.images(requests))
+
+    before = httpx.get(f"{url}/v1/stats").json()
+    with ThreadPoolExecutor(1) as pool:
+        body = {"model": "ada", "prompt": "snow", "n": 4, "num_inference_steps": 200}
+        first = pool.submit(lambda: httpx.post(f"{url}/v1/images/generations", json=body, timeout=60))
+        time.sleep(0.4)  # until that batch runs
+        together(goes_away, runs_out_of_time)
+        assert not first.done(), "the batch was to outlast both"
+        assert first.result().status_code == 200
+    picture(client, "bob")  # a batch that comes after whatever still waited
+    after = httpx.get(f"{url}/v1/stats").json()
+    assert after["images"] - before["images"] == 4 + 1
+
+
 def test_errors_reach_the_client_as_its_own(client: openai.OpenAI) -> None:
     with pytest.raises(openai.NotFoundError) as missing:
         picture(client, "adda")
-    assert missing.value.code == "model_not_found" and "ada" in missing.value.message and missing.value.request_id
+    assert missing.value.code == "model_not_found" and "'adda'" in missing.value.message and missing.value.request_id
     with pytest.raises(openai.ConflictError) as misfit:
         client.with_options(max_retries=2).images.generate(model="cleo", prompt="x")
     assert misfit.value.code == "incompatible_identity"

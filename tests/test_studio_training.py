@@ -12,11 +12,11 @@ from torch import nn
 from torch.nn import functional as F
 from transformers import ViTConfig, ViTModel
 
-from factory.base.text import PERSON
 from factory.config import PrepareConfig
 from factory.faces.detect import FaceDetector, FaceRecogniser
 from factory.faces.encode import FeatureEncoder
 from factory.pack import load_pack
+from factory.prompts import PERSON
 from factory.records import Photo
 from studio.demo.people import portrait
 from studio.training import crew, latents

@@ -5,9 +5,10 @@ import torch
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from factory.base.diffusion import DiffusionBase
-from factory.base.text import PERSON, TEMPLATES, inject, tokenise, with_person
+from factory.base.text import inject, tokenise
 from factory.learn.celebs import celeb_prior
 from factory.pack import Pack
+from factory.prompts import PERSON, TEMPLATES, with_person
 
 
 @pytest.fixture(scope="module")

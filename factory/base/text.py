@@ -1,4 +1,4 @@
-"""Prompt templates, and where the two words of an identity go in a tokenised prompt.
+"""Where the two words of an identity go in a tokenised prompt.
 
 The words replace a placeholder at the token-embedding level, before position embeddings, so that the text encoder
 reads "a photo of a v1* v2*": nothing of the placeholder's own text is left over. No vocabulary ever grows.
@@ -13,41 +13,13 @@ from dataclasses import dataclass
 import torch
 from transformers import CLIPTokenizer
 
-PERSON = "<person>"  # stands for the identity in a prompt
+from factory.errors import PromptTooLong
+from factory.prompts import PERSON
+
 NUM_WORDS = 2  # V: a first name and a last name
 _TEXT = -1  # slot of a token that is ordinary text
 
 logger = logging.getLogger(__name__)
-
-
-def _templates() -> tuple[str, ...]:
-    """The ImageNet / textual-inversion family: 57 templates, as many as the release has distinct ones."""
-    photo = [f"a photo of {what}" for what in ("a", "the", "my", "one", "a nice", "the nice")]
-    photo += [f"a photo of {what}" for what in ("a clean", "the clean", "a dirty", "a cool", "the cool")]
-    photo += [f"a photo of {what}" for what in ("a small", "the small", "the weird", "the large")]
-    photo += ["the photo of a", "a dark photo of the", "a bright photo of the", "a rendering of a"]
-    for view in ("a cropped photo of", "a close-up photo of", "a good photo of", "a rendition of"):
-        photo += [f"{view} a", f"{view} the"]
-    art = [
-        f"{kind} of {what}"
-        for kind in ("an illustration", "a depiction")
-        for what in (
-            *("a", "the", "my", "one", "a clean", "the clean", "a dirty", "a nice"),
-            *("the nice", "a cool", "the cool", "a small", "the small", "the weird", "the large"),
-        )
-    ]
-    return tuple(f"{text} {PERSON}" for text in photo + art)
-
-
-TEMPLATES = _templates()
-
-
-def with_person(prompt: str) -> str:
-    """`prompt` with the identity in it: a prompt without `<person>` gets it in front, as in the paper."""
-    prompt = prompt.strip()
-    if PERSON in prompt:
-        return prompt
-    return f"{PERSON} {prompt}".strip()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,7 +42,7 @@ def tokenise(prompts: Sequence[str], tokenizer: CLIPTokenizer) -> TokenisedPromp
     A text longer than the encoder's L tokens is cut at its end, with a warning.
 
     Raises:
-        ValueError: the cut would remove the identity from a prompt.
+        PromptTooLong: the cut would remove the identity from a prompt.
     """
     length = tokenizer.model_max_length
     ids_BL = torch.full((len(prompts), length), tokenizer.pad_token_id, dtype=torch.int64)
@@ -88,7 +60,7 @@ def tokenise(prompts: Sequence[str], tokenizer: CLIPTokenizer) -> TokenisedPromp
         room = length - 2  # the begin and end tokens
         if len(ids) > room:
             if PERSON in prompt and NUM_WORDS - 1 not in slots[:room]:
-                raise ValueError(f"{PERSON} lies beyond the {room} tokens the text encoder reads; move it to the front")
+                raise PromptTooLong(f"{PERSON} lies beyond the {room} tokens that are read; move it to the front")
             logger.warning("prompt cut from %d to %d tokens: %s", len(ids), room, prompt)
             ids, slots = ids[:room], slots[:room]
         ids_BL[row, : len(ids) + 2] = torch.tensor([tokenizer.bos_token_id, *ids, tokenizer.eos_token_id])

@@ -3,42 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from itertools import groupby
 
 import numpy as np
 import torch
 from diffusers import DPMSolverMultistepScheduler
 
-from factory import ids
 from factory.base.diffusion import DiffusionBase
-from factory.base.text import tokenise, with_person
+from factory.base.text import tokenise
 from factory.config import GenerateConfig
-from factory.errors import IncompatibleIdentity
 from factory.pack import Pack
-from factory.records import TEXT_ENCODER, Identity
+from factory.prompts import with_person
+from factory.records import TEXT_ENCODER, ImageRequest
 
 OnStep = Callable[[int, int], None]  # denoising steps done, steps in all
 _MAX_BATCH = 32  # images of one UNet batch; guidance doubles it
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ImageRequest:
-    """One picture to make."""
-
-    identity: Identity
-    prompt: str  # with or without <person>
-    seed: int
-    config: GenerateConfig
-
-
-def image_id(request: ImageRequest, model: str) -> str:
-    """16 hex digits: the same identity, prompt, seed, config and `model` always give the same image.
-
-    `model` is the pack's `model_fingerprint`.
-    """
-    prompt = with_person(request.prompt)
-    return ids.image_id(request.identity.identity_id, prompt, request.seed, request.config, model)
+def unet_batches(requests: Sequence[ImageRequest], max_batch: int) -> list[list[int]]:
+    """Which requests share a UNet batch, as rows: those with the same config, at most `max_batch`, first come first."""
+    alike: dict[GenerateConfig, list[int]] = {}
+    for row, request in enumerate(requests):
+        alike.setdefault(request.config, []).append(row)
+    return [rows[i : i + max_batch] for rows in alike.values() for i in range(0, len(rows), max_batch)]
 
 
 class ImageGenerator:
@@ -62,10 +48,11 @@ class ImageGenerator:
 
         Raises:
             IncompatibleIdentity: an identity was learned for another text encoder than this pack's.
+            PromptTooLong: the text encoder would not read the <person> of a prompt.
         """
         for request in requests:
-            self._check(request.identity)
-        batches = self._batches(requests)
+            self.base.pack.check_fit(request.identity)
+        batches = unet_batches(requests, self.max_batch)
         steps_in_all = sum(requests[rows[0]].config.num_inference_steps for rows in batches)
         images: list[np.ndarray | None] = [None] * len(requests)
         done = 0
@@ -81,22 +68,6 @@ class ImageGenerator:
                 images[row] = image
             done += batch[0].config.num_inference_steps
         return [image for image in images if image is not None]
-
-    def _check(self, identity: Identity) -> None:
-        if identity.fingerprint != self.base.fingerprint:
-            raise IncompatibleIdentity(
-                f"identity {identity.name!r} ({identity.identity_id}) was learned with pack {identity.pack!r} "
-                f"(text encoder {identity.fingerprint}); this is pack {self.base.pack.name!r} "
-                f"({self.base.fingerprint}). Use that pack, or train the identity again with this one."
-            )
-
-    def _batches(self, requests: Sequence[ImageRequest]) -> list[list[int]]:
-        rows = sorted(range(len(requests)), key=lambda row: requests[row].config.model_dump_json())
-        batches: list[list[int]] = []
-        for _, same in groupby(rows, key=lambda row: requests[row].config):
-            group = list(same)
-            batches += [group[first : first + self.max_batch] for first in range(0, len(group), self.max_batch)]
-        return batches
 
     @torch.inference_mode()
     def _generate_batch(self, requests: Sequence[ImageRequest], on_step: Callable[[int], None]) -> list[np.ndarray]:

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from factory.base.diffusion import DiffusionBase
-from factory.base.text import PERSON, TEMPLATES, tokenise
+from factory.base.text import tokenise
 from factory.config import EngineConfig, MethodConfig, TrainConfig
 from factory.faces.encode import FeatureEncoder
 from factory.ids import identity_id, training_json
@@ -25,6 +25,7 @@ from factory.learn.celebs import celeb_prior
 from factory.learn.memory import choose_slots
 from factory.learn.slots import Finished, Slots
 from factory.pack import Pack
+from factory.prompts import PERSON, TEMPLATES
 from factory.records import TEXT_ENCODER, Identity, PreparedFace
 
 OnStep = Callable[[int, int], None]  # steps done of the identities in their slots, together; steps of one identity

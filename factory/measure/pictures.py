@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 
-from factory.base.text import PERSON, with_person
 from factory.config import EvaluateConfig, GenerateConfig
 from factory.errors import PackError
 from factory.faces.detect import FaceRecogniser
@@ -17,6 +16,7 @@ from factory.measure.clip import ClipScorer
 from factory.measure.formulas import cosine, face_diversity, perceptual_distances, trusted_diversity
 from factory.measure.perceptual import Inception, Lpips
 from factory.pack import Pack, file_sha256
+from factory.prompts import PERSON, with_person
 from factory.records import GeneratedImage, PictureMetrics
 
 

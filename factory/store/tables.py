@@ -18,6 +18,7 @@ from typing import Any
 import lance
 import pyarrow as pa
 import pyarrow.parquet as pq
+from lance.dataset import ColumnOrdering
 
 from factory.errors import IdentityNotFound
 from factory.files import filesystem
@@ -194,6 +195,37 @@ class Store:
             return [self.find_identity(name) for name in names_or_ids]
         rows = self.read("identities").to_pylist()
         return [identity_from_row(row) for row in sorted(rows, key=lambda row: (row["created_at"], row["name"]))]
+
+    def identity_page(
+        self, limit: int, after: str | None = None, fingerprint: str | None = None
+    ) -> list[dict[str, Any]]:
+        """At most `limit` identities, newest first, without their words: identity_id, name, pack and created_at.
+
+        Those of one text encoder if it is named; from the one that follows `after` (an identity_id) on.
+        """
+        dataset = self.open("identities")
+        if dataset is None:
+            return []
+        clauses = [] if fingerprint is None else [where_in("fingerprint", [fingerprint])]
+        if after is not None:
+            last = self.read("identities", columns=["created_at"], where=where_in("identity_id", [after])).to_pylist()
+            if not last:
+                raise IdentityNotFound(f"no identity {after!r} in {self.root} to go on from")
+            at = last[0]["created_at"]
+            clauses.append(f"(created_at < '{at}' OR (created_at = '{at}' AND identity_id < '{after}'))")
+        newest_first = [ColumnOrdering(name, ascending=False) for name in ("created_at", "identity_id")]
+        page = dataset.scanner(
+            columns=["identity_id", "name", "pack", "created_at"],
+            filter=" AND ".join(clauses) or None,
+            order_by=newest_first,
+            limit=limit,
+        )
+        return list(page.to_table().to_pylist())
+
+    def name_owners(self, names: Sequence[str]) -> dict[str, str]:
+        """The identity_id that each of these names stands for: the newest one's."""
+        rows = self.read("identities", columns=["identity_id", "name", "created_at"], where=where_in("name", names))
+        return {row["name"]: row["identity_id"] for row in sorted(rows.to_pylist(), key=lambda row: row["created_at"])}
 
     def find_identity(self, name_or_id: str) -> Identity:
         """The identity with this id, else the newest with this name, else the newest of a photo that came under this

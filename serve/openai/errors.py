@@ -12,8 +12,9 @@ from fastapi.responses import JSONResponse, Response
 from ray.exceptions import RayTaskError
 from starlette.exceptions import HTTPException
 
-from factory.errors import IdentityNotFound, IncompatibleIdentity
-from serve.drawing import GenerationTimeout, GeneratorDown, QueueFull
+from factory.errors import IncompatibleIdentity, PromptTooLong
+from serve.catalog import UnknownIdentity
+from serve.client import GenerationTimeout, GeneratorDown, QueueFull
 from serve.openai.schemas import RequestRefused
 
 
@@ -29,14 +30,15 @@ class Answer:
 
 
 ANSWERS: Final[dict[type[Exception], Answer]] = {
-    IdentityNotFound: Answer(404, "invalid_request_error", "model_not_found", "model"),
+    UnknownIdentity: Answer(404, "invalid_request_error", "model_not_found", "model"),
     IncompatibleIdentity: Answer(409, "invalid_request_error", "incompatible_identity", "model", retry=False),
     RequestValidationError: Answer(422, "invalid_request_error", "invalid_value"),
     RequestRefused: Answer(422, "invalid_request_error", "invalid_value"),
+    PromptTooLong: Answer(422, "invalid_request_error", "invalid_value", "prompt"),
     HTTPException: Answer(404, "invalid_request_error", "no_such_route"),  # its own status: 404, 405
     QueueFull: Answer(429, "rate_limit_error", "queue_full", retry=True),
     GeneratorDown: Answer(503, "server_error", "generator_unavailable", retry=True),
-    GenerationTimeout: Answer(504, "server_error", "timeout"),
+    GenerationTimeout: Answer(504, "server_error", "timeout", retry=False),  # again costs as much again
     Exception: Answer(500, "server_error", "internal_error"),
 }
 

@@ -12,19 +12,31 @@ from fastapi import Query
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 
 from factory.config import GenerateConfig
-from factory.errors import IncompatibleIdentity
 from factory.pack import Pack
-from factory.records import Identity
-from serve.catalog import Catalog
-from serve.drawing import ImageClient, ImageJob
-from serve.openai.schemas import MAX_SEED, ImageData, ImagesRequest, ImagesResponse, ModelCard, Stats, identity_card
+from factory.records import ImageRequest
+from serve.catalog import Catalog, UnknownIdentity
+from serve.client import ImageClient
+from serve.drawing import GeneratorStats
+from serve.openai.schemas import (
+    MAX_SEED,
+    ImageData,
+    ImagesRequest,
+    ImagesResponse,
+    ModelCard,
+    ModelList,
+    RequestRefused,
+    Stats,
+    identity_card,
+)
+
+MAX_PAGE = 10_000  # identities of one answer
 
 
 class Endpoint:
     """The handlers: `client` makes pictures, `read_stats` says what was made."""
 
     def __init__(
-        self, pack: Pack, catalog: Catalog, client: ImageClient, read_stats: Callable[[], Awaitable[Stats]]
+        self, pack: Pack, catalog: Catalog, client: ImageClient, read_stats: Callable[[], Awaitable[GeneratorStats]]
     ) -> None:
         self._pack = pack
         self._fingerprint = pack.fingerprint()
@@ -37,11 +49,11 @@ class Endpoint:
         """Pictures of one identity, in OpenAI's format; see ImagesRequest for the fields."""
         body.check_size(self._pack.resolution)
         identity = await asyncio.to_thread(self._catalog.find, body.wanted_identity())
-        self._check_fit(identity)
+        self._pack.check_fit(identity)
         seed = secrets.randbelow(MAX_SEED) if body.seed is None else body.seed
         config = body.config(self._defaults)
         results = await self._client.images(
-            [ImageJob(identity=identity, prompt=body.prompt, seed=seed + i, config=config) for i in range(body.n)]
+            [ImageRequest(identity=identity, prompt=body.prompt, seed=seed + i, config=config) for i in range(body.n)]
         )
         await asyncio.to_thread(self._catalog.find, identity.identity_id)  # erased meanwhile: no picture leaves
 
@@ -62,13 +74,19 @@ class Endpoint:
             return StreamingResponse(answer.events(), media_type="text/event-stream")
         return JSONResponse(answer.model_dump(exclude_none=True))
 
-    async def list_models(self, limit: Annotated[int, Query(ge=1)] = 10_000) -> dict[str, Any]:
-        """The identities that can be asked for with this pack, newest first."""
-        return {"object": "list", "data": await asyncio.to_thread(self._catalog.cards, self._fingerprint, limit)}
+    async def list_models(
+        self, limit: Annotated[int, Query(ge=1, le=MAX_PAGE)] = 1000, after: str | None = None
+    ) -> ModelList:
+        """The identities that can be asked for with this pack, newest first, from the one that follows `after` on."""
+        try:
+            listed = await asyncio.to_thread(self._catalog.page, self._fingerprint, limit + 1, after)
+        except UnknownIdentity as error:
+            raise RequestRefused(str(error), "after") from None
+        return ModelList.of(listed, limit)
 
     async def show_model(self, model: str) -> ModelCard:
         """One identity as a model."""
-        return await asyncio.to_thread(self._catalog.card, model)
+        return ModelCard.of(await asyncio.to_thread(self._catalog.listed, model))
 
     async def show_identity(self, identity: str, words: bool = False) -> dict[str, Any]:
         """What is known of an identity, by name or id."""
@@ -77,16 +95,8 @@ class Endpoint:
 
     async def show_stats(self) -> Stats:
         """How many pictures shared how many UNet batches."""
-        return await self._read_stats()
+        return Stats.model_validate(await self._read_stats())
 
     async def show_health(self) -> dict[str, str]:
         """That the endpoint answers, and which pack it serves."""
         return {"status": "ok", "pack": self._pack.name, "fingerprint": self._fingerprint}
-
-    def _check_fit(self, identity: Identity) -> None:
-        if identity.fingerprint != self._fingerprint:
-            raise IncompatibleIdentity(
-                f"identity {identity.name!r} was learned with pack {identity.pack!r} (text encoder "
-                f"{identity.fingerprint}); this endpoint serves pack {self._pack.name!r} ({self._fingerprint}). "
-                f"Serve that pack, or train the identity with {self._pack.name!r}."
-            )

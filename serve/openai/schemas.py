@@ -5,7 +5,8 @@ from __future__ import annotations
 import base64
 import io
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from datetime import datetime
 from typing import Any, Literal
 
 import numpy as np
@@ -14,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from factory.config import GenerateConfig
 from factory.records import Identity
+from serve.catalog import Listed
 
 OutputFormat = Literal["png", "jpeg", "webp"]
 MAX_IMAGES = 10  # of one request, as in OpenAI's API
@@ -24,7 +26,7 @@ class RequestRefused(ValueError):
     """The caller's request cannot be carried out as it is; `param` names the field, None if it is no single one."""
 
     def __init__(self, message: str, param: str | None = None) -> None:
-        super().__init__(message, param)  # both in args, so that it survives pickling between replicas
+        super().__init__(message, param)  # both in args, so that it survives pickling between processes
         self.message = message
         self.param = param
 
@@ -144,7 +146,7 @@ class ImagesResponse(BaseModel):
 class ModelCard(BaseModel):
     """An identity in GET /v1/models."""
 
-    id: str  # what to ask for: the name, or the identity_id where the name is no longer its own or holds a "/"
+    id: str  # what to ask for: the name, or the identity_id where the name is not its own or no part of a URL
     object: Literal["model"] = "model"
     created: int  # Unix time, s
     owned_by: str = "identity-factory"
@@ -152,23 +154,44 @@ class ModelCard(BaseModel):
     name: str
     pack: str
 
+    @classmethod
+    def of(cls, listed: Listed) -> ModelCard:
+        """An identity of the catalogue."""
+        return cls(
+            id=listed.handle,
+            created=int(datetime.fromisoformat(listed.created_at).timestamp()),
+            identity_id=listed.identity_id,
+            name=listed.name,
+            pack=listed.pack,
+        )
+
+
+class ModelList(BaseModel):
+    """GET /v1/models: a page; `?after=` its last_id gives the next one."""
+
+    object: Literal["list"] = "list"
+    data: list[ModelCard]
+    first_id: str | None
+    last_id: str | None
+    has_more: bool
+
+    @classmethod
+    def of(cls, listed: Sequence[Listed], limit: int) -> ModelList:
+        """The first `limit` of the identities; more of them than that means that there are more."""
+        cards = [ModelCard.of(one) for one in listed[:limit]]
+        first, last = (cards[0].id, cards[-1].id) if cards else (None, None)
+        return cls(data=cards, first_id=first, last_id=last, has_more=len(listed) > limit)
+
 
 class Stats(BaseModel):
     """GET /v1/stats: what the generator replicas that run now have done."""
 
-    images: int = 0
-    unet_batches: int = 0
-    max_batch: int = 0  # images of the largest UNet batch
-    batch_sizes: dict[int, int] = {}  # images of a UNet batch -> how many such batches
+    model_config = ConfigDict(from_attributes=True)
 
-    def __add__(self, other: Stats) -> Stats:
-        sizes = sorted({*self.batch_sizes, *other.batch_sizes})
-        return Stats(
-            images=self.images + other.images,
-            unet_batches=self.unet_batches + other.unet_batches,
-            max_batch=max(self.max_batch, other.max_batch),
-            batch_sizes={size: self.batch_sizes.get(size, 0) + other.batch_sizes.get(size, 0) for size in sizes},
-        )
+    images: int
+    unet_batches: int
+    max_batch: int  # images of the largest UNet batch
+    batch_sizes: dict[int, int]  # images of a UNet batch -> how many such batches
 
 
 def identity_card(identity: Identity, *, compatible: bool, words: bool) -> dict[str, Any]:

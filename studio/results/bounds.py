@@ -18,11 +18,11 @@ import torch
 from safetensors.torch import load_file
 
 from factory.config import GenerateConfig
-from factory.draw.images import ImageRequest, image_id
 from factory.errors import PackError
+from factory.ids import image_id
 from factory.learn.celebs import CelebPrior
 from factory.pack import Pack
-from factory.records import TEXT_ENCODER, GeneratedImage, Identity, PreparedFace
+from factory.records import TEXT_ENCODER, GeneratedImage, Identity, ImageRequest, PreparedFace
 from studio.results.protocol import Plan, draw_context
 from studio.world.people import Person
 
