@@ -30,7 +30,7 @@ from factory.store.tables import Store
 from factory.store.tombstones import tombstone_digest
 from serve.app import create_app
 from serve.catalog import Catalog
-from serve.drawing import ImageClient
+from serve.client import ImageClient
 from serve.openai.images import Endpoint
 from tests.make_faces import noise_face
 from tests.test_serve import FakeGenerator, ask, person
@@ -332,9 +332,9 @@ def test_a_picture_in_the_making_does_not_leave_after_the_erasure(store: Store, 
     fill(store, tiny_pack)
 
     class SlowGenerator(FakeGenerator):
-        async def submit(self, job: Any) -> Any:
+        async def work(self, job: Any) -> Any:
             erase(store, find_person(store, name=job.identity.name))
-            return await super().submit(job)
+            return await super().work(job)
 
     fake = SlowGenerator()
     endpoint = Endpoint(tiny_pack, Catalog(store.root), ImageClient(fake.submit, timeout_s=60.0), fake.stats)

@@ -8,10 +8,11 @@ import pickle
 import pytest
 
 import factory.errors
-import serve.drawing
+import serve.catalog
+import serve.client
 import serve.openai.schemas
 from factory.errors import PhotoRejected
-from serve.drawing import QueueFull
+from serve.client import QueueFull
 from serve.openai.schemas import RequestRefused
 
 TWO_ARGUMENTS = {
@@ -21,7 +22,7 @@ TWO_ARGUMENTS = {
 }
 OURS = [
     kind
-    for module in (factory.errors, serve.drawing, serve.openai.schemas)
+    for module in (factory.errors, serve.catalog, serve.client, serve.openai.schemas)
     for kind in vars(module).values()
     if inspect.isclass(kind) and issubclass(kind, Exception) and kind.__module__ == module.__name__
 ]

@@ -88,10 +88,10 @@ class FakeGenerator:
         self.endless = False
 
     def submit(self, job: ImageRequest) -> FakePending:
-        self.pending.append(FakePending(self._work(job)))
+        self.pending.append(FakePending(self.work(job)))
         return self.pending[-1]
 
-    async def _work(self, job: ImageRequest) -> ImageResult:
+    async def work(self, job: ImageRequest) -> ImageResult:
         self.jobs.append(job)
         if self.error is not None and len(self.jobs) > 1:
             raise self.error

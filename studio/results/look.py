@@ -9,12 +9,13 @@ from typing import Literal
 import numpy as np
 from PIL import Image
 
-from factory.base.text import PERSON
-from factory.draw.images import ImageGenerator, ImageRequest
+from factory.draw.images import ImageGenerator
 from factory.faces.detect import FaceRecogniser
 from factory.faces.prepare import Preparer
 from factory.learn.celebs import celeb_prior
 from factory.pack import load_pack
+from factory.prompts import PERSON
+from factory.records import ImageRequest
 from factory.settings import generate_settings
 from studio.demo.likeness import measure, overall
 from studio.demo.report import number, percent
