@@ -67,7 +67,7 @@ def export_identities(
     `identity-factory identities export --root out/people --format parquet --table images --out images.parquet`
     """
     with user_errors():
-        from factory.store.export import export_identity, export_paths
+        from factory.store.export import export_identities
         from factory.store.tables import Store
 
         store = Store(root)
@@ -82,8 +82,8 @@ def export_identities(
             raise ValueError(f"{root} holds no identities yet")
         if len(people) > 1 and out.suffix:
             raise typer.BadParameter(f"{len(people)} identities need a folder, not {out}; or name one identity")
-        for identity, path in zip(people, export_paths(people, out, file_format), strict=True):
-            print(export_identity(identity, path, file_format))
+        for path, token in export_identities(people, out, file_format).items():
+            print(path, f"(in prompts: {token})" if file_format == "diffusers" else "")
 
 
 @identities_app.command("erase")

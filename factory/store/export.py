@@ -1,9 +1,13 @@
-"""One identity as a file that other tools read (which reads which: README, "Use an identity elsewhere")."""
+"""Identities as files that other tools read (which reads which: README, "Use an identity elsewhere").
+
+A person's name may be anything; a file's name must do on every file system, and a token survive every tokenizer.
+"""
 
 from __future__ import annotations
 
+import unicodedata
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final, Literal, assert_never
 
@@ -19,6 +23,9 @@ SUFFIXES: Final[dict[ExportFormat, str]] = {
     "a1111": ".pt",
     "release": ".pt",
 }
+_NAME_BYTES = 200  # of a stem in UTF-8: file systems take 255, with what is put behind it
+_TOKEN_CHARS = 40
+_RESERVED = frozenset({"CON", "PRN", "AUX", "NUL", *(f"{port}{n}" for port in ("COM", "LPT") for n in "0123456789¹²³")})
 
 
 def export_identity(
@@ -27,7 +34,7 @@ def export_identity(
     """Writes the words [V, D] as one embedding file; gives its path (`<name><suffix>` if `path` is a folder).
 
     `kohya`: {"emb_params"}, read by kohya, ai-toolkit, InvokeAI, ComfyUI and, given `token=`, diffusers.
-    `diffusers`: {token: words}, exactly one key (learned_embeds.safetensors); the token is "<name>" unless given.
+    `diffusers`: {token: words}, exactly one key (learned_embeds.safetensors), `token_of` the name unless given.
     `a1111`: AUTOMATIC1111's dictionary. `release`: the bare [1, V, D] tensor of StableIdentity's published code.
     """
     target = Path(path)
@@ -51,7 +58,7 @@ def export_identity(
         case "kohya":
             save_file({"emb_params": words_VD}, target, metadata=about)
         case "diffusers":
-            save_file({token or f"<{identity.name}>": words_VD}, target, metadata=about)
+            save_file({token or token_of(identity): words_VD}, target, metadata=about)
         case "a1111":
             torch.save(_a1111(identity, words_VD), target)
         case "release":
@@ -61,16 +68,47 @@ def export_identity(
     return target
 
 
-def export_paths(identities: Sequence[Identity], out: Path, format: ExportFormat) -> list[Path]:
-    """A file each: `out` itself if it is one, else <name><suffix> in it; people of one name get their id behind it."""
+def export_identities(identities: Sequence[Identity], out: Path, format: ExportFormat) -> dict[Path, str]:
+    """A file each, and the token by which diffusers knows it: `out` itself if it is one, else <name><suffix> in it.
+
+    Names and tokens that two of these people would share get the identity's id behind them.
+    """
     if out.suffix and not out.is_dir():
-        return [out] * len(identities)
-    stems = [file_stem(identity.name) for identity in identities]
-    taken = Counter(stem.casefold() for stem in stems)  # some file systems take "Ada" and "ada" for the same
-    return [
-        out / f"{stem}{f'-{identity.identity_id}' if taken[stem.casefold()] > 1 else ''}{SUFFIXES[format]}"
-        for stem, identity in zip(stems, identities, strict=True)
-    ]
+        return {export_identity(who, out, format): token_of(who) for who in identities}
+    stems = _told_apart(identities, lambda who: file_stem(who.name).replace(" ", "_").replace(",", "_"))
+    tokens = [f"<{slug}>" for slug in _told_apart(identities, _slug)]
+    return {
+        export_identity(who, out / f"{stem}{SUFFIXES[format]}", format, token=token): token
+        for who, stem, token in zip(identities, stems, tokens, strict=True)
+    }
+
+
+def token_of(identity: Identity) -> str:
+    """What stands for the identity in a prompt of diffusers: "<ada-lovelace>".
+
+    Lower case, as CLIP's tokenizer makes all text; ASCII without spaces, as it would split; and in brackets, so that
+    none is the beginning of another: diffusers puts the second word in by replacing text.
+    """
+    return f"<{_slug(identity)}>"
+
+
+def _slug(identity: Identity) -> str:
+    """A name in a-z, 0-9 and hyphens; of names that have too few of these, the identity's id."""
+    plain = unicodedata.normalize("NFKD", identity.name.casefold())
+    kept = "".join(char for char in plain if not unicodedata.combining(char))
+    slug = "-".join("".join(char if char.isascii() and char.isalnum() else " " for char in kept).split())
+    if len(slug) > _TOKEN_CHARS:
+        return f"{slug[:_TOKEN_CHARS].rstrip('-')}-{identity.identity_id}"
+    lost = sum(char.isalnum() and not char.isascii() for char in kept)
+    return slug if slug and not lost else f"{slug}-{identity.identity_id}".lstrip("-")
+
+
+def _told_apart(identities: Sequence[Identity], name_of: Callable[[Identity], str]) -> list[str]:
+    """Their names, with the id behind those that are not alone; some file systems take "Ada" and "ada" for the same."""
+    plain = [name_of(who) for who in identities]
+    with_id = [f"{name}-{who.identity_id}" for name, who in zip(plain, identities, strict=True)]
+    shared = Counter(name.casefold() for name in [*plain, *set(with_id)])  # somebody may be called "ada-<id>"
+    return [name if shared[name.casefold()] == 1 else longer for name, longer in zip(plain, with_id, strict=True)]
 
 
 def _a1111(identity: Identity, words_VD: torch.Tensor) -> dict[str, object]:
@@ -85,6 +123,13 @@ def _a1111(identity: Identity, words_VD: torch.Tensor) -> dict[str, object]:
 
 
 def file_stem(name: str) -> str:
-    """A name as part of a file name: path separators and control characters become "_"."""
-    stem = "".join("_" if char in '/\\:*?"<>|' or ord(char) < 32 else char for char in name).strip(". ")
-    return stem or "_"
+    """A name as part of a file name that every file system takes: characters, length, reserved words, last letter."""
+    composed = unicodedata.normalize("NFC", name)
+    stem = "".join("_" if char in '/\\:*?"<>|' or not _printable(char) else char for char in composed)
+    stem = stem.encode()[:_NAME_BYTES].decode(errors="ignore").strip(". ")
+    reserved = stem.partition(".")[0].rstrip().upper() in _RESERVED  # for Windows, also with a suffix
+    return f"_{stem}" if reserved else stem or "_"
+
+
+def _printable(char: str) -> bool:
+    return unicodedata.category(char) not in ("Cc", "Cs", "Cn")  # control, half of a pair (a byte), unassigned

@@ -1,0 +1,91 @@
+"""Files for other tools: names that every file system takes, tokens that diffusers' own loader finds in a prompt."""
+
+from __future__ import annotations
+
+import unicodedata
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from diffusers import StableDiffusionPipeline
+from safetensors.torch import load_file
+
+from factory.pack import Pack
+from factory.records import TEXT_ENCODER, Identity
+from factory.store.export import SUFFIXES, ExportFormat, export_identities, export_identity, file_stem, token_of
+from tests.test_tables import identity
+
+NAMES = [
+    *("Ada Lovelace", "ADA", "ada", "Zoë Müller", "Zoe Muller", "agent 007", "7", "O'Brien", "李雷", "Ада", "😀", "ß"),
+    *("ada-1", "Ada Lovelace II", "photo of <person>", "x" * 300, "x" * 299 + "y", "a\x1b[31m\nb", "van  den Berg, J."),
+]
+
+
+def people(width: int) -> list[Identity]:
+    rng = np.random.default_rng(0)
+    return [
+        replace(identity(name, f"{number:016x}"), words={TEXT_ENCODER: rng.standard_normal((2, width), np.float32)})
+        for number, name in enumerate(NAMES)
+    ]
+
+
+def test_diffusers_finds_both_words_of_everybody_in_a_prompt(tiny_pack: Pack, tmp_path: Path) -> None:
+    """All of them in one pipeline, as diffusers' mixin loads them, and each by the key that its file has."""
+    pipe = StableDiffusionPipeline.from_pretrained(tiny_pack.folder(tiny_pack.base), safety_checker=None)
+    everybody = people(32)
+    files = export_identities(everybody, tmp_path, "diffusers")
+    for file in files:
+        pipe.load_textual_inversion(str(file))
+    weight = pipe.text_encoder.get_input_embeddings().weight.detach()
+    for who, (file, token) in zip(everybody, files.items(), strict=True):
+        assert list(load_file(file)) == [token]
+        for prompt in (f"a photo of {token} smiling", f"A photo of {token}, in the snow", f"{token}", f"({token}.)"):
+            ids = pipe.tokenizer(pipe.maybe_convert_prompt(prompt, pipe.tokenizer)).input_ids
+            own = [number for number in ids if number >= len(weight) - 2 * len(files)]
+            assert len(own) == 2, (who.name, prompt, pipe.tokenizer.convert_ids_to_tokens(ids))
+            torch.testing.assert_close(weight[own], torch.from_numpy(who.words[TEXT_ENCODER]), msg=who.name)
+
+
+def test_two_people_in_one_prompt_keep_apart(tiny_pack: Pack, tmp_path: Path) -> None:
+    pipe = StableDiffusionPipeline.from_pretrained(tiny_pack.folder(tiny_pack.base), safety_checker=None)
+    first, second = (who for who in people(32) if who.name in ("ada", "ada-1"))
+    for who in (first, second):
+        pipe.load_textual_inversion(str(export_identity(who, tmp_path, "diffusers")))
+    prompt = f"{token_of(second)} and {token_of(first)}"
+    ids = pipe.tokenizer(pipe.maybe_convert_prompt(prompt, pipe.tokenizer), add_special_tokens=False).input_ids
+    weight = pipe.text_encoder.get_input_embeddings().weight.detach()
+    assert len(ids) == 5  # two words, "and", two words
+    for words, who in ((ids[:2], second), (ids[3:], first)):
+        torch.testing.assert_close(weight[words], torch.from_numpy(who.words[TEXT_ENCODER]))
+
+
+def test_a_token_reads_like_the_name_where_it_can() -> None:
+    tokens = {name: token_of(identity(name, "c0ffee")) for name in NAMES}
+    assert tokens["Ada Lovelace"] == "<ada-lovelace>" and tokens["Zoë Müller"] == "<zoe-muller>"
+    assert tokens["agent 007"] == "<agent-007>" and tokens["O'Brien"] == "<o-brien>"
+    assert tokens["李雷"] == tokens["😀"] == "<c0ffee>"
+
+
+@pytest.mark.parametrize("format", SUFFIXES)
+def test_files_never_overwrite_one_another_and_their_names_do_everywhere(format: ExportFormat, tmp_path: Path) -> None:
+    everybody = people(4)
+    files = list(export_identities(everybody, tmp_path, format))
+    names = [file.name for file in files]
+    assert len({unicodedata.normalize("NFD", name).casefold() for name in names}) == len(NAMES)
+    assert sorted(file.name for file in tmp_path.iterdir()) == sorted(names)
+    assert all(len(unicodedata.normalize(form, name).encode()) <= 255 for name in names for form in ("NFC", "NFD"))
+    assert not any(char in name for name in names for char in " ,\n\x1b")  # ComfyUI cannot ask for a name with these
+    again = identity(f"ada-{everybody[2].identity_id}", "f" * 16)  # who is called as another one's file would be
+    assert len(export_identities([*everybody[1:3], again], tmp_path / "again", format)) == 3
+
+
+def test_names_of_files() -> None:
+    assert file_stem("Ann/B") == "Ann_B" and file_stem("Zoe\u0308") == "Zo\xeb" and file_stem("...") == "_"
+    assert file_stem("con") == "_con" and file_stem("NUL.tar") == "_NUL.tar" and file_stem("console") == "console"
+    assert file_stem("lpt1 .x") == "_lpt1 .x" and file_stem("trailing. .") == "trailing"
+    assert file_stem("caf\udce9") == "caf_" and file_stem("a\x85b\x7f") == "a_b_"
+    for name in ("é" * 300, "😀" * 300, "x" * 199 + "é", "a" * 300):
+        assert len(file_stem(name).encode()) <= 200 and file_stem(name) in name
+    assert file_stem("a" * 199 + ". b") == "a" * 199  # cut, it ends in a dot: Windows would drop that in silence
