@@ -12,7 +12,7 @@ from torch import nn
 from transformers import AutoImageProcessor, ViTModel
 
 from factory.base.text import NUM_WORDS
-from factory.config import MethodConfig, TrainConfig
+from factory.config import Recipe
 from factory.learn.augment import crop_layers
 from factory.learn.draws import draw_step, identity_generator
 from factory.learn.losses import in_noise_phase, two_phase_loss
@@ -26,8 +26,8 @@ class ReleaseLoop:
     """StableIdentity's published loop: one sample a step; the view goes through the VAE, and the crop through the
     FR-ViT, in every step; the ViT is not frozen, so the backward pass runs through it too, for nothing."""
 
-    def __init__(self, trainer: Trainer, face: PreparedFace, method: MethodConfig, train: TrainConfig) -> None:
-        base, pack = trainer.base, trainer.base.pack
+    def __init__(self, trainer: Trainer, face: PreparedFace, recipe: Recipe) -> None:
+        base, pack, method, train = trainer.base, trainer.base.pack, recipe.method, recipe.train
         self.base, self.templates, self.method, self.train = base, trainer.templates, method, train
         folder = pack.folder(pack.fr_vit)
         self.vit = ViTModel.from_pretrained(folder, add_pooling_layer=False, dtype=base.dtype).to(base.device)
@@ -98,9 +98,9 @@ class TextualInversion:
     """diffusers' examples/textual_inversion.py: the whole table of token embeddings is trained and all of it but the
     placeholder's rows is put back after each step; the picture goes through the VAE in every step."""
 
-    def __init__(self, trainer: Trainer, face: PreparedFace, method: MethodConfig, train: TrainConfig) -> None:
-        base = trainer.base
-        self.base, self.templates, self.method, self.train = base, trainer.templates, method, train
+    def __init__(self, trainer: Trainer, face: PreparedFace, recipe: Recipe) -> None:
+        base, train = trainer.base, recipe.train
+        self.base, self.templates, self.method, self.train = base, trainer.templates, recipe.method, train
         self.layers = crop_layers(face.crop, face.masks).to(base.device)
         self.generator = identity_generator(train.seed, face.face_id)
         known_ND = base.token_embedding.weight.detach().to(base.exact_dtype)

@@ -17,15 +17,15 @@ import statistics
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import ray
 import torch
-from ray.data import Dataset
 
 import pipelines.prepare
 from benchmarks.measure import hardware, markdown
@@ -33,7 +33,8 @@ from benchmarks.soak_photos import write
 from factory.errors import PhotoRejected
 from factory.faces.prepare import Preparer
 from factory.pack import load_pack
-from pipelines.jobs.job import connect, tally
+from pipelines.jobs.job import connect
+from pipelines.jobs.stage import Stage, tally
 
 _BAR = 0.8  # of the loop's photos a second
 
@@ -51,8 +52,8 @@ def job(photos: Path, num: int, pack: str) -> tuple[float, float]:
     """Photos a second of a whole job, and of the part of it that is at work."""
     commits: list[tuple[float, int]] = []
 
-    def watched(chain: Dataset) -> Iterator[Counter[str]]:
-        for counts in tally(chain):
+    def watched(blocks: Sequence[pa.Table], *stages: Stage) -> Iterator[Counter[str]]:
+        for counts in tally(blocks, *stages):
             commits.append((time.perf_counter(), counts["photos"]))
             yield counts
 

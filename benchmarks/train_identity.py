@@ -34,7 +34,7 @@ from benchmarks.measure import (
 )
 from benchmarks.setting import SIZES, bench_pack, noise_people
 from factory.base.text import NUM_WORDS
-from factory.config import EngineConfig, TrainConfig, preset
+from factory.config import EngineConfig, Recipe, preset
 from factory.learn.slots import Slots
 from factory.learn.trainer import Trainer, load_trainer
 from factory.records import PreparedFace
@@ -86,12 +86,8 @@ def _contenders(
     trainer: Trainer, people: list[PreparedFace], batches: list[int], steps: int, clock: Callable[[], float]
 ) -> tuple[list[Contender], dict[str, Callable[[], torch.Tensor]], float]:
     """All of them; how to get the first person's words from each; and the seconds of encoding a pool of views."""
-    method, release = preset("release")
-    train = release.model_copy(update={"views": "every_step"})
-    loop, inversion = (
-        ReleaseLoop(trainer, people[0], method, train),
-        TextualInversion(trainer, people[0], method, train),
-    )
+    recipe = _release(views="every_step")
+    loop, inversion = ReleaseLoop(trainer, people[0], recipe), TextualInversion(trainer, people[0], recipe)
     contenders = [
         Contender(name=RELEASE, run=partial(_repeat, loop.step, steps), items=steps),
         Contender(name=INVERSION, run=partial(_repeat, inversion.step, steps), items=steps),
@@ -99,7 +95,7 @@ def _contenders(
     words: dict[str, Callable[[], torch.Tensor]] = {RELEASE: loop.words}
     encode_s = 0.0
     for views in VIEWS:
-        own = train.model_copy(update={"views": views})
+        own = _release(views=views)
         for batch in batches:
             slots, seconds = _filled(trainer, people[:batch], own, clock)
             encode_s = seconds if views == "pool" else encode_s
@@ -110,18 +106,21 @@ def _contenders(
     return contenders, words, encode_s
 
 
+def _release(views: str) -> Recipe:
+    recipe = preset("release")
+    return Recipe(method=recipe.method, train=recipe.train.model_copy(update={"views": views}))
+
+
 def _filled(
-    trainer: Trainer, people: list[PreparedFace], train: TrainConfig, clock: Callable[[], float]
+    trainer: Trainer, people: list[PreparedFace], recipe: Recipe, clock: Callable[[], float]
 ) -> tuple[Slots, float]:
     """Slots with these people in them, and the seconds that each took to enter."""
-    method, _ = preset("release")
-    features = [trainer.features(face, method) for face in people]
+    features = [trainer.features(face, recipe.method) for face in people]
     slots = Slots(
         trainer.base,
         trainer.templates,
         trainer.prior,
-        method,
-        train,
+        recipe,
         num_slots=len(people),
         feature_width=features[0].shape[-1],
     )
@@ -158,8 +157,7 @@ def _parts(trainer: Trainer, face: PreparedFace, compiled: bool) -> dict[str, fl
     text = torch.zeros(1, base.tokenizer.model_max_length, base.text_width, device=base.device)
     image = torch.zeros(1, 3, base.pack.resolution, base.pack.resolution, device=base.device)
     words = torch.zeros(1, NUM_WORDS, base.text_width, device=base.device, requires_grad=True)
-    method, train = preset("release")
-    vit = ReleaseLoop(trainer, face, method, train)
+    vit = ReleaseLoop(trainer, face, preset("release"))
 
     def unet(needs: bool) -> torch.Tensor:
         return base.denoise(latents, row, text.clone().requires_grad_(needs))

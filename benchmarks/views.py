@@ -31,8 +31,9 @@ from factory.settings import evaluate_settings, generate_settings, train_setting
 from factory.store.tables import Store
 from pipelines.evaluate import evaluate
 from pipelines.generate import generate
+from pipelines.jobs.pools import Workers
 from pipelines.prepare import prepare
-from pipelines.train import train_each
+from pipelines.train import train
 from studio.results.gather import gallery
 from studio.results.protocol import CONTEXTS, FIRST_EVALUATED, write_portraits
 from studio.results.scores import MEASURES, Scores, by_identity, difference, scores_of, table_row
@@ -54,21 +55,22 @@ def main() -> None:
     if FIRST + arguments.people > FIRST_EVALUATED:
         raise SystemExit(f"--people takes at most {FIRST_EVALUATED - FIRST}: the others are the evaluation's")
     pack, store = load_pack("studio"), Store(arguments.work)
-    settings = {way: train_settings(pack, "paper", changes) for way, changes in WAYS.items()}
+    recipes = {way: train_settings(pack, "paper", changes) for way, changes in WAYS.items()}
     prompts, seeds = [context.prompt for context in CONTEXTS[: arguments.prompts]], list(range(arguments.seeds))
     photos = arguments.work / "photos.parquet"
     write_portraits(photos, {f"held-out {n}": held_out(n) for n in range(FIRST, FIRST + arguments.people)})
     prepare(str(photos), store.root, pack.root, PrepareConfig(faces="largest"))
-    train_each(store.root, pack.root, list(settings.values()), workers=arguments.workers)
+    workers = Workers(num=arguments.workers)
+    train(store.root, pack.root, list(recipes.values()), workers=workers)
     faces = sorted(store.faces(), key=lambda face: face.name)
     stored = {who.identity_id: who for who in store.identities()}
     learned = {
-        way: [stored[identity_id(face.face_id, method, train, pack.learning_fingerprint())] for face in faces]
-        for way, (_, method, train) in settings.items()
+        way: [stored[identity_id(face.face_id, recipe, pack.learning_fingerprint())] for face in faces]
+        for way, recipe in recipes.items()
     }
     ids = [who.identity_id for people in learned.values() for who in people]
-    generate(store.root, pack.root, prompts=prompts, seeds=seeds, identities=ids, workers=arguments.workers)
-    evaluate(store.root, pack.root, prompts=prompts, seeds=seeds, identities=ids, workers=arguments.workers)
+    generate(store.root, pack.root, prompts=prompts, seeds=seeds, identities=ids, workers=workers)
+    evaluate(store.root, pack.root, prompts=prompts, seeds=seeds, identities=ids, workers=workers)
     ray.shutdown()
     protocol = protocol_id(pack, prompts, seeds, generate_settings(pack), evaluate_settings(pack))
     rows, photos_of = by_identity(store.metrics(protocol)), gallery(pack, faces)

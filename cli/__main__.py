@@ -17,12 +17,12 @@ from cli.options import (
     Changes,
     Faces,
     Gpus,
+    NumWorkers,
     PackName,
     Photos,
     PresetName,
     Root,
     Steps,
-    Workers,
     parse_seeds,
     parse_settings,
     read_prompts,
@@ -57,7 +57,7 @@ def run(
     pack: PackName = "studio",
     preset: PresetName = "paper",
     steps: Steps = None,
-    workers: Workers = None,
+    workers: NumWorkers = None,
     gpus: Gpus = None,
     faces: Faces = None,
     settings: Changes = None,
@@ -72,22 +72,19 @@ def run(
         from factory.config import EngineConfig, PrepareConfig
         from factory.pack import load_pack
         from factory.settings import engine_settings, prepare_settings, train_settings
+        from pipelines.jobs.pools import Workers
         from pipelines.run import run as run_job
 
         changes = parse_settings(settings, num_steps=steps, faces=faces)
         limits, engine = (take_fields(changes, config.model_fields) for config in (PrepareConfig, EngineConfig))
-        label, method, train_config = train_settings(load_pack(pack), preset, changes)
         summary = run_job(
             photos,
             root,
             pack,
+            train_settings(load_pack(pack), preset, changes),
             config=prepare_settings(limits),
-            preset=label,
-            method=method,
-            train=train_config,
             engine=engine_settings(engine),
-            workers=workers,
-            gpus=gpus,
+            workers=Workers(num=workers, gpus=gpus),
         )
         show_summary(summary, root)
 
@@ -97,7 +94,7 @@ def prepare(
     photos: Photos,
     root: Root,
     pack: PackName = "studio",
-    workers: Workers = None,
+    workers: NumWorkers = None,
     gpus: Gpus = None,
     faces: Faces = None,
     settings: Changes = None,
@@ -108,10 +105,11 @@ def prepare(
     """
     with user_errors():
         from factory.settings import prepare_settings
+        from pipelines.jobs.pools import Workers
         from pipelines.prepare import prepare as prepare_job
 
         config = prepare_settings(parse_settings(settings, faces=faces))
-        show_summary(prepare_job(photos, root, pack, config, readers=workers, gpus=gpus), root)
+        show_summary(prepare_job(photos, root, pack, config, workers=Workers(num=workers, gpus=gpus)), root)
 
 
 @app.command("retry-rejects")
@@ -123,7 +121,7 @@ def retry_rejects(
         typer.Option("--reason", metavar="REASON", help="Only these; may be repeated. [default: every reason]"),
     ] = None,
     pack: PackName = "studio",
-    workers: Workers = None,
+    workers: NumWorkers = None,
     gpus: Gpus = None,
     faces: Faces = None,
     settings: Changes = None,
@@ -136,6 +134,7 @@ def retry_rejects(
     with user_errors():
         from factory.errors import REASONS
         from factory.settings import prepare_settings
+        from pipelines.jobs.pools import Workers
         from pipelines.prepare import prepare as prepare_job
 
         if unknown := sorted(set(reason or ()) - set(REASONS)):
@@ -143,7 +142,8 @@ def retry_rejects(
         if "diverged" in (reason or ()):
             raise ValueError("diverged: not the photo is at fault; `train --set seed=1` (or another rate) learns it")
         config = prepare_settings(parse_settings(settings, faces=faces))
-        summary = prepare_job(photos, root, pack, config, readers=workers, gpus=gpus, retry=reason or REASONS)
+        models = Workers(num=workers, gpus=gpus)
+        summary = prepare_job(photos, root, pack, config, workers=models, retry=reason or REASONS)
         show_summary(summary, root)
 
 
@@ -153,7 +153,7 @@ def train(
     pack: PackName = "studio",
     preset: PresetName = "paper",
     steps: Steps = None,
-    workers: Workers = None,
+    workers: NumWorkers = None,
     gpus: Gpus = None,
     settings: Changes = None,
 ) -> None:
@@ -167,16 +167,15 @@ def train(
         from factory.pack import load_pack
         from factory.settings import engine_settings, train_settings
         from factory.store.tables import Store
+        from pipelines.jobs.pools import Workers
         from pipelines.train import train as train_job
 
         if Store(root).count("faces") == 0:
             raise ValueError(f"{root} holds no faces yet; run `identity-factory prepare --photos SRC --root {root}`")
         changes = parse_settings(settings, num_steps=steps)
         engine = engine_settings(take_fields(changes, EngineConfig.model_fields))
-        label, method, config = train_settings(load_pack(pack), preset, changes)
-        summary = train_job(
-            root, pack, preset=label, method=method, train=config, engine=engine, workers=workers, gpus=gpus
-        )
+        recipe = train_settings(load_pack(pack), preset, changes)
+        summary = train_job(root, pack, [recipe], engine=engine, workers=Workers(num=workers, gpus=gpus))
         show_summary(summary, root)
 
 
@@ -194,7 +193,7 @@ def generate(
     out: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Also write <name>_<n>.png there.")] = None,
     pack: PackName = "studio",
     steps: Annotated[int | None, typer.Option("--steps", min=1, help="Denoising steps. [default: the pack's]")] = None,
-    workers: Workers = None,
+    workers: NumWorkers = None,
     gpus: Gpus = None,
     settings: Changes = None,
 ) -> None:
@@ -207,6 +206,7 @@ def generate(
         from factory.pack import load_pack
         from factory.settings import generate_settings
         from pipelines.generate import generate as generate_job
+        from pipelines.jobs.pools import Workers
 
         texts = [*(prompt or []), *(read_prompts(prompts) if prompts else [])]
         if not texts:
@@ -220,8 +220,7 @@ def generate(
             seeds=numbers,
             identities=identity,
             config=config,
-            workers=workers,
-            gpus=gpus,
+            workers=Workers(num=workers, gpus=gpus),
             out=out,
         )
         show_summary(summary, root)

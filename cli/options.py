@@ -25,7 +25,7 @@ PresetName = Annotated[
     typer.Option("--preset", help="The paper's equations as printed, or what its published code computes."),
 ]
 Steps = Annotated[int | None, typer.Option("--steps", min=1, help="Updates per identity. [default: the pack's]")]
-Workers = Annotated[int | None, typer.Option("--workers", min=1, help="Model workers. [default: what the cluster has]")]
+NumWorkers = Annotated[int | None, typer.Option("--workers", min=1, help="Model workers. [default: what there is]")]
 Gpus = Annotated[
     float | None,
     typer.Option(

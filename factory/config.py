@@ -1,9 +1,9 @@
 """Every constant of the method and of the jobs, with its unit and source.
 
-Six frozen models: `PrepareConfig` (photos -> faces), `MethodConfig` (the paper's maths), `TrainConfig` (the
-optimiser and what it sees), `EngineConfig` (how training runs on the hardware), `GenerateConfig` (identities ->
-images), `EvaluateConfig` (images -> metrics). The defaults of the method are the paper's (arXiv 2401.15975);
-`preset("release")` is what the authors' published code computes (docs/method.md tells them apart).
+Frozen models: `PrepareConfig` (photos -> faces), `MethodConfig` (the paper's maths) and `TrainConfig` (the optimiser
+and what it sees), which make a `Recipe`, `EngineConfig` (how training runs on the hardware), `GenerateConfig`
+(identities -> images), `EvaluateConfig` (images -> metrics). The defaults of the method are the paper's (arXiv
+2401.15975); `preset("release")` is what the authors' published code computes (docs/method.md tells them apart).
 """
 
 from __future__ import annotations
@@ -76,6 +76,14 @@ class TrainConfig(Config):
     average_power: float | None = Field(default=None, ge=0)
 
 
+class Recipe(Config):
+    """How an identity is learned. Method and training are hashed into its id; the name is a label for people."""
+
+    preset: str = "custom"  # "paper" or "release", as long as the method is that preset's (factory/settings.py)
+    method: MethodConfig = MethodConfig()
+    train: TrainConfig = TrainConfig()
+
+
 class EngineConfig(Config):
     """How training runs on the hardware. It changes words by rounding only, so it is no part of an identity's id."""
 
@@ -104,13 +112,13 @@ class EvaluateConfig(Config):
     class_word: str = "a person"  # what stands for <person> in the text of CLIP-T
 
 
-def preset(name: str) -> tuple[MethodConfig, TrainConfig]:
+def preset(name: str) -> Recipe:
     """The paper's equations as printed, or what the published code computes."""
     if name == "paper":
-        return MethodConfig(), TrainConfig()
+        return Recipe(preset=name)
     if name == "release":
         method = MethodConfig(
             normalise="joint_affine", celeb_moments="per_slot", boundary="above", rec_scale="vae", mirror=0.5
         )
-        return method, TrainConfig(num_steps=451)
+        return Recipe(preset=name, method=method, train=TrainConfig(num_steps=451))
     raise ValueError(f"unknown preset {name!r}; choose 'paper' or 'release'")

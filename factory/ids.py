@@ -10,7 +10,7 @@ import hashlib
 import json
 from typing import Any, Final
 
-from factory.config import Config, EvaluateConfig, GenerateConfig, MethodConfig, TrainConfig
+from factory.config import Config, EvaluateConfig, GenerateConfig, MethodConfig, Recipe, TrainConfig
 from factory.prompts import with_person
 from factory.records import ImageRequest
 
@@ -81,14 +81,15 @@ def photo_name_of(a_face_name: str, index: int) -> str:
     return a_face_name.removesuffix(f"-{index}") if index else a_face_name
 
 
-def identity_id(a_face_id: str, method: MethodConfig, train: TrainConfig, learning_fingerprint: str) -> str:
-    """16 hex digits: the same face, configs and pack (its `learning_fingerprint`) always give the same identity."""
-    return short_hash([a_face_id, training_json(method, train), learning_fingerprint])
+def identity_id(a_face_id: str, recipe: Recipe, learning_fingerprint: str) -> str:
+    """16 hex digits: the same face, recipe and pack (its `learning_fingerprint`) always give the same identity."""
+    return short_hash([a_face_id, recipe_json(recipe), learning_fingerprint])
 
 
-def training_json(method: MethodConfig, train: TrainConfig) -> str:
-    """The configs as they are hashed, and kept with an identity."""
-    fields = hashed_fields(method) | hashed_fields(train)
+def recipe_json(recipe: Recipe) -> str:
+    """A recipe as it is hashed, and kept with an identity; its name is no part of it."""
+    train = recipe.train
+    fields = hashed_fields(recipe.method) | hashed_fields(train)
     if train.stop_below is None:
         fields.pop("stop_every", None)  # it changes nothing where early stopping is off
     else:

@@ -14,6 +14,7 @@ from factory.config import (
     GenerateConfig,
     MethodConfig,
     PrepareConfig,
+    Recipe,
     TrainConfig,
     preset,
 )
@@ -28,18 +29,16 @@ def prepare_settings(overrides: Mapping[str, object] | None = None) -> PrepareCo
     return _changed(PrepareConfig(), changes)
 
 
-def train_settings(
-    pack: Pack, name: str = "paper", overrides: Mapping[str, object] | None = None
-) -> tuple[str, MethodConfig, TrainConfig]:
-    """The configs of a training run, and the preset's name, which is "custom" once the user changed the method.
+def train_settings(pack: Pack, name: str = "paper", overrides: Mapping[str, object] | None = None) -> Recipe:
+    """The recipe of a training run; it bears the preset's name until the user changes the method, then "custom".
 
     Values may be strings, as on a command line. Raises ValueError naming the field and what it takes.
     """
     changes = _known(overrides, MethodConfig, TrainConfig)
-    method, train = preset(name)
-    method, train = _changed(method, pack.train), _changed(train, pack.train)
-    own_method, own_train = _changed(method, changes), _changed(train, changes)
-    return (name if own_method == method else "custom"), own_method, own_train
+    base = preset(name)
+    method, train = _changed(base.method, pack.train), _changed(base.train, pack.train)
+    own = _changed(method, changes)
+    return Recipe(preset=name if own == method else "custom", method=own, train=_changed(train, changes))
 
 
 def engine_settings(overrides: Mapping[str, object] | None = None) -> EngineConfig:

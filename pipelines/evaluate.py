@@ -13,18 +13,19 @@ from pathlib import Path
 from typing import Any, Final
 
 import pyarrow as pa
-import ray
 
 from factory.config import EvaluateConfig, GenerateConfig
 from factory.ids import image_id
 from factory.pack import Pack, load_pack
 from factory.records import Identity, ImageRequest
 from factory.settings import evaluate_settings, generate_settings
+from factory.store.queries import faces_by_id, measured, pictures
 from factory.store.rows import SCHEMAS, decode_png, image_from_row, metrics_row
-from factory.store.tables import Store, where_in
-from pipelines.jobs.job import Summary, connect, counts_table, open_job, tally
-from pipelines.jobs.pools import LIGHT, model_pool
+from factory.store.tables import Store
+from pipelines.jobs.job import Summary, connect, open_job
+from pipelines.jobs.pools import Workers, model_pool
 from pipelines.jobs.progress import Progress
+from pipelines.jobs.stage import Stage, counts_table, tally
 
 WANTED: Final = pa.schema(
     [
@@ -47,8 +48,7 @@ def evaluate(
     identities: Sequence[str] | None = None,
     generate: GenerateConfig | None = None,
     config: EvaluateConfig | None = None,
-    workers: int | None = None,
-    gpus: float | None = None,
+    workers: Workers = Workers(),
 ) -> Summary:
     """Fills `metrics` with what each picture of every identity of this pack (or the named ones) measures.
 
@@ -70,12 +70,13 @@ def evaluate(
             people = [person for person in people if person.fingerprint == loaded.fingerprint()]
         wanted = list(_wanted(people, prompts, seeds, generate, loaded.model_fingerprint()))
         _check_pictures(store, wanted)
-        measured = store.existing_ids("metrics", where=where_in("protocol", [protocol]))
-        new = [row for row in wanted if not measured.issuperset(row["image_ids"])]
+        done = measured(store, protocol)
+        new = [row for row in wanted if not done.issuperset(row["image_ids"])]
         summary.identities = len(people)
         summary.skipped_existing = sum(len(row["image_ids"]) for row in wanted) - _count(new)
         if new:
-            _measure(new, store, loaded, config, protocol, workers, gpus, summary)
+            measurer = [loaded.portable_name(), config, protocol]
+            _measure(new, store, loaded, measurer, workers, summary)
     return summary
 
 
@@ -83,32 +84,20 @@ def _measure(
     rows: list[dict[str, Any]],
     store: Store,
     pack: Pack,
-    config: EvaluateConfig,
-    protocol: str,
-    workers: int | None,
-    gpus: float | None,
+    measurer: list[Any],
+    workers: Workers,
     summary: Summary,
 ) -> None:
     connect()
-    pool = model_pool(workers, gpus, at_most=len(rows), pack=pack)
+    pool = model_pool(workers, at_most=len(rows), pack=pack)
     chain = (
-        ray.data.from_arrow([pa.Table.from_pylist([row], WANTED) for row in rows])
-        .map_batches(
-            partial(read_person, store=store), batch_size=1, batch_format="pyarrow", num_cpus=LIGHT
-        )
-        .map_batches(
-            Measurer,
-            fn_constructor_args=[pack.portable_name(), config, protocol, pool.device, pool.threads],
-            batch_size=1,
-            batch_format="pyarrow",
-            compute=pool.strategy,
-            num_cpus=pool.num_cpus,
-            num_gpus=pool.num_gpus,
-        )
-        .map_batches(partial(commit, store=store), batch_size=None, batch_format="pyarrow", num_cpus=LIGHT)
+        [pa.Table.from_pylist([row], WANTED) for row in rows],
+        Stage(partial(read_person, store=store), rows=1),
+        Stage(Measurer, [*measurer, pool.device, pool.threads], pool, rows=1),
+        Stage(partial(commit, store=store)),
     )
     with Progress("evaluate", "images", _count(rows)) as progress:
-        for counts in tally(chain):
+        for counts in tally(*chain):
             summary.metrics += counts["metrics"]
             progress.add(counts["metrics"])
     store.tidy("metrics")
@@ -118,14 +107,13 @@ def read_person(wanted: pa.Table, store: Store) -> pa.Table:
     """WANTED -> ALBUM; who was erased meanwhile is left out."""
     people = []
     for row in wanted.to_pylist():
-        where = f"{where_in('face_id', [row['face_id']])} AND {where_in('pack', [row['pack']])}"
-        photos = store.read("faces", columns=["crop"], where=where)["crop"].to_pylist()
+        photos = faces_by_id(store, row["pack"], [row["face_id"]], ["crop"])["crop"].to_pylist()
         if not photos:
             continue
         order = {image_id: number for number, image_id in enumerate(row["image_ids"])}
-        pictures = store.read("images", where=where_in("image_id", row["image_ids"])).to_pylist()
-        pictures.sort(key=lambda picture: order[picture["image_id"]])
-        people.append({"photo": photos[0], "pictures": pictures})
+        album = pictures(store, row["image_ids"]).to_pylist()
+        album.sort(key=lambda picture: order[picture["image_id"]])
+        people.append({"photo": photos[0], "pictures": album})
     return pa.Table.from_pylist(people, ALBUM)
 
 
@@ -145,9 +133,9 @@ class Measurer:
         """ALBUM -> rows of `metrics`."""
         rows = []
         for person in batch.to_pylist():
-            pictures = [image_from_row(row) for row in person["pictures"]]
-            measured = self.measurer.measure(pictures, decode_png(person["photo"]), self.protocol)
-            rows += [metrics_row(metrics) for metrics in measured]
+            album = [image_from_row(row) for row in person["pictures"]]
+            measures = self.measurer.measure(album, decode_png(person["photo"]), self.protocol)
+            rows += [metrics_row(metrics) for metrics in measures]
         return pa.Table.from_pylist(rows, SCHEMAS["metrics"])
 
 

@@ -5,6 +5,7 @@ Networks are imported where they are needed: the light tasks need none, and star
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
@@ -13,7 +14,6 @@ from pathlib import Path
 from typing import Any, Final
 
 import pyarrow as pa
-import ray
 
 from factory.config import GenerateConfig
 from factory.errors import IdentityNotFound
@@ -21,13 +21,16 @@ from factory.ids import image_id
 from factory.pack import Pack, load_pack
 from factory.records import Identity, ImageRequest
 from factory.settings import generate_settings
-from factory.store.rows import SCHEMAS, encode_png, identity_from_row
-from factory.store.tables import Store, where_in
-from pipelines.jobs.job import Summary, connect, counts_table, open_job, tally
-from pipelines.jobs.pools import LIGHT, model_pool
+from factory.store.queries import identities_by_id, pictures
+from factory.store.rows import SCHEMAS, encode_png
+from factory.store.tables import Store
+from pipelines.jobs.job import Summary, connect, open_job
+from pipelines.jobs.pools import Workers, model_pool
 from pipelines.jobs.progress import Board, Progress, StepReporter, open_board, read_board
+from pipelines.jobs.stage import Stage, counts_table, tally
 
 IMAGES_PER_BATCH: Final = 16  # one UNet batch of mixed identities
+_WRITTEN_TOGETHER: Final = 64  # pictures that are read for --out by one scan, and held in memory
 _WORTH_A_WORKER: Final = 4  # images; a smaller batch takes longer than it saves
 REQUEST: Final = pa.schema([SCHEMAS["images"].field(c) for c in ("image_id", "identity_id", "name", "prompt", "seed")])
 
@@ -40,14 +43,13 @@ def generate(
     seeds: Sequence[int] = (0,),
     identities: Sequence[str] | None = None,
     config: GenerateConfig | None = None,
-    workers: int | None = None,
-    gpus: float | None = None,
+    workers: Workers = Workers(),
     out: str | Path | None = None,
 ) -> Summary:
     """Fills `images` with every identity (or the named ones) in every prompt with every seed, where not there yet.
 
     With `out` the pictures asked for are also written there as <name>_<n>.png, n counting prompts x seeds.
-    `workers` is the number of generators (default: one per GPU, or core), `gpus` what each takes of a GPU.
+    `workers` are the generators.
     Raises IdentityNotFound, IncompatibleIdentity or PackError before anything is done.
     """
     store, loaded = Store(root), load_pack(pack)
@@ -63,7 +65,7 @@ def generate(
         new = [request for request in wanted if request["image_id"] not in known]
         summary.skipped_existing = len(wanted) - len(new)
         if new:
-            _make(new, store, loaded, config, workers, gpus, summary)
+            _make(new, store, loaded, config, workers, summary)
         if out is not None:
             write_pngs(store, wanted, Path(out))
     return summary
@@ -74,29 +76,20 @@ def _make(
     store: Store,
     pack: Pack,
     config: GenerateConfig,
-    workers: int | None,
-    gpus: float | None,
+    workers: Workers,
     summary: Summary,
 ) -> None:
     connect()
-    pool = model_pool(workers, gpus, at_most=-(-len(rows) // _WORTH_A_WORKER), pack=pack)
+    pool = model_pool(workers, at_most=-(-len(rows) // _WORTH_A_WORKER), pack=pack)
     batch = min(IMAGES_PER_BATCH, -(-len(rows) // pool.size))
     board = open_board()
     chain = (
-        ray.data.from_arrow([pa.Table.from_pylist(rows[i : i + batch], REQUEST) for i in range(0, len(rows), batch)])
-        .map_batches(
-            ImageMaker,
-            fn_constructor_args=[pack.portable_name(), config, store, board, pool.device, pool.threads],
-            batch_size=batch,
-            batch_format="pyarrow",
-            compute=pool.strategy,
-            num_cpus=pool.num_cpus,
-            num_gpus=pool.num_gpus,
-        )
-        .map_batches(partial(commit, store=store), batch_size=None, batch_format="pyarrow", num_cpus=LIGHT)
+        [pa.Table.from_pylist(rows[i : i + batch], REQUEST) for i in range(0, len(rows), batch)],
+        Stage(ImageMaker, [pack.portable_name(), config, store, board, pool.device, pool.threads], pool, batch),
+        Stage(partial(commit, store=store)),
     )
     with Progress("generate", "images", len(rows), partial(read_board, board)) as progress:
-        for counts in tally(chain):
+        for counts in tally(*chain):
             summary.images += counts["images"]
             progress.add(counts["images"])
     store.tidy("images")
@@ -121,9 +114,7 @@ class ImageMaker:
     def __call__(self, batch: pa.Table) -> pa.Table:
         """REQUEST -> rows of `images`."""
         rows = batch.to_pylist()
-        ids = sorted({row["identity_id"] for row in rows})
-        stored = self.store.read("identities", where=where_in("identity_id", ids)).to_pylist()
-        people = {row["identity_id"]: identity_from_row(row) for row in stored}
+        people = identities_by_id(self.store, sorted({row["identity_id"] for row in rows}))
         rows = [row for row in rows if row["identity_id"] in people]  # somebody may have been erased meanwhile
         requests = [
             self._request(identity=people[row["identity_id"]], prompt=row["prompt"], seed=row["seed"]) for row in rows
@@ -146,14 +137,16 @@ def write_pngs(store: Store, requests: Sequence[Mapping[str, Any]], out: Path) -
     from factory.store.export import file_stem
 
     out.mkdir(parents=True, exist_ok=True)
-    counters: dict[str, int] = {}
-    for request in requests:
-        stem = file_stem(request["name"])
-        number = counters[stem] = counters.get(stem, -1) + 1
-        for row in store.read(
-            "images", columns=["image"], where=where_in("image_id", [request["image_id"]])
-        ).to_pylist():
-            (out / f"{stem}_{number}.png").write_bytes(row["image"])
+    counters: Counter[str] = Counter()
+    for start in range(0, len(requests), _WRITTEN_TOGETHER):
+        batch = requests[start : start + _WRITTEN_TOGETHER]
+        rows = pictures(store, [request["image_id"] for request in batch], ["image_id", "image"]).to_pylist()
+        images = {row["image_id"]: row["image"] for row in rows}
+        for request in batch:
+            stem = file_stem(request["name"])
+            if image := images.get(request["image_id"]):  # else erased meanwhile
+                (out / f"{stem}_{counters[stem]}.png").write_bytes(image)
+            counters[stem] += 1
 
 
 def _people(store: Store, pack: Pack, names_or_ids: Sequence[str] | None) -> list[Identity]:

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from factory.config import EngineConfig, TrainConfig, preset
+from factory.config import EngineConfig, Recipe, TrainConfig, preset
 from factory.learn.trainer import Trainer, load_trainer
 from factory.pack import Pack
 from factory.records import TEXT_ENCODER, Identity
@@ -19,13 +19,14 @@ def trainer(tiny_pack: Pack) -> Trainer:
 
 def learn(trainer: Trainer, **train: object) -> Identity:
     config = TrainConfig(**{"num_steps": STEPS, "learning_rate": 1e-3, "views": "pool", "num_views": 4, **train})  # type: ignore[arg-type]
-    method, _ = preset("release")
-    (identity,) = trainer.train([noise_face(0, trainer.base.pack)], preset="custom", method=method, train=config)
+    method = preset("release").method
+    (identity,) = trainer.train([noise_face(0, trainer.base.pack)], Recipe(method=method, train=config))
     return identity
 
 
 def test_off_by_default_and_in_both_presets() -> None:
-    assert TrainConfig().average_power is preset("paper")[1].average_power is preset("release")[1].average_power is None
+    trains = (TrainConfig(), preset("paper").train, preset("release").train)
+    assert all(train.average_power is None for train in trains)
 
 
 @pytest.mark.parametrize("power", [0, 2])

@@ -9,7 +9,7 @@ import torch
 from benchmarks.baselines import ReleaseLoop, TextualInversion
 from benchmarks.measure import Contender, count_flops, interleave
 from benchmarks.setting import noise_people
-from factory.config import EngineConfig, preset
+from factory.config import EngineConfig, Recipe, preset
 from factory.learn.trainer import load_trainer
 from factory.pack import Pack
 
@@ -17,13 +17,14 @@ from factory.pack import Pack
 def test_the_releases_loop_learns_the_words_that_a_pack_learns(tiny_pack: Pack) -> None:
     trainer = load_trainer(tiny_pack, engine=EngineConfig(precision="float64"))
     people = noise_people(tiny_pack, 2, "cpu")
-    method, release = preset("release")
-    train = release.model_copy(update={"num_steps": 3, "learning_rate": 1e-3})
-    loop = ReleaseLoop(trainer, people[0], method, train)
+    release = preset("release")
+    train = release.train.model_copy(update={"num_steps": 3, "learning_rate": 1e-3})
+    recipe = Recipe(method=release.method, train=train)
+    loop = ReleaseLoop(trainer, people[0], recipe)
     start = loop.words()
     for _ in range(train.num_steps):
         loop.step()
-    (wave,) = trainer.stream(people, preset="release", method=method, train=train)
+    (wave,) = trainer.stream(people, recipe)
     assert float((loop.words() - start).abs().max()) > 1e-3
     # their features are the float64 ViT's, ours were stored in float32
     np.testing.assert_allclose(wave[0].words_VD, loop.words().numpy(), atol=1e-5)
@@ -31,7 +32,7 @@ def test_the_releases_loop_learns_the_words_that_a_pack_learns(tiny_pack: Pack) 
 
 def test_textual_inversion_changes_the_placeholders_rows_only(tiny_pack: Pack) -> None:
     trainer = load_trainer(tiny_pack, engine=EngineConfig(precision="float32"))
-    inversion = TextualInversion(trainer, noise_people(tiny_pack, 1, "cpu")[0], *preset("release"))
+    inversion = TextualInversion(trainer, noise_people(tiny_pack, 1, "cpu")[0], preset("release"))
     inversion.step()
     assert torch.equal(inversion.table[: inversion.known], inversion.original[: inversion.known])
     assert not torch.equal(inversion.table[inversion.known :], inversion.original[inversion.known :])

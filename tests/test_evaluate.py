@@ -119,7 +119,7 @@ def test_the_full_protocol_is_what_was_asked_for() -> None:
     assert [alpha for alpha, _ in FULL.sweep] == [0, 0.2, 0.4, 0.6, 0.8, 1]
     assert len(set(FULL.prompts)) == 10
     pack = load_pack("studio")
-    configs = {key: train_settings(pack, arm.preset, arm.changes)[1] for key, arm in FULL.arms().items()}
+    configs = {key: train_settings(pack, arm.preset, arm.changes).method for key, arm in FULL.arms().items()}
     assert configs["free"].words == "free" and configs["basis"].words == "basis"
     assert configs["clip"].features == "clip" and not configs["no_adain"].adain and not configs["no_mask"].mask
     assert configs["noise"].loss == "noise" and configs["rec"].loss == "reconstruction"

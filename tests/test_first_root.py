@@ -55,9 +55,9 @@ def test_what_an_older_version_wrote_is_read_as_it_is(old: Store) -> None:
 
 def test_ids_are_composed_as_they_were(old: Store) -> None:
     pack = load_pack("studio")
-    _, method, train = train_settings(pack, "paper", {"num_steps": 3})
+    recipe = train_settings(pack, "paper", {"num_steps": 3})
     for person in old.identities():
-        assert person.identity_id == identity_id(person.face_id, method, train, pack.learning_fingerprint())
+        assert person.identity_id == identity_id(person.face_id, recipe, pack.learning_fingerprint())
 
 
 def test_columns_that_came_later_are_null_until_they_are_written(old: Store, tmp_path: Path) -> None:
@@ -106,7 +106,7 @@ def test_an_identity_of_two_text_encoders_comes_back_as_it_was(old: Store) -> No
 
 @pytest.mark.cluster
 def test_a_job_on_an_older_root_does_only_what_is_new(old: Store, tmp_path: Path) -> None:
-    _, method, train = train_settings(load_pack("studio"), "paper", {"num_steps": 3})
-    again = run(str(tmp_path / "photos"), old.root, "studio", method=method, train=train)
+    recipe = train_settings(load_pack("studio"), "paper", {"num_steps": 3})
+    again = run(str(tmp_path / "photos"), old.root, "studio", recipe=recipe)
     assert (again.photos, again.faces, again.identities, again.identities_existing) == (5, 0, 0, 3)
     assert again.lines()[-1] == "nothing was left to do"

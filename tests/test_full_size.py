@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from factory.config import GenerateConfig, MethodConfig, TrainConfig
+from factory.config import GenerateConfig, Recipe, TrainConfig
 from factory.draw.images import ImageGenerator
 from factory.faces.encode import FeatureEncoder
 from factory.learn.trainer import load_trainer
@@ -43,7 +43,7 @@ def test_one_step_of_training_and_of_generation(tmp_path: Path) -> None:
     )
     trainer = load_trainer(pack)
     config = TrainConfig(num_steps=1, views="pool", num_views=2)
-    (identity,) = trainer.train([face], preset="paper", method=MethodConfig(), train=config)
+    (identity,) = trainer.train([face], Recipe(train=config))
     assert identity.words[TEXT_ENCODER].shape == (2, 1024)
     assert np.isfinite(identity.final_loss)
     del trainer

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 
 from factory import ids
-from factory.config import Config, EvaluateConfig, GenerateConfig, MethodConfig, TrainConfig, preset
+from factory.config import Config, EvaluateConfig, GenerateConfig, MethodConfig, Recipe, TrainConfig, preset
 from factory.records import Identity, ImageRequest
 
-METHOD, TRAIN = preset("paper")
+PAPER = preset("paper")
 STUDIO = {"learning_rate": 1e-3, "num_steps": 150, "average_power": 3.0, "samples_per_step": 2, "views": "pool"}
 # identity_id of face "ab12-0" and fingerprint "ffff...", as the version before factory/ids.py gave them
 FROZEN: list[tuple[dict[str, object], dict[str, object], str]] = [
@@ -41,12 +41,12 @@ def person(identity_id: str) -> Identity:
 def test_identity_ids_are_those_of_the_first_roots(
     method: dict[str, object], train: dict[str, object], frozen: str
 ) -> None:
-    configs = METHOD.model_copy(update=method), TRAIN.model_copy(update=train)
-    assert ids.identity_id("ab12-0", *configs, "f" * 16) == frozen
+    recipe = Recipe(method=PAPER.method.model_copy(update=method), train=PAPER.train.model_copy(update=train))
+    assert ids.identity_id("ab12-0", recipe, "f" * 16) == frozen
 
 
 def test_identity_id_of_the_release_is_that_of_the_first_roots() -> None:
-    assert ids.identity_id("ab12-0", *preset("release"), "f" * 16) == "791a7e2ab4b18f98"
+    assert ids.identity_id("ab12-0", preset("release"), "f" * 16) == "791a7e2ab4b18f98"
 
 
 @pytest.mark.parametrize(("prompt", "seed", "config", "frozen"), IMAGES)

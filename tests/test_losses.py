@@ -76,8 +76,8 @@ def test_a_masked_out_cell_has_no_gradient_and_samples_do_not_mix(phases: list[b
 def test_phase_boundary_of_both_presets() -> None:
     """Paper: t in 1..1000, t >= 600 is noise. Release: index in 0..999, index > 600 is noise."""
     indices = torch.tensor([0, 598, 599, 600, 601, 999])
-    paper, _ = preset("paper")
-    release, _ = preset("release")
+    paper = preset("paper").method
+    release = preset("release").method
     assert in_noise_phase(indices, T, paper).tolist() == [False, False, True, True, True, True]
     assert in_noise_phase(indices, T, release).tolist() == [False, False, False, False, True, True]
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from factory.config import EvaluateConfig, GenerateConfig, MethodConfig, TrainConfig
+from factory.config import EvaluateConfig, GenerateConfig, MethodConfig, Recipe, TrainConfig
 from factory.errors import PackError
 from factory.learn.baselines import BasisWords, FreeWords, principal_components
 from factory.measure.clip import ClipScorer
@@ -263,7 +263,7 @@ def test_the_baselines_train_through_the_same_loop(tiny_pack: Pack, words: str) 
     face, *_ = Preparer(tiny_pack).prepare(encode_png(portrait(0)), name="Ada")
     trainer = load_trainer(tiny_pack)
     method, steps = MethodConfig.model_validate({"words": words}), TrainConfig(num_steps=2, learning_rate=1e-2)
-    (first,) = trainer.train([face], preset="custom", method=method, train=steps)
+    (first,) = trainer.train([face], Recipe(method=method, train=steps))
     start = trainer.prior.generic_D.expand(2, -1) if words == "free" else trainer.prior.words_NVD.mean(0)
     moved = np.abs(first.words[TEXT_ENCODER] - start.numpy())
     assert 1e-3 < moved.max() < 0.1  # two steps of AdamW from where the baseline starts

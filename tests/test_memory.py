@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 import torch
 
+import factory.learn.memory
 import factory.learn.trainer
-from factory.config import EngineConfig, MethodConfig, TrainConfig
-from factory.learn.memory import CPU_SLOTS, choose_slots, slots_that_fit
+from factory.config import EngineConfig, Recipe, TrainConfig
+from factory.learn.memory import CPU_SLOTS, Fitting, choose_slots, slots_that_fit
 from factory.learn.slots import Slots
 from factory.learn.trainer import Learned, Trainer, load_trainer
 from factory.pack import Pack
@@ -27,7 +28,7 @@ def trainer(tiny_pack: Pack) -> Trainer:
 def learn(trainer: Trainer, slots: int) -> tuple[Trainer, dict[str, Learned]]:
     sized = Trainer(trainer.base, EngineConfig(slots=slots))
     faces = [noise_face(number, trainer.base.pack) for number in range(NUM_FACES)]
-    waves = list(sized.stream(faces, preset="custom", method=MethodConfig(), train=TRAIN))
+    waves = list(sized.stream(faces, Recipe(train=TRAIN)))
     assert sum(map(len, waves)) == NUM_FACES
     return sized, {one.face.face_id: one for wave in waves for one in wave}
 
@@ -68,7 +69,7 @@ def test_half_go_on_where_they_were_and_the_others_start_again(
     assert rows == [4, 4, 4, 2, 2, 2, 2, 2, 2, 1, 1, 1, 1]
     rows.clear()
     faces = [noise_face(number, trainer.base.pack) for number in range(3)]
-    assert len(sized.train(faces, preset="custom", method=MethodConfig(), train=TRAIN)) == 3
+    assert len(sized.train(faces, Recipe(train=TRAIN))) == 3
     assert max(rows) == 2
 
 
@@ -139,3 +140,23 @@ def test_a_cpu_has_a_constant_number(trainer: Trainer) -> None:
 def test_a_gpu_is_measured(tiny_pack: Pack) -> None:
     trainer = load_trainer(tiny_pack, device="cuda")
     assert 1 <= choose_slots(trainer.base, trainer.templates, TRAIN, 16) <= 64
+
+
+def test_how_many_fit_is_asked_anew_for_identities_that_take_more(
+    trainer: Trainer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By samples in a step alone, many views that did not fit would halve the slots of few views too."""
+    measured: list[TrainConfig] = []
+
+    def choose(_base: object, _templates: object, train: TrainConfig, _width: int) -> int:
+        measured.append(train)
+        return 8
+
+    monkeypatch.setattr(factory.learn.memory, "choose_slots", choose)
+    fitting = Fitting(trainer.base, trainer.templates)
+    few, many = TRAIN, TRAIN.model_copy(update={"num_views": 64})
+    assert fitting.halve(8, many, 16) == 4
+    assert [fitting.slots(train, 16) for train in (many, few, few)] == [4, 8, 8]
+    assert fitting.slots(few.model_copy(update={"num_steps": 9}), 16) == 8, "steps take no memory"
+    assert fitting.slots(few, 32) == 8, "wider features do"
+    assert measured == [few, few]

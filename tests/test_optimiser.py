@@ -20,12 +20,18 @@ def test_clip_is_each_identitys_own() -> None:
     assert float(small[0, 0, 0]) == pytest.approx(0.8)
 
 
+def cleared(stacked: SlotAdamW) -> SlotAdamW:
+    for tensor in stacked.state:
+        tensor.zero_()
+    return stacked
+
+
 def test_every_slot_counts_its_own_steps() -> None:
     """The second identity enters two steps later; a third has room and is not there."""
     noise = torch.Generator().manual_seed(0)
     start = [torch.randn(3, *shape, generator=noise, dtype=torch.float64) for shape in SHAPES]
     weights = [stack.clone() for stack in start]
-    stacked = SlotAdamW(weights, TRAIN)
+    stacked = cleared(SlotAdamW(weights, TRAIN))
     alone = [[nn.Parameter(stack[slot].clone()) for stack in start] for slot in range(2)]
     each = [
         torch.optim.AdamW(own, lr=TRAIN.learning_rate, betas=TRAIN.betas, eps=TRAIN.eps, weight_decay=0.01)
@@ -49,7 +55,7 @@ def test_every_slot_counts_its_own_steps() -> None:
 
 def test_a_copied_row_of_state_goes_on_as_the_original() -> None:
     weights = [torch.ones(2, *shape) for shape in SHAPES]
-    stacked = SlotAdamW(weights, TRAIN)
+    stacked = cleared(SlotAdamW(weights, TRAIN))
     for size in (1.0, -3.0):
         stacked.step([torch.full((1, *shape), size) for shape in SHAPES])
     for tensor in [*weights, *stacked.state]:

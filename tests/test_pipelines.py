@@ -15,25 +15,30 @@ import pytest
 import ray
 import skimage.data
 from PIL import Image
-from ray.data import ActorPoolStrategy
 
-from factory.config import GenerateConfig, PrepareConfig, TrainConfig
+from factory.config import GenerateConfig, PrepareConfig, Recipe, TrainConfig
 from factory.errors import IdentityNotFound, IncompatibleIdentity, SourceError
 from factory.faces.isolated import Isolated
 from factory.pack import Pack
 from factory.settings import train_settings
 from factory.store.tables import Store
 from pipelines.generate import generate
-from pipelines.jobs.job import Summary, connect, open_job, tally
+from pipelines.jobs.job import Summary, connect, open_job
+from pipelines.jobs.pools import Pool
+from pipelines.jobs.stage import Stage, stream, tally
 from pipelines.photos.faces import OUTCOME, FindFaces, ReadFaces
 from pipelines.photos.sources import CONTENT, PHOTO, find_places, hash_contents, read_photos
 from pipelines.prepare import commit
 from pipelines.run import run
-from pipelines.train import train_each
+from pipelines.train import train
 from tests.poison import Doubler, told
 
 STEPS = TrainConfig(num_steps=2)
 pytestmark = pytest.mark.timeout(600)  # Ray starts slowly on a busy machine
+
+
+def two_steps(pack: Pack) -> Recipe:
+    return Recipe(preset="paper", method=train_settings(pack).method, train=STEPS)
 
 
 def jpeg(image: np.ndarray) -> bytes:
@@ -184,8 +189,7 @@ def learned(
     cluster: None, photos: str, tiny_pack: Pack, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[str, Summary]:
     root = str(tmp_path_factory.mktemp("root"))
-    label, method, _ = train_settings(tiny_pack)
-    return root, run(photos, root, tiny_pack.root, preset=label, method=method, train=STEPS)
+    return root, run(photos, root, tiny_pack.root, two_steps(tiny_pack))
 
 
 @pytest.mark.cluster
@@ -208,14 +212,9 @@ def test_run_learns_every_face_and_its_summary_adds_up(learned: tuple[str, Summa
 def test_poison_in_a_batch_is_singled_out_by_an_actor_of_ray_data(cluster: None, tmp_path: Path) -> None:
     """Ray Data calls an actor's class through a thread of its own, so the class must not call itself."""
     rows = pa.table({"n": [0, 1, 2, 3], "image": [b"", b"exit", b"", b"segfault"]})
-    chain = ray.data.from_arrow(rows).map_batches(
-        Isolated,
-        fn_constructor_args=[Doubler, [str(tmp_path / "log")], told, 60.0],
-        batch_size=4,
-        batch_format="pyarrow",
-        compute=ActorPoolStrategy(size=1),
-    )
-    assert sorted(row["n"] for row in chain.take_all()) == [-4, -2, 0, 4]
+    pool = Pool(size=1, num_cpus=1, num_gpus=0, threads=1)
+    doubled = stream([rows], Stage(Isolated, [Doubler, [str(tmp_path / "log")], told, 60.0], pool, rows=4))
+    assert sorted(number for table in doubled for number in table["n"].to_pylist()) == [-4, -2, 0, 4]
 
 
 @pytest.mark.cluster
@@ -225,7 +224,7 @@ def test_a_full_disk_of_a_worker_is_told_in_one_line(cluster: None, tmp_path: Pa
 
     store = Store(tmp_path / "root")
     with pytest.raises(OSError, match="the disk is full: free some space") as told, open_job("prepare", store):
-        list(tally(ray.data.range(4).map_batches(full, batch_format="pyarrow")))
+        list(tally([pa.table({"n": range(4)})], Stage(full)))
     assert "\n" not in str(told.value) and "UDF" not in str(told.value)
 
 
@@ -233,8 +232,7 @@ def test_a_full_disk_of_a_worker_is_told_in_one_line(cluster: None, tmp_path: Pa
 def test_a_second_run_does_nothing_and_says_so(learned: tuple[str, Summary], photos: str, tiny_pack: Pack) -> None:
     root, _ = learned
     before = {table: Store(root).open(table).version for table in ("faces", "identities", "rejects")}  # type: ignore
-    label, method, _ = train_settings(tiny_pack)
-    summary = run(photos, root, tiny_pack.root, preset=label, method=method, train=STEPS)
+    summary = run(photos, root, tiny_pack.root, two_steps(tiny_pack))
     assert (summary.faces, summary.identities, summary.rejected, summary.skipped_existing) == (0, 0, {}, 5)
     assert "nothing was left to do" in summary.lines()
     after = {table: Store(root).open(table).version for table in before}  # type: ignore
@@ -245,9 +243,8 @@ def test_a_second_run_does_nothing_and_says_so(learned: tuple[str, Summary], pho
 def test_other_settings_are_other_identities(learned: tuple[str, Summary], tiny_pack: Pack) -> None:
     root, _ = learned
     changed = train_settings(tiny_pack, "paper", {"num_steps": "1", "adain": "false"})
-    known = (*train_settings(tiny_pack)[:2], STEPS)
-    summary = train_each(root, tiny_pack.root, [known, changed, changed])
-    assert changed[0] == "custom"
+    summary = train(root, tiny_pack.root, [two_steps(tiny_pack), changed, changed])
+    assert changed.preset == "custom"
     assert (summary.identities, summary.identities_existing) == (3, 3)
     assert (summary.faces, summary.skipped_existing) == (3, 3)
     assert Store(root).count("identities") == 6

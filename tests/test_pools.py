@@ -8,7 +8,7 @@ import pytest
 
 import pipelines.jobs.pools
 from factory.pack import Pack, load_pack
-from pipelines.jobs.pools import LIGHT, Pool, cpu_and_model_pools, model_pool
+from pipelines.jobs.pools import LIGHT, Pool, Workers, cpu_and_model_pools, model_pool
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +34,7 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
 
 
 def pool(pack: Pack, workers: int | None = None, gpus: float | None = None, at_most: int = 10**6) -> Pool:
-    return model_pool(workers, gpus, at_most=at_most, pack=pack)
+    return model_pool(Workers(num=workers, gpus=gpus), at_most=at_most, pack=pack)
 
 
 def test_one_worker_a_gpu_unless_they_share(cluster: dict[str, float], pack: Pack) -> None:
@@ -42,14 +42,14 @@ def test_one_worker_a_gpu_unless_they_share(cluster: dict[str, float], pack: Pac
     assert (pool(pack).size, pool(pack).num_gpus) == (2, 1)
     shared = pool(pack, None, 0.5)
     assert (shared.size, shared.num_gpus, shared.device) == (4, 0.5, "cuda")
-    finders, readers = cpu_and_model_pools(None, None, 0.25)
+    finders, readers = cpu_and_model_pools(Workers(gpus=0.25))
     assert (readers.size, finders.size, finders.num_gpus) == (8, 8, 0)
-    on_cpu = cpu_and_model_pools(None, None, 0)[1]
+    on_cpu = cpu_and_model_pools(Workers(gpus=0))[1]
     assert (on_cpu.size, on_cpu.num_gpus, on_cpu.device) == (8, 0, "cpu")
 
 
 def test_a_cluster_that_starts_at_zero_is_told_what_to_grow_for(cluster: dict[str, float], pack: Pack) -> None:
-    finders, readers = cpu_and_model_pools(None, 4, 1)
+    finders, readers = cpu_and_model_pools(Workers(num=4, gpus=1))
     assert (readers.size, readers.num_gpus, readers.num_cpus, readers.threads) == (4, 1, 1.0, 1)
     assert (finders.num_gpus, finders.num_cpus) == (0, 1.0)
     assert pool(pack, None, 1).size == 1, "at least one, which makes the cluster grow"
@@ -72,7 +72,7 @@ def test_light_tasks_find_room_beside_the_workers_and_a_task_that_cuts_blocks(
     cluster: dict[str, float], pack: Pack, cpus: int
 ) -> None:
     cluster["CPU"] = cpus
-    pools = [*cpu_and_model_pools(None, None)]
+    pools = [*cpu_and_model_pools(Workers())]
     booked = sum(pool.size * pool.num_cpus for pool in pools)
     assert booked <= cpus - (cpus > 1) - 2 * LIGHT
     alone = pool(pack)
@@ -82,7 +82,7 @@ def test_light_tasks_find_room_beside_the_workers_and_a_task_that_cuts_blocks(
 
 def test_pools_of_short_tasks_shrink_and_grow_back(cluster: dict[str, float]) -> None:
     cluster |= {"CPU": 16, "GPU": 4}
-    strategy = cpu_and_model_pools(None, None)[1].strategy
+    strategy = cpu_and_model_pools(Workers())[1].strategy
     assert (strategy.min_size, strategy.initial_size, strategy.max_size) == (1, 4, 4)
 
 

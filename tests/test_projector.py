@@ -26,7 +26,7 @@ def started(
 
 
 def projector(name: str, *seeds: int) -> PackedProjector:
-    method, _ = preset(name)  # type: ignore[arg-type]
+    method = preset(name).method  # type: ignore[arg-type]
     moments = torch.randn(2, NUM_WORDS, WIDTH, generator=torch.Generator().manual_seed(9), dtype=torch.float64)
     packed = started(FEATURES, moments[0], moments[1].abs(), method, *seeds).double()
     noise = torch.Generator().manual_seed(5)
@@ -73,7 +73,7 @@ def test_normalised_words_have_zero_mean_and_unit_deviation() -> None:
 
 
 def test_without_adain_the_words_are_the_mlps() -> None:
-    method, _ = preset("paper")
+    method = preset("paper").method
     packed = started(
         FEATURES,
         torch.full((NUM_WORDS, WIDTH), 100.0),
@@ -86,7 +86,7 @@ def test_without_adain_the_words_are_the_mlps() -> None:
 
 
 def test_a_slot_does_not_depend_on_its_neighbours() -> None:
-    method, _ = preset("release")
+    method = preset("release").method
     moments = torch.zeros(NUM_WORDS, WIDTH), torch.ones(NUM_WORDS, WIDTH)
     together = started(FEATURES, *moments, method, 3, 4)
     alone = started(FEATURES, *moments, method, 4)
@@ -100,7 +100,7 @@ def test_a_slot_does_not_depend_on_its_neighbours() -> None:
 
 def test_parameter_count_is_the_papers() -> None:
     """5.78 M parameters with the norms, at F = 768, D = 1024."""
-    method, _ = preset("release")
+    method = preset("release").method
     moments = torch.zeros(NUM_WORDS, 1024), torch.ones(NUM_WORDS, 1024)
     packed = started(768, *moments, method, 0)
     assert sum(parameter.numel() for parameter in packed.parameters()) == pytest.approx(5.78e6, rel=1e-3)

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pytest
 
 import pipelines.train
-from factory.config import EngineConfig, MethodConfig, TrainConfig
+from factory.config import EngineConfig, MethodConfig, Recipe, TrainConfig
 from factory.learn.trainer import Learned
 from factory.pack import Pack
 from factory.store.rows import SCHEMAS, Table, face_row
@@ -47,9 +47,9 @@ def store(tmp_path: Path) -> Store:
 def actor(tiny_pack: Pack, store: Store, monkeypatch: pytest.MonkeyPatch) -> IdentityTrainer:
     monkeypatch.setattr(pipelines.train, "StepReporter", Reporter)
     monkeypatch.setattr(pipelines.train, "COMMIT_EVERY_S", 0.0)
-    settings = [("custom", MethodConfig(), TRAIN), ("custom", MethodConfig(loss="noise"), TRAIN)]
+    recipes = [Recipe(train=TRAIN), Recipe(method=MethodConfig(loss="noise"), train=TRAIN)]
     board: Any = None
-    return IdentityTrainer(str(tiny_pack.root), settings, EngineConfig(slots=2), store, board, "cpu", 1)
+    return IdentityTrainer(str(tiny_pack.root), recipes, EngineConfig(slots=2), store, board, "cpu", 1)
 
 
 @pytest.fixture
@@ -57,7 +57,7 @@ def block(tiny_pack: Pack) -> pa.Table:
     faces = [noise_face(number, tiny_pack) for number in range(NUM_FACES)]
     faces[1].features.crop[:] = np.nan
     rows = pa.Table.from_pylist([face_row(face) for face in faces], SCHEMAS["faces"])
-    return rows.append_column("settings", pa.array([0] * NUM_FACES))
+    return rows.append_column("recipe", pa.array([0] * NUM_FACES))
 
 
 def counts(table: pa.Table) -> dict[str, int]:
@@ -110,21 +110,21 @@ def test_a_block_whose_actor_was_lost_goes_on_where_it_was(
     assert store.count("identities") == 4
 
 
-def test_a_block_may_mix_settings(actor: IdentityTrainer, block: pa.Table, store: Store) -> None:
-    """Ray joins small blocks: each face is learned with its own settings, and each settings' faces together."""
-    number = block.schema.get_field_index("settings")
-    mixed = block.set_column(number, "settings", pa.array([0, 0, 1, 0, 1]))
+def test_a_block_may_mix_recipes(actor: IdentityTrainer, block: pa.Table, store: Store) -> None:
+    """Ray joins small blocks: each face is learned by its own recipe, and each recipe's faces together."""
+    number = block.schema.get_field_index("recipe")
+    mixed = block.set_column(number, "recipe", pa.array([0, 0, 1, 0, 1]))
     assert counts(actor(mixed)) == {"faces": 5, "identities": 4, "rejected_face:diverged": 1}
     losses = {who.name: json.loads(who.config)["loss"] for who in store.identities()}
     assert losses == {"person 0": "two_phase", "person 2": "noise", "person 3": "two_phase", "person 4": "noise"}
 
 
-def test_faces_are_read_once_for_each_of_their_settings(tiny_pack: Pack, store: Store) -> None:
+def test_faces_are_read_once_for_each_of_their_recipes(tiny_pack: Pack, store: Store) -> None:
     store.upsert("faces", [face_row(noise_face(number, tiny_pack)) for number in range(3)])
     ids = [noise_face(number, tiny_pack).face_id for number in range(3)]
     blocks = list(_blocks([ids, ids[1:], []], 2))
-    assert [block["settings"].to_pylist() for block in blocks] == [[0, 0], [0], [1, 1]]
-    wanted = pa.concat_tables([*blocks, pa.table({"face_id": ["erased"], "settings": [1]})])
+    assert [block["recipe"].to_pylist() for block in blocks] == [[0, 0], [0], [1, 1]]
+    wanted = pa.concat_tables([*blocks, pa.table({"face_id": ["erased"], "recipe": [1]})])
     read = read_faces(wanted, store, tiny_pack.name)
     assert read["face_id"].to_pylist() == [*ids, *ids[1:]]
-    assert read["settings"].to_pylist() == [0, 0, 0, 1, 1]
+    assert read["recipe"].to_pylist() == [0, 0, 0, 1, 1]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from factory.config import EngineConfig, MethodConfig, TrainConfig, preset
+from factory.config import EngineConfig, MethodConfig, Recipe, TrainConfig, preset
 from factory.ids import identity_id
 from factory.learn.trainer import Learned, Trainer, load_trainer
 from factory.pack import Pack
@@ -23,7 +23,7 @@ FACES = (0, 1, 2, 3, 4)
 def learn(trainer: Trainer, *numbers: int, method: MethodConfig | None = None, **train: object) -> list[Identity]:
     faces = [noise_face(number, trainer.base.pack) for number in numbers]
     config = TrainConfig(**{"num_steps": STEPS, "learning_rate": 1e-3, **train})  # type: ignore[arg-type]
-    return trainer.train(faces, preset="custom", method=method or MethodConfig(mirror=0.5), train=config)
+    return trainer.train(faces, Recipe(method=method or MethodConfig(mirror=0.5), train=config))
 
 
 def exact_words(
@@ -31,7 +31,7 @@ def exact_words(
 ) -> dict[str, Learned]:
     """By face, with the words in the precision they were learned in."""
     sized = Trainer(trainer.base, EngineConfig(slots=slots))
-    waves = list(sized.stream(faces, preset="custom", method=method, train=train))
+    waves = list(sized.stream(faces, Recipe(method=method, train=train)))
     learned = {one.face.face_id: one for wave in waves for one in wave}
     assert len(learned) == sum(map(len, waves)) == len(faces)
     return learned
@@ -57,7 +57,7 @@ def single(tiny_pack: Pack) -> Trainer:
 @pytest.mark.parametrize("name", ["paper", "release"])
 def test_packed_equals_alone(exact: Trainer, views: str, name: str) -> None:
     """Nothing is shared in a pack but the batched products: equal to rounding in float64."""
-    method, _ = preset(name)  # type: ignore[arg-type]
+    method = preset(name).method  # type: ignore[arg-type]
     train = TrainConfig(num_steps=STEPS, learning_rate=1e-3, views=views, num_views=4, samples_per_step=2)  # type: ignore[arg-type]
     faces = [noise_face(number, exact.base.pack) for number in (1, 2, 3)]
     together = exact_words(exact, faces, method, train)
@@ -78,7 +78,7 @@ def test_mixed_step_counts_and_refilled_slots_change_nothing(
 ) -> None:
     """Identities that stop after different numbers of steps, in slots that others had before, in any order."""
     trainer: Trainer = request.getfixturevalue(precision)
-    method, _ = preset("release")
+    method = preset("release").method
     faces = [noise_face(number, trainer.base.pack) for number in FACES]
     alone: dict[str, Learned] = {}
     for face in faces:
@@ -93,7 +93,7 @@ def test_mixed_step_counts_and_refilled_slots_change_nothing(
 
 def test_bfloat16_packed_differs_no_more_than_bfloat16_from_float32(tiny_pack: Pack, single: Trainer) -> None:
     half = load_trainer(tiny_pack, engine=EngineConfig(precision="bfloat16"))
-    method, _ = preset("paper")
+    method = preset("paper").method
     train = TrainConfig(num_steps=STEPS, learning_rate=1e-3, views="pool", num_views=4)
     faces = [noise_face(number, tiny_pack) for number in (1, 2, 3)]
     together, reference = exact_words(half, faces, method, train), exact_words(single, faces, method, train)
@@ -118,7 +118,7 @@ def test_faces_are_taken_as_slots_come_free(single: Trainer) -> None:
 
     trainer = Trainer(single.base, EngineConfig(slots=2))
     train = TrainConfig(num_steps=2, views="pool", num_views=1)
-    waves = trainer.stream(faces(), preset="custom", method=MethodConfig(), train=train)
+    waves = trainer.stream(faces(), Recipe(train=train))
     assert taken == []
     sizes = [(len(wave), len(taken)) for wave in waves]
     assert sizes == [(2, 2), (2, 4), (1, 5)]
@@ -131,7 +131,7 @@ def test_a_face_that_diverges_is_told_and_does_not_touch_the_others(exact: Train
     together = exact_words(exact, [broken, sound], method, train)
     assert together[broken.face_id].identity is None
     assert farthest(exact_words(exact, [sound], method, train), together) < 1e-12
-    identities = exact.train([broken, sound], preset="custom", method=method, train=train)
+    identities = exact.train([broken, sound], Recipe(method=method, train=train))
     assert [identity.face_id for identity in identities] == [sound.face_id]
 
 
@@ -182,20 +182,25 @@ def test_the_frozen_model_stays_as_it_was(exact: Trainer) -> None:
 
 
 def test_identity_id_follows_face_config_and_encoder() -> None:
-    method, train = preset("paper")
-    base = identity_id("a", method, train, "f")
-    assert base == identity_id("a", method, train, "f") and len(base) == 16
+    paper = preset("paper")
+    base = identity_id("a", paper, "f")
+    assert base == identity_id("a", Recipe(preset="any name"), "f") and len(base) == 16
+
+    def other(method: dict[str, object], train: dict[str, object]) -> str:
+        recipe = Recipe(method=paper.method.model_copy(update=method), train=paper.train.model_copy(update=train))
+        return identity_id("a", recipe, "f")
+
     others = {
-        identity_id("b", method, train, "f"),
-        identity_id("a", method, train, "g"),
-        identity_id("a", method.model_copy(update={"hair_weight": 0.0}), train, "f"),
-        identity_id("a", method, train.model_copy(update={"num_steps": 1}), "f"),
-        identity_id("a", method, train.model_copy(update={"stop_below": 0.1}), "f"),
-        identity_id("a", method, train.model_copy(update={"average_power": 0.0}), "f"),
+        identity_id("b", paper, "f"),
+        identity_id("a", paper, "g"),
+        other({"hair_weight": 0.0}, {}),
+        other({}, {"num_steps": 1}),
+        other({}, {"stop_below": 0.1}),
+        other({}, {"average_power": 0.0}),
     }
     assert len(others | {base}) == 7
     # where early stopping is off, its fields change nothing, and identities of versions without it keep their ids
-    assert identity_id("a", method, train.model_copy(update={"stop_every": 7}), "f") == base
+    assert other({}, {"stop_every": 7}) == base
 
 
 def test_no_faces_no_identities_and_progress_is_told(exact: Trainer) -> None:
@@ -203,5 +208,24 @@ def test_no_faces_no_identities_and_progress_is_told(exact: Trainer) -> None:
     told: list[tuple[int, int]] = []
     faces = [noise_face(1, exact.base.pack)]
     config = TrainConfig(num_steps=3)
-    exact.train(faces, preset="paper", method=MethodConfig(), train=config, on_step=lambda *at: told.append(at))
+    exact.train(faces, Recipe(train=config), on_step=lambda *at: told.append(at))
     assert told == [(1, 3), (2, 3), (3, 3)]
+
+
+def test_a_face_may_enter_while_others_are_in_the_middle(exact: Trainer) -> None:
+    recipe = Recipe(train=TrainConfig(num_steps=4, learning_rate=1e-3, views="pool", num_views=2))
+    first, second, third = (noise_face(number, exact.base.pack) for number in (1, 2, 3))
+    learning = Trainer(exact.base, EngineConfig(slots=2)).open(recipe)
+    assert not learning and learning.step() == []
+    learning.add(first)
+    assert [len(learning.step()) for _ in range(2)] == [0, 0]
+    learning.add(second)
+    learning.add(third)  # waits until the first one leaves
+    assert (len(learning), learning.free) == (3, 0)
+    waves = [[one.face.name for one in learning.step()] for _ in range(6)]
+    assert waves == [[], ["person 1"], [], ["person 2"], [], ["person 3"]]
+    assert not learning and learning.free == 2
+    alone = exact_words(exact, [second], recipe.method, recipe.train)
+    learning.add(second)
+    (again,) = (one for _ in range(4) for one in learning.step())
+    assert farthest(alone, {again.face.face_id: again}) < 1e-12

@@ -13,22 +13,23 @@ import pytest
 import ray
 from ray.cluster_utils import Cluster
 
-from factory.config import TrainConfig
+from factory.config import Recipe, TrainConfig
 from factory.pack import Pack
 from factory.store.rows import face_row
 from factory.store.tables import Store
+from pipelines.jobs.pools import Workers
 from pipelines.train import train
 from tests.make_faces import noise_face
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(1800)]
 NUM_FACES = 12
-CONFIG = TrainConfig(num_steps=20, views="pool", num_views=2)
+RECIPE = Recipe(train=TrainConfig(num_steps=20, views="pool", num_views=2))
 JOB = """
 import sys
-from factory.config import TrainConfig
+from factory.config import Recipe
 from pipelines.train import train
-root, pack, config = sys.argv[1:]
-train(root, pack, train=TrainConfig.model_validate_json(config), faces_per_block=2)
+root, pack, recipe = sys.argv[1:]
+train(root, pack, [Recipe.model_validate_json(recipe)], faces_per_block=2)
 """
 
 
@@ -46,7 +47,7 @@ def check_every_row_once(store: Store) -> None:
 
 def test_two_jobs_on_one_root(tiny_pack: Pack, tmp_path: Path) -> None:
     store = filled(tmp_path, tiny_pack)
-    arguments = [sys.executable, "-c", JOB, store.root, str(tiny_pack.root), CONFIG.model_dump_json()]
+    arguments = [sys.executable, "-c", JOB, store.root, str(tiny_pack.root), RECIPE.model_dump_json()]
     environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
     jobs = [subprocess.Popen(arguments, env=environment) for _ in range(2)]
     assert [job.wait() for job in jobs] == [0, 0]
@@ -69,7 +70,7 @@ def test_a_node_is_lost_in_the_middle(tiny_pack: Pack, tmp_path: Path) -> None:
         ray.init(address=cluster.address, log_to_driver=False)
         killer = threading.Thread(target=kill_one_after_the_first_commit, daemon=True)
         killer.start()
-        train(store.root, tiny_pack.root, train=CONFIG, workers=2, faces_per_block=2)
+        train(store.root, tiny_pack.root, [RECIPE], workers=Workers(num=2), faces_per_block=2)
         killer.join(10)
     finally:
         ray.shutdown()

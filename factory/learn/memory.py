@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import dataclass, field
 
 import torch
 
@@ -16,6 +17,42 @@ _USABLE = 0.9  # of the free memory; the rest is for fragments
 _COPIES = 4  # of an identity's weights: themselves, gradients, two moments
 
 logger = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class Fitting:
+    """How many identities fit on a device, as far as it is known: measured once, halved whenever it was too many."""
+
+    base: DiffusionBase
+    templates: TokenisedPrompts
+    given: int | None = None  # by the user, in place of a measurement
+    _known: dict[tuple[int, int], int] = field(default_factory=dict)  # what an identity takes -> slots
+
+    def slots(self, train: TrainConfig, feature_width: int) -> int:
+        """For identities that are learned so, from features [F]."""
+        takes = self._takes(train, feature_width)
+        if takes not in self._known:
+            self._known[takes] = self.given or choose_slots(self.base, self.templates, train, feature_width)
+        return self._known[takes]
+
+    def halve(self, tried: int, train: TrainConfig, feature_width: int) -> int:
+        """Half of what was too many; it stays so for identities that take as much.
+
+        Raises torch.OutOfMemoryError, with the remedy, if one alone was too many.
+        """
+        device, slots = self.base.device, tried // 2
+        if slots == 0:
+            raise torch.OutOfMemoryError(
+                f"one identity alone does not fit in the free memory of {device}; "
+                "set precision=bfloat16, a smaller samples_per_step, or use a GPU with more memory"
+            )
+        logger.warning("%d identities do not fit in the memory of %s; going on with %d", tried, device, slots)
+        self._known[self._takes(train, feature_width)] = slots
+        return slots
+
+    def _takes(self, train: TrainConfig, feature_width: int) -> tuple[int, int]:
+        """Samples in a batch, and bytes beside it: all that the number of slots depends on."""
+        return train.samples_per_step, state_bytes(self.base, train, feature_width)
 
 
 def choose_slots(base: DiffusionBase, templates: TokenisedPrompts, train: TrainConfig, feature_width: int) -> int:

@@ -15,7 +15,10 @@ from factory.config import TrainConfig
 
 
 class SlotAdamW:
-    """Updates stacked weights [B, ...] in place. `state` is all it remembers, as tensors whose axis 0 is the slot."""
+    """Updates stacked weights [B, ...] in place. `state` is all it remembers, as tensors whose axis 0 is the slot.
+
+    Whoever takes a slot zeroes its rows: moments are not set before, so that rows that nobody uses take no memory.
+    """
 
     def __init__(self, weights: Sequence[torch.Tensor], train: TrainConfig) -> None:
         self.max_grad_norm = train.max_grad_norm
@@ -30,7 +33,7 @@ class SlotAdamW:
         )
         self.state: list[torch.Tensor] = []
         for weight, rows in zip(weights, self.rows, strict=True):
-            first, second = torch.zeros_like(weight), torch.zeros_like(weight)
+            first, second = torch.empty_like(weight), torch.empty_like(weight)
             steps_B = torch.zeros(len(rows), device=weight.device)  # torch counts in float32
             self.state += [first, second, steps_B]
             for slot, row in enumerate(rows):

@@ -60,15 +60,16 @@ class PackedProjector(nn.Module):
         super().__init__()
         width = mean_VD.numel()
         self.method = method
-        self.weight_in = nn.Parameter(torch.zeros(num_slots, width, feature_width))
-        self.weight_out = nn.Parameter(torch.zeros(num_slots, width, width))
-        self.bias_in = nn.Parameter(torch.zeros(num_slots, width))
-        self.bias_out = nn.Parameter(torch.zeros(num_slots, width))
-        self.norm_gain = nn.Parameter(torch.zeros(num_slots, width))
-        self.norm_bias = nn.Parameter(torch.zeros(num_slots, width))
+        # `start` fills a row: on a CPU, rows that nobody uses take no memory
+        self.weight_in = nn.Parameter(torch.empty(num_slots, width, feature_width))
+        self.weight_out = nn.Parameter(torch.empty(num_slots, width, width))
+        self.bias_in = nn.Parameter(torch.empty(num_slots, width))
+        self.bias_out = nn.Parameter(torch.empty(num_slots, width))
+        self.norm_gain = nn.Parameter(torch.empty(num_slots, width))
+        self.norm_bias = nn.Parameter(torch.empty(num_slots, width))
         if method.adain and method.normalise == "joint_affine":
-            self.joint_gain = nn.Parameter(torch.zeros(num_slots, width))
-            self.joint_bias = nn.Parameter(torch.zeros(num_slots, width))
+            self.joint_gain = nn.Parameter(torch.empty(num_slots, width))
+            self.joint_bias = nn.Parameter(torch.empty(num_slots, width))
         self.register_buffer("mean_VD", mean_VD.clone())
         self.register_buffer("std_VD", std_VD.clone())
 

@@ -16,7 +16,7 @@ from torch import nn
 
 from factory.base.diffusion import DiffusionBase
 from factory.base.text import TokenisedPrompts
-from factory.config import MethodConfig, TrainConfig
+from factory.config import Recipe
 from factory.learn.augment import crop_layers
 from factory.learn.celebs import CelebPrior
 from factory.learn.draws import draw_step, identity_generator
@@ -52,21 +52,21 @@ class _Occupant:
 
 
 class Slots:
-    """Room for `num_slots` identities that are learned with the same settings."""
+    """Room for `num_slots` identities that are learned by the same recipe."""
 
     def __init__(
         self,
         base: DiffusionBase,
         templates: TokenisedPrompts,
         prior: CelebPrior,
-        method: MethodConfig,
-        train: TrainConfig,
+        recipe: Recipe,
         *,
         num_slots: int,
         feature_width: int,
     ) -> None:
-        self.base, self.templates, self.method, self.train = base, templates, method, train
-        self.projector = packed_words(num_slots, feature_width, prior, method)
+        self.base, self.templates, self.method, self.train = base, templates, recipe.method, recipe.train
+        train = recipe.train
+        self.projector = packed_words(num_slots, feature_width, prior, recipe.method)
         self.projector.to(base.device, base.exact_dtype)
         self.weights = {name: parameter.data for name, parameter in self.projector.named_parameters()}  # of all slots
         self.optimiser = SlotAdamW(list(self.weights.values()), train)
@@ -177,7 +177,7 @@ class Slots:
         layers = crop_layers(face.crop, face.masks).to(self.base.device)
         self._resize(slot + 1)
         for stack in self.stacked:
-            stack[slot].zero_()
+            stack[slot].zero_()  # they were not, when they were made
         self.projector.start(slot, generator)
         self.features_B2F[slot].copy_(features_2F)
         if self.pool is not None:

@@ -6,32 +6,30 @@ nothing but the batched products (factory/learn/slots.py), so words do not depen
 
 from __future__ import annotations
 
-import logging
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property, partial
-from itertools import chain, islice
 
 import numpy as np
 import torch
 
 from factory.base.diffusion import DiffusionBase
 from factory.base.text import tokenise
-from factory.config import EngineConfig, MethodConfig, TrainConfig
+from factory.config import EngineConfig, MethodConfig, Recipe
 from factory.faces.encode import FeatureEncoder
-from factory.ids import identity_id, training_json
+from factory.ids import identity_id, recipe_json
 from factory.learn.celebs import celeb_prior
-from factory.learn.memory import choose_slots
+from factory.learn.memory import Fitting
 from factory.learn.slots import Finished, Slots
 from factory.pack import Pack
 from factory.prompts import PERSON, TEMPLATES
 from factory.records import TEXT_ENCODER, Identity, PreparedFace
 
-OnStep = Callable[[int, int], None]  # steps done of the identities in their slots, together; steps of one identity
+OnStep = Callable[[int, int], None]  # steps done of the identities in their slots, together (all of them by those
+# that are done just now); steps of one identity
 _DTYPES = {"auto": None, "float64": torch.float64, "float32": torch.float32, "bfloat16": torch.bfloat16}
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,74 +50,37 @@ class Trainer:
         own = [template.replace("{}", PERSON) for template in base.pack.prompt_templates]
         self.templates = tokenise(own or TEMPLATES, base.tokenizer).to(base.device)
         self.fingerprint = base.pack.learning_fingerprint()
-        self._fitting: dict[int, int] = {}  # samples per identity and step -> slots that fit, once known
+        self.fitting = Fitting(base, self.templates, self.engine.slots)
 
-    def train(
-        self,
-        faces: Sequence[PreparedFace],
-        *,
-        preset: str,
-        method: MethodConfig,
-        train: TrainConfig,
-        on_step: OnStep | None = None,
-    ) -> list[Identity]:
+    def train(self, faces: Sequence[PreparedFace], recipe: Recipe, *, on_step: OnStep | None = None) -> list[Identity]:
         """Learn one identity per face, in the order of `faces`. A face whose words are not finite is left out."""
-        waves = self.stream(faces, preset=preset, method=method, train=train, on_step=on_step)
+        waves = self.stream(faces, recipe, on_step=on_step)
         learned = {one.face.face_id: one.identity for wave in waves for one in wave}
         return [identity for face in faces if (identity := learned[face.face_id]) is not None]
 
     def stream(
-        self,
-        faces: Iterable[PreparedFace],
-        *,
-        preset: str,
-        method: MethodConfig,
-        train: TrainConfig,
-        on_step: OnStep | None = None,
+        self, faces: Iterable[PreparedFace], recipe: Recipe, *, on_step: OnStep | None = None
     ) -> Iterator[list[Learned]]:
         """Learn faces, taken one by one as slots come free; gives those that finish at the same step, as they do.
-
-        If the device's memory runs out, half of the identities go on and the others start again when there is room.
 
         Raises:
             torch.OutOfMemoryError: one identity alone does not fit.
         """
-        waiting = iter(faces)
-        ahead = next(waiting, None)
-        if ahead is None:
-            return
-        width = self.features(ahead, method).shape[-1]
-        room = self._room(train, width)
-        first = [ahead, *islice(waiting, room - 1)]
-        waiting, room = chain(first, waiting), len(first)
-        made: list[Slots] = []
-
-        def make() -> None:
-            shape = {"num_slots": room, "feature_width": width}
-            made.append(Slots(self.base, self.templates, self.prior, method, train, **shape))
-
-        while not _fits(make):
-            room = self._halve(room, train)
-        (slots,) = made
+        waiting, learning, steps = iter(faces), self.open(recipe), recipe.train.num_steps
         while True:
-            fits = True
-            while fits and len(slots) < room and (face := next(waiting, None)) is not None:
-                fits = _fits(partial(slots.add, face, self.features(face, method)))
-                waiting = waiting if fits else chain([face], waiting)
-            if fits and not slots:
+            while learning.free and (face := next(waiting, None)) is not None:
+                learning.add(face)
+            if not learning:
                 return
-            tried = len(slots) + (not fits)
-            if not (fits and _fits(slots.step)):
-                room = self._halve(tried, train)
-                waiting = chain(slots.keep(room), waiting)
-                continue
+            done = learning.step()
             if on_step is not None:
-                on_step(slots.steps_done(), train.num_steps)
-            done = slots.finished()
-            for slot in sorted(done, reverse=True):
-                slots.remove(slot)
+                on_step(learning.steps_done() + len(done) * steps, steps)
             if done:
-                yield [self._learned(one, preset, method, train) for one in done.values()]
+                yield done
+
+    def open(self, recipe: Recipe) -> Learning:
+        """Slots for one recipe that faces may enter at any time."""
+        return Learning(self, recipe)
 
     def features(self, face: PreparedFace, method: MethodConfig) -> torch.Tensor:
         """What the MLP reads of a face and of its mirror image, float32 [2, F]."""
@@ -132,37 +93,91 @@ class Trainer:
     def _clip(self) -> FeatureEncoder:
         return FeatureEncoder(self.base.pack, device=self.base.device, source="clip")
 
-    def _room(self, train: TrainConfig, feature_width: int) -> int:
-        num_samples = train.samples_per_step
-        if num_samples not in self._fitting:
-            chosen = self.engine.slots or choose_slots(self.base, self.templates, train, feature_width)
-            self._fitting[num_samples] = chosen
-        return self._fitting[num_samples]
 
-    def _halve(self, tried: int, train: TrainConfig) -> int:
-        """Half of the slots that were too many; it stays so for this trainer."""
-        room = tried // 2
-        if room == 0:
-            raise torch.OutOfMemoryError(
-                f"one identity alone does not fit in the free memory of {self.base.device}; "
-                "set precision=bfloat16, a smaller samples_per_step, or use a GPU with more memory"
-            )
-        logger.warning("%d identities do not fit in the memory of %s; going on with %d", tried, self.base.device, room)
-        self._fitting[train.samples_per_step] = room
-        return room
+class Learning:
+    """Identities that are learned together, by one recipe: a face is added while others are in the middle.
 
-    def _learned(self, finished: Finished, preset: str, method: MethodConfig, train: TrainConfig) -> Learned:
-        face, words_VD = finished.face, finished.words_VD
+    If the device's memory runs out, half of the identities go on and the others start again when there is room.
+    """
+
+    def __init__(self, trainer: Trainer, recipe: Recipe) -> None:
+        self.trainer, self.recipe = trainer, recipe
+        self._waiting: deque[PreparedFace] = deque()
+        self._slots: Slots | None = None  # until the first step
+        self._width = 0  # of features, known with the first face
+        self._room = 1  # slots that may be taken
+
+    def __len__(self) -> int:
+        """Faces in a slot, or waiting for one."""
+        return len(self._waiting) + (0 if self._slots is None else len(self._slots))
+
+    @property
+    def free(self) -> int:
+        """Slots that nobody has or waits for; one until the first face tells how large they are."""
+        return max(0, self._room - len(self))
+
+    def add(self, face: PreparedFace) -> None:
+        """It enters before the next step, or when a slot comes free."""
+        if not self._width:
+            self._width = self._features(face).shape[-1]
+            self._room = self.trainer.fitting.slots(self.recipe.train, self._width)
+        self._waiting.append(face)
+
+    def step(self) -> list[Learned]:
+        """One update of everybody who has a slot; gives those that are done, and whose slots are free now.
+
+        Raises torch.OutOfMemoryError if one identity alone does not fit.
+        """
+        if not self:
+            return []
+        while self._slots is None:
+            if not _fits(self._open):
+                self._halve(self._room)
+        slots = self._slots
+        while not ((entered := self._enter(slots)) and _fits(slots.step)):
+            self._halve(len(slots) + (not entered))
+            self._waiting.extendleft(reversed(slots.keep(self._room)))
+        done = slots.finished()
+        for slot in sorted(done, reverse=True):
+            slots.remove(slot)
+        return [self._learned(one) for one in done.values()]
+
+    def steps_done(self) -> int:
+        """Of all identities that are in their slots, together."""
+        return 0 if self._slots is None else self._slots.steps_done()
+
+    def _open(self) -> None:
+        trainer = self.trainer
+        shape = {"num_slots": self._room, "feature_width": self._width}
+        self._slots = Slots(trainer.base, trainer.templates, trainer.prior, self.recipe, **shape)
+
+    def _enter(self, slots: Slots) -> bool:
+        """Who waits takes the free slots; False if memory ran out, with the one it ran out for still waiting."""
+        while self._waiting and len(slots) < self._room:
+            face = self._waiting[0]
+            if not _fits(partial(slots.add, face, self._features(face))):
+                return False
+            self._waiting.popleft()
+        return True
+
+    def _halve(self, tried: int) -> None:
+        self._room = self.trainer.fitting.halve(tried, self.recipe.train, self._width)
+
+    def _features(self, face: PreparedFace) -> torch.Tensor:
+        return self.trainer.features(face, self.recipe.method)
+
+    def _learned(self, finished: Finished) -> Learned:
+        face, words_VD, trainer = finished.face, finished.words_VD, self.trainer
         identity = Identity(
-            identity_id=identity_id(face.face_id, method, train, self.fingerprint),
+            identity_id=identity_id(face.face_id, self.recipe, trainer.fingerprint),
             face_id=face.face_id,
             photo_id=face.photo_id,
             name=face.name,
             words={TEXT_ENCODER: words_VD.astype(np.float32)},
-            pack=self.base.pack.name,
-            fingerprint=self.base.fingerprint,
-            preset=preset,
-            config=training_json(method, train),
+            pack=trainer.base.pack.name,
+            fingerprint=trainer.base.fingerprint,
+            preset=self.recipe.preset,
+            config=recipe_json(self.recipe),
             num_steps=finished.num_steps,
             final_loss=finished.final_loss,
             train_s=finished.seconds,

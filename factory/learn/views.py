@@ -60,10 +60,12 @@ class ViewPool:
     """K views of each slot. `state` is its memory, as tensors whose axis 0 is the slot."""
 
     def __init__(self, base: DiffusionBase, num_slots: int, num_views: int) -> None:
-        images = torch.zeros(num_slots, num_views, base.num_channels, base.latent_side, base.latent_side)
-        mean_BKCHW, std_BKCHW = (torch.zeros_like(images, device=base.device, dtype=base.exact_dtype) for _ in "ms")
-        weights_BKHW = torch.zeros_like(mean_BKCHW[:, :, 0])
-        mirrored_BK = torch.zeros(num_slots, num_views, dtype=torch.int64, device=base.device)
+        shape, side, device = (num_slots, num_views), base.latent_side, base.device
+        mean_BKCHW, std_BKCHW = (
+            torch.empty(*shape, base.num_channels, side, side, dtype=base.exact_dtype, device=device) for _ in "ms"
+        )
+        weights_BKHW = torch.empty(*shape, side, side, dtype=base.exact_dtype, device=device)
+        mirrored_BK = torch.empty(*shape, dtype=torch.int64, device=device)
         self.state = [mean_BKCHW, std_BKCHW, weights_BKHW, mirrored_BK]
 
     def put(self, slot: int, views: EncodedViews) -> None:

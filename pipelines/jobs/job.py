@@ -8,16 +8,14 @@ import os
 import secrets
 import sys
 import time
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import Final
 
-import pyarrow as pa
 import ray
-from ray.data import DataContext, Dataset
+from ray.data import DataContext
 from ray.exceptions import RayError, RayTaskError
 
 from factory.store.tables import Store
@@ -37,7 +35,6 @@ _TRANSIENT: Final = (
     "Connection reset",
     "NETWORK_CONN",
 )
-COUNTS: Final = pa.schema([("what", pa.string()), ("num", pa.int64())])
 
 
 @dataclass(kw_only=True)
@@ -185,24 +182,3 @@ def _silent_stderr() -> Iterator[None]:
         os.dup2(kept, 2)
         os.close(kept)
         os.close(nowhere)
-
-
-def counts_table(counts: Mapping[str, int]) -> pa.Table:
-    """What a committed batch reports to the driver, as COUNTS."""
-    return pa.table({"what": list(counts), "num": list(counts.values())}, schema=COUNTS)
-
-
-def stream(chain: Dataset) -> Iterator[pa.Table]:
-    """Runs a chain; gives its blocks as they are done."""
-    for batch in chain.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
-        assert isinstance(batch, pa.Table)
-        yield batch
-
-
-def tally(chain: Dataset) -> Iterator[Counter[str]]:
-    """Runs a chain that ends in COUNTS; gives each committed batch's counts as it is done."""
-    for batch in stream(chain):
-        counts: Counter[str] = Counter()
-        for row in batch.to_pylist():
-            counts[row["what"]] += row["num"]
-        yield counts

@@ -14,6 +14,15 @@ LIGHT: Final = 0.1  # logical CPUs of a task that reads or commits; it must find
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Workers:
+    """What a user says of the workers that hold models."""
+
+    num: int | None = None  # None: one per GPU, or core, as memory and the rows allow
+    gpus: float | None = None  # what each takes of a GPU; None: 1 where the cluster has any now. An autoscaled one may
+    # have none yet: say it there
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Pool:
     """A pool of workers of one kind. CPUs are Ray's bookkeeping; `threads` is what a worker really uses."""
 
@@ -36,18 +45,12 @@ class Pool:
         return ActorPoolStrategy(min_size=1, max_size=self.size, initial_size=self.size)
 
 
-def cpu_and_model_pools(
-    num_cpu_workers: int | None, num_model_workers: int | None, gpus_each: float | None = None
-) -> tuple[Pool, Pool]:
-    """Two pools that run side by side: CPU work, and models on GPUs where there are any; half of the CPUs each else.
-
-    `gpus_each` is what a model worker takes of a GPU; without it, 1 where the cluster has any now. An autoscaled one
-    may have none yet: say it there.
-    """
+def cpu_and_model_pools(workers: Workers) -> tuple[Pool, Pool]:
+    """Two pools that run side by side: CPU work, and models on GPUs where there are any; half of the CPUs each else."""
     cpus, gpus = _cluster()
-    each = min(gpus, 1) if gpus_each is None else gpus_each
-    models = num_model_workers or (_that_fit(gpus, each) if each else max(1, cpus // 2))
-    others = num_cpu_workers or max(1, cpus - models)
+    each = min(gpus, 1) if workers.gpus is None else workers.gpus
+    models = workers.num or (_that_fit(gpus, each) if each else max(1, cpus // 2))
+    others = max(1, cpus - models)
     share = _share(cpus, models + others)
     threads = max(1, cpus // (models + others))
     return (
@@ -56,16 +59,16 @@ def cpu_and_model_pools(
     )
 
 
-def model_pool(num_workers: int | None, gpus_each: float | None, *, at_most: int, pack: Pack) -> Pool:
+def model_pool(workers: Workers, *, at_most: int, pack: Pack) -> Pool:
     """One pool with the cluster to itself: as many workers as find GPUs, where there are any; else one a core, but no
     more than find memory for a base model each. `at_most` workers would have enough to do.
 
     Two threads on a batch wait for each other: two workers of a thread each do a quarter more (docs/log.md).
     """
     cpus, gpus = _cluster()
-    each = min(gpus, 1) if gpus_each is None else gpus_each
-    if num_workers or each:
-        size = num_workers or _that_fit(gpus, each)
+    each = min(gpus, 1) if workers.gpus is None else workers.gpus
+    if workers.num or each:
+        size = workers.num or _that_fit(gpus, each)
         share, threads = _share(cpus, size), max(1, cpus // size)
         return Pool(size=size, num_cpus=share, num_gpus=each, threads=threads, steady=True)
     nodes = _nodes()

@@ -8,14 +8,15 @@ from itertools import pairwise
 from typing import Any, Final
 
 import pyarrow as pa
-import ray
 
 from factory.ids import photo_name_of
 from factory.pack import Pack
-from factory.store.tables import Store, where_in
+from factory.store.queries import faces_of_pack, rejects_of_prepare
+from factory.store.tables import Store
 from factory.store.tombstones import Tombstones
-from pipelines.jobs.job import Summary, stream
+from pipelines.jobs.job import Summary
 from pipelines.jobs.progress import Progress
+from pipelines.jobs.stage import Stage, stream
 from pipelines.photos.sources import CONTENT, find_places, hash_contents
 
 _FILES: Final = 64  # files that one task reads
@@ -32,12 +33,9 @@ def find_new_photos(
     """
     places = find_places(photos)
     known = _known_photos(store, pack, retry)
-    chain = ray.data.from_arrow(work_units(places.table)).map_batches(
-        hash_contents, batch_size=None, batch_format="pyarrow", num_cpus=1
-    )
     fresh: list[pa.Table] = []
     with Progress("look for new photos", "photos", places.num_photos) as progress:
-        for batch in stream(chain):
+        for batch in stream(work_units(places.table), Stage(hash_contents, num_cpus=1)):
             wanted = [known.wants(row) for row in batch.select(["photo_id", "name", "source_id"]).to_pylist()]
             fresh.append(batch.filter(pa.array(wanted, pa.bool_())))
             progress.add(batch.num_rows)
@@ -97,10 +95,8 @@ class _Known:
 
 
 def _known_photos(store: Store, pack: Pack, retry: Sequence[str] | None) -> _Known:
-    same_pack = where_in("pack", [pack.name])
-    faces = store.read("faces", columns=["photo_id", "name", "face_index"], where=same_pack).to_pylist()
-    columns = ["reject_id", "photo_id", "name", "reason"]
-    rejects = store.read("rejects", columns=columns, where=f"{same_pack} AND stage = 'prepare'").to_pylist()
+    faces = faces_of_pack(store, pack.name, ["photo_id", "name", "face_index"]).to_pylist()
+    rejects = rejects_of_prepare(store, pack.name, ["reject_id", "photo_id", "name", "reason"]).to_pylist()
     named = {(row["photo_id"], photo_name_of(row["name"], row["face_index"])) for row in faces if row["face_index"]}
     named |= {(row["photo_id"], row["name"]) for row in [*(face for face in faces if not face["face_index"]), *rejects]}
     named |= {(row["photo_id"], row["name"]) for row in store.read("names").to_pylist()}

@@ -17,8 +17,9 @@ from PIL import Image
 from factory.config import PrepareConfig
 from factory.errors import PhotoRejected
 from factory.faces.photos import decode_photo
+from factory.store.queries import faces_by_id, faces_of_pack, rejects_of_prepare
 from factory.store.rows import decode_png
-from factory.store.tables import Store, where_in
+from factory.store.tables import Store
 from pipelines.photos.sources import read_photos
 
 NUM_ACCEPTED: Final = 24
@@ -30,16 +31,15 @@ _NOT_OPENED: Final = ("crashed_worker", "out_of_memory")  # they would do it aga
 def samples(store: Store, pack: str, contents: pa.Table, config: PrepareConfig) -> list[str]:
     """Lines of HTML for photos that a job has just done (CONTENT): some faces, and some rejects of each reason."""
     ids = set(contents["photo_id"].to_pylist()) - {None}
-    same_pack = where_in("pack", [pack])
-    faces = store.read("faces", columns=["face_id", "photo_id"], where=same_pack).to_pylist()
+    faces = faces_of_pack(store, pack, ["face_id", "photo_id"]).to_pylist()
     chosen = sorted(row["face_id"] for row in faces if row["photo_id"] in ids)[:NUM_ACCEPTED]
-    crops = store.read("faces", columns=["photo_id", "face_id", "name", "crop"], where=where_in("face_id", chosen))
+    crops = faces_by_id(store, pack, chosen, ["photo_id", "face_id", "name", "crop"])
     lines = [
         _figure(row["photo_id"], row["face_id"], row["name"], "", _thumbnail(decode_png(row["crop"])))
         for row in crops.to_pylist()
     ]
     per_reason: dict[str, list[dict[str, Any]]] = {}
-    for row in store.read("rejects", where=f"{same_pack} AND stage = 'prepare'").to_pylist():
+    for row in rejects_of_prepare(store, pack).to_pylist():
         mine = per_reason.setdefault(row["reason"], [])
         if row["photo_id"] in ids and len(mine) < NUM_A_REASON:
             mine.append(row)

@@ -64,7 +64,7 @@ def stage(work: Work, name: str) -> Iterator[list[int]]:
 def learn(work: Work) -> None:
     """Photos -> faces, of people and celebrities; then every arm on the people."""
     from pipelines.prepare import prepare
-    from pipelines.train import train_each
+    from pipelines.train import train
 
     measured, reference = celebrities_of(work.plan)
     sources = {"people": people_of(work.plan), "celebrities": {**measured, **reference}}
@@ -76,9 +76,8 @@ def learn(work: Work) -> None:
             root = str(work.folder / name)
             did.append(prepare(str(photos), root, work.pack.root, PrepareConfig(faces="largest")).faces)
     with stage(work, "learn: every arm") as did:
-        settings = [work.settings(arm) for arm in work.plan.arms().values()]
-        root = str(work.folder / "people")
-        did.append(train_each(root, work.pack.root, settings).identities)
+        recipes = [work.recipe(arm) for arm in work.plan.arms().values()]
+        did.append(train(str(work.folder / "people"), work.pack.root, recipes).identities)
 
 
 def draw_and_measure(work: Work, cast: Cast) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from factory.base.diffusion import DiffusionBase
-from factory.config import MethodConfig, TrainConfig
+from factory.config import Recipe
 from factory.ids import identity_id
 from factory.learn.celebs import CelebPrior, celeb_prior
 from factory.pack import Pack
@@ -40,15 +40,14 @@ class Work:
         """Celebrities by name, kept apart: a training job would learn their faces too."""
         return Store(self.folder / "celebrities")
 
-    def settings(self, arm: Arm) -> tuple[str, MethodConfig, TrainConfig]:
-        """Label and configs of an arm."""
+    def recipe(self, arm: Arm) -> Recipe:
+        """How an arm learns."""
         steps = {} if self.plan.num_steps is None else {"num_steps": self.plan.num_steps}
         return train_settings(self.pack, arm.preset, {**arm.changes, **steps})
 
     def id_of(self, arm: Arm, face: PreparedFace) -> str:
         """The identity that an arm learns of a face."""
-        _, method, train = self.settings(arm)
-        return identity_id(face.face_id, method, train, self.pack.learning_fingerprint())
+        return identity_id(face.face_id, self.recipe(arm), self.pack.learning_fingerprint())
 
     @property
     def stages(self) -> dict[str, float]:

@@ -1,0 +1,68 @@
+"""What jobs ask of the tables, by name: no other place but the store writes SQL."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pyarrow as pa
+
+from factory.records import Identity
+from factory.store.rows import identity_from_row
+from factory.store.tables import Store, where_in
+
+_OF_PREPARE = "stage = 'prepare'"
+
+
+def faces_of_pack(store: Store, pack: str, columns: list[str]) -> pa.Table:
+    """Every face that a pack prepared."""
+    return store.read("faces", columns=columns, where=where_in("pack", [pack]))
+
+
+def faces_by_id(store: Store, pack: str, face_ids: Sequence[str], columns: list[str] | None = None) -> pa.Table:
+    """These faces of a pack, in any order; whoever was erased is left out."""
+    return store.read("faces", columns=columns, where=f"{where_in('face_id', face_ids)} AND {where_in('pack', [pack])}")
+
+
+def rejects_of_prepare(store: Store, pack: str, columns: list[str] | None = None) -> pa.Table:
+    """Photos, and faces of them, that could not be prepared with a pack."""
+    return store.read("rejects", columns=columns, where=f"{where_in('pack', [pack])} AND {_OF_PREPARE}")
+
+
+def drop_rejects(store: Store, pack: str, reject_ids: Sequence[str]) -> None:
+    """Takes back these refusals."""
+    if reject_ids:
+        store.delete("rejects", f"{where_in('reject_id', reject_ids)} AND {where_in('pack', [pack])}")
+
+
+def drop_older_rejects(store: Store, pack: str, photo_ids: Sequence[str], but: Sequence[str]) -> None:
+    """Takes back what was refused of these photos when they were prepared, all but the rejects of these ids."""
+    if photo_ids:
+        whose = f"{where_in('photo_id', photo_ids)} AND {where_in('pack', [pack])} AND {_OF_PREPARE}"
+        store.delete("rejects", f"{whose} AND NOT ({where_in('reject_id', but)})")
+
+
+def learned(store: Store, identity_ids: Sequence[str] | None = None) -> set[str]:
+    """Ids of identities that are there, all or those among these."""
+    where = None if identity_ids is None else where_in("identity_id", identity_ids)
+    return store.existing_ids("identities", where=where)
+
+
+def diverged(store: Store) -> set[str]:
+    """Ids of identities that were tried and are not to be had."""
+    return store.existing_ids("rejects", where="stage = 'train'")
+
+
+def identities_by_id(store: Store, identity_ids: Sequence[str]) -> dict[str, Identity]:
+    """These identities by their ids; whoever was erased is left out."""
+    rows = store.read("identities", where=where_in("identity_id", identity_ids)).to_pylist()
+    return {row["identity_id"]: identity_from_row(row) for row in rows}
+
+
+def pictures(store: Store, image_ids: Sequence[str], columns: list[str] | None = None) -> pa.Table:
+    """Rows of `images` with these ids, in any order."""
+    return store.read("images", columns=columns, where=where_in("image_id", image_ids))
+
+
+def measured(store: Store, protocol: str) -> set[str]:
+    """Ids of pictures that were measured under a protocol."""
+    return store.existing_ids("metrics", where=where_in("protocol", [protocol]))
