@@ -126,6 +126,14 @@ class ImageRequest:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TokenCount:
+    """How much of a text the text encoder reads: what lies beyond its length is cut."""
+
+    given: int  # tokens of the text, two for each <person>
+    read: int  # of these, from the start
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class GeneratedImage:
     """A row of the `images` table."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import threading
+from collections.abc import Callable
 from contextlib import closing
 from http.client import HTTPConnection
 from typing import Any
@@ -16,6 +17,7 @@ from ray.exceptions import RayTaskError
 from ray.serve import Application
 from ray.serve.handle import DeploymentHandle
 from ray.serve.schema import LoggingConfig
+from starlette.convertors import PathConvertor, register_url_convertor
 
 from factory.pack import load_pack
 from factory.store.tables import Store
@@ -24,23 +26,42 @@ from serve.client import ImageClient
 from serve.drawing import Generator, GeneratorStats
 from serve.openai.errors import ANSWERS, answer_error
 from serve.openai.images import Endpoint
-from serve.openai.schemas import ImagesResponse
+from serve.openai.schemas import ImagesRequest, ImagesResponse
 from serve.settings import AppArgs, Settings
 
 APP_NAME = "identity-factory"
 _DEFAULTS = Settings()
+# For /docs: the body is read by serve/openai/body.py, whatever its content type.
+_IMAGES_BODY = {"requestBody": {"content": {"application/json": {"schema": ImagesRequest.model_json_schema()}}}}
+
+
+class _Name(PathConvertor):
+    """An identity's name in a path: anything, a "/" and line breaks (which Starlette's `path` stops at) included."""
+
+    regex = r"[\s\S]*"
+
+
+register_url_convertor("name", _Name())
 
 
 def create_app(endpoint: Endpoint) -> FastAPI:
     """The endpoint as an ASGI app: its routes, and every error in OpenAI's shape."""
     app = FastAPI(title="identity factory", description="Pictures of stored identities, in OpenAI's format.")
     images = "/v1/images/generations"
-    app.add_api_route(images, endpoint.generate_images, methods=["POST"], response_model=ImagesResponse)
-    app.add_api_route("/v1/models", endpoint.list_models)
-    app.add_api_route("/v1/models/{model:path}", endpoint.show_model)
-    app.add_api_route("/v1/identities/{identity:path}", endpoint.show_identity)
-    app.add_api_route("/v1/stats", endpoint.show_stats)
-    app.add_api_route("/healthz", endpoint.show_health)
+    app.add_api_route(
+        images, endpoint.generate_images, methods=["POST"], response_model=ImagesResponse, openapi_extra=_IMAGES_BODY
+    )
+    reading: dict[str, Callable[..., Any]] = {
+        "/v1/models": endpoint.list_models,
+        "/v1/models/": endpoint.list_models,
+        "/v1/models/{model:name}": endpoint.show_model,
+        "/v1/identities/{identity:name}": endpoint.show_identity,
+        "/v1/stats": endpoint.show_stats,
+        "/healthz": endpoint.show_health,
+    }
+    for path, handler in reading.items():
+        app.add_api_route(path, handler, include_in_schema=path != "/v1/models/")
+        app.add_api_route(path, handler, methods=["HEAD"], include_in_schema=False)
     for kind in ANSWERS:
         app.add_exception_handler(kind, answer_error)
     return app

@@ -13,7 +13,8 @@ from ray import serve as ray_serve
 from ray.util.metrics import Counter, Histogram
 
 from factory.pack import load_pack
-from factory.records import ImageRequest
+from factory.prompts import with_person
+from factory.records import ImageRequest, TokenCount
 from serve.settings import Settings
 
 _DEFAULTS = Settings()
@@ -26,6 +27,8 @@ class ImageResult:
     image: np.ndarray  # uint8 [S, S, 3], RGB
     batch_size: int  # images of that batch
     batch_s: float  # seconds that batch took
+    prompt: TokenCount  # of the prompt with <person> in it
+    negative_prompt: TokenCount
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -141,7 +144,13 @@ class Generator:
         seconds = time.perf_counter() - start
         self._count(len(images))
         for ticket, image in zip(waiting, images, strict=True):
-            ticket.result = ImageResult(image=image, batch_size=len(images), batch_s=seconds)
+            ticket.result = ImageResult(
+                image=image,
+                batch_size=len(images),
+                batch_s=seconds,
+                prompt=self._generator.count_tokens(with_person(ticket.request.prompt)),
+                negative_prompt=self._generator.count_tokens(ticket.request.config.negative_prompt),
+            )
 
     def _count(self, num_images: int) -> None:
         done = GeneratorStats(images=num_images, unet_batches=1, max_batch=num_images, batch_sizes={num_images: 1})

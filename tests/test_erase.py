@@ -33,7 +33,7 @@ from serve.catalog import Catalog
 from serve.client import ImageClient
 from serve.openai.images import Endpoint
 from tests.make_faces import noise_face
-from tests.test_serve import FakeGenerator, ask, person
+from tests.serving import FakeGenerator, ask, person
 
 
 def photo_id(number: int) -> str:

@@ -29,7 +29,7 @@ from pipelines.photos.sources import PHOTO
 from pipelines.prepare import prepare
 from tests.local_chain import use_local_chain
 from tests.poison import Doubler, Loaded, NeverStarts, Obedient, PoisonFinder, told
-from tests.test_serve import person
+from tests.serving import person
 
 pytestmark = pytest.mark.timeout(600)  # processes start slowly on a busy machine
 

@@ -1,138 +1,25 @@
-"""The endpoint without Ray: formats, errors, the catalog, and how a replica makes batches."""
+"""The endpoint without Ray: formats, sizes, lists of identities."""
 
-import asyncio
 import base64
 import io
 import json
-import re
-import threading
-import time
-from collections.abc import Callable, Coroutine, Sequence
-from collections.abc import Generator as PyGenerator
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, ClassVar
-from unittest.mock import Mock
+from urllib.parse import quote
 
 import numpy as np
 import pytest
-import torch
-import yaml
-from fastapi.exceptions import RequestValidationError
 from PIL import Image
-from ray.exceptions import ActorDiedError, RayTaskError
-from ray.serve.exceptions import BackPressureError
-from ray.serve.schema import ServeDeploySchema
-from starlette.exceptions import HTTPException
 from starlette.testclient import TestClient
 
-import factory.draw.images
 from factory.config import GenerateConfig
-from factory.errors import IdentityNotFound, IncompatibleIdentity, PackError, PromptTooLong
 from factory.pack import Pack
-from factory.records import TEXT_ENCODER, Identity, ImageRequest
 from factory.store.rows import identity_row
 from factory.store.tables import Store
-from serve.app import create_app
-from serve.catalog import Catalog, UnknownIdentity
-from serve.client import GenerationTimeout, GeneratorDown, ImageClient, QueueFull
-from serve.drawing import Generator, GeneratorStats, ImageResult, _Ticket
-from serve.openai.errors import ANSWERS
-from serve.openai.images import Endpoint
-from serve.openai.schemas import RequestRefused
-from serve.settings import AppArgs, Settings
+from serve.drawing import GeneratorStats
+from serve.openai.pictures import resized
+from tests import serving
+from tests.serving import FakeGenerator, ask, error_of, person
 
-SECRET = "/srv/people/identities.lance"  # of the server; no caller may read it
-
-
-def person(number: int, name: str, fingerprint: str, created_at: str = "2026-01-01T00:00:00+00:00") -> Identity:
-    return Identity(
-        identity_id=f"{number:016x}",
-        face_id=f"face-{number}",
-        photo_id=f"photo-{number}",
-        name=name,
-        words={TEXT_ENCODER: np.random.default_rng(number).normal(scale=0.02, size=(2, 32)).astype(np.float32)},
-        pack="tiny",
-        fingerprint=fingerprint,
-        preset="paper",
-        config="{}",
-        num_steps=1,
-        final_loss=0.0,
-        train_s=0.0,
-        created_at=created_at,
-    )
-
-
-@dataclass
-class FakePending:
-    """Stands for Ray's DeploymentResponse."""
-
-    work: Coroutine[Any, Any, ImageResult]
-    cancelled: bool = False
-
-    def __await__(self) -> PyGenerator[Any, None, ImageResult]:
-        return self.work.__await__()
-
-    def cancel(self) -> None:
-        self.cancelled = True
-
-
-class FakeGenerator:
-    """Stands for the replicas: remembers the jobs, paints the seed, raises what it is told to, or takes for ever."""
-
-    def __init__(self) -> None:
-        self.jobs: list[ImageRequest] = []
-        self.pending: list[FakePending] = []
-        self.error: Exception | None = None
-        self.endless = False
-
-    def submit(self, job: ImageRequest) -> FakePending:
-        self.pending.append(FakePending(self.work(job)))
-        return self.pending[-1]
-
-    async def work(self, job: ImageRequest) -> ImageResult:
-        self.jobs.append(job)
-        if self.error is not None and len(self.jobs) > 1:
-            raise self.error
-        if self.endless or self.error is not None:
-            await asyncio.Event().wait()
-        image = np.full((64, 64, 3), job.seed % 256, np.uint8)
-        return ImageResult(image=image, batch_size=len(self.jobs), batch_s=2.5)
-
-    async def stats(self) -> GeneratorStats:
-        return GeneratorStats(images=2, unet_batches=1, max_batch=2, batch_sizes={2: 1})
-
-
-@pytest.fixture
-def store(tmp_path: Path, tiny_pack: Pack) -> Store:
-    store = Store(tmp_path)
-    mine, other = tiny_pack.fingerprint(), "f" * 16
-    people = [person(1, "ada", mine), person(2, "bob", mine, "2026-01-02T00:00:00+00:00"), person(3, "cleo", other)]
-    store.upsert("identities", [identity_row(identity) for identity in people])
-    return store
-
-
-@pytest.fixture
-def fake() -> FakeGenerator:
-    return FakeGenerator()
-
-
-@pytest.fixture
-def http(store: Store, tiny_pack: Pack, fake: FakeGenerator) -> TestClient:
-    client = ImageClient(fake.submit, timeout_s=5.0)
-    app = create_app(Endpoint(tiny_pack, Catalog(store.root), client, fake.stats))
-    return TestClient(app, raise_server_exceptions=False)
-
-
-def ask(http: TestClient, **fields: Any) -> Any:
-    return http.post("/v1/images/generations", json={"model": "ada", "prompt": "<person> in the snow"} | fields)
-
-
-def error_of(response: Any) -> dict[str, Any]:
-    body = response.json()
-    assert body.keys() == {"error"} and body["error"].keys() == {"message", "type", "param", "code"}
-    return dict(body["error"])
+store, fake, http = serving.store, serving.fake, serving.http  # fixtures
 
 
 def test_n_pictures_have_consecutive_seeds(http: TestClient, fake: FakeGenerator) -> None:
@@ -178,144 +65,74 @@ def test_stream_sends_one_completed_event_a_picture(http: TestClient) -> None:
 
 
 @pytest.mark.parametrize(
-    ("fields", "param"),
-    [
-        ({"prompt": ""}, "prompt"),
-        ({"prompt": None}, "prompt"),
-        ({"model": None}, "model"),
-        ({"n": 11}, "n"),
-        ({"n": 0}, "n"),
-        ({"size": "1024x1024"}, "size"),
-        ({"seed": -1}, "seed"),
-        ({"num_inference_steps": 0}, "num_inference_steps"),
-        ({"guidance_scale": -1}, "guidance_scale"),
-        ({"output_format": "gif"}, "output_format"),
-        ({"background": "transparent"}, "background"),
-        ({"stream": True, "partial_images": 2}, "partial_images"),
-        ({"seeed": 1}, "seeed"),
-    ],
+    ("size", "side_px"), [("512x512", 512), ("32x32", 32), ("1024x1536", 1024), ("1792X1024", 1024), ("64x64", 64)]
 )
-def test_a_bad_field_is_422_and_named(
-    http: TestClient, fake: FakeGenerator, fields: dict[str, Any], param: str
-) -> None:
-    response = ask(http, **fields)
-    error = error_of(response)
-    assert response.status_code == 422 and error["param"] == param and error["type"] == "invalid_request_error"
-    assert not fake.jobs
-    if param == "size":
-        assert "64x64" in error["message"]
+def test_other_sizes_are_drawn_in_the_packs_and_resampled(http: TestClient, size: str, side_px: int) -> None:
+    answer = ask(http, size=size, seed=3).json()
+    assert answer["size"] == f"{side_px}x{side_px}" and answer["drawn_size"] == "64x64"
+    image = np.array(Image.open(io.BytesIO(base64.b64decode(answer["data"][0]["b64_json"]))))
+    assert image.shape == (side_px, side_px, 3) and (image == 3).all()
 
 
-def test_a_body_that_is_no_json_is_422(http: TestClient) -> None:
-    response = http.post("/v1/images/generations", content=b"{", headers={"content-type": "application/json"})
-    assert response.status_code == 422 and error_of(response)["param"] is None
-    assert http.post("/v1/images/generations", json=[1]).status_code == 422
+def test_resampling_keeps_the_picture() -> None:
+    y, x = np.mgrid[0:64, 0:64]
+    image = np.stack([128 + 100 * np.sin(x / 9), 128 + 100 * np.cos(y / 7), 2 * x + y], axis=-1).astype(np.uint8)
+    back = resized(resized(image, 256), 64).astype(int)
+    assert np.abs(back - image).max() <= 4 and np.abs(back - image).mean() < 1  # of 255
+    assert resized(image, 64) is image
 
 
-def test_unknown_identity_is_404_and_tells_neither_the_root_nor_other_names(http: TestClient, store: Store) -> None:
-    for response in (ask(http, model="adda"), http.get("/v1/models/adda"), http.get("/v1/identities/adda")):
-        error = error_of(response)
-        assert response.status_code == 404 and error["code"] == "model_not_found" and error["param"] == "model"
-        assert "'adda'" in error["message"] and "GET /v1/models" in error["message"]
-        assert store.root not in error["message"] and not re.search(r"\b(ada|bob|cleo)\b", error["message"])
-    with pytest.raises(IdentityNotFound, match="did you mean ada"):  # the command line keeps its hints
-        store.find_identity("adda")
-    assert len(error_of(ask(http, model="x" * 5000))["message"]) < 300
+def test_unknown_fields_are_dropped_and_named(http: TestClient) -> None:
+    response = ask(http, **{"steps": 3, "cfg_scale": 7, "metadata": {"a": 1}, "a, b\nü": 1, "nothing": None})
+    assert response.status_code == 200
+    assert response.headers["x-ignored-fields"] == "steps, cfg_scale, metadata, a%2C%20b%0A%C3%BC"
+    assert "x-ignored-fields" not in ask(http, user="someone", quality="hd").headers
+    assert "x-ignored-fields" in ask(http, stream=True, width=512).headers
+    many = ask(http, **{f"field{number}": 1 for number in range(1000)}).headers["x-ignored-fields"]
+    assert len(many) < 1010 and many.startswith("field0, ") and many.endswith(", ...")
 
 
-def test_identity_of_another_base_model_is_409(http: TestClient, fake: FakeGenerator, tiny_pack: Pack) -> None:
-    response = ask(http, model="cleo")
-    assert response.status_code == 409 and not fake.jobs
-    assert response.headers["x-should-retry"] == "false"  # the openai client retries a 409 otherwise
-    message = error_of(response)["message"]
-    assert "f" * 16 in message and tiny_pack.fingerprint() in message
+def test_a_prompt_that_is_cut_is_told(http: TestClient) -> None:
+    response = ask(http, prompt="<person> " + "on a bridge " * 20, negative_prompt="hat " * 31)
+    assert response.headers["x-prompt-truncated"] == "30 of 61 tokens read"
+    assert response.headers["x-negative-prompt-truncated"] == "30 of 31 tokens read"
+    assert response.json()["prompt_tokens"] == {"given": 61, "read": 30}
+    short = ask(http)
+    assert not [name for name in short.headers if name.endswith("truncated")]
+    assert short.json()["prompt_tokens"] == {"given": 4, "read": 4}
 
 
 @pytest.mark.parametrize(
-    ("error", "status", "code"),
-    [
-        (BackPressureError(64, 64), 429, "queue_full"),
-        (ActorDiedError(), 503, "generator_unavailable"),
-        (TimeoutError(), 504, "timeout"),
-        (RayTaskError("generate", "trace", PromptTooLong("too long")).as_instanceof_cause(), 422, "invalid_value"),
-        (RayTaskError("generate", "trace", IncompatibleIdentity("no fit")).as_instanceof_cause(), 409, None),
-        (RuntimeError("secret path"), 500, "internal_error"),
-        (RayTaskError("generate", "trace", OSError("secret path")).as_instanceof_cause(), 500, "internal_error"),
-        (RayTaskError("generate", "trace", ValueError("secret path")).as_instanceof_cause(), 500, "internal_error"),
-        (RayTaskError("generate", "trace", PackError("secret path")).as_instanceof_cause(), 500, "internal_error"),
-    ],
+    "content_type", [None, "application/x-www-form-urlencoded", "text/plain;charset=UTF-8", "application/vnd.x+json"]
 )
-def test_what_fails_behind_the_endpoint(
-    http: TestClient, fake: FakeGenerator, error: Exception, status: int, code: str | None
-) -> None:
-    fake.error = error
-    response = ask(http, n=2)
-    told = error_of(response)
-    assert response.status_code == status and (code is None or told["code"] == code)
-    assert "secret" not in told["message"] and "trace" not in told["message"]
-    if status == 429:
-        assert int(response.headers["retry-after-ms"]) > 0 and int(response.headers["retry-after"]) > 0
-    if status == 422:
-        assert told["param"] == "prompt" and told["message"] == "too long"
-    assert [pending.cancelled for pending in fake.pending] == [True, False]  # one failed: the other is taken back
-    retry = {429: "true", 503: "true", 504: "false", 409: "false"}.get(status)
-    assert response.headers.get("x-should-retry") == retry
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_json_is_read_whatever_its_content_type(http: TestClient, content_type: str | None, encoding: str) -> None:
+    body = json.dumps({"model": "ada", "prompt": "Schnee für <person>"}, ensure_ascii=False).encode(encoding)
+    headers = {} if content_type is None else {"content-type": content_type}
+    assert http.post("/v1/images/generations", content=body, headers=headers).status_code == 200
 
 
-def test_when_time_is_up_all_is_taken_back_and_the_client_does_not_ask_again(
-    store: Store, tiny_pack: Pack, fake: FakeGenerator
-) -> None:
-    fake.endless = True
-    client = ImageClient(fake.submit, timeout_s=0.05)
-    http = TestClient(create_app(Endpoint(tiny_pack, Catalog(store.root), client, fake.stats)))
-    response = ask(http, n=3)
-    assert response.status_code == 504 and response.headers["x-should-retry"] == "false"
-    assert error_of(response)["code"] == "timeout" and "taken back" in error_of(response)["message"]
-    assert [pending.cancelled for pending in fake.pending] == [True] * 3
+@pytest.mark.parametrize("path", ["/healthz", "/v1/models", "/v1/models/", "/v1/models/ada", "/v1/stats"])
+def test_every_answer_can_be_asked_for_its_headers(http: TestClient, path: str) -> None:
+    head, got = http.head(path), http.get(path)
+    assert head.status_code == 200 and not head.content
+    assert head.headers["content-length"] == got.headers["content-length"]
 
 
-PROVOKED: dict[type[Exception], Callable[[TestClient, FakeGenerator], Any]] = {
-    UnknownIdentity: lambda http, _fake: ask(http, model="adda"),
-    IncompatibleIdentity: lambda http, _fake: ask(http, model="cleo"),
-    RequestValidationError: lambda http, _fake: http.get("/v1/models?limit=0"),
-    RequestRefused: lambda http, _fake: ask(http, model=None),
-    PromptTooLong: lambda http, fake: failing(http, fake, PromptTooLong("<person> lies beyond the 75 tokens")),
-    HTTPException: lambda http, _fake: http.get("/v2"),
-    QueueFull: lambda http, fake: failing(http, fake, BackPressureError(64, 64)),
-    GeneratorDown: lambda http, fake: failing(http, fake, ActorDiedError()),
-    GenerationTimeout: lambda http, fake: failing(http, fake, TimeoutError(SECRET)),
-    Exception: lambda http, fake: failing(http, fake, PackError(SECRET)),
-}
+def test_a_slash_after_models_is_the_list(http: TestClient) -> None:
+    assert http.get("/v1/models/").json() == http.get("/v1/models").json() and http.get("/v1/models/").json()["data"]
 
 
-def failing(http: TestClient, fake: FakeGenerator, error: Exception) -> Any:
-    fake.error = error
-    return ask(http, n=2)
-
-
-@pytest.mark.parametrize("kind", ANSWERS)
-def test_no_answer_tells_what_belongs_to_the_server(
-    http: TestClient, fake: FakeGenerator, store: Store, tiny_pack: Pack, kind: type[Exception]
-) -> None:
-    response = PROVOKED[kind](http, fake)
-    assert response.status_code == ANSWERS[kind].status and error_of(response)["code"] == ANSWERS[kind].code
-    assert not any(text in response.text for text in (SECRET, store.root, str(tiny_pack.root)))
-
-
-@pytest.mark.parametrize("kind", [IdentityNotFound, OSError, ValueError, PackError, RuntimeError, PermissionError])
-def test_a_storage_that_fails_is_a_500_without_its_message(
-    http: TestClient, kind: type[Exception], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for method in ("identity_page", "open"):
-        monkeypatch.setattr(Store, method, Mock(side_effect=kind(SECRET)))
-    routes = ("/v1/models", "/v1/models/ada", "/v1/identities/ada")
-    for response in (ask(http), *(http.get(route) for route in routes)):
-        assert response.status_code == 500 and SECRET not in response.text
-
-
-def test_unknown_routes_answer_in_the_same_shape(http: TestClient) -> None:
-    assert http.get("/v2").status_code == 404 and error_of(http.get("/v2"))["code"] == "no_such_route"
-    assert http.get("/v1/images/generations").status_code == 405
+@pytest.mark.parametrize(
+    "name", ["two\nlines", "ends\n", "\r\n", "#?%&=+", "Zoë Müller 🙂", " ", "a\x00b", "..", "a//b", "-x", "\u202e"]
+)
+def test_any_name_in_the_list_can_be_asked_for(http: TestClient, store: Store, tiny_pack: Pack, name: str) -> None:
+    store.upsert("identities", [identity_row(person(4, name, tiny_pack.fingerprint(), "2026-03-01T00:00:00+00:00"))])
+    card = http.get("/v1/models").json()["data"][0]
+    assert card["name"] == name
+    assert http.get(f"/v1/models/{quote(card['id'], safe='')}").json() == card
+    assert http.get(f"/v1/identities/{quote(card['id'], safe='')}").json()["identity_id"] == card["identity_id"]
+    assert ask(http, model=card["id"]).json()["identity"] == card["identity_id"]
 
 
 def test_models_are_what_can_be_asked_for(http: TestClient, store: Store, tiny_pack: Pack) -> None:
@@ -367,113 +184,3 @@ def test_health_and_stats(http: TestClient, tiny_pack: Pack) -> None:
         images=4, unet_batches=1, max_batch=4, batch_sizes={4: 1}
     )
     assert both == GeneratorStats(images=7, unet_batches=3, max_batch=4, batch_sizes={1: 1, 2: 1, 4: 1})
-
-
-def test_the_catalog_follows_the_table(store: Store, tiny_pack: Pack, monkeypatch: pytest.MonkeyPatch) -> None:
-    now = 0.0
-    catalog = Catalog(store.root, ttl_s=1.0, clock=lambda: now)
-    first = catalog.find("ada")
-    reads: list[str] = []
-    read = Store.find_identity
-    monkeypatch.setattr(Store, "find_identity", lambda self, name: reads.append(name) or read(self, name))
-    assert catalog.find("ada") is first and not reads  # cached
-    with pytest.raises(UnknownIdentity):
-        catalog.find("dora")
-    newer = person(4, "ada", tiny_pack.fingerprint(), "2026-02-01T00:00:00+00:00")
-    store.upsert("identities", [identity_row(newer), identity_row(person(5, "dora", tiny_pack.fingerprint()))])
-    assert catalog.find("dora").identity_id == f"{5:016x}"  # what was not there is always looked up again
-    now = 1.5
-    assert catalog.find("ada").identity_id == f"{4:016x}"  # and what was replaced, after ttl_s
-
-
-def test_a_slow_storage_holds_up_nobody_whose_identity_is_cached(
-    store: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    catalog = Catalog(store.root)
-    catalog.find("ada")
-    reading, answer = threading.Event(), threading.Event()
-    newest = catalog._read_version
-
-    def slow() -> int:
-        if not reading.is_set():
-            reading.set()
-            assert answer.wait(10)
-            return -1  # older than what others were told meanwhile: it must not count
-        return newest()
-
-    monkeypatch.setattr(catalog, "_read_version", slow)
-    with ThreadPoolExecutor(1) as pool:
-        held_up = pool.submit(catalog.find, "bob")
-        assert reading.wait(10)
-        start = time.perf_counter()
-        first = catalog.find("ada")
-        assert time.perf_counter() - start < 2 and not held_up.done()
-        answer.set()
-        assert held_up.result().name == "bob"
-    assert catalog.find("ada") is first and catalog._version == newest()
-
-
-class FakeImages:
-    """`factory.draw.images.ImageGenerator` without a model: notes its batches, refuses the prompt "bad"."""
-
-    batches: ClassVar[list[list[str]]] = []
-
-    def __init__(self, _pack: Pack, *, device: str, max_batch: int) -> None:
-        FakeImages.batches.clear()
-
-    def generate(self, requests: Sequence[ImageRequest]) -> list[np.ndarray]:
-        if any(request.prompt == "bad" for request in requests):
-            raise ValueError("bad prompt")
-        FakeImages.batches.append([request.prompt for request in requests])
-        return [np.full((8, 8, 3), request.seed, np.uint8) for request in requests]
-
-
-def test_a_bad_prompt_does_not_spoil_its_batch(tiny_pack: Pack, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(factory.draw.images, "ImageGenerator", FakeImages)
-    generator = Generator(str(tiny_pack.root), device="cpu", num_threads=1, max_batch=8, batch_wait_s=0.0)
-    who, few, many = person(1, "ada", ""), GenerateConfig(num_inference_steps=2), GenerateConfig()
-    wanted = [("a", few), ("b", many), ("bad", many), ("c", few), ("d", many)]
-    jobs = [ImageRequest(identity=who, prompt=text, seed=i, config=config) for i, (text, config) in enumerate(wanted)]
-    tickets = [_Ticket(job) for job in jobs]
-    generator._make(tickets)
-    results = [ticket.result for ticket in tickets]
-    assert FakeImages.batches == [["a", "c"], ["b"], ["d"]]  # equal settings share; the spoilt batch goes one by one
-    assert isinstance(results[2], ValueError)
-    good = [(i, result) for i, result in enumerate(results) if isinstance(result, ImageResult)]
-    assert [(i, result.batch_size) for i, result in good] == [(0, 2), (1, 1), (3, 2), (4, 1)]
-    assert all((result.image == i).all() for i, result in good)
-
-
-def test_what_was_cancelled_while_it_waited_for_its_batch_is_not_drawn(
-    tiny_pack: Pack, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(factory.draw.images, "ImageGenerator", FakeImages)
-    generator = Generator(str(tiny_pack.root), device="cpu", num_threads=1, max_batch=8, batch_wait_s=0.0)
-    who, few, many = person(1, "ada", ""), GenerateConfig(num_inference_steps=2), GenerateConfig()
-    wanted = [("a", few), ("b", many), ("c", many), ("d", GenerateConfig(guidance_scale=1.0))]
-    tickets = [_Ticket(ImageRequest(identity=who, prompt=text, seed=0, config=config)) for text, config in wanted]
-    tickets[2].cancelled = tickets[3].cancelled = True
-    generator._make(tickets)
-    assert FakeImages.batches == [["a"], ["b"]] and generator._stats.images == 2
-    assert [ticket.result is None for ticket in tickets] == [False, False, True, True]
-
-
-def test_the_thread_that_computes_has_its_share_of_cores(tiny_pack: Pack, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(factory.draw.images, "ImageGenerator", FakeImages)
-    called: list[tuple[int, int]] = []
-    monkeypatch.setattr(torch, "set_num_threads", lambda number: called.append((number, threading.get_ident())))
-    generator = Generator(str(tiny_pack.root), device="cpu", num_threads=3, max_batch=8, batch_wait_s=0.0)
-    worker = generator._worker.submit(threading.get_ident).result()
-    assert called == [(3, worker)] and worker != threading.get_ident()
-
-
-def test_serve_yaml_is_what_ray_and_the_builder_accept() -> None:
-    text = (Path(__file__).parent.parent / "serve" / "serve.yaml").read_text()
-    deployed = ServeDeploySchema.model_validate(yaml.safe_load(text))
-    (app,) = deployed.applications
-    args = AppArgs.model_validate(app.args)
-    assert app.import_path == "serve.app:builder"
-    assert {deployment.name for deployment in app.deployments} == {"Ingress", "Generator"}
-    assert deployed.http_options.request_timeout_s > args.timeout_s
-    with pytest.raises(ValueError, match="max_batch"):
-        Settings(max_batch=16, max_ongoing=8)

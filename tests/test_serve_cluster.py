@@ -25,7 +25,7 @@ from factory.store.tables import Store
 from serve.app import APP_NAME, builder, start, stop
 from serve.client import GenerationTimeout, ImageClient
 from serve.settings import Settings
-from tests.test_serve import person
+from tests.serving import person
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(120)]
 # small, so that few requests fill a batch and the queue
@@ -154,11 +154,19 @@ def test_errors_reach_the_client_as_its_own(client: openai.OpenAI) -> None:
         client.with_options(max_retries=2).images.generate(model="cleo", prompt="x")
     assert misfit.value.code == "incompatible_identity"
     with pytest.raises(openai.UnprocessableEntityError) as wrong:
-        client.images.generate(model="ada", prompt="x", size="1024x1024")
-    assert wrong.value.param == "size" and "64x64" in wrong.value.message
+        client.images.generate(model="ada", prompt="x", size="huge")  # type: ignore[arg-type]
+    assert wrong.value.param == "size" and "512x512" in wrong.value.message
     with pytest.raises(openai.UnprocessableEntityError) as long:  # refused by the replica, not by the ingress
         client.images.generate(model="ada", prompt="snow " * 100 + "<person>")
     assert long.value.param == "prompt" and "Traceback" not in long.value.message
+
+
+def test_a_cut_prompt_and_another_size_are_told(client: openai.OpenAI) -> None:
+    raw = client.images.with_raw_response.generate(model="ada", prompt="<person> on snow " * 40, size="512x512")
+    answer = raw.parse().model_dump()
+    assert raw.headers["x-prompt-truncated"] == "75 of 160 tokens read"
+    assert answer["prompt_tokens"] == {"given": 160, "read": 75}
+    assert (answer["size"], answer["drawn_size"]) == ("512x512", "64x64")
 
 
 def test_the_request_id_is_echoed_once(url: str) -> None:

@@ -15,9 +15,11 @@ from transformers import CLIPTokenizer
 
 from factory.errors import PromptTooLong
 from factory.prompts import PERSON
+from factory.records import TokenCount
 
 NUM_WORDS = 2  # V: a first name and a last name
 _TEXT = -1  # slot of a token that is ordinary text
+_ENDS = 2  # the begin and end tokens
 
 logger = logging.getLogger(__name__)
 
@@ -48,24 +50,36 @@ def tokenise(prompts: Sequence[str], tokenizer: CLIPTokenizer) -> TokenisedPromp
     ids_BL = torch.full((len(prompts), length), tokenizer.pad_token_id, dtype=torch.int64)
     slots_BL = torch.full((len(prompts), length), _TEXT, dtype=torch.int64)
     for row, prompt in enumerate(prompts):
-        ids: list[int] = []
-        slots: list[int] = []
-        for number, text in enumerate(prompt.split(PERSON)):
-            if number > 0:
-                ids += [tokenizer.bos_token_id] * NUM_WORDS
-                slots += range(NUM_WORDS)
-            piece = tokenizer(text, add_special_tokens=False)["input_ids"] if text.strip() else []
-            ids += piece
-            slots += [_TEXT] * len(piece)
-        room = length - 2  # the begin and end tokens
+        ids, slots = _tokens(prompt, tokenizer)
+        room = length - _ENDS
         if len(ids) > room:
             if PERSON in prompt and NUM_WORDS - 1 not in slots[:room]:
                 raise PromptTooLong(f"{PERSON} lies beyond the {room} tokens that are read; move it to the front")
             logger.warning("prompt cut from %d to %d tokens: %s", len(ids), room, prompt)
             ids, slots = ids[:room], slots[:room]
-        ids_BL[row, : len(ids) + 2] = torch.tensor([tokenizer.bos_token_id, *ids, tokenizer.eos_token_id])
+        ids_BL[row, : len(ids) + _ENDS] = torch.tensor([tokenizer.bos_token_id, *ids, tokenizer.eos_token_id])
         slots_BL[row, 1 : len(ids) + 1] = torch.tensor(slots, dtype=torch.int64)
     return TokenisedPrompts(ids_BL=ids_BL, slots_BL=slots_BL)
+
+
+def count_tokens(prompt: str, tokenizer: CLIPTokenizer) -> TokenCount:
+    """How many tokens a prompt has, and how many of them are read."""
+    given = len(_tokens(prompt, tokenizer)[0])
+    return TokenCount(given=given, read=min(given, tokenizer.model_max_length - _ENDS))
+
+
+def _tokens(prompt: str, tokenizer: CLIPTokenizer) -> tuple[list[int], list[int]]:
+    """Ids and word slots of a prompt of any length, without begin and end."""
+    ids: list[int] = []
+    slots: list[int] = []
+    for number, text in enumerate(prompt.split(PERSON)):
+        if number > 0:
+            ids += [tokenizer.bos_token_id] * NUM_WORDS
+            slots += range(NUM_WORDS)
+        piece = tokenizer(text, add_special_tokens=False)["input_ids"] if text.strip() else []
+        ids += piece
+        slots += [_TEXT] * len(piece)
+    return ids, slots
 
 
 def inject(embeds_BLD: torch.Tensor, slots_BL: torch.Tensor, words_BVD: torch.Tensor) -> torch.Tensor:

@@ -9,11 +9,11 @@ import torch
 from diffusers import DPMSolverMultistepScheduler
 
 from factory.base.diffusion import DiffusionBase
-from factory.base.text import tokenise
+from factory.base.text import count_tokens, tokenise
 from factory.config import GenerateConfig
 from factory.pack import Pack
 from factory.prompts import with_person
-from factory.records import TEXT_ENCODER, ImageRequest
+from factory.records import TEXT_ENCODER, ImageRequest, TokenCount
 
 OnStep = Callable[[int, int], None]  # denoising steps done, steps in all
 _MAX_BATCH = 32  # images of one UNet batch; guidance doubles it
@@ -68,6 +68,10 @@ class ImageGenerator:
                 images[row] = image
             done += batch[0].config.num_inference_steps
         return [image for image in images if image is not None]
+
+    def count_tokens(self, text: str) -> TokenCount:
+        """How much of a text the text encoder reads."""
+        return count_tokens(text, self.base.tokenizer)
 
     @torch.inference_mode()
     def _generate_batch(self, requests: Sequence[ImageRequest], on_step: Callable[[int], None]) -> list[np.ndarray]:

@@ -15,6 +15,7 @@ from starlette.exceptions import HTTPException
 from factory.errors import IncompatibleIdentity, PromptTooLong
 from serve.catalog import UnknownIdentity
 from serve.client import GenerationTimeout, GeneratorDown, QueueFull
+from serve.openai.body import first_fault
 from serve.openai.schemas import RequestRefused
 
 
@@ -50,11 +51,12 @@ async def answer_error(_request: Request, error: Exception) -> Response:
     cause = error.cause if isinstance(error, RayTaskError) else error  # the replica's own, without its traceback
     message = str(cause)
     if isinstance(cause, RequestRefused):
-        param = cause.param
+        status, param = cause.status, cause.param
     elif isinstance(cause, RequestValidationError):
-        param, message = _first_fault(cause)
+        param, message = first_fault([(fault["loc"][1:], fault["msg"]) for fault in cause.errors()])
     elif isinstance(cause, HTTPException):
         status, message = cause.status_code, str(cause.detail)
+        headers = dict(cause.headers or {})  # 405 tells what is allowed
     elif isinstance(cause, QueueFull):
         milliseconds = math.ceil(cause.retry_after_s * 1000)
         headers = {"retry-after": str(math.ceil(milliseconds / 1000)), "retry-after-ms": str(milliseconds)}
@@ -64,10 +66,3 @@ async def answer_error(_request: Request, error: Exception) -> Response:
         headers["x-should-retry"] = str(answer.retry).lower()
     body = {"message": message, "type": answer.type, "param": param, "code": answer.code}
     return JSONResponse({"error": body}, status_code=status, headers=headers)
-
-
-def _first_fault(error: RequestValidationError) -> tuple[str | None, str]:
-    faults = [(".".join(map(str, fault["loc"][1:])), fault["msg"]) for fault in error.errors()]
-    message = "; ".join(f"{field}: {text}" if field else text for field, text in faults)
-    field = faults[0][0]
-    return (field if field and not field.isdigit() else None), message

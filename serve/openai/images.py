@@ -8,7 +8,7 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Annotated, Any
 
-from fastapi import Query
+from fastapi import Query, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 
 from factory.config import GenerateConfig
@@ -17,6 +17,7 @@ from factory.records import ImageRequest
 from serve.catalog import Catalog, UnknownIdentity
 from serve.client import ImageClient
 from serve.drawing import GeneratorStats
+from serve.openai.body import read_body
 from serve.openai.schemas import (
     MAX_SEED,
     ImageData,
@@ -45,9 +46,9 @@ class Endpoint:
         self._client = client
         self._read_stats = read_stats
 
-    async def generate_images(self, body: ImagesRequest) -> Response:
+    async def generate_images(self, request: Request) -> Response:
         """Pictures of one identity, in OpenAI's format; see ImagesRequest for the fields."""
-        body.check_size(self._pack.resolution)
+        body = await read_body(request, ImagesRequest)
         identity = await asyncio.to_thread(self._catalog.find, body.wanted_identity())
         self._pack.check_fit(identity)
         seed = secrets.randbelow(MAX_SEED) if body.seed is None else body.seed
@@ -58,21 +59,26 @@ class Endpoint:
         await asyncio.to_thread(self._catalog.find, identity.identity_id)  # erased meanwhile: no picture leaves
 
         def encoded() -> list[ImageData]:
-            return [ImageData.of(made.image, seed + i, made.batch_size, body) for i, made in enumerate(results)]
+            return [ImageData.of(made, seed + i, body) for i, made in enumerate(results)]
 
+        drawn, sent = self._pack.resolution, body.side_px(self._pack.resolution)
         answer = ImagesResponse(
             created=int(time.time()),
             data=await asyncio.to_thread(encoded),
-            size=f"{self._pack.resolution}x{self._pack.resolution}",
+            size=f"{sent}x{sent}",
+            drawn_size=f"{drawn}x{drawn}",
             output_format=body.output_format,
             identity=identity.identity_id,
             model=identity.name,
             num_inference_steps=config.num_inference_steps,
             guidance_scale=config.guidance_scale,
+            prompt_tokens=results[0].prompt,
+            negative_prompt_tokens=results[0].negative_prompt,
         )
+        headers = _notes(body, answer)
         if body.stream:
-            return StreamingResponse(answer.events(), media_type="text/event-stream")
-        return JSONResponse(answer.model_dump(exclude_none=True))
+            return StreamingResponse(answer.events(), media_type="text/event-stream", headers=headers)
+        return JSONResponse(answer.model_dump(exclude_none=True), headers=headers)
 
     async def list_models(
         self, limit: Annotated[int, Query(ge=1, le=MAX_PAGE)] = 1000, after: str | None = None
@@ -100,3 +106,12 @@ class Endpoint:
     async def show_health(self) -> dict[str, str]:
         """That the endpoint answers, and which pack it serves."""
         return {"status": "ok", "pack": self._pack.name, "fingerprint": self._fingerprint}
+
+
+def _notes(body: ImagesRequest, answer: ImagesResponse) -> dict[str, str]:
+    """Headers that tell what was not taken as it was given."""
+    cut = {"x-prompt-truncated": answer.prompt_tokens, "x-negative-prompt-truncated": answer.negative_prompt_tokens}
+    headers = {name: f"{num.read} of {num.given} tokens read" for name, num in cut.items() if num.read < num.given}
+    if ignored := body.ignored_fields():
+        headers["x-ignored-fields"] = ignored
+    return headers

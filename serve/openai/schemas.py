@@ -2,47 +2,54 @@
 
 from __future__ import annotations
 
-import base64
-import io
 import json
+import re
 from collections.abc import Iterator, Sequence
 from datetime import datetime
 from typing import Any, Literal
+from urllib.parse import quote
 
-import numpy as np
-from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from factory.config import GenerateConfig
-from factory.records import Identity
+from factory.records import Identity, TokenCount
 from serve.catalog import Listed
+from serve.drawing import ImageResult
+from serve.openai.pictures import OutputFormat, encode, resized
 
-OutputFormat = Literal["png", "jpeg", "webp"]
+MIN_SIDE_PX, MAX_SIDE_PX = 16, 2048  # of a picture as it is sent
 MAX_IMAGES = 10  # of one request, as in OpenAI's API
 MAX_SEED = 2**53 - MAX_IMAGES  # every seed .. seed + n - 1 is exact in JSON
 
 
 class RequestRefused(ValueError):
-    """The caller's request cannot be carried out as it is; `param` names the field, None if it is no single one."""
+    """The caller's request cannot be carried out as it is; `param` names the field, None if it is no single one.
 
-    def __init__(self, message: str, param: str | None = None) -> None:
-        super().__init__(message, param)  # both in args, so that it survives pickling between processes
+    `status` is HTTP's, where it has a more telling one than 422.
+    """
+
+    def __init__(self, message: str, param: str | None = None, status: int = 422) -> None:
+        super().__init__(message, param, status)  # all in args, so that it survives pickling between processes
         self.message = message
         self.param = param
+        self.status = status
 
     def __str__(self) -> str:
         return self.message
 
 
 class ImagesRequest(BaseModel):
-    """POST /v1/images/generations: OpenAI's fields, then ours. An unknown field is refused; null means not given."""
+    """POST /v1/images/generations: OpenAI's fields, then ours. null means not given.
 
-    model_config = ConfigDict(extra="forbid")
+    An unknown field is dropped, and named in the answer's header x-ignored-fields; `strict` refuses it.
+    """
+
+    model_config = ConfigDict(extra="allow")
 
     prompt: str = Field(min_length=1, max_length=32_000)  # with <person>, or the identity is put in front
     model: str | None = None  # the identity's name or id
     n: int = Field(default=1, ge=1, le=MAX_IMAGES)  # images, with the seeds seed .. seed + n - 1
-    size: str = "auto"  # "auto", or the pack's own resolution
+    size: str = "auto"  # "auto" is the pack's own; others are drawn in that one and resampled, see `side_px`
     response_format: Literal["b64_json", "url"] = "b64_json"  # url: a data: URL
     output_format: OutputFormat = "png"
     output_compression: int = Field(default=100, ge=0, le=100)  # quality of jpeg and webp, percent
@@ -50,17 +57,18 @@ class ImagesRequest(BaseModel):
     stream: bool = False
     partial_images: int = 0  # more is refused
     # Fields of OpenAI's own models that mean nothing here: accepted so that their clients work, without effect.
-    quality: str | None = None
-    style: str | None = None
-    moderation: str | None = None
-    user: str | None = None
-    safety_identifier: str | None = None
+    quality: Any = None
+    style: Any = None
+    moderation: Any = None
+    user: Any = None
+    safety_identifier: Any = None
     # Extensions, top level: `extra_body` in the openai client.
     identity: str | None = None  # name or id; overrides `model`
     seed: int | None = Field(default=None, ge=0, le=MAX_SEED)  # None: drawn, and told in the answer
     num_inference_steps: int | None = Field(default=None, ge=1, le=200)  # None: the pack's default, as for the next two
     guidance_scale: float | None = Field(default=None, ge=0.0, le=100.0, allow_inf_nan=False)
     negative_prompt: str | None = Field(default=None, max_length=32_000)
+    strict: bool = False  # refuse unknown fields
 
     @model_validator(mode="before")
     @classmethod
@@ -76,6 +84,25 @@ class ImagesRequest(BaseModel):
             raise ValueError("not supported: unfinished pictures are not sent; leave it out or give 0")
         return number
 
+    @field_validator("size")
+    @classmethod
+    def _readable_size(cls, size: str) -> str:
+        sides = _sides(size)
+        if size != "auto" and (sides is None or not all(MIN_SIDE_PX <= side <= MAX_SIDE_PX for side in sides)):
+            raise ValueError(f"must be 'auto' or WIDTHxHEIGHT, {MIN_SIDE_PX} to {MAX_SIDE_PX} pixels each, as 512x512")
+        return size
+
+    @model_validator(mode="after")
+    def _only_known(self) -> ImagesRequest:
+        if self.strict and self.model_extra:
+            raise ValueError(f"strict: unknown fields {self.ignored_fields()}")
+        return self
+
+    def ignored_fields(self) -> str:
+        """The unknown fields, percent-encoded and joined by ", "; so many as 1,000 characters hold."""
+        names = ", ".join(quote(name, safe="") for name in self.model_extra or ())
+        return names if len(names) <= 1000 else f"{names[:1000].rpartition(', ')[0]}, ..."
+
     def wanted_identity(self) -> str:
         """The identity's name or id. Raises RequestRefused if the request names none."""
         wanted = self.identity or self.model
@@ -83,11 +110,10 @@ class ImagesRequest(BaseModel):
             raise RequestRefused("name an identity in `model` (or `identity`); GET /v1/models lists them", "model")
         return wanted
 
-    def check_size(self, resolution: int) -> None:
-        """Raises RequestRefused unless `size` is the one size that the pack generates, in pixels a side."""
-        allowed = f"{resolution}x{resolution}"
-        if self.size not in ("auto", allowed):
-            raise RequestRefused(f"size must be '{allowed}' or 'auto' with this model pack, not {self.size!r}", "size")
+    def side_px(self, resolution: int) -> int:
+        """The side of the pictures to send: pictures are square, so of two sides the shorter one."""
+        sides = _sides(self.size)
+        return resolution if sides is None else min(sides)
 
     def config(self, defaults: GenerateConfig) -> GenerateConfig:
         """The pack's sampling settings with the request's own in their place."""
@@ -95,14 +121,10 @@ class ImagesRequest(BaseModel):
         return GenerateConfig.model_validate({**defaults.model_dump(), **given})
 
 
-def encode(image: np.ndarray, output_format: OutputFormat, quality: int) -> str:
-    """Base64 of a picture (uint8 [S, S, 3] RGB) as a file; `quality` 0..100 is of jpeg and webp."""
-    buffer = io.BytesIO()
-    if output_format == "png":
-        Image.fromarray(image).save(buffer, "PNG")
-    else:
-        Image.fromarray(image).save(buffer, output_format.upper(), quality=quality)
-    return base64.b64encode(buffer.getvalue()).decode("ascii")
+def _sides(size: str) -> tuple[int, int] | None:
+    """Width and height of a size, in pixels."""
+    match = re.fullmatch(r"([0-9]{1,5})[x×X]([0-9]{1,5})", size)
+    return None if match is None else (int(match[1]), int(match[2]))
 
 
 class ImageData(BaseModel):
@@ -114,12 +136,13 @@ class ImageData(BaseModel):
     batch_size: int  # images of the UNet batch it was made in, itself included
 
     @classmethod
-    def of(cls, image: np.ndarray, seed: int, batch_size: int, request: ImagesRequest) -> ImageData:
-        """A picture (uint8 [S, S, 3] RGB) in the formats that the request asks for."""
+    def of(cls, made: ImageResult, seed: int, request: ImagesRequest) -> ImageData:
+        """A picture in the size and the formats that the request asks for."""
+        image = resized(made.image, request.side_px(made.image.shape[0]))
         text = encode(image, request.output_format, request.output_compression)
         if request.response_format == "url":
-            return cls(url=f"data:image/{request.output_format};base64,{text}", seed=seed, batch_size=batch_size)
-        return cls(b64_json=text, seed=seed, batch_size=batch_size)
+            return cls(url=f"data:image/{request.output_format};base64,{text}", seed=seed, batch_size=made.batch_size)
+        return cls(b64_json=text, seed=seed, batch_size=made.batch_size)
 
 
 class ImagesResponse(BaseModel):
@@ -127,13 +150,16 @@ class ImagesResponse(BaseModel):
 
     created: int  # Unix time, s
     data: list[ImageData]
-    size: str
+    size: str  # of the pictures as they are sent
+    drawn_size: str  # as the pack drew them
     output_format: OutputFormat
     background: Literal["opaque"] = "opaque"
     identity: str  # identity_id
     model: str  # the identity's name
     num_inference_steps: int
     guidance_scale: float
+    prompt_tokens: TokenCount  # fewer read than given: the prompt was cut
+    negative_prompt_tokens: TokenCount
 
     def events(self) -> Iterator[str]:
         """The answer as server-sent events, one `image_generation.completed` a picture."""

@@ -1,0 +1,78 @@
+"""The body of a request: bytes -> a JSON object, or the reason why it is none. Whatever the bytes are, never a 500."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, Final, TypeVar
+
+from fastapi import Request
+from pydantic import BaseModel, ValidationError
+from pydantic_core import from_json
+from starlette.requests import ClientDisconnect
+
+from serve.openai.schemas import RequestRefused
+
+MAX_BODY: Final = 2**20  # bytes: two prompts of 32,000 characters, each of them written as \uXXXX\uXXXX, and some room
+
+Body = TypeVar("Body", bound=BaseModel)
+
+
+async def read_body(request: Request, kind: type[Body]) -> Body:
+    """The body as `kind`. JSON is read whatever its content type says, as `curl -d` and many clients leave that out.
+
+    Raises RequestRefused, which names the field at fault.
+    """
+    _check_origin(request)
+    fields = _parse(await _read(request), request.headers.get("content-type", "none"))
+    try:
+        return kind.model_validate(fields)
+    except ValidationError as error:
+        param, message = first_fault([(fault["loc"], fault["msg"]) for fault in error.errors()])
+        raise RequestRefused(message, param) from None
+
+
+def first_fault(faults: list[tuple[tuple[int | str, ...], str]]) -> tuple[str | None, str]:
+    """The field of the first of pydantic's (place, message), and all messages."""
+    named = [(".".join(map(str, place)), text) for place, text in faults]
+    field = named[0][0]
+    return field or None, "; ".join(f"{field}: {text}" if field else text for field, text in named)
+
+
+def _check_origin(request: Request) -> None:
+    """A page of another site may send a browser's visitor here without asking, unless the content type is JSON's."""
+    is_json = request.headers.get("content-type", "").partition(";")[0].strip().lower().endswith("json")
+    if "origin" in request.headers and not is_json:
+        raise RequestRefused("from a browser's page this needs content-type: application/json", status=415)
+
+
+async def _read(request: Request) -> bytes:
+    encoding = request.headers.get("content-encoding", "identity").strip().lower()
+    if encoding != "identity":
+        raise RequestRefused(f"content-encoding {encoding[:20]!r} is not read; send the JSON as it is", status=415)
+    body = bytearray()
+    try:
+        async for chunk in request.stream():
+            body += chunk
+            if len(body) > MAX_BODY:
+                raise RequestRefused(f"the body is longer than {MAX_BODY} bytes", status=413)
+    except ClientDisconnect:
+        raise RequestRefused("the body ended before its content-length", status=400) from None
+    return bytes(body)
+
+
+def _parse(body: bytes, content_type: str) -> dict[str, Any]:
+    if not body.strip():
+        raise RequestRefused('the body is empty; send a JSON object, such as {"model": "NAME", "prompt": "..."}')
+    try:  # UTF-8, with or without a mark, and UTF-16 and 32, as RFC 4627 had it. Half a surrogate pair is an error.
+        fields = from_json(body.decode(json.detect_encoding(body)), allow_inf_nan=False)
+    except ValueError as error:
+        reason = "it is not encoded in UTF-8" if isinstance(error, UnicodeError) else str(error)
+        if "hex escape" in reason:
+            reason += ", where half of a surrogate pair stands alone or a \\u lacks its four digits"
+        raise RequestRefused(f"the body is no JSON: {reason} (content-type: {content_type[:100]})") from None
+    if not isinstance(fields, dict):
+        raise RequestRefused(f"the body must be a JSON object, not {_NAMES.get(type(fields), 'a number')}")
+    return fields
+
+
+_NAMES: Final = {list: "an array", str: "a string", bool: "true or false", type(None): "null"}

@@ -1,0 +1,132 @@
+"""What the tests of the endpoint share: people, a generator without a model, an app without Ray."""
+
+import asyncio
+from collections.abc import Coroutine
+from collections.abc import Generator as PyGenerator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from starlette.testclient import TestClient
+
+from factory.pack import Pack
+from factory.records import TEXT_ENCODER, Identity, ImageRequest, TokenCount
+from factory.store.rows import identity_row
+from factory.store.tables import Store
+from serve.app import create_app
+from serve.catalog import Catalog
+from serve.client import ImageClient
+from serve.drawing import GeneratorStats, ImageResult
+from serve.openai.images import Endpoint
+
+SECRET = "/srv/people/identities.lance"  # of the server; no caller may read it
+
+
+def person(number: int, name: str, fingerprint: str, created_at: str = "2026-01-01T00:00:00+00:00") -> Identity:
+    return Identity(
+        identity_id=f"{number:016x}",
+        face_id=f"face-{number}",
+        photo_id=f"photo-{number}",
+        name=name,
+        words={TEXT_ENCODER: np.random.default_rng(number).normal(scale=0.02, size=(2, 32)).astype(np.float32)},
+        pack="tiny",
+        fingerprint=fingerprint,
+        preset="paper",
+        config="{}",
+        num_steps=1,
+        final_loss=0.0,
+        train_s=0.0,
+        created_at=created_at,
+    )
+
+
+@dataclass
+class FakePending:
+    """Stands for Ray's DeploymentResponse."""
+
+    work: Coroutine[Any, Any, ImageResult]
+    cancelled: bool = False
+
+    def __await__(self) -> PyGenerator[Any, None, ImageResult]:
+        return self.work.__await__()
+
+    def cancel(self) -> None:
+        self.cancelled = True
+
+
+def words_of(text: str) -> TokenCount:
+    """A text encoder that reads 30 words."""
+    given = len(text.split())
+    return TokenCount(given=given, read=min(given, 30))
+
+
+class FakeGenerator:
+    """Stands for the replicas: remembers the jobs, paints the seed, raises what it is told to, or takes for ever."""
+
+    def __init__(self) -> None:
+        self.jobs: list[ImageRequest] = []
+        self.pending: list[FakePending] = []
+        self.error: Exception | None = None
+        self.endless = False
+
+    def submit(self, job: ImageRequest) -> FakePending:
+        self.pending.append(FakePending(self.work(job)))
+        return self.pending[-1]
+
+    async def work(self, job: ImageRequest) -> ImageResult:
+        self.jobs.append(job)
+        if self.error is not None and len(self.jobs) > 1:
+            raise self.error
+        if self.endless or self.error is not None:
+            await asyncio.Event().wait()
+        image = np.full((64, 64, 3), job.seed % 256, np.uint8)
+        prompt, negative = (words_of(text) for text in (job.prompt, job.config.negative_prompt))
+        return ImageResult(
+            image=image, batch_size=len(self.jobs), batch_s=2.5, prompt=prompt, negative_prompt=negative
+        )
+
+    async def stats(self) -> GeneratorStats:
+        return GeneratorStats(images=2, unet_batches=1, max_batch=2, batch_sizes={2: 1})
+
+
+def people_store(root: Path, tiny_pack: Pack) -> Store:
+    """ada and bob, and cleo of another text encoder."""
+    store = Store(root)
+    mine, other = tiny_pack.fingerprint(), "f" * 16
+    people = [person(1, "ada", mine), person(2, "bob", mine, "2026-01-02T00:00:00+00:00"), person(3, "cleo", other)]
+    store.upsert("identities", [identity_row(identity) for identity in people])
+    return store
+
+
+def client_of(store: Store, pack: Pack, fake: FakeGenerator) -> TestClient:
+    """The endpoint without Ray."""
+    client = ImageClient(fake.submit, timeout_s=5.0)
+    app = create_app(Endpoint(pack, Catalog(store.root), client, fake.stats))
+    return TestClient(app, raise_server_exceptions=False)
+
+
+@pytest.fixture
+def store(tmp_path: Path, tiny_pack: Pack) -> Store:
+    return people_store(tmp_path, tiny_pack)
+
+
+@pytest.fixture
+def fake() -> FakeGenerator:
+    return FakeGenerator()
+
+
+@pytest.fixture
+def http(store: Store, tiny_pack: Pack, fake: FakeGenerator) -> TestClient:
+    return client_of(store, tiny_pack, fake)
+
+
+def ask(http: TestClient, **fields: Any) -> Any:
+    return http.post("/v1/images/generations", json={"model": "ada", "prompt": "<person> in the snow"} | fields)
+
+
+def error_of(response: Any) -> dict[str, Any]:
+    body = response.json()
+    assert body.keys() == {"error"} and body["error"].keys() == {"message", "type", "param", "code"}
+    return dict(body["error"])
