@@ -5,12 +5,13 @@ Heavy imports happen inside the commands, so that `--help` answers at once.
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cli.errors import user_errors
+from cli.errors import TRACEBACK, user_errors
 from cli.identities import identities_app
 from cli.jobs import jobs_app, submit
 from cli.options import (
@@ -48,6 +49,17 @@ app.add_typer(identities_app, name="identities")
 app.add_typer(packs_app, name="packs")
 app.add_typer(jobs_app, name="jobs")
 app.command("submit", context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(submit)
+
+
+@app.callback()
+def main(
+    traceback: Annotated[
+        bool, typer.Option("--traceback", envvar=TRACEBACK, help="Show where an error comes from.")
+    ] = False,
+) -> None:
+    """Options of every command."""
+    if traceback:
+        os.environ[TRACEBACK] = "1"
 
 
 @app.command()

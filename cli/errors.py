@@ -9,6 +9,8 @@ from contextlib import contextmanager
 
 import typer
 
+TRACEBACK = "IDENTITY_FACTORY_TRACEBACK"  # environment variable: errors of a user keep their traceback, too
+
 
 @contextmanager
 def user_errors() -> Iterator[None]:
@@ -18,7 +20,7 @@ def user_errors() -> Iterator[None]:
     try:
         yield
     except (ValueError, LookupError, OSError) as error:
-        if isinstance(error, (KeyError, IndexError, UnicodeError)):
+        if isinstance(error, (KeyError, IndexError, UnicodeError)) or os.environ.get(TRACEBACK, "0") not in ("", "0"):
             raise
         print(f"error: {error}", file=sys.stderr)
         raise typer.Exit(1) from None

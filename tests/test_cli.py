@@ -13,7 +13,9 @@ import typer
 from typer.testing import CliRunner
 
 from cli.__main__ import app
+from cli.errors import TRACEBACK
 from cli.options import parse_seeds, parse_settings, read_prompts
+from factory.errors import PackError
 from factory.records import TEXT_ENCODER, Identity
 from factory.store.rows import identity_row
 from factory.store.tables import Store
@@ -48,6 +50,15 @@ def test_help_loads_nothing_heavy() -> None:
     code = f"import sys, cli.__main__; print(sorted({heavy} & set(sys.modules)))"
     output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert output.strip() == "[]"
+
+
+def test_the_place_of_an_error_is_shown_to_who_asks(monkeypatch: pytest.MonkeyPatch) -> None:
+    quiet = runner.invoke(app, ["packs", "verify", "nope"])
+    assert quiet.exit_code == 1 and quiet.stderr.startswith("error: no pack 'nope'")
+    monkeypatch.setenv(TRACEBACK, "0")
+    assert runner.invoke(app, ["packs", "verify", "nope"]).exception.__class__ is SystemExit
+    asked = runner.invoke(app, ["--traceback", "packs", "verify", "nope"])
+    assert isinstance(asked.exception, PackError)
 
 
 @pytest.mark.parametrize(

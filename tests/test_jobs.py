@@ -17,19 +17,20 @@ from typer.testing import CliRunner
 from cli.__main__ import app
 from factory.config import PrepareConfig
 from factory.errors import SourceError
-from factory.ids import content_id
+from factory.ids import any_face, content_id, face_id
 from factory.pack import Pack
 from factory.records import Reject
 from factory.store.erase import erase, find_person
 from factory.store.rows import face_row, reject_row
 from factory.store.tables import Store
+from factory.store.tombstones import tombstone_digest
 from pipelines.jobs.job import Summary, open_job
-from pipelines.jobs.journal import list_jobs, read_job
+from pipelines.jobs.journal import Journal, list_jobs, read_job
 from pipelines.jobs.progress import Progress
 from pipelines.jobs.rate import Rate
-from pipelines.jobs.report import page
+from pipelines.jobs.report import Sample, page
 from pipelines.jobs.watch import Watch
-from pipelines.photos.samples import samples
+from pipelines.photos.samples import _refused, samples
 from pipelines.photos.sources import CONTENT, PHOTO, find_places, hash_contents, read_photos
 from tests.test_erase import face, photo_id
 
@@ -51,7 +52,7 @@ def test_a_job_leaves_events_a_summary_and_a_report(store: Store) -> None:
         with open_job("inner", store, summary):
             summary.photos = summary.photos_with_faces = 3
         summary.rejected["no_face"] = 2
-        summary.samples.append('<figure data-photo="x">Ada</figure>')
+        summary.samples.append(Sample(html="<figure>Ada</figure>", photo_id="x"))
     job = read_job(store.root, summary.job_id)
     assert [event["event"] for event in job.events] == ["started", "progress", "finished"]
     assert job.events[1]["counts"]["rejected:no_face"] == 2 and set(job.events[1]["per_s"]) == {
@@ -160,7 +161,7 @@ def test_the_report_shows_accepted_and_rejected_and_erasing_takes_them_out(
             reject_id=key, photo_id=key, name=name, pack="tiny", stage="prepare", reason=reason, detail="<i>5 < 6</i>"
         )
         store.upsert("rejects", [reject_row(row)])
-    lines = samples(store, "tiny", pa.concat_tables([contents, mine]), PrepareConfig())
+    lines = [sample.html for sample in samples(store, "tiny", pa.concat_tables([contents, mine]), PrepareConfig())]
     by_name = {name: line for line in lines for name in ("person 1", "person 2", "plain", "bomb") if name in line}
     assert sorted(by_name) == ["bomb", "person 1", "plain"], "person 2 is another job's"
     assert all("data:image/jpeg" in by_name[name] for name in ("person 1", "plain"))
@@ -172,6 +173,48 @@ def test_the_report_shows_accepted_and_rejected_and_erasing_takes_them_out(
     report.write_text(page("prepare", ["photos 3"], lines))
     erase(store, find_person(store, photo_id=photo_id(1)))
     assert "person 1" not in report.read_text() and "plain" in report.read_text()
+
+
+def test_whoever_is_erased_while_a_job_runs_is_not_in_its_report(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Samples are kept until the job's end. The last one is erased while the report is written."""
+    group = [Sample(html=f"crop of {n}", photo_id=photo_id(2), face_id=face_id(photo_id(2), n)) for n in (0, 1)]
+    with open_job("prepare", store) as summary:
+        summary.samples = [Sample(html=f"photo {n}", photo_id=photo_id(n)) for n in (1, 2, 3)]
+        summary.samples += [Sample(html="other crop", photo_id=photo_id(4), face_id=face_id(photo_id(4), 0)), *group]
+        summary.samples.append(Sample(html="late one", photo_id=photo_id(5)))
+        bury(store, photo_id(1), face_id(photo_id(2), 0), any_face(photo_id(2)))
+        write = Journal.file
+
+        def written_beside_an_eraser(self: Journal, name: str, text: str) -> None:
+            if name == "report.html" and "late one" in text:
+                bury(store, photo_id(5))
+            write(self, name, text)
+
+        monkeypatch.setattr(Journal, "file", written_beside_an_eraser)
+    report = (Path(store.root) / "jobs" / summary.job_id / "report.html").read_text()
+    shown = [line for line in report.splitlines() if line.startswith(("photo ", "crop of", "other", "late"))]
+    assert shown == ["photo 3", "other crop", "crop of 1"]
+
+
+def bury(store: Store, *ids: str) -> None:
+    store.upsert("tombstones", [{"digest": tombstone_digest("s", i), "salt": "s", "erased_at": "now"} for i in ids])
+
+
+def test_erasing_one_of_a_group_takes_pictures_of_the_whole_photo_out_of_reports(
+    store: Store, tiny_pack: Pack
+) -> None:
+    group = photo_id(1)
+    for number in (0, 1):
+        ids = {"photo_id": group, "face_id": face_id(group, number), "face_index": number, "name": f"n{number}"}
+        store.upsert("faces", [{**face_row(face(1 + number, tiny_pack)), **ids}])
+    report = Path(store.root) / "jobs" / "j" / "report.html"
+    report.parent.mkdir(parents=True)
+    refused = {"photo_id": group, "reject_id": face_id(group, 2), "name": "a third", "reason": "blurred", "detail": ""}
+    report.write_text(page("prepare", [], [_refused(refused, "THEWHOLEGROUP").html]))
+    assert erase(store, find_person(store, name="n0")).found == []
+    assert "THEWHOLEGROUP" not in report.read_text()
 
 
 def test_a_root_that_is_a_file_is_told_before_any_work(tmp_path: Path) -> None:

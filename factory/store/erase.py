@@ -180,6 +180,7 @@ def _needles(store: Store, person: Person) -> dict[bytes, str]:
     ids = person.photo_ids | person.identity_ids | person.image_ids
     # "<photo>-1" is also how "<photo>-10" begins
     ids |= {face for face in person.face_ids if not any(other.startswith(face) for other in kept)}
+    ids |= {any_face(photo_of(face)) for face in person.face_ids}  # in reports, of pictures that show a whole photo
     needles = {an_id.encode(): "an erased id" for an_id in ids}
     wanted: list[tuple[Table, list[str]]] = [
         ("identities", ["words"]),

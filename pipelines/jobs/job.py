@@ -19,8 +19,9 @@ from ray.data import DataContext
 from ray.exceptions import RayError, RayTaskError
 
 from factory.store.tables import Store
+from factory.store.tombstones import Tombstones
 from pipelines.jobs.journal import Journal, explained
-from pipelines.jobs.report import page
+from pipelines.jobs.report import Sample, page
 from pipelines.jobs.watch import Watch
 
 _OBJECT_STORE_BYTES = 2**30  # of a local cluster: blocks are 16 photos, so this is plenty
@@ -56,7 +57,7 @@ class Summary:
     images: int = 0  # new rows of `images`
     metrics: int = 0  # new rows of `metrics`
     stage_seconds: dict[str, float] = field(default_factory=dict)
-    samples: list[str] = field(default_factory=list, repr=False)  # lines of report.html; not in summary.json
+    samples: list[Sample] = field(default_factory=list, repr=False)  # for report.html; not in summary.json
 
     def counts(self) -> dict[str, int]:
         """What grows while the job runs. Another thread asks; `copy` is atomic, iterating over what grows is not."""
@@ -116,9 +117,9 @@ def open_job(name: str, store: Store, within: Summary | None = None) -> Iterator
         with Watch(name, summary.counts, journal):
             yield summary
         summary.seconds = summary.stage_seconds[name] = round(time.monotonic() - started, 2)
+        _write_report(summary, store, journal)
         facts = asdict(summary)
-        report = page(f"{name} {summary.job_id}", summary.lines(), facts.pop("samples"))
-        journal.file("report.html", report)
+        del facts["samples"]
         journal.write("finished", {"seconds": summary.seconds})
         journal.file("summary.json", json.dumps(facts, indent=2) + "\n")
     except BaseException as error:
@@ -129,6 +130,15 @@ def open_job(name: str, store: Store, within: Summary | None = None) -> Iterator
         if clear is not None:
             raise clear from error
         raise
+
+
+def _write_report(summary: Summary, store: Store, journal: Journal) -> None:
+    """Whoever was erased while the job ran is not in it, also if it happens at this moment."""
+    written: Tombstones | None = None
+    while written != (erased := store.tombstones()):
+        lines = [sample.html for sample in summary.samples if not sample.shows(erased)]
+        journal.file("report.html", page(f"{summary.job} {summary.job_id}", summary.lines(), lines))
+        written = erased
 
 
 def _cause(error: BaseException) -> BaseException:

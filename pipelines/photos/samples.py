@@ -1,6 +1,6 @@
 """Samples for a job's report: some of the faces it found and of the photos it refused.
 
-A sample is one line of HTML with the photo's id in it, so that erasing a person can take it out.
+A sample is one line of HTML with the ids of what it shows, so that erasing a person can take it out.
 """
 
 from __future__ import annotations
@@ -17,9 +17,11 @@ from PIL import Image
 from factory.config import PrepareConfig
 from factory.errors import PhotoRejected
 from factory.faces.photos import decode_photo
+from factory.ids import any_face
 from factory.store.queries import faces_by_id, faces_of_pack, rejects_of_prepare
 from factory.store.rows import decode_png
 from factory.store.tables import Store
+from pipelines.jobs.report import Sample
 from pipelines.photos.sources import read_photos
 
 NUM_ACCEPTED: Final = 24
@@ -28,16 +30,13 @@ _SIDE_PX: Final = 96
 _NOT_OPENED: Final = ("crashed_worker", "out_of_memory")  # they would do it again, to the driver
 
 
-def samples(store: Store, pack: str, contents: pa.Table, config: PrepareConfig) -> list[str]:
-    """Lines of HTML for photos that a job has just done (CONTENT): some faces, and some rejects of each reason."""
+def samples(store: Store, pack: str, contents: pa.Table, config: PrepareConfig) -> list[Sample]:
+    """Of photos that a job has just done (CONTENT): some faces, and some rejects of each reason."""
     ids = set(contents["photo_id"].to_pylist()) - {None}
     faces = faces_of_pack(store, pack, ["face_id", "photo_id"]).to_pylist()
     chosen = sorted(row["face_id"] for row in faces if row["photo_id"] in ids)[:NUM_ACCEPTED]
     crops = faces_by_id(store, pack, chosen, ["photo_id", "face_id", "name", "crop"])
-    lines = [
-        _figure(row["photo_id"], row["face_id"], row["name"], "", _thumbnail(decode_png(row["crop"])))
-        for row in crops.to_pylist()
-    ]
+    shown = [_accepted(row) for row in crops.to_pylist()]
     per_reason: dict[str, list[dict[str, Any]]] = {}
     for row in rejects_of_prepare(store, pack).to_pylist():
         mine = per_reason.setdefault(row["reason"], [])
@@ -45,10 +44,7 @@ def samples(store: Store, pack: str, contents: pa.Table, config: PrepareConfig) 
             mine.append(row)
     refused = [row for rows in per_reason.values() for row in rows]
     pictures = _pictures(contents, {row["photo_id"] for row in refused if row["reason"] not in _NOT_OPENED}, config)
-    for row in refused:
-        note = f"<b>{escape(row['reason'])}</b> {escape(row['detail'])}"
-        lines.append(_figure(row["photo_id"], row["reject_id"], row["name"], note, pictures.get(row["photo_id"])))
-    return lines
+    return [*shown, *(_refused(row, pictures.get(row["photo_id"])) for row in refused)]
 
 
 def _pictures(contents: pa.Table, photo_ids: set[str], config: PrepareConfig) -> dict[str, str]:
@@ -67,9 +63,20 @@ def _pictures(contents: pa.Table, photo_ids: set[str], config: PrepareConfig) ->
     return thumbnails
 
 
-def _figure(photo_id: str, an_id: str, name: str, note: str, thumbnail: str | None) -> str:
+def _accepted(row: dict[str, Any]) -> Sample:
+    html = _figure([row["photo_id"], row["face_id"]], escape(row["name"]), _thumbnail(decode_png(row["crop"])))
+    return Sample(html=html, photo_id=row["photo_id"], face_id=row["face_id"])
+
+
+def _refused(row: dict[str, Any], thumbnail: str | None) -> Sample:
+    photo_id = row["photo_id"]
+    text = f"{escape(row['name'])} <b>{escape(row['reason'])}</b> {escape(row['detail'])}"
+    return Sample(html=_figure([photo_id, row["reject_id"], any_face(photo_id)], text, thumbnail), photo_id=photo_id)
+
+
+def _figure(ids: list[str], text: str, thumbnail: str | None) -> str:
     shown = "" if thumbnail is None else f'<img alt="" src="data:image/jpeg;base64,{thumbnail}">'
-    return f'<figure data-photo="{photo_id}" data-id="{an_id}">{shown}{escape(name)} {note}</figure>'.replace("\n", " ")
+    return f'<figure data-ids="{" ".join(ids)}">{shown}{text}</figure>'.replace("\n", " ")
 
 
 def _thumbnail(image: np.ndarray) -> str:
