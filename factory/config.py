@@ -24,16 +24,18 @@ class Config(BaseModel):
 class PrepareConfig(Config):
     """Limits for photos and faces."""
 
-    max_bytes: int = 64 * 2**20  # bytes of the encoded file
-    max_pixels: int = 50_000_000  # width x height, checked before decoding
-    min_side_px: int = 64  # shorter side of the photo
+    max_bytes: int = Field(default=64 * 2**20, ge=1)  # bytes of the encoded file
+    max_pixels: int = Field(default=50_000_000, ge=1)  # width x height, checked before decoding
+    min_side_px: int = Field(default=64, ge=1)  # shorter side of the photo
+    salvage: bool = False  # use the whole rows of files that are cut short, however few
     faces: Literal["all", "largest"] = "all"  # which faces of a photo become identities
-    min_score: float = 0.5  # detector confidence, 0..1
-    min_face_px: float = 24.0  # shorter side of the face box, px
-    min_visible: float = 0.6  # share of the aligned crop's inner box that lies inside the photo, 0..1
-    min_sharpness: float = 0.03  # Laplacian variance / variance of the face; measured: docs/log.md, 2026-11-24
-    max_photo_s: float = 300.0  # seconds of work on one photo before its process is given up
-    min_mask_fraction: float = 0.05  # share of the crop the face mask must cover, 0..1
+    min_score: float = Field(default=0.5, gt=0, le=1)  # detector confidence
+    min_face_px: float = Field(default=24.0, ge=0, allow_inf_nan=False)  # shorter side of the face box, px
+    min_visible: float = Field(default=0.6, ge=0, le=1)  # share of the aligned crop's inner box inside the photo
+    min_sharpness: float = Field(default=0.03, ge=0, allow_inf_nan=False)  # Laplacian variance / variance of the
+    # face; measured: docs/log.md, 2026-11-24
+    max_photo_s: float = Field(default=300.0, gt=0, allow_inf_nan=False)  # of work on one photo before it is given up
+    min_mask_fraction: float = Field(default=0.05, ge=0, le=1)  # share of the crop the face mask must cover
 
 
 class MethodConfig(Config):

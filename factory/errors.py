@@ -4,7 +4,9 @@ from __future__ import annotations
 
 REASONS = (
     "unreadable",  # the bytes could not be fetched
-    "not_an_image",  # the bytes are no image, or a corrupt one
+    "not_an_image",  # the bytes are something else
+    "unsupported",  # an image of a kind that is not read, such as a camera's raw file
+    "damaged",  # an image that is cut short or corrupt
     "too_large",  # more bytes or pixels than the limits allow
     "too_small",  # a side shorter than the limit
     "no_face",

@@ -26,6 +26,8 @@ class Photo:
     photo_id: str  # sha256 of the file's bytes, hex
     name: str  # the caller's name for it: the `name` column, or the file's stem
     image: np.ndarray  # uint8 [H, W, 3], RGB, EXIF orientation applied
+    frame: int = 0  # of an animation, or page of a TIFF, counted from 0
+    salvaged: bool = False  # only the rows that a damaged file still holds
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

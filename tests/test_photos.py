@@ -133,7 +133,7 @@ def test_float_and_32_bit_grey() -> None:
     np.testing.assert_allclose(decode(encoded(Image.fromarray(ramp), "TIFF"))[0, :, 0], np.arange(256), atol=1)
     deep = (ramp * 65535).astype(np.int32)
     np.testing.assert_allclose(decode(encoded(Image.fromarray(deep), "TIFF"))[0, :, 0], np.arange(256), atol=1)
-    assert reason(encoded(Image.fromarray(np.full((64, 64), np.nan, np.float32)), "TIFF")) == "not_an_image"
+    assert reason(encoded(Image.fromarray(np.full((64, 64), np.nan, np.float32)), "TIFF")) == "damaged"
 
 
 @pytest.mark.parametrize("kind", ["GIF", "WEBP", "PNG", "TIFF"])
@@ -171,7 +171,7 @@ def test_files_that_are_no_images(data: bytes) -> None:
 def test_truncated_files(kind: str, part: float) -> None:
     noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (96, 96, 3), np.uint8))
     data = encoded(noise, kind)
-    assert reason(data[: int(len(data) * part)]) == "not_an_image"
+    assert reason(data[: int(len(data) * part)]) == "damaged"
 
 
 def test_flipped_bits_never_escape_as_other_errors() -> None:
@@ -185,7 +185,7 @@ def test_flipped_bits_never_escape_as_other_errors() -> None:
             try:
                 decode_photo(broken.tobytes(), name="x", config=CONFIG)
             except PhotoRejected as refusal:
-                assert refusal.reason in ("not_an_image", "too_large", "too_small")
+                assert refusal.reason in ("not_an_image", "unsupported", "damaged", "too_large", "too_small")
 
 
 def test_limits() -> None:
@@ -209,3 +209,33 @@ def test_decompression_bomb_is_refused_before_decoding(side: int, monkeypatch: p
     header = struct.pack(">I", 13) + b"IHDR" + body + struct.pack(">I", zlib.crc32(b"IHDR" + body))
     data = b"\x89PNG\r\n\x1a\n" + header + struct.pack(">I", 10) + b"IDAT" + b"\x00" * 14
     assert reason(data) == "too_large"
+
+
+@pytest.mark.parametrize("kind", ["GIF", "WEBP", "PNG", "AVIF"])
+def test_an_animation_that_fades_in_gives_its_first_picture(kind: str) -> None:
+    frames = [Image.new("RGB", (96, 64)), Image.new("RGB", (96, 64), (9, 9, 12)), corners(), Image.new("RGB", (96, 64))]
+    photo = decode_photo(encoded(frames[0], kind, save_all=True, append_images=frames[1:]), name="x", config=CONFIG)
+    assert photo.frame == 2
+    assert near(photo.image[50, 20], RED, 60) and near(photo.image[30, 80], BLUE, 60)
+    plain = decode_photo(encoded(frames[0], kind, save_all=True, append_images=frames[:1]), name="x", config=CONFIG)
+    assert plain.frame == 0
+
+
+def test_of_a_tiff_the_largest_page_counts() -> None:
+    small, large = corners((96, 64)), corners((192, 128))
+    photo = decode_photo(encoded(small, "TIFF", save_all=True, append_images=[large, small]), name="x", config=CONFIG)
+    assert photo.frame == 1 and photo.image.shape == (128, 192, 3)
+    huge = Image.new("1", (9000, 9000))
+    assert reason(encoded(small, "TIFF", save_all=True, append_images=[huge])) == "too_large"
+
+
+def test_of_a_picture_in_several_views_the_first_counts() -> None:
+    photo = decode(encoded(corners(), "MPO", save_all=True, append_images=[Image.new("RGB", (192, 128), WHITE)]))
+    assert photo.shape == (64, 96, 3) and near(photo[50, 20], RED, 60)
+
+
+def test_limits_follow_the_config_and_no_library() -> None:
+    big = encoded(Image.new("1", (14_000, 13_000)), "PNG")  # 182 megapixels, more than Pillow allows
+    assert reason(big) == "too_large"
+    assert decode(big, PrepareConfig(max_pixels=190_000_000)).shape == (13_000, 14_000, 3)
+    assert Image.MAX_IMAGE_PIXELS == 89478485, "left as it is for others"

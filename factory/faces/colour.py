@@ -1,0 +1,123 @@
+"""Pixels of any depth and colour model -> 8-bit sRGB. `CONVERSIONS` is the table of what Pillow's modes become.
+
+Depth is told by the values, not by the file: cameras store 10, 12 or 14 bits in 16, and name 16.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+import numpy as np
+from PIL import Image
+
+from factory.faces.icc import to_srgb
+
+_FULL: Final = tuple(2**bits - 1 for bits in (8, 10, 12, 14, 16, 24, 31, 32))  # the values that may mean white
+_SIGNED_FULL: Final = (255, 1023, 4095, 16383, 32767)
+_WHITE: Final = 255  # what transparent parts lie on
+
+
+def to_rgb(image: Image.Image, profile: bytes | None = None) -> Image.Image:
+    """A loaded picture as 8-bit sRGB, mode RGB; transparent parts become white. Raises ValueError if it is no numbers.
+
+    `profile` is the ICC profile of its colours.
+    """
+    convert = _with_alpha if image.has_transparency_data and image.mode not in _DEEP else CONVERSIONS[image.mode]
+    return to_srgb(convert(image), profile)
+
+
+def deep_to_rgb(
+    values: np.ndarray, profile: bytes | None = None, *, white_is_zero: bool = False, premultiplied: bool = False
+) -> Image.Image:
+    """Numbers of any type, [H, W], or [H, W, 3 or 4] (red, green, blue and, if it is transparent, alpha), as `to_rgb`.
+
+    Floating-point numbers are taken as they would be shown, 1 being white, and what is above it (up to a half) as
+    white too. `white_is_zero`: of a grey scan. Raises ValueError if they are hardly numbers at all.
+    """
+    if values.dtype.kind == "f":
+        finite = np.isfinite(values)
+        if finite.mean() < 0.99:
+            raise ValueError("not all pixels are finite numbers")
+        values = np.where(finite, values, 0)
+    full = full_scale(values[..., :3] if values.ndim == 3 else values)
+    scaled = np.clip(values.astype(np.float32) * (1 / full), 0, 1)
+    if white_is_zero:
+        scaled = 1 - scaled
+    if scaled.ndim == 3 and scaled.shape[2] == 4:
+        scale = full_scale(values[..., 3]) if values.dtype.kind == "f" else np.iinfo(values.dtype).max
+        alpha = np.clip(values[..., 3:].astype(np.float32) / scale, 0, 1)
+        scaled = scaled[..., :3] * (1 if premultiplied else alpha) + (1 - alpha)
+    return to_srgb(Image.fromarray((np.clip(scaled, 0, 1) * 255 + 0.5).astype(np.uint8)), profile)
+
+
+def full_scale(values: np.ndarray) -> float:
+    """The value that means white: the least of 8, 10, 12, 14, 16, ... bits that holds all values."""
+    if values.dtype.kind == "f":
+        top = float(np.percentile(values, 99.5))  # of a few reflexes much brighter than white nothing follows
+        if top <= 1.5:
+            return 1.0
+    else:
+        top = float(values.max(initial=0))
+    known = _SIGNED_FULL if values.dtype == np.int16 else _FULL
+    return float(next((full for full in known if top <= full), top))
+
+
+def is_uniform(image: Image.Image) -> bool:
+    """Whether hardly anything is to be seen, as in the first frame of a clip that fades in."""
+    grey = np.asarray(to_rgb(image).convert("L").resize((64, 64), Image.Resampling.BOX))
+    low, high = np.percentile(grey, (1, 99))
+    return bool(high - low < 16)
+
+
+def _as_it_is(image: Image.Image) -> Image.Image:
+    return image
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    return image.convert("RGB")
+
+
+def _grey(image: Image.Image) -> Image.Image:
+    return image.convert("L")
+
+
+def _with_alpha(image: Image.Image) -> Image.Image:
+    """Over white, in the picture's own colours, so that its profile still fits: grey stays grey."""
+    if image.mode in ("LA", "La"):
+        pair = image.convert("LA")
+        over = Image.new("L", image.size, _WHITE)
+        over.paste(pair.getchannel(0), mask=pair.getchannel(1))
+        return over
+    opaque = Image.new("RGBA", image.size, "white")
+    opaque.alpha_composite(image.convert("RGBA"))
+    return opaque.convert("RGB")
+
+
+def _deep(image: Image.Image) -> Image.Image:
+    values = np.asarray(image)
+    grey = deep_to_rgb(values).convert("L")
+    key = image.info.get("transparency")  # PNG: the one value that is transparent
+    if isinstance(key, int):
+        grey.paste(_WHITE, mask=Image.fromarray(values == key))
+    return grey
+
+
+_DEEP: Final = ("I", "I;16", "I;16B", "I;16L", "I;16N", "F")
+CONVERSIONS: Final[dict[str, Callable[[Image.Image], Image.Image]]] = {  # to L, RGB, CMYK or LAB of 8 bits
+    "1": _grey,
+    "L": _as_it_is,
+    "LA": _with_alpha,
+    "La": _with_alpha,
+    "P": _rgb,
+    "PA": _with_alpha,
+    "RGB": _as_it_is,
+    "RGBX": _rgb,
+    "RGBA": _with_alpha,
+    "RGBa": _with_alpha,
+    "CMYK": _as_it_is,
+    "YCbCr": _rgb,
+    "HSV": _rgb,
+    "LAB": _as_it_is,
+    **dict.fromkeys(_DEEP, _deep),
+}

@@ -1,0 +1,244 @@
+"""A reader for each kind of image file: which picture of it counts, how deep its pixels are, which colours they mean.
+
+Each raises PhotoRejected for what it can name, and whatever its decoder raises for damaged bytes.
+"""
+
+from __future__ import annotations
+
+import struct
+import warnings
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from io import BytesIO
+from typing import Final, TypeAlias
+
+import cv2
+import numpy as np
+import pylibjxl
+from pi_heif import HeifImageFile
+from PIL import ExifTags, Image
+from PIL.AvifImagePlugin import AvifImageFile
+from PIL.BmpImagePlugin import BmpImageFile
+from PIL.GifImagePlugin import GifImageFile
+from PIL.ImageFile import ImageFile
+from PIL.Jpeg2KImagePlugin import Jpeg2KImageFile
+from PIL.JpegImagePlugin import JpegImageFile
+from PIL.PngImagePlugin import PngImageFile
+from PIL.PpmImagePlugin import PpmImageFile
+from PIL.TiffImagePlugin import TiffImageFile
+from PIL.WebPImagePlugin import WebPImageFile
+
+from factory.config import PrepareConfig
+from factory.errors import PhotoRejected
+from factory.faces import jpeg, tiff
+from factory.faces.colour import deep_to_rgb, is_uniform, to_rgb
+from factory.faces.icc import adobe_profile, coded_profile, gamma_profile
+from factory.faces.png import Png, pared
+
+warnings.filterwarnings("ignore", module="PIL")  # it tells stderr of damaged metadata, which costs nothing
+
+# What decoders raise on corrupt bytes, found by flipping bits of every format.
+CORRUPT: Final[tuple[type[Exception], ...]] = (
+    *(OSError, SyntaxError, ValueError, TypeError, LookupError, EOFError, RuntimeError, ArithmeticError),
+    *(struct.error, zlib.error, AttributeError),
+)
+_MAX_FRAMES: Final = 100  # of an animation are looked at for one that shows something
+_LOST_ROWS: Final = 20  # px: a JPEG's last row of blocks, and what smoothing reaches above it
+_LOST_SHARE: Final = 0.05  # of the rows of a JPEG without an end that may be missing
+_ORIENTATION: Final = 274  # tag of EXIF and TIFF
+
+
+@dataclass(frozen=True, slots=True)
+class Decoded:
+    """The picture of a file."""
+
+    image: Image.Image  # RGB
+    orientation: int = 1  # EXIF's number
+    frame: int = 0  # of an animation, page of a TIFF
+    salvaged: bool = False  # rows are missing
+
+
+Reader: TypeAlias = Callable[[bytes, PrepareConfig], Decoded]
+
+
+def check_size(size: tuple[int, int], config: PrepareConfig) -> None:
+    """Raises PhotoRejected for a picture of more pixels, or of a shorter side, than the limits allow."""
+    width, height = size
+    if width * height > config.max_pixels:
+        raise PhotoRejected("too_large", f"{width} x {height} pixels; the limit is {config.max_pixels} in all")
+    if min(size) < config.min_side_px:
+        raise PhotoRejected("too_small", f"{width} x {height} pixels; a side needs {config.min_side_px}")
+
+
+def _read_jpeg(data: bytes, config: PrepareConfig) -> Decoded:
+    """The first picture: what follows in an MPO or a motion photo is a second view, a depth map or a clip.
+
+    Pillow's class for MPO would check the size once more, by a limit of its own.
+    """
+    image: Image.Image = JpegImageFile(BytesIO(data), "")
+    check_size(image.size, config)
+    rows = height = image.height
+    if not jpeg.has_end(data):
+        ended, rows = jpeg.what_is_left(data)
+        lost = height - rows
+        if not config.salvage and (rows == 0 or lost > max(_LOST_ROWS, _LOST_SHARE * height)):
+            there = f"{rows} of its {height} rows are there" if rows else "what is there is coarse"
+            raise PhotoRejected("damaged", f"a JPEG that is cut short: {there}; {_SALVAGE}")
+        image = JpegImageFile(BytesIO(ended), "")
+    image.load()
+    orientation, profile = _orientation(image), image.info.get("icc_profile") or _camera_profile(image)
+    if 0 < rows < height:
+        image = image.crop((0, 0, image.width, rows))
+    return Decoded(to_rgb(image, profile), orientation, salvaged=rows < height)
+
+
+def _read_png(data: bytes, config: PrepareConfig) -> Decoded:
+    png = pared(data)
+    image = PngImageFile(BytesIO(png.data), "")
+    check_size(image.size, config)
+    profile = _png_profile(png, image)
+    if png.depth == 16:  # Pillow keeps the upper 8 bits of colours, of which a 12-bit camera uses 4
+        image.load()
+        values = cv2.imdecode(np.frombuffer(png.data, np.uint8), cv2.IMREAD_UNCHANGED)
+        if values is not None and values.dtype == np.uint16 and values.ndim == 3:
+            channels = [2, 1, 0, 3] if values.shape[2] == 4 else [2, 1, 0]
+            return Decoded(deep_to_rgb(values[..., channels], profile), _orientation(image))
+    return _shown(image, profile, config)
+
+
+def _read_tiff(data: bytes, config: PrepareConfig) -> Decoded:
+    page = tiff.photo_page(data)
+    if page is None:
+        raise ValueError("no page")
+    check_size(page.size, config)
+    if not page.needs_opencv:
+        try:
+            image, salvaged = _loaded(TiffImageFile(BytesIO(tiff.only(data, page)), ""), config)
+        except CORRUPT as error:
+            raise tiff.unsupported(page) if page.is_whole(data) else error
+        rgb = to_rgb(image, image.info.get("icc_profile"))
+        return Decoded(rgb, _orientation(image), frame=page.number, salvaged=salvaged)
+    values = tiff.read_deep(data, page)
+    if values is None:
+        raise tiff.unsupported(page) if page.is_whole(data) else ValueError("cut short")
+    rgb = deep_to_rgb(
+        values,
+        page.profile(data),
+        white_is_zero=page.white_is_zero,
+        premultiplied=page.is_premultiplied,
+    )
+    return Decoded(rgb, page.one(_ORIENTATION, 1), frame=page.number)
+
+
+def _read_heif(data: bytes, config: PrepareConfig) -> Decoded:
+    image = HeifImageFile(BytesIO(data), "")  # at the primary picture, turned upright by libheif
+    check_size(image.size, config)
+    nclx = image.info.get("nclx_profile") or {}
+    coded = coded_profile(int(nclx.get("color_primaries", 1)), int(nclx.get("transfer_characteristics", 13)))
+    image.load()
+    return Decoded(to_rgb(image, image.info.get("icc_profile") or coded))
+
+
+def _read_avif(data: bytes, config: PrepareConfig) -> Decoded:
+    image = AvifImageFile(BytesIO(data), "")
+    check_size(image.size, config)
+    at = data.find(b"colrnclx")
+    coded = coded_profile(*struct.unpack_from(">HH", data, at + 8)) if 0 <= at <= len(data) - 12 else None
+    return _shown(image, image.info.get("icc_profile") or coded, config)
+
+
+def _read_jxl(data: bytes, config: PrepareConfig) -> Decoded:
+    header = pylibjxl.probe(data)
+    check_size((header["width"], header["height"]), config)
+    values, metadata = pylibjxl.decode(data, metadata=True)  # upright, 8 bits
+    return Decoded(to_rgb(Image.fromarray(values), metadata.get("icc")))
+
+
+def _plain(plugin: Callable[[BytesIO, str], ImageFile]) -> Reader:
+    """The reader of a format with nothing special about it."""
+
+    def read(data: bytes, config: PrepareConfig) -> Decoded:
+        image = plugin(BytesIO(data), "")
+        check_size(image.size, config)
+        return _shown(image, image.info.get("icc_profile"), config)
+
+    return read
+
+
+READERS: Final[dict[str, Reader]] = {
+    "JPEG": _read_jpeg,
+    "PNG": _read_png,
+    "TIFF": _read_tiff,
+    "HEIF": _read_heif,
+    "AVIF": _read_avif,
+    "JPEG XL": _read_jxl,
+    "WebP": _plain(WebPImageFile),
+    "GIF": _plain(GifImageFile),
+    "BMP": _plain(BmpImageFile),
+    "JPEG 2000": _plain(Jpeg2KImageFile),
+    "PPM": _plain(PpmImageFile),
+}
+_SALVAGE: Final = "copy it again, or let --set salvage=true use what is there"
+
+
+def _shown(image: ImageFile, profile: bytes | None, config: PrepareConfig) -> Decoded:
+    """The picture, or of an animation the first frame in which something is to be seen."""
+    picture, salvaged = _loaded(image, config)
+    frame = _shown_frame(image) if getattr(image, "is_animated", False) and not salvaged else 0
+    return Decoded(to_rgb(picture, profile), _orientation(image), frame=frame, salvaged=salvaged)
+
+
+def _shown_frame(image: ImageFile) -> int:
+    """Leaves the animation at that frame."""
+    for frame in range(_MAX_FRAMES):
+        try:
+            image.seek(frame)
+            image.load()
+        except CORRUPT:  # no such frame, or a damaged one
+            break
+        if not is_uniform(image):
+            return frame
+    image.seek(0)
+    image.load()
+    return 0
+
+
+def _loaded(image: ImageFile, config: PrepareConfig) -> tuple[Image.Image, bool]:
+    """The picture, and whether it is only what a damaged file still holds of it: its rows down to the last decoded."""
+    try:
+        image.load()
+        return image, False
+    except CORRUPT:
+        if not config.salvage or image.info.get("interlace") or image._im is None:
+            raise
+        part = image._new(image.im)  # decoders fill it from above; what they have not reached is zero
+        live = np.flatnonzero(np.asarray(part).reshape(part.height, -1).any(1))
+        if not len(live):
+            raise
+        return part.crop((0, 0, part.width, int(live[-1]) + 1)), True
+
+
+def _orientation(image: Image.Image) -> int:
+    try:
+        return int(image.getexif().get(ExifTags.Base.Orientation, 1))
+    except CORRUPT:  # a damaged EXIF block says nothing about the pixels
+        return 1
+
+
+def _camera_profile(image: Image.Image) -> bytes | None:
+    """Of cameras that mark Adobe RGB in EXIF alone."""
+    try:
+        is_adobe = image.getexif().get_ifd(ExifTags.IFD.Interop).get(1) == "R03"
+    except CORRUPT:
+        return None
+    return adobe_profile() if is_adobe else None
+
+
+def _png_profile(png: Png, image: PngImageFile) -> bytes | None:
+    """By the precedence of PNG's third edition."""
+    if png.coded is not None:
+        return coded_profile(*png.coded)
+    if png.profile is not None or "srgb" in image.info or "gamma" not in image.info:
+        return png.profile
+    return gamma_profile(image.info["gamma"], image.info.get("chromaticity"))

@@ -1,0 +1,193 @@
+"""Files that lack their end, and metadata that is broken or huge: what is there of a picture is used, or refused."""
+
+from __future__ import annotations
+
+import io
+import subprocess
+import sys
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image, ImageCms, PngImagePlugin
+
+from factory.config import PrepareConfig
+from factory.errors import PhotoRejected
+from factory.faces.photos import decode_photo
+from factory.records import Photo
+
+SALVAGE = PrepareConfig(salvage=True)
+
+
+def picture(height: int = 400) -> Image.Image:
+    """Soft, and with some noise, so that its files are not tiny."""
+    y, x = np.mgrid[0 : 1 : height * 1j, 0:1:300j]
+    soft = 255 * np.stack([x, y, 0.5 + 0.5 * np.sin(9 * x + 7 * y)], -1)
+    return Image.fromarray(np.clip(soft + np.random.default_rng(0).normal(0, 6, soft.shape), 1, 255).astype(np.uint8))
+
+
+def saved(image: Image.Image, kind: str, **options: Any) -> bytes:
+    file = io.BytesIO()
+    image.save(file, kind, **options)
+    return file.getvalue()
+
+
+def decode(data: bytes, config: PrepareConfig | None = None) -> Photo:
+    return decode_photo(data, name="x", config=config or PrepareConfig())
+
+
+def reject(data: bytes, config: PrepareConfig | None = None) -> PhotoRejected:
+    with pytest.raises(PhotoRejected) as refusal:
+        decode(data, config)
+    return refusal.value
+
+
+@pytest.mark.parametrize("how", [{}, {"subsampling": 0}, {"progressive": True}, {"restart_marker_rows": 1}])
+@pytest.mark.parametrize("rest", [b"", bytes(5000)])
+def test_a_jpeg_without_its_end_marker_is_whole(how: dict[str, Any], rest: bytes) -> None:
+    """Also one whose download had reserved its room."""
+    data = saved(picture(), "JPEG", quality=90, **how)
+    photo = decode(data[:-2] + rest)
+    assert not photo.salvaged
+    np.testing.assert_array_equal(photo.image, decode(data).image)
+
+
+@pytest.mark.parametrize("how", [{}, {"subsampling": 0}, {"restart_marker_rows": 1}])
+def test_a_jpeg_that_lacks_its_last_bytes_loses_its_last_rows(how: dict[str, Any]) -> None:
+    data = saved(picture(), "JPEG", quality=90, **how)
+    photo = decode(data[:-40])
+    assert photo.salvaged and 380 <= len(photo.image) < 400
+    np.testing.assert_array_equal(photo.image, decode(data).image[: len(photo.image)])
+
+
+def test_half_a_jpeg_is_refused_unless_it_is_asked_for() -> None:
+    data = saved(picture(), "JPEG", quality=90)
+    half = data[: len(data) // 2]
+    refusal = reject(half)
+    assert refusal.reason == "damaged" and "cut short" in refusal.detail and "salvage=true" in refusal.detail
+    rows = int(refusal.detail.split("short: ")[1].split()[0])
+    photo = decode(half, SALVAGE)
+    assert photo.salvaged and len(photo.image) == rows and 120 < rows < 260
+    np.testing.assert_array_equal(photo.image, decode(data).image[:rows])
+    assert reject(data[:150], SALVAGE).reason == "damaged", "nothing of it is there"
+    end = half + bytes(20_000)
+    assert len(decode(end, SALVAGE).image) == rows, "zeros are no picture"
+
+
+def test_a_progressive_jpeg_is_used_once_all_its_details_have_begun() -> None:
+    data = saved(picture(), "JPEG", quality=90, progressive=True)
+    photo = decode(data[:-400])
+    assert len(photo.image) == 400 and np.abs(photo.image.astype(float) - decode(data).image).mean() < 1
+    assert "cut short: what is there is coarse" in reject(data[: len(data) // 3]).detail
+    coarse = decode(data[: len(data) // 3], SALVAGE)
+    assert coarse.salvaged and len(coarse.image) == 400
+
+
+def test_the_end_of_a_thumbnail_is_not_the_end_of_its_photo() -> None:
+    exif = Image.Exif()
+    data = saved(picture(), "JPEG", quality=90, exif=exif.tobytes() + saved(picture().resize((90, 120)), "JPEG"))
+    assert b"\xff\xd9" in data[:-2]
+    assert not decode(data[:-2]).salvaged
+    assert reject(data[: len(data) // 2]).reason == "damaged"
+
+
+@pytest.mark.parametrize(("kind", "how"), [("PNG", {}), ("BMP", {}), ("TIFF", {}), ("PPM", {})])
+def test_the_rows_that_are_there_of_other_files(kind: str, how: dict[str, Any]) -> None:
+    image = picture()
+    data = saved(image, kind, **how)
+    half = data[: len(data) // 2]
+    refusal = reject(half)
+    assert refusal.reason == "damaged" and "cut short" in refusal.detail and "salvage=true" in refusal.detail
+    if kind == "BMP":  # begins with its last row
+        return
+    photo = decode(half, SALVAGE)
+    assert photo.salvaged and 120 < len(photo.image) < 280
+    np.testing.assert_array_equal(photo.image, np.asarray(image)[: len(photo.image)])
+
+
+@pytest.mark.parametrize("kind", ["WEBP", "AVIF", "JPEG2000", "GIF"])
+def test_files_of_which_nothing_can_be_saved(kind: str) -> None:
+    data = saved(picture(), kind)
+    for config in (PrepareConfig(), SALVAGE):
+        try:
+            photo = decode(data[: len(data) // 2], config)
+            assert config.salvage and photo.salvaged
+        except PhotoRejected as refusal:
+            assert refusal.reason == "damaged" and ("salvage" not in refusal.detail or not config.salvage)
+
+
+def test_a_png_without_its_last_chunk_is_whole() -> None:
+    data = saved(picture(), "PNG")
+    photo = decode(data[:-12])
+    assert not photo.salvaged
+    np.testing.assert_array_equal(photo.image, np.asarray(picture()))
+
+
+def test_text_in_a_png_never_costs_the_picture() -> None:
+    info = PngImagePlugin.PngInfo()
+    info.add_text("workflow", "x" * 3_000_000, zip=True)
+    info.add_itxt("prompt", "y" * 3_000_000, zip=True)
+    info.add_text("XML:com.adobe.xmp", "z" * 3_000_000, zip=True)
+    data = saved(picture(), "PNG", pnginfo=info)
+    np.testing.assert_array_equal(decode(data).image, np.asarray(picture()))
+    at = data.index(b"zTXt") + 20
+    damaged = data[:at] + bytes([data[at] ^ 255]) + data[at + 1 :]  # its checksum is wrong now
+    np.testing.assert_array_equal(decode(damaged).image, np.asarray(picture()))
+
+
+def test_a_large_profile_in_a_png_is_applied() -> None:
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    swapped = bytearray(profile)
+    red, blue = swapped.index(b"rXYZ", 128), swapped.index(b"bXYZ", 128)
+    swapped[red : red + 4], swapped[blue : blue + 4] = b"bXYZ", b"rXYZ"
+    data = saved(Image.new("RGB", (64, 64), (255, 0, 0)), "PNG", icc_profile=bytes(swapped) + bytes(2_000_000))
+    assert tuple(decode(data).image[0, 0]) == (0, 0, 255)
+
+
+def test_the_orientation_is_kept_where_programs_put_it() -> None:
+    """ImageMagick writes EXIF into a text chunk; others XMP."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    text = "\nexif\n" + f"{len(exif.tobytes()):8d}\n" + exif.tobytes().hex() + "\n"
+    for name, value, packed in (
+        ("Raw profile type exif", text, False),
+        ("Raw profile type exif", text, True),
+        ("XML:com.adobe.xmp", '<x><rdf tiff:Orientation="6"/></x>', False),
+    ):
+        info = PngImagePlugin.PngInfo()
+        (info.add_itxt if name.startswith("XML") else info.add_text)(name, value, zip=packed)
+        assert decode(saved(picture(), "PNG", pnginfo=info)).image.shape == (300, 400, 3)
+
+
+def test_nothing_is_written_to_the_terminal() -> None:
+    """Damaged EXIF, a picture beyond Pillow's own limit, unknown tags of a deep TIFF."""
+    code = """
+import io, numpy as np, tifffile
+from PIL import Image
+from factory.config import PrepareConfig
+from factory.faces.photos import decode_photo
+def shape(data, **limits):
+    return decode_photo(data, name="x", config=PrepareConfig(**limits)).image.shape
+file = io.BytesIO()
+Image.new("RGB", (64, 64)).save(file, "JPEG", exif=b"Exif\\0\\0MM\\0*\\xff\\xff\\xff\\xff\\x12")
+assert shape(file.getvalue()) == (64, 64, 3)
+file = io.BytesIO()
+Image.new("1", (14_000, 13_000)).save(file, "PNG")
+assert shape(file.getvalue(), max_pixels=200_000_000) == (13_000, 14_000, 3)
+file = io.BytesIO()
+tifffile.imwrite(file, np.zeros((64, 64), np.uint16), extratags=[(65000, "s", 0, "x", True)])
+assert shape(file.getvalue()) == (64, 64, 3)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0 and done.stderr == "" and done.stdout == "", done.stderr
+
+
+@pytest.mark.parametrize(
+    "limits",
+    [{"max_pixels": 0}, {"max_bytes": 0}, {"min_side_px": 0}, {"min_score": 2}, {"min_score": 0}, {"min_visible": 1.5},
+     {"min_face_px": -1}, {"min_face_px": float("nan")}, {"min_sharpness": -0.1}, {"max_photo_s": 0},
+     {"max_photo_s": float("inf")}, {"min_mask_fraction": 1.01}],
+)  # fmt: skip
+def test_limits_that_make_no_sense_are_refused(limits: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=next(iter(limits))):
+        PrepareConfig(**limits)
