@@ -43,8 +43,8 @@ def _huge() -> bytes:
 # way -> (the reasons it may be refused for, the file from a portrait and a number that makes its bytes its own)
 BAD: dict[str, tuple[set[str], Callable[[Image.Image, int], bytes]]] = {
     "text": ({"not_an_image"}, lambda _, n: f"no image {n}".encode()),
-    "cut short": ({"not_an_image"}, lambda image, n: _jpeg(image)[: 4000 + n % 1000]),
-    "header only": ({"not_an_image"}, lambda _, n: b"\xff\xd8\xff\xe0" + n.to_bytes(8, "big")),
+    "cut short": ({"damaged"}, lambda image, n: _jpeg(image)[: 4000 + n % 1000]),
+    "header only": ({"damaged"}, lambda _, n: b"\xff\xd8\xff\xe0" + n.to_bytes(8, "big")),
     "zeros": ({"not_an_image"}, lambda _, n: bytes(1000) + n.to_bytes(8, "big")),
     "noise": ({"not_an_image"}, lambda _, n: np.random.default_rng(n).bytes(5000)),
     "too many pixels": ({"too_large"}, lambda _, n: _huge() + n.to_bytes(8, "big")),

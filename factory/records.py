@@ -20,14 +20,22 @@ TEXT_ENCODER: Final = "text_encoder"  # the first text encoder of a base model; 
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Origin:
+    """How a picture came out of its file."""
+
+    rotation: int = 0  # degrees clockwise, 0 90 180 270: what it was turned by after EXIF, because its faces lie so
+    frame: int = 0  # of an animation, or page of a TIFF, counted from 0
+    salvaged: bool = False  # only the whole rows of a damaged file were used
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Photo:
     """A decoded photo, upright."""
 
     photo_id: str  # sha256 of the file's bytes, hex
     name: str  # the caller's name for it: the `name` column, or the file's stem
     image: np.ndarray  # uint8 [H, W, 3], RGB, EXIF orientation applied
-    frame: int = 0  # of an animation, or page of a TIFF, counted from 0
-    salvaged: bool = False  # only the rows that a damaged file still holds
+    origin: Origin = Origin()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,8 +44,8 @@ class Face:
 
     face_id: str  # photo_id + "-" + face_index
     face_index: int  # 0 is the largest face of the photo
-    box: np.ndarray  # float32 [4], x0 y0 x1 y1 in pixels of the photo
-    landmarks: np.ndarray  # float32 [5, 2], x y in pixels of the photo: left eye, right eye, nose, mouth corners
+    box: np.ndarray  # float32 [4], x0 y0 x1 y1 in pixels of the photo, turned so that its faces are upright
+    landmarks: np.ndarray  # float32 [5, 2], x y in pixels of the same: left eye, right eye, nose, mouth corners
     score: float  # the detector's confidence, 0..1
     crop: np.ndarray  # uint8 [S, S, 3], RGB, aligned to the FFHQ five-point template
 
@@ -50,6 +58,7 @@ class FoundFaces:
     name: str  # of the photo
     faces: list[Face]  # the largest first
     refused: list[tuple[int, PhotoRejected]]  # by face_index; a photo without any face is refused as its face 0
+    origin: Origin = Origin()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,13 +85,14 @@ class PreparedFace:
     photo_id: str
     name: str  # the photo's name; faces after the first are "<name>-<face_index>"
     face_index: int
-    box: np.ndarray  # float32 [4], pixels of the photo
-    landmarks: np.ndarray  # float32 [5, 2], pixels of the photo
+    box: np.ndarray  # float32 [4], pixels of the photo, turned as `origin` says
+    landmarks: np.ndarray  # float32 [5, 2], the same
     score: float  # 0..1
     crop: np.ndarray  # uint8 [S, S, 3], RGB
     masks: FaceMasks
     features: FaceFeatures
     pack: str  # name of the pack that prepared it
+    origin: Origin = Origin()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""Every depth and colour model becomes 8-bit sRGB, or is refused for what it is: made files against the true picture."""
+"""Every depth and colour model becomes 8-bit sRGB, or is refused for what it is: made files against their picture."""
 
 from __future__ import annotations
 
@@ -110,7 +110,24 @@ def test_every_mode_in_the_table(mode: str) -> None:
 def test_the_table_has_every_mode_that_pillow_knows() -> None:
     from PIL import ImageMode
 
-    for mode in ("1", "L", "I", "F", "P", "RGB", "RGBX", "RGBA", "CMYK", "YCbCr", "LAB", "HSV", "RGBa", "LA", "La", "PA"):
+    for mode in (
+        "1",
+        "L",
+        "I",
+        "F",
+        "P",
+        "RGB",
+        "RGBX",
+        "RGBA",
+        "CMYK",
+        "YCbCr",
+        "LAB",
+        "HSV",
+        "RGBa",
+        "LA",
+        "La",
+        "PA",
+    ):
         assert ImageMode.getmode(mode).mode == mode and mode in CONVERSIONS
 
 
@@ -222,7 +239,7 @@ def png8(values: np.ndarray, *chunks: tuple[bytes, bytes]) -> bytes:
 
 def test_transparency_of_deep_greys() -> None:
     key = int(GREY[0, 0]) * 257
-    expected = np.where(GREYS == GREY[0, 0], 255, GREYS)
+    expected = np.where(GREY[0, 0] == GREYS, 255, GREYS)
     assert error_of(png16(GREY.astype(np.uint16) * 257, (b"tRNS", struct.pack(">H", key))), expected) < 1
     pair = np.dstack([GREY.astype(np.uint16) * 257, np.full(GREY.shape, 32768, np.uint16)])
     assert error_of(png16(pair), GREYS / 2 + 127.5) < 1

@@ -48,7 +48,7 @@ def test_a_jpeg_without_its_end_marker_is_whole(how: dict[str, Any], rest: bytes
     """Also one whose download had reserved its room."""
     data = saved(picture(), "JPEG", quality=90, **how)
     photo = decode(data[:-2] + rest)
-    assert not photo.salvaged
+    assert not photo.origin.salvaged
     np.testing.assert_array_equal(photo.image, decode(data).image)
 
 
@@ -56,7 +56,7 @@ def test_a_jpeg_without_its_end_marker_is_whole(how: dict[str, Any], rest: bytes
 def test_a_jpeg_that_lacks_its_last_bytes_loses_its_last_rows(how: dict[str, Any]) -> None:
     data = saved(picture(), "JPEG", quality=90, **how)
     photo = decode(data[:-40])
-    assert photo.salvaged and 380 <= len(photo.image) < 400
+    assert photo.origin.salvaged and 380 <= len(photo.image) < 400
     np.testing.assert_array_equal(photo.image, decode(data).image[: len(photo.image)])
 
 
@@ -67,7 +67,7 @@ def test_half_a_jpeg_is_refused_unless_it_is_asked_for() -> None:
     assert refusal.reason == "damaged" and "cut short" in refusal.detail and "salvage=true" in refusal.detail
     rows = int(refusal.detail.split("short: ")[1].split()[0])
     photo = decode(half, SALVAGE)
-    assert photo.salvaged and len(photo.image) == rows and 120 < rows < 260
+    assert photo.origin.salvaged and len(photo.image) == rows and 120 < rows < 260
     np.testing.assert_array_equal(photo.image, decode(data).image[:rows])
     assert reject(data[:150], SALVAGE).reason == "damaged", "nothing of it is there"
     end = half + bytes(20_000)
@@ -80,14 +80,14 @@ def test_a_progressive_jpeg_is_used_once_all_its_details_have_begun() -> None:
     assert len(photo.image) == 400 and np.abs(photo.image.astype(float) - decode(data).image).mean() < 1
     assert "cut short: what is there is coarse" in reject(data[: len(data) // 3]).detail
     coarse = decode(data[: len(data) // 3], SALVAGE)
-    assert coarse.salvaged and len(coarse.image) == 400
+    assert coarse.origin.salvaged and len(coarse.image) == 400
 
 
 def test_the_end_of_a_thumbnail_is_not_the_end_of_its_photo() -> None:
     exif = Image.Exif()
     data = saved(picture(), "JPEG", quality=90, exif=exif.tobytes() + saved(picture().resize((90, 120)), "JPEG"))
     assert b"\xff\xd9" in data[:-2]
-    assert not decode(data[:-2]).salvaged
+    assert not decode(data[:-2]).origin.salvaged
     assert reject(data[: len(data) // 2]).reason == "damaged"
 
 
@@ -101,7 +101,7 @@ def test_the_rows_that_are_there_of_other_files(kind: str, how: dict[str, Any]) 
     if kind == "BMP":  # begins with its last row
         return
     photo = decode(half, SALVAGE)
-    assert photo.salvaged and 120 < len(photo.image) < 280
+    assert photo.origin.salvaged and 120 < len(photo.image) < 280
     np.testing.assert_array_equal(photo.image, np.asarray(image)[: len(photo.image)])
 
 
@@ -111,7 +111,7 @@ def test_files_of_which_nothing_can_be_saved(kind: str) -> None:
     for config in (PrepareConfig(), SALVAGE):
         try:
             photo = decode(data[: len(data) // 2], config)
-            assert config.salvage and photo.salvaged
+            assert config.salvage and photo.origin.salvaged
         except PhotoRejected as refusal:
             assert refusal.reason == "damaged" and ("salvage" not in refusal.detail or not config.salvage)
 
@@ -119,7 +119,7 @@ def test_files_of_which_nothing_can_be_saved(kind: str) -> None:
 def test_a_png_without_its_last_chunk_is_whole() -> None:
     data = saved(picture(), "PNG")
     photo = decode(data[:-12])
-    assert not photo.salvaged
+    assert not photo.origin.salvaged
     np.testing.assert_array_equal(photo.image, np.asarray(picture()))
 
 

@@ -105,7 +105,9 @@ def test_a_picture_in_a_sub_page_is_found_behind_its_thumbnail() -> None:
     np.testing.assert_array_equal(image, np.random.default_rng(0).integers(0, 256, (200, 240, 3), np.uint8))
 
 
-@pytest.mark.parametrize(("frame", "precision", "name"), [(0xC1, 12, "12 bits"), (0xC3, 8, "lossless"), (0xF7, 8, "LS")])
+@pytest.mark.parametrize(
+    ("frame", "precision", "name"), [(0xC1, 12, "12 bits"), (0xC3, 8, "lossless"), (0xF7, 8, "LS")]
+)
 def test_rare_sorts_of_jpeg_are_named(frame: int, precision: int, name: str) -> None:
     file = io.BytesIO()
     Image.new("RGB", (64, 64)).save(file, "JPEG")

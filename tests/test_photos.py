@@ -215,16 +215,16 @@ def test_decompression_bomb_is_refused_before_decoding(side: int, monkeypatch: p
 def test_an_animation_that_fades_in_gives_its_first_picture(kind: str) -> None:
     frames = [Image.new("RGB", (96, 64)), Image.new("RGB", (96, 64), (9, 9, 12)), corners(), Image.new("RGB", (96, 64))]
     photo = decode_photo(encoded(frames[0], kind, save_all=True, append_images=frames[1:]), name="x", config=CONFIG)
-    assert photo.frame == 2
+    assert photo.origin.frame == 2
     assert near(photo.image[50, 20], RED, 60) and near(photo.image[30, 80], BLUE, 60)
     plain = decode_photo(encoded(frames[0], kind, save_all=True, append_images=frames[:1]), name="x", config=CONFIG)
-    assert plain.frame == 0
+    assert plain.origin.frame == 0
 
 
 def test_of_a_tiff_the_largest_page_counts() -> None:
     small, large = corners((96, 64)), corners((192, 128))
     photo = decode_photo(encoded(small, "TIFF", save_all=True, append_images=[large, small]), name="x", config=CONFIG)
-    assert photo.frame == 1 and photo.image.shape == (128, 192, 3)
+    assert photo.origin.frame == 1 and photo.image.shape == (128, 192, 3)
     huge = Image.new("1", (9000, 9000))
     assert reason(encoded(small, "TIFF", save_all=True, append_images=[huge])) == "too_large"
 

@@ -24,7 +24,7 @@ class FaceFinder:
         try:
             photo = decode_photo(data, name=name, config=self._config)
             faces, refused = self._detector.find(photo)
-            return FoundFaces(photo_id=photo.photo_id, name=name, faces=faces, refused=refused)
+            return FoundFaces(photo_id=photo.photo_id, name=name, faces=faces, refused=refused, origin=photo.origin)
         except PhotoRejected as error:
             refusal = error
         except MemoryError:

@@ -18,7 +18,7 @@ from factory.faces import jpeg, tiff
 from factory.faces.kinds import kind_of
 from factory.faces.readers import CORRUPT, READERS, check_size
 from factory.ids import content_id
-from factory.records import Photo
+from factory.records import Origin, Photo
 
 _UPRIGHT: Final = {  # EXIF orientation -> what turns the picture upright
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -63,8 +63,7 @@ def decode_photo(data: bytes, *, name: str, config: PrepareConfig) -> Photo:
         photo_id=content_id(data),
         name=name,
         image=np.array(upright),
-        frame=decoded.frame,
-        salvaged=decoded.salvaged,
+        origin=Origin(frame=decoded.frame, salvaged=decoded.salvaged),
     )
 
 

@@ -81,4 +81,5 @@ class FaceReader:
             masks=masks,
             features=features,
             pack=self._pack.name,
+            origin=photo.origin,
         )

@@ -114,14 +114,15 @@ def _read_tiff(data: bytes, config: PrepareConfig) -> Decoded:
     check_size(page.size, config)
     if not page.needs_opencv:
         try:
-            image, salvaged = _loaded(TiffImageFile(BytesIO(tiff.only(data, page)), ""), config)
-        except CORRUPT as error:
-            raise tiff.unsupported(page) if page.is_whole(data) else error
+            opened = TiffImageFile(BytesIO(tiff.only(data, page)), "")
+        except CORRUPT as error:  # its tags could be read, so it is their values
+            raise tiff.unsupported(page) from error
+        image, salvaged = _loaded(opened, config)
         rgb = to_rgb(image, image.info.get("icc_profile"))
         return Decoded(rgb, _orientation(image), frame=page.number, salvaged=salvaged)
     values = tiff.read_deep(data, page)
     if values is None:
-        raise tiff.unsupported(page) if page.is_whole(data) else ValueError("cut short")
+        raise tiff.unsupported(page) if page.is_rarely_packed else ValueError("damaged or cut short")
     rgb = deep_to_rgb(
         values,
         page.profile(data),

@@ -26,9 +26,14 @@ _PROFILE, _DNG_VERSION = 34675, 50706
 _COLOURS: Final = {0: "grey", 1: "grey", 2: "RGB", 3: "palette", 5: "CMYK", 6: "YCbCr", 8: "Lab", 9: "Lab", 10: "Lab"}
 _NUMBERS: Final = {1: "", 2: "signed ", 3: "floating-point ", 4: "undefined ", 5: "complex ", 6: "complex "}
 _RARE_COMPRESSIONS: Final = {
-    **{34712: ", packed as JPEG 2000", 34887: ", packed with LERC", 34925: ", packed with LZMA"},
-    **{50000: ", packed with Zstandard", 50001: ", packed as WebP", 50002: ", packed as JPEG XL"},
+    34712: ", packed as JPEG 2000",
+    34887: ", packed with LERC",
+    34925: ", packed with LZMA",
+    50000: ", packed with Zstandard",
+    50001: ", packed as WebP",
+    50002: ", packed as JPEG XL",
 }
+_OPENCV_NUMBERS: Final = {(8, 1), (10, 1), (12, 1), (14, 1), (16, 1), (16, 2), (32, 1), (32, 2), (32, 3), (64, 3)}
 _SENSOR: Final = (32803, 34892)  # photometric interpretations of a sensor's own values
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # it tells stderr of every unknown tag
 
@@ -79,8 +84,15 @@ class Page:
     @property
     def unsupported(self) -> bool:
         """What no decoder at hand gets right."""
-        signed = self.one(_FORMAT, 1)
-        return signed > 3 or (signed == 2 and self.bits <= 8) or (self.bits > 8 and self._is_planar)
+        numbers = self.bits, self.one(_FORMAT, 1)
+        if self.needs_opencv and (numbers not in _OPENCV_NUMBERS or self.one(_SAMPLES, 1) not in (1, 3, 4)):
+            return True
+        return numbers[1] > 3 or (numbers[1] == 2 and self.bits <= 8) or (self.bits > 8 and self._is_planar)
+
+    @property
+    def is_rarely_packed(self) -> bool:
+        """With a compression that builds of libtiff may lack."""
+        return self.one(_COMPRESSION, 1) in _RARE_COMPRESSIONS
 
     @property
     def _is_planar(self) -> bool:

@@ -19,6 +19,7 @@ from factory.records import (
     FaceMasks,
     GeneratedImage,
     Identity,
+    Origin,
     PictureMetrics,
     PreparedFace,
     Reject,
@@ -42,6 +43,7 @@ def _field(
 
 _TEXT, _FLOATS, _PACK = pa.string(), pa.list_(pa.float32()), "name of the model pack"
 _REJECTED = "photo_id; face_id of one face; identity_id that training would give; sha256 of an unreadable uri"
+_ROTATION = "the photo was turned so after EXIF, and box and landmarks are of the turned one; null: 0"
 _ENCODERS = pa.list_(pa.struct([("name", pa.string()), ("width", pa.int32())]))
 
 SCHEMAS: Final[dict[Table, pa.Schema]] = {
@@ -60,6 +62,9 @@ SCHEMAS: Final[dict[Table, pa.Schema]] = {
             _field("hair_mask", pa.binary(), "where the hair is in the crop, 1 bit", "PNG"),
             _field("features", _FLOATS, "FR-ViT features of the crop [F]"),
             _field("features_mirror", _FLOATS, "FR-ViT features of the mirrored crop [F]"),
+            _field("rotation", pa.int32(), _ROTATION, "degrees clockwise", later=True),
+            _field("frame", pa.int32(), "of an animation, page of a TIFF, from 0; null: 0", later=True),
+            _field("salvaged", pa.bool_(), "only the whole rows of a damaged file were used; null: no", later=True),
         ]
     ),
     "identities": pa.schema(
@@ -175,6 +180,9 @@ def face_row(face: PreparedFace) -> dict[str, Any]:
         "hair_mask": encode_png(face.masks.hair),
         "features": face.features.crop.tolist(),
         "features_mirror": face.features.mirror.tolist(),
+        "rotation": face.origin.rotation,
+        "frame": face.origin.frame,
+        "salvaged": face.origin.salvaged,
     }
 
 
@@ -194,6 +202,7 @@ def face_from_row(row: dict[str, Any]) -> PreparedFace:
             crop=np.array(row["features"], np.float32), mirror=np.array(row["features_mirror"], np.float32)
         ),
         pack=row["pack"],
+        origin=Origin(rotation=row["rotation"] or 0, frame=row["frame"] or 0, salvaged=bool(row["salvaged"])),
     )
 
 

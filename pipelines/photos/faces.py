@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 from typing import Any, Final
 
 import numpy as np
@@ -17,7 +18,7 @@ from factory.config import PrepareConfig
 from factory.errors import PhotoRejected
 from factory.ids import face_id
 from factory.pack import load_pack
-from factory.records import Face, FoundFaces, Reject
+from factory.records import Face, FoundFaces, Origin, Reject
 from factory.store.rows import SCHEMAS, face_row, reject_row
 
 _PHOTO: Final = [("photo_id", pa.string()), ("reject_id", pa.string()), ("name", pa.string())]  # as in sources.PHOTO
@@ -28,10 +29,16 @@ _FACE: Final = [
     ("score", pa.float32()),
     ("pixels", pa.large_binary()),  # uint8 [S, S, 3] RGB; large: the crops of some big groups pass 2 GiB
 ]
+_ORIGIN: Final = [("rotation", pa.int32()), ("frame", pa.int32()), ("salvaged", pa.bool_())]
 _REFUSED: Final = [("face_index", pa.int32()), ("reason", pa.string()), ("detail", pa.string())]
 # One row per photo, so that a photo's faces and refusals are committed together.
 FOUND: Final = pa.schema(
-    [*_PHOTO, ("faces", pa.list_(pa.struct(_FACE))), ("refused", pa.list_(pa.struct(_REFUSED)))]
+    [
+        *_PHOTO,
+        ("faces", pa.list_(pa.struct(_FACE))),
+        ("refused", pa.list_(pa.struct(_REFUSED))),
+        ("origin", pa.struct(_ORIGIN)),
+    ]
 )
 OUTCOME: Final = pa.schema(
     [
@@ -61,7 +68,8 @@ class FindFaces:
             return _refused(row, row["reason"], row["detail"])
         found = self.finder.find(row["image"], row["name"])
         refused = [{"face_index": i, "reason": error.reason, "detail": error.detail} for i, error in found.refused]
-        return {**_photo(row), "faces": [_sent(face) for face in found.faces], "refused": refused}
+        faces = [_sent(face) for face in found.faces]
+        return {**_photo(row), "faces": faces, "refused": refused, "origin": asdict(found.origin)}
 
 
 class ReadFaces:
@@ -113,7 +121,8 @@ def _photo(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _refused(row: Mapping[str, Any], reason: str, detail: str) -> dict[str, Any]:
-    return {**_photo(row), "faces": [], "refused": [{"face_index": 0, "reason": reason, "detail": detail}]}
+    refused = [{"face_index": 0, "reason": reason, "detail": detail}]
+    return {**_photo(row), "faces": [], "refused": refused, "origin": asdict(Origin())}
 
 
 def _sent(face: Face) -> dict[str, Any]:
@@ -140,7 +149,9 @@ def _received(row: Mapping[str, Any], side: int) -> FoundFaces:
         )
         for face in row["faces"]
     ]
-    return FoundFaces(photo_id=row["photo_id"], name=row["name"], faces=faces, refused=_errors(row))
+    return FoundFaces(
+        photo_id=row["photo_id"], name=row["name"], faces=faces, refused=_errors(row), origin=Origin(**row["origin"])
+    )
 
 
 def _errors(row: Mapping[str, Any]) -> list[tuple[int, PhotoRejected]]:
