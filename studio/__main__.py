@@ -37,7 +37,7 @@ def training(name: str) -> Callable[..., None]:
 def main() -> None:
     """Parse the command line and run one stage, or all that are not done."""
     parser = argparse.ArgumentParser(prog="python -m studio", description=__doc__)
-    parser.add_argument("stage", choices=["dataset", "unpack", *RESULTS, "build", "look", "all"])
+    parser.add_argument("stage", choices=["dataset", "unpack", *RESULTS, "build", "pose", "look", "all"])
     parser.add_argument("--state", type=Path, default=Path("out/studio"), help="data, checkpoints, logs (not in git)")
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--minutes", type=float, help="length of the training in place of its number of steps")
@@ -67,6 +67,11 @@ def main() -> None:
         from studio.build import build
 
         build(options.state)
+    if options.stage == "pose" or (options.stage == "all" and not (options.state / "models" / "pose").exists()):
+        from studio import pose_data, train_pose
+
+        pose_data.build(options.state)
+        train_pose.train(options.state, device=torch.device(options.device), minutes=options.minutes)
     if options.stage in ("look", "all"):
         from studio.samples import look
 
