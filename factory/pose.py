@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import cos, isfinite, radians, sin
+from math import cos, isfinite, sin
 
 import cv2
 import numpy as np
@@ -54,6 +54,17 @@ LIMITS: dict[str, tuple[float, float]] = {  # as far as the renders reach that a
 }
 SHIFT_LIMITS = {"dx": 0.14, "dy": 0.10}  # on a square; a longer side has that much more room
 
+# What `fit_pose` knows beforehand. Faces differ: the spread of eye distance, nose, mouth height and width, in head units.
+# Five points hardly tell a short nose from a head that looks up, so poses count as likely near the front.
+_SHAPE_SPREAD = np.array([0.038, 0.057, 0.053, 0.0625])
+_MOUTH_FOLLOWS_NOSE = 0.58  # how much of a nose's length the mouth's height shares
+_POSE_SPREAD = np.array([30.0, 5.0, 30.0, 0.5, 0.5, 0.5])  # degrees, then shares
+_POINT_SPREAD = 0.008  # of a detector's landmarks, share of the side
+_MAX_ROUNDS = 40
+_SETTLED = 1e-4  # of a spread: smaller changes end the fit
+_MAX_MISS = 0.05  # root mean square distance of a fit from its landmarks, in eye distances
+_ANGLE_SLACK = 8.0  # degrees beyond LIMITS that are brought back to them; further out a pose is refused
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HeadPose:
@@ -76,15 +87,11 @@ class HeadPose:
                 raise ValueError(f"pose: {name} {value:g} is outside {low:g}..{high:g}")
 
 
-def depth(x: float, y: float) -> float:
-    """Height of the shared head's surface over its rim, head units: a dome."""
-    return DEPTH * float(np.clip(1 - (x / 0.98) ** 2 - ((y - 0.05) / 1.25) ** 2, 0, 1))
-
-
 def _project(points: np.ndarray, pose: np.ndarray) -> np.ndarray:
-    """Points [N, 3] (x, y, lift) seen in a pose (yaw, pitch, roll, scale, dx, dy): [N, 2], shares of a square's side."""
+    """Points [N, 3] (x, y, lift) seen in a pose [6] (HeadPose's fields): [N, 2], shares of a square's side."""
     x, y, lift = points.T
     yaw, pitch, roll = np.radians(pose[:3])
+    # the head's surface is a dome over its rim
     z = DEPTH * np.clip(1 - (x / 0.98) ** 2 - ((y - 0.05) / 1.25) ** 2, 0, 1) + lift
     px = x * cos(yaw) + (z - YAW_PIVOT) * sin(yaw)
     py = y * cos(pitch) + (z - PITCH_PIVOT) * sin(pitch)
@@ -142,3 +149,79 @@ def _draw(canvas: np.ndarray, places: np.ndarray, side: int) -> None:
     for place in fixed[:NUM_LANDMARKS]:
         radius = round(_DOT * side * 2**_SUBPIXELS)
         cv2.circle(canvas, place, radius, (255, 255, 255), cv2.FILLED, cv2.LINE_AA, _SUBPIXELS)
+
+
+def fit_pose(landmarks_52: np.ndarray) -> HeadPose:
+    """The pose of a face from a detector's eyes, nose tip and mouth corners, x y in shares of the picture's side.
+
+    Maximum a posteriori by Gauss-Newton over the pose and four proportions of the face, which are then forgotten. Size
+    and place outside what can be drawn are brought to the nearest that can. Of a picture that is not square, take
+    shares of its shorter side and subtract half of what the longer one has more.
+
+    Raises:
+        ValueError: the points are not finite or no face's, the fit does not settle, or the head is turned further than
+            LIMITS.
+    """
+    seen = np.asarray(landmarks_52, np.float64)
+    if seen.shape != (NUM_LANDMARKS, 2) or not np.isfinite(seen).all():
+        raise ValueError(f"a pose needs five finite landmarks [5, 2], not {seen.shape}")
+    eyes = seen[1] - seen[0]
+    distance = float(np.hypot(*eyes))
+    if distance < 1e-3:
+        raise ValueError("no pose can be told from these landmarks: both eyes lie at one place")
+    start = np.zeros(10)
+    start[2:4] = np.degrees(np.arctan2(eyes[1], eyes[0])), distance / (0.72 * HEAD_UNIT)
+    start[4:6] = (seen[0] + seen[1]) / 2 - (0.5, EYE_LINE)
+    found = _settle(seen, start)
+    miss = float(np.sqrt(np.square(_fitted(found) - seen).sum(1).mean())) / distance
+    if miss > _MAX_MISS or found[3] <= 0:
+        raise ValueError(f"no pose fits these landmarks (off by {miss:.2f} eye distances); is the face in profile?")
+    return _drawable(found[:6])
+
+
+def _fitted(unknown: np.ndarray) -> np.ndarray:
+    """Landmarks [5, 2] of a pose and four proportions (more eye distance, nose, mouth height and width), [10]."""
+    points = np.array(list(POINTS.values()))[:NUM_LANDMARKS]
+    eye, nose, mouth, width = unknown[6:]
+    points[:2, 0] += (-eye, eye)
+    points[2, 1] += nose
+    points[3:, 1] += _MOUTH_FOLLOWS_NOSE * nose + mouth
+    points[3:, 0] += (-width, width)
+    return _project(points, unknown[:6])
+
+
+def _settle(seen: np.ndarray, start: np.ndarray) -> np.ndarray:
+    """The most likely pose and proportions [10] for landmarks [5, 2], from a first guess."""
+    spread = np.concatenate([_POSE_SPREAD, _SHAPE_SPREAD])
+    likely = np.zeros(10)
+    likely[2:6] = start[2:6]  # of roll, size and place nothing is known beforehand
+
+    def off(unknown: np.ndarray) -> np.ndarray:
+        """What is to be small: landmarks missed, and distance from what is likely, each in its spread [20]."""
+        return np.concatenate([((_fitted(unknown) - seen) / _POINT_SPREAD).ravel(), (unknown - likely) / spread])
+
+    unknown, damping = start.copy(), 1e-3
+    for _ in range(_MAX_ROUNDS):
+        now = off(unknown)
+        steps = 1e-4 * spread
+        slopes = np.stack([(off(unknown + np.eye(10)[k] * steps[k]) - now) / steps[k] for k in range(10)], axis=1)
+        scaled = slopes * spread
+        move = spread * np.linalg.solve(scaled.T @ scaled + damping * np.eye(10), -scaled.T @ now)
+        if np.square(off(unknown + move)).sum() < np.square(now).sum():
+            unknown, damping = unknown + move, damping / 5
+        else:
+            damping *= 10
+        if np.abs(move / spread).max() < _SETTLED:
+            return unknown
+    raise ValueError("no pose can be told from these landmarks: the fit does not settle")
+
+
+def _drawable(numbers: np.ndarray) -> HeadPose:
+    """A fitted pose within LIMITS; ValueError where it is turned further than that."""
+    values = dict(zip((*LIMITS, *SHIFT_LIMITS), map(float, numbers), strict=True))
+    for name in ("yaw", "pitch", "roll"):
+        low, high = LIMITS[name]
+        if not low - _ANGLE_SLACK <= values[name] <= high + _ANGLE_SLACK:
+            raise ValueError(f"the face's {name} of {values[name]:.0f} degrees is outside {low:g}..{high:g}")
+    reach = {**LIMITS, **{name: (-limit, limit) for name, limit in SHIFT_LIMITS.items()}}
+    return HeadPose(**{name: min(max(value, reach[name][0]), reach[name][1]) for name, value in values.items()})

@@ -40,6 +40,7 @@ def make(unet: UNet2DConditionModel) -> ControlNetModel:
     shared = (
         *("in_channels", "down_block_types", "block_out_channels", "layers_per_block", "cross_attention_dim"),
         *("attention_head_dim", "resnet_time_scale_shift", "addition_embed_type", "addition_embed_type_num_heads"),
+        *("norm_num_groups", "use_linear_projection", "only_cross_attention", "mid_block_type", "upcast_attention"),
     )
     config = {name: unet.config[name] for name in shared}
     return ControlNetModel(**config, conditioning_embedding_out_channels=EMBEDDING_CHANNELS)
@@ -144,6 +145,14 @@ class PoseTask:
 def _update_average(average: ControlNetModel, net: ControlNetModel, step: int) -> None:
     decay = min(EMA_DECAY, (1 + step) / (10 + step))
     torch._foreach_lerp_(list(average.parameters()), [p.detach() for p in net.parameters()], 1 - decay)
+
+
+def average_of(state: Path, pack: Path = PACK) -> tuple[ControlNetModel, int]:
+    """The running average of the latest checkpoint, and its step."""
+    net = make(UNet2DConditionModel.from_pretrained(pack / "base" / "unet"))
+    saved = torch.load(state / "checkpoints" / "pose.pt", map_location="cpu", weights_only=True)
+    net.load_state_dict(saved["average"])
+    return net, int(saved["step"])
 
 
 def save(average: Any, folder: Path) -> None:
