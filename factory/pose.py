@@ -54,12 +54,12 @@ LIMITS: dict[str, tuple[float, float]] = {  # as far as the renders reach that a
 }
 SHIFT_LIMITS = {"dx": 0.14, "dy": 0.10}  # on a square; a longer side has that much more room
 
-# What `fit_pose` knows beforehand. Faces differ: the spread of eye distance, nose, mouth height and width, in head units.
+# What `fit_pose` knows beforehand. Faces differ: spread of eye distance, nose, mouth height and width, in head units.
 # Five points hardly tell a short nose from a head that looks up, so poses count as likely near the front.
 _SHAPE_SPREAD = np.array([0.038, 0.057, 0.053, 0.0625])
 _MOUTH_FOLLOWS_NOSE = 0.58  # how much of a nose's length the mouth's height shares
 _POSE_SPREAD = np.array([30.0, 5.0, 30.0, 0.5, 0.5, 0.5])  # degrees, then shares
-_POINT_SPREAD = 0.008  # of a detector's landmarks, share of the side
+_POINT_SPREAD = 0.005  # of a detector's landmarks, share of the side
 _MAX_ROUNDS = 40
 _SETTLED = 1e-4  # of a spread: smaller changes end the fit
 _MAX_MISS = 0.05  # root mean square distance of a fit from its landmarks, in eye distances
@@ -115,7 +115,7 @@ def landmarks(pose: HeadPose) -> np.ndarray:
 
 
 def _colour(line: int) -> tuple[int, ...]:
-    hue = np.uint8([[[round(180 * line / len(LINES)), 255, 255]]])
+    hue = np.array([[[round(180 * line / len(LINES)), 255, 255]]], np.uint8)
     return tuple(int(value) for value in cv2.cvtColor(hue, cv2.COLOR_HSV2RGB)[0, 0])
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -59,7 +60,8 @@ def wide_scene(rng: np.random.Generator) -> Scene:
     if rng.random() < NARROW_SHARE:
         return scene
     names = [field.name for field in fields(HeadPose)]
-    return replace(scene, **{name: float(rng.uniform(*limits)) for name, limits in zip(names, REACH, strict=True)})
+    pose: dict[str, Any] = {name: float(rng.uniform(*limits)) for name, limits in zip(names, REACH, strict=True)}
+    return replace(scene, **pose)
 
 
 def sample(item: int) -> tuple[Person, Scene, str]:

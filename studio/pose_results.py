@@ -197,7 +197,7 @@ def _likeness(made: np.ndarray, free: np.ndarray, people: Sequence[Person], pack
     """Face Sim to a plain photo of the same person, and how often that is the nearest of all people."""
     judge = FaceRecogniser(load_pack(pack))
     photos = [_real(person, HeadPose(), {})[0] for person in people]
-    own = np.stack([judge.embed(photo, aligned=True) for photo in photos])  # type: ignore[arg-type]
+    own = np.stack([face for photo in photos if (face := judge.embed(photo, aligned=True)) is not None])
     missing = np.full(own.shape[1], np.nan, np.float32)
 
     def sims(images: np.ndarray) -> np.ndarray:

@@ -7,6 +7,7 @@ has (`ControlNetModel.from_unet` cannot copy it): see `begin`.
 from __future__ import annotations
 
 import copy
+import json
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from torch import nn
 
 from factory.diffusion import DiffusionBase, working_dtype
 from factory.pack import load_pack
+from factory.pack_verify import record_hashes
 from factory.prompts import tokenise
 from studio import pose_data
 from studio.build import PACK
@@ -158,6 +160,18 @@ def average_of(state: Path, pack: Path = PACK) -> tuple[ControlNetModel, int]:
 def save(average: Any, folder: Path) -> None:
     """Write a ControlNet as diffusers loads it, in half precision."""
     copy.deepcopy(average).half().save_pretrained(folder)
+    config = folder / "config.json"  # diffusers notes the folder a model came from
+    entries = {key: value for key, value in json.loads(config.read_text()).items() if key != "_name_or_path"}
+    config.write_text(json.dumps(entries, indent=2) + "\n")
+
+
+def into_pack(state: Path, pack: Path = PACK) -> None:
+    """Put the average of the latest checkpoint into a pack, and record its hashes."""
+    net, step = average_of(state, pack)
+    described = load_pack(pack)
+    save(net, described.place(described.control["pose"]))
+    record_hashes(described, "control.pose")
+    print(f"pose control at step {step} is in {described.place(described.control['pose'])}")
 
 
 def train(state: Path, *, device: torch.device, minutes: float | None = None) -> None:
