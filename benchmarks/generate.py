@@ -22,7 +22,7 @@ import factory  # noqa: F401  (before torchvision, transformers and diffusers: s
 # isort: split
 import numpy as np
 import torch
-from diffusers import StableDiffusionPipeline
+from diffusers import DPMSolverMultistepScheduler, StableDiffusionPipeline
 
 from benchmarks.measure import CLOCKS, Contender, count_flops, hardware, interleave, markdown, measure_ceilings
 from benchmarks.setting import SIZES, bench_pack
@@ -130,11 +130,12 @@ def _requests(generator: ImageGenerator, num: int, config: GenerateConfig) -> li
 @torch.inference_mode()
 def _one_by_one(generator: ImageGenerator, requests: list[ImageRequest]) -> list[np.ndarray]:
     """What a server without batches does: the plain pipeline, a request after the other."""
-    base, pipeline = generator.base, generator.pipeline
+    base, pipeline = generator.base, generator.base.pipeline
     assert isinstance(pipeline, StableDiffusionPipeline)
+    pipeline.scheduler = DPMSolverMultistepScheduler.from_config(pipeline.scheduler.config)
     images: list[np.ndarray] = []
     for request in requests:
-        words_BVD = torch.from_numpy(request.identity.words)[None].to(base.device, base.exact_dtype)
+        words_BVD = torch.from_numpy(request.identity.words[TEXT_ENCODER])[None].to(base.device, base.exact_dtype)
         prompt = tokenise([request.prompt], base.tokenizer).to(base.device)
         negative = tokenise([request.config.negative_prompt], base.tokenizer).to(base.device)
         shape = (1, base.num_channels, base.latent_side, base.latent_side)

@@ -43,6 +43,24 @@ def verify_pack(pack: Annotated[str, typer.Argument(help="Name or folder.")] = "
         print(f"pack {pack} is complete and fits together")
 
 
+@packs_app.command("poses")
+def list_poses(pack: Annotated[str, typer.Argument(help="Name or folder.")] = "studio") -> None:
+    """The named poses of a pack: degrees, and size and shift in shares of the picture's side."""
+    with user_errors():
+        from dataclasses import astuple, fields
+
+        from factory.faces.pose import HeadPose
+        from factory.pack import load_pack
+
+        loaded = load_pack(pack)
+        poses = loaded.control["pose"].poses if "pose" in loaded.control else {}
+        if not poses:
+            raise ValueError(f"pack {loaded.name!r} has no named poses; name some under [control.pose.poses]")
+        columns = ["pose", *(field.name for field in fields(HeadPose))]
+        numbers = {name: [f"{number:g}" for number in astuple(HeadPose(**pose))] for name, pose in poses.items()}
+        show_table(columns, [[name, *row] for name, row in numbers.items()])
+
+
 @packs_app.command("fetch")
 def fetch_pack(pack: Annotated[str, typer.Argument(help="Name or folder.")]) -> None:
     """Download what a pack lacks, after showing the licences."""

@@ -102,8 +102,12 @@ class GenerateConfig(Config):
     """Sampling. DPM-Solver++ multistep, as in the paper."""
 
     num_inference_steps: int = Field(default=25, ge=1, le=1000)
-    guidance_scale: float = Field(default=8.5, ge=0.0)
+    guidance_scale: float = Field(default=8.5, ge=0.0)  # 1 and less: none, which costs half
     negative_prompt: str = ""
+    sampler: Literal["dpm_solver++", "ddim", "euler"] = "dpm_solver++"
+    guidance_until: float = Field(default=1.0, ge=0.0, le=1.0)  # share of the steps that are guided, from the first on
+    width_px: int | None = Field(default=None, ge=8, multiple_of=8)  # of the picture; None: the pack's resolution
+    height_px: int | None = Field(default=None, ge=8, multiple_of=8)
 
 
 class EvaluateConfig(Config):

@@ -101,6 +101,11 @@ def image_id(request: ImageRequest, model_fingerprint: str) -> str:
     """16 hex digits: the same identity, prompt, seed, config and base model (the pack's `model_fingerprint`) always
     give the same picture."""
     asked = [request.identity.identity_id, with_person(request.prompt), str(request.seed)]
+    for region in request.regions:
+        asked += [region.identity.identity_id, region.prompt, json.dumps(region.box)]
+    if request.pose is not None:
+        pose = request.pose
+        asked += [hashlib.sha256(pose.skeleton.tobytes()).hexdigest(), json.dumps([pose.scale, pose.start, pose.end])]
     return short_hash([*asked, hashed_json(request.config), model_fingerprint])
 
 

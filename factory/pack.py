@@ -1,7 +1,8 @@
 """A model pack: everything the factory must know about models, read from one `pack.toml`.
 
 A pack is a folder with a `pack.toml`, the list of celebrity names and the weights of five parts: the base model, the
-face-recognition ViT, CLIP (optional), the face detector and recogniser, and the face parser. Where the weights may not
+face-recognition ViT, CLIP (optional), the face detector and recogniser, and the face parser; and of controls such as
+the pose's, which a pack may lack. Where the weights may not
 be redistributed the folder holds only the description, and `identity-factory packs fetch` brings the rest
 (`factory.supply.fetch`); `packs verify` says what is missing, changed or does not fit (`factory.supply.verify`).
 """
@@ -64,6 +65,13 @@ class ParserPart(Source):
     hair_classes: list[Annotated[int, Field(ge=0)]] = Field(min_length=1)
 
 
+class ControlPart(Source):
+    """A diffusers ControlNetModel folder that steers the base model, and what it wants to be shown."""
+
+    conditioning: Literal["head_pose", "openpose"]  # a skeleton of factory.pose, or one of OpenPose's bodies
+    poses: dict[str, dict[str, float]] = {}  # named ones: fields of factory.pose.HeadPose that are not as in front
+
+
 class Pack(BaseModel):
     """A pack as described; nothing is loaded. `load_pack` makes one."""
 
@@ -79,6 +87,7 @@ class Pack(BaseModel):
     clip: Source | None = None  # transformers CLIPModel folder: evaluation, and the ablation of the encoder
     faces: FacesPart
     parser: ParserPart
+    control: dict[str, ControlPart] = {}  # by what they control: "pose"; a pack works without
     celebrities: list[tuple[str, str]]  # first and last name, from the file that pack.toml names
     prompt_templates: list[str] = []  # training texts with {} for the identity; empty: those of factory.prompts
     train: dict[str, Setting] = {}  # what this base model needs otherwise than MethodConfig and TrainConfig say
@@ -116,9 +125,10 @@ class Pack(BaseModel):
         return _known(settings, EvaluateConfig.model_fields)
 
     def parts(self) -> dict[str, Source]:
-        """The parts by name, in the order of pack.toml; without `clip` where the pack has none."""
+        """The parts by name, in the order of pack.toml; without `clip` and controls where the pack has none."""
         clip = {} if self.clip is None else {"clip": self.clip}
-        return {"base": self.base, "fr_vit": self.fr_vit, **clip, "faces": self.faces, "parser": self.parser}
+        control = {f"control.{name}": part for name, part in self.control.items()}
+        return {"base": self.base, "fr_vit": self.fr_vit, **clip, "faces": self.faces, "parser": self.parser, **control}
 
     def place(self, part: Source) -> Path:
         """Where a part belongs, whether or not it is there."""

@@ -128,13 +128,34 @@ class Identity:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Region:
+    """Where in a picture one of several people is, and what is said of them."""
+
+    identity: Identity
+    prompt: str  # with <person>
+    box: tuple[float, float, float, float]  # x0 y0 x1 y1, shares of the picture
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PoseControl:
+    """Where heads are to be, as a skeleton that the pack's pose ControlNet reads."""
+
+    skeleton: np.ndarray  # uint8 [H, W, 3], RGB, of the picture's size
+    scale: float = 1.0  # how much it counts, 0..2
+    start: float = 0.0  # from this share of the steps on
+    end: float = 1.0  # to this one
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ImageRequest:
     """One picture to make."""
 
-    identity: Identity
+    identity: Identity  # with several people, the first
     prompt: str  # with or without <person>
     seed: int
     config: GenerateConfig
+    regions: tuple[Region, ...] = ()  # several people; empty: `identity` alone, everywhere
+    pose: PoseControl | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

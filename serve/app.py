@@ -23,7 +23,8 @@ from factory.pack import load_pack
 from factory.store.tables import Store
 from serve.catalog import Catalog
 from serve.client import ImageClient
-from serve.drawing import Generator, GeneratorStats
+from serve.drawing import Drawer
+from serve.loop import LoopStats
 from serve.openai.errors import ANSWERS, answer_error
 from serve.openai.images import Endpoint
 from serve.openai.schemas import ImagesRequest, ImagesResponse
@@ -70,12 +71,13 @@ def create_app(endpoint: Endpoint) -> FastAPI:
 class Ingress:
     """The ingress deployment: the endpoint's app, wired to the generator replicas and the tables."""
 
-    def __init__(self, args: AppArgs, generator: DeploymentHandle[Any]) -> None:
-        async def read_stats() -> GeneratorStats:
-            replicas: list[GeneratorStats] = await generator.broadcast("stats").results_async()
-            return sum(replicas, GeneratorStats())
+    def __init__(self, args: AppArgs, drawer: DeploymentHandle[Any]) -> None:
+        async def read_stats() -> LoopStats:
+            replicas: list[LoopStats] = await drawer.broadcast("stats").results_async()
+            return sum(replicas, LoopStats())
 
-        client = ImageClient(generator.generate.remote, timeout_s=args.timeout_s)
+        streaming: Any = drawer.options(stream=True).draw_with_previews.remote
+        client = ImageClient(drawer.draw.remote, streaming, timeout_s=args.timeout_s)
         self._endpoint = Endpoint(load_pack(args.pack), Catalog(args.root), client, read_stats)
 
     def __serve_build_asgi_app__(self) -> FastAPI:
@@ -87,29 +89,28 @@ def build(root: str, pack: str = "studio", settings: Settings = _DEFAULTS) -> Ap
     args = AppArgs(root=root, pack=pack, **settings.model_dump())
     has_gpu = _cluster("GPU") >= 1
     num_gpus = args.num_gpus if args.num_gpus is not None else float(has_gpu)
-    generator = ray_serve.deployment(
-        name="Generator",
+    drawer = ray_serve.deployment(
+        name="Drawer",
         ray_actor_options={"num_cpus": args.num_cpus, "num_gpus": num_gpus},
         max_ongoing_requests=args.max_ongoing,
         max_queued_requests=args.max_queued,
         logging_config=LoggingConfig(enable_access_log=False),  # the ingress logs the requests
         graceful_shutdown_wait_loop_s=0.5,
-        graceful_shutdown_timeout_s=60.0,  # a UNet batch that runs is finished
-    )(Generator).bind(
+        graceful_shutdown_timeout_s=60.0,  # what is in the making is finished
+    )(Drawer).bind(
         args.pack,
         device="cuda" if num_gpus else "cpu",
         num_threads=args.num_threads or math.ceil(args.num_cpus),
         max_batch=args.max_batch,
-        batch_wait_s=args.batch_wait_s,
     )
     ingress = ray_serve.deployment(
         name="Ingress",
         ray_actor_options={"num_cpus": 0.1},
-        max_ongoing_requests=1000,  # never the bottleneck: the generator's queue is what refuses, in OpenAI's shape
+        max_ongoing_requests=1000,  # never the bottleneck: the drawer's queue is what refuses, in OpenAI's shape
         graceful_shutdown_wait_loop_s=0.5,
         graceful_shutdown_timeout_s=60.0,
     )(ray_serve.ingress()(Ingress))
-    return ingress.bind(args, generator)
+    return ingress.bind(args, drawer)
 
 
 def builder(args: dict[str, Any]) -> Application:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Generator, Sequence
-from typing import Any, Protocol
+from collections.abc import AsyncIterator, Callable, Generator, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Protocol, TypeAlias
 
 from ray.exceptions import RayActorError
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 
 from factory.records import ImageRequest
-from serve.drawing import ImageResult
+from serve.drawing import Preview
+from serve.loop import ImageResult
+
+Event: TypeAlias = tuple[int, Preview | ImageResult]  # which request of several, what came of it
 
 
 class QueueFull(Exception):
@@ -38,44 +42,89 @@ class Pending(Protocol):
     def __await__(self) -> Generator[Any, None, ImageResult]: ...
 
     def cancel(self) -> None:
-        """Takes the request back, also from a replica where it waits."""
+        """Takes the request back from the replica, wherever it is there."""
+        ...
+
+
+class PendingEvents(Protocol):
+    """A picture with looks at it: Ray's DeploymentResponseGenerator."""
+
+    def __aiter__(self) -> AsyncIterator[Preview | ImageResult]: ...
+
+    def cancel(self) -> None:
+        """As Pending's."""
         ...
 
 
 class ImageClient:
     """Asks the replicas for the pictures of one HTTP request after the other."""
 
-    def __init__(self, submit: Callable[[ImageRequest], Pending], *, timeout_s: float) -> None:
-        self._submit = submit
+    def __init__(
+        self,
+        submit: Callable[[ImageRequest], Pending],
+        submit_with_previews: Callable[[ImageRequest, int], PendingEvents],
+        *,
+        timeout_s: float,
+    ) -> None:
+        self._submit, self._submit_with_previews = submit, submit_with_previews
         self._timeout_s = timeout_s
-        self._batch_s = 1.0  # of the last UNet batch, the unit of the advice to try again
+        self._picture_s = 1.0  # of the last picture, the unit of the advice to try again
 
     async def images(self, requests: Sequence[ImageRequest]) -> list[ImageResult]:
-        """The pictures of one request, which may share a batch.
+        """The pictures of one request, which share the engine with whatever else is asked for.
 
-        If one fails, if time is up or if the caller goes away, what still waits is taken back from the replicas.
+        If one fails, if time is up or if the caller goes away, the others are taken back from the replicas.
 
         Raises:
             QueueFull, GenerationTimeout, GeneratorDown, IncompatibleIdentity, PromptTooLong
         """
         tasks = [asyncio.create_task(self._image(request)) for request in requests]
         try:
-            async with asyncio.timeout(self._timeout_s):
-                results = await asyncio.gather(*tasks)
-        except TimeoutError as error:
-            raise GenerationTimeout(
-                f"not ready after {self._timeout_s:g} s; what was not begun by then was taken back"
-            ) from error
-        # Ray replaces an app's own handlers for these two by plain-text answers, so they must not reach the app.
-        except BackPressureError as error:
-            raise QueueFull(min(max(self._batch_s, 0.5), 60.0)) from error
-        except (DeploymentUnavailableError, RayActorError) as error:
-            raise GeneratorDown("no generator is available just now; try again") from error
+            with self._told_apart():
+                async with asyncio.timeout(self._timeout_s):
+                    results = await asyncio.gather(*tasks)
         finally:
             for task in tasks:
                 task.cancel()
-        self._batch_s = results[-1].batch_s
+        self._picture_s = results[-1].seconds
         return results
+
+    async def events(self, requests: Sequence[ImageRequest], num_previews: int) -> AsyncIterator[Event]:
+        """The pictures as they are finished, each after so many looks at its making. Raises as `images`."""
+        queue: asyncio.Queue[Event | Exception | None] = asyncio.Queue()
+
+        async def follow(number: int, request: ImageRequest) -> None:
+            pending = self._submit_with_previews(request, num_previews)
+            try:
+                async for event in pending:
+                    queue.put_nowait((number, event))
+                queue.put_nowait(None)
+            except asyncio.CancelledError:
+                pending.cancel()
+                raise
+            except Exception as error:  # noqa: BLE001 (raised where the events are read)
+                queue.put_nowait(error)
+
+        tasks = [asyncio.create_task(follow(*each)) for each in enumerate(requests)]
+        # not asyncio.timeout: it belongs to one task, and a response is streamed by another one than began it
+        deadline = asyncio.get_running_loop().time() + self._timeout_s
+        open_streams = len(tasks)
+        try:
+            with self._told_apart():
+                while open_streams:
+                    left_s = deadline - asyncio.get_running_loop().time()
+                    event = await asyncio.wait_for(queue.get(), max(left_s, 0.0))
+                    if isinstance(event, Exception):
+                        raise event
+                    if event is None:
+                        open_streams -= 1
+                        continue
+                    if isinstance(event[1], ImageResult):
+                        self._picture_s = event[1].seconds
+                    yield event
+        finally:
+            for task in tasks:
+                task.cancel()
 
     async def _image(self, request: ImageRequest) -> ImageResult:
         pending = self._submit(request)
@@ -84,3 +133,16 @@ class ImageClient:
         except asyncio.CancelledError:
             pending.cancel()  # the task that waits is cancelled; what a replica holds must be told
             raise
+
+    @contextmanager
+    def _told_apart(self) -> Iterator[None]:
+        """Ray's errors as ours. Ray replaces an app's own handlers for the first two by plain-text answers, so they
+        must not reach the app."""
+        try:
+            yield
+        except TimeoutError as error:
+            raise GenerationTimeout(f"not ready after {self._timeout_s:g} s; it was taken back") from error
+        except BackPressureError as error:
+            raise QueueFull(min(max(self._picture_s, 0.5), 60.0)) from error
+        except (DeploymentUnavailableError, RayActorError) as error:
+            raise GeneratorDown("no generator is available just now; try again") from error

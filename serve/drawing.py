@@ -1,160 +1,89 @@
-"""The generation deployment: joins requests for different identities into one UNet batch, one batch at a time."""
+"""The drawing deployment: a replica holds a base model and an engine, in which pictures of all callers meet."""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator
+from functools import partial
+from typing import TypeAlias
 
 import numpy as np
-from ray import serve as ray_serve
-from ray.util.metrics import Counter, Histogram
+from ray.util.metrics import Counter, Gauge
 
 from factory.pack import load_pack
-from factory.prompts import with_person
-from factory.records import ImageRequest, TokenCount
-from serve.settings import Settings
+from factory.records import ImageRequest
+from serve.loop import EngineLoop, ImageResult, LoopStats
 
-_DEFAULTS = Settings()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ImageResult:
-    """One picture, and the UNet batch it was made in."""
-
-    image: np.ndarray  # uint8 [S, S, 3], RGB
-    batch_size: int  # images of that batch
-    batch_s: float  # seconds that batch took
-    prompt: TokenCount  # of the prompt with <person> in it
-    negative_prompt: TokenCount
+Preview: TypeAlias = tuple[int, np.ndarray]  # which one, from 0; the picture as it is guessed, uint8 [H, W, 3]
+_STATS_EVERY_S = 5.0  # between two looks for Prometheus
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class GeneratorStats:
-    """What a replica, or all of them, has done so far."""
+class Drawer:
+    """A replica: one model pack, up to `max_batch` pictures in the making, each at its own step."""
 
-    images: int = 0
-    unet_batches: int = 0
-    max_batch: int = 0  # images of the largest UNet batch
-    batch_sizes: Mapping[int, int] = field(default_factory=dict)  # images of a UNet batch -> how many such batches
-
-    def __add__(self, other: GeneratorStats) -> GeneratorStats:
-        sizes = sorted({*self.batch_sizes, *other.batch_sizes})
-        return GeneratorStats(
-            images=self.images + other.images,
-            unet_batches=self.unet_batches + other.unet_batches,
-            max_batch=max(self.max_batch, other.max_batch),
-            batch_sizes={size: self.batch_sizes.get(size, 0) + other.batch_sizes.get(size, 0) for size in sizes},
-        )
-
-
-@dataclass(slots=True)
-class _Ticket:
-    """A request on its way through a batch."""
-
-    request: ImageRequest
-    cancelled: bool = False  # nobody waits for it any more
-    result: ImageResult | ValueError | None = None  # None: not made yet
-
-
-class Generator:
-    """A replica: one model pack, one UNet batch at a time.
-
-    `@serve.batch` collects what arrives within `batch_wait_s`, but goes on collecting while a batch runs, and what
-    it has collected never grows: requests that come one by one during a long batch would each get a batch of their
-    own. So requests wait at the door (`_seats`, `_idle`) while the UNet works, and enter together when it is done.
-    """
-
-    def __init__(self, pack: str, *, device: str, num_threads: int, max_batch: int, batch_wait_s: float) -> None:
+    def __init__(self, pack: str, *, device: str, num_threads: int, max_batch: int) -> None:
         import torch  # here: only replicas pay for it, not the ingress and not the command line
 
-        from factory.draw.images import ImageGenerator
+        from factory.base.diffusion import DiffusionBase
+        from factory.draw.engine import Engine
 
+        engine = Engine(DiffusionBase.load(load_pack(pack), device=device), max_samples=2 * max_batch)
         # In the thread that computes: OpenMP's number is each thread's own, and Ray starts replicas with 1.
-        self._worker = ThreadPoolExecutor(1, "unet", initializer=torch.set_num_threads, initargs=(num_threads,))
-        self._generator = ImageGenerator(load_pack(pack), device=device, max_batch=max_batch)
-        self._seats = asyncio.Semaphore(max_batch)
-        self._idle = asyncio.Event()
-        self._idle.set()
-        self._batch.set_max_batch_size(max_batch)  # type: ignore[attr-defined]
-        self._batch.set_batch_wait_timeout_s(batch_wait_s)  # type: ignore[attr-defined]
-        self._stats = GeneratorStats()
-        self._images_made = Counter("identity_factory_images", "Pictures generated")
-        self._batches_made = Counter("identity_factory_unet_batches", "UNet batches; images / batches = sharing")
-        self._batch_sizes = Histogram(
-            "identity_factory_unet_batch_size", "Images in a UNet batch", boundaries=[1, 2, 4, 8, 16, 32]
-        )
+        prepare = partial(torch.set_num_threads, num_threads)
+        self._loop = EngineLoop(engine, max_rows=max_batch, start_thread=prepare)
+        self._exported = LoopStats()
+        self._made = {
+            "images": Counter("identity_factory_images", "Pictures drawn"),
+            "steps": Counter("identity_factory_unet_steps", "Steps of the engine"),
+            "rows": Counter("identity_factory_unet_rows", "Rows of all steps; rows / steps = pictures that share one"),
+            "step_s": Counter("identity_factory_unet_step_s", "Seconds of all steps; / steps = seconds a step"),
+        }
+        self._waiting = Gauge("identity_factory_waiting", "Pictures that a replica holds and has not begun")
+        self._exported_at = float("-inf")
 
-    async def generate(self, request: ImageRequest) -> ImageResult:
-        """Makes one picture, together with whatever else is asked for. Cancelled while it waits, it is never made.
+    async def draw(self, request: ImageRequest) -> ImageResult:
+        """One picture, together with whatever else is asked for. Cancelled, its row is free at the next step.
 
         Raises:
             IncompatibleIdentity: learned for another text encoder than the pack's.
             PromptTooLong: the text encoder would not read its <person>.
         """
-        ticket = _Ticket(request)
-        async with self._seats:
-            await self._idle.wait()
-            try:
-                await self._batch(ticket)
-            except asyncio.CancelledError:
-                ticket.cancelled = True
-                raise
-        if isinstance(ticket.result, ValueError):
-            raise ticket.result
-        assert ticket.result is not None, "only cancelled requests are left out"
-        return ticket.result
+        self._export()
+        return await asyncio.wrap_future(self._loop.submit(request))
 
-    async def stats(self) -> GeneratorStats:
-        """What this replica has done so far."""
-        return self._stats
+    async def draw_with_previews(
+        self, request: ImageRequest, num_previews: int
+    ) -> AsyncIterator[Preview | ImageResult]:
+        """As `draw`, with so many looks at the guess of the finished picture before it."""
+        self._export()
+        loop, events = asyncio.get_running_loop(), asyncio.Queue[Preview | None]()
 
-    @ray_serve.batch(max_batch_size=_DEFAULTS.max_batch, batch_wait_timeout_s=_DEFAULTS.batch_wait_s)
-    async def _batch(self, tickets: list[_Ticket]) -> list[None]:
-        self._idle.clear()
+        def show(number: int, image: np.ndarray) -> None:
+            loop.call_soon_threadsafe(events.put_nowait, (number, image))
+
+        future = asyncio.wrap_future(self._loop.submit(request, num_previews=num_previews, on_preview=show))
+        future.add_done_callback(lambda _: events.put_nowait(None))
         try:
-            await asyncio.get_running_loop().run_in_executor(self._worker, self._make, tickets)
+            while (preview := await events.get()) is not None:
+                yield preview
+            yield await future
         finally:
-            self._idle.set()
-        return [None] * len(tickets)
+            future.cancel()
 
-    def _make(self, tickets: Sequence[_Ticket]) -> None:
-        from factory.draw.images import unet_batches
+    async def stats(self) -> LoopStats:
+        """What this replica has done so far, and what it is at."""
+        self._export()
+        return self._loop.stats()
 
-        for rows in unet_batches([ticket.request for ticket in tickets], len(tickets)):
-            self._make_alike([tickets[row] for row in rows])
-
-    def _make_alike(self, tickets: Sequence[_Ticket]) -> None:
-        """One UNet batch. A request that cannot be used makes no other one suffer: the rest are made one by one."""
-        waiting = [ticket for ticket in tickets if not ticket.cancelled]
-        if not waiting:
+    def _export(self) -> None:
+        """Tells Prometheus what has grown, not more often than it asks."""
+        now = time.monotonic()
+        if now - self._exported_at < _STATS_EVERY_S:
             return
-        start = time.perf_counter()
-        try:
-            images = self._generator.generate([ticket.request for ticket in waiting])
-        except ValueError as error:
-            if len(waiting) == 1:
-                waiting[0].result = error
-                return
-            for ticket in waiting:
-                self._make_alike([ticket])
-            return
-        seconds = time.perf_counter() - start
-        self._count(len(images))
-        for ticket, image in zip(waiting, images, strict=True):
-            ticket.result = ImageResult(
-                image=image,
-                batch_size=len(images),
-                batch_s=seconds,
-                prompt=self._generator.count_tokens(with_person(ticket.request.prompt)),
-                negative_prompt=self._generator.count_tokens(ticket.request.config.negative_prompt),
-            )
-
-    def _count(self, num_images: int) -> None:
-        done = GeneratorStats(images=num_images, unet_batches=1, max_batch=num_images, batch_sizes={num_images: 1})
-        self._stats = self._stats + done
-        self._images_made.inc(num_images)
-        self._batches_made.inc()
-        self._batch_sizes.observe(num_images)
+        stats, self._exported_at = self._loop.stats(), now
+        for name, counter in self._made.items():
+            if grown := getattr(stats, name) - getattr(self._exported, name):
+                counter.inc(grown)
+        self._waiting.set(stats.waiting)
+        self._exported = stats

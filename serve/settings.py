@@ -10,9 +10,8 @@ from factory.config import Config
 class Settings(Config):
     """How the endpoint batches, queues and scales. serve.yaml comments on them for a cluster."""
 
-    max_batch: int = Field(default=8, ge=1, le=32)  # images of one UNet batch; guidance doubles the rows
-    batch_wait_s: float = Field(default=0.1, ge=0.0)  # how long an idle replica waits for company, s
-    max_ongoing: int = Field(default=32, ge=1)  # images a replica holds: in the UNet and next in line; >= max_batch
+    max_batch: int = Field(default=8, ge=1, le=32)  # pictures in the making at a time; guidance doubles their samples
+    max_ongoing: int = Field(default=32, ge=1)  # pictures a replica holds: in the making and next in line; >= max_batch
     max_queued: int = Field(default=64, ge=1)  # images the ingress holds beyond that; more are refused with 429
     timeout_s: float = Field(default=300.0, gt=0.0)  # of one request, queue included
     num_cpus: float = Field(

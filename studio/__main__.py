@@ -19,6 +19,8 @@ RESULTS = {
     "unet": "models/unet.done",
 }
 
+POSE = ("pose", "pose_results")  # the pose control needs the pack that `build` makes
+
 
 def training(name: str) -> Callable[..., None]:
     """The function that runs a training; imported late, so that each stage needs its own packages only."""
@@ -34,10 +36,28 @@ def training(name: str) -> Callable[..., None]:
     return train
 
 
+def pose(stage: str, state: Path, device: str, minutes: float | None) -> None:
+    """Train the pose control and put it into the pack, or measure it, once what measures is trained."""
+    import torch
+
+    from studio.results import poses
+    from studio.training import landmarks, pose_data
+    from studio.training import pose as training
+
+    pose_data.build(state)
+    if stage == "pose_results":
+        if not (state / "models" / "landmarks.pt").exists():
+            landmarks.train(state, device=torch.device(device))
+        poses.look(state)
+    elif stage == "pose" or not (state / "models" / "pose").exists():
+        training.train(state, device=torch.device(device), minutes=minutes)
+        training.into_pack(state)
+
+
 def main() -> None:
     """Parse the command line and run one stage, or all that are not done."""
     parser = argparse.ArgumentParser(prog="python -m studio", description=__doc__)
-    parser.add_argument("stage", choices=["dataset", "unpack", *RESULTS, "build", "look", "all"])
+    parser.add_argument("stage", choices=["dataset", "unpack", *RESULTS, "build", *POSE, "look", "all"])
     parser.add_argument("--state", type=Path, default=Path("out/studio"), help="data, checkpoints, logs (not in git)")
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--minutes", type=float, help="length of the training in place of its number of steps")
@@ -67,6 +87,8 @@ def main() -> None:
         from studio.training.build import build
 
         build(options.state)
+    if options.stage in (*POSE, "all"):
+        pose(options.stage, options.state, options.device, options.minutes)
     if options.stage in ("look", "all"):
         from studio.results.look import look
 

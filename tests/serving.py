@@ -1,7 +1,7 @@
 """What the tests of the endpoint share: people, a generator without a model, an app without Ray."""
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import AsyncIterator, Coroutine
 from collections.abc import Generator as PyGenerator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +18,8 @@ from factory.store.tables import Store
 from serve.app import create_app
 from serve.catalog import Catalog
 from serve.client import ImageClient
-from serve.drawing import GeneratorStats, ImageResult
+from serve.drawing import Preview
+from serve.loop import ImageResult, LoopStats
 from serve.openai.images import Endpoint
 
 SECRET = "/srv/people/identities.lance"  # of the server; no caller may read it
@@ -56,6 +57,22 @@ class FakePending:
         self.cancelled = True
 
 
+@dataclass
+class FakePendingEvents:
+    """Stands for Ray's DeploymentResponseGenerator: previews of grey 0, 1, ..., then the picture."""
+
+    pending: FakePending
+    num_previews: int
+
+    async def __aiter__(self) -> AsyncIterator[Preview | ImageResult]:
+        for number in range(self.num_previews):
+            yield number, np.full((64, 64, 3), number, np.uint8)
+        yield await self.pending
+
+    def cancel(self) -> None:
+        self.pending.cancel()
+
+
 def words_of(text: str) -> TokenCount:
     """A text encoder that reads 30 words."""
     given = len(text.split())
@@ -84,11 +101,14 @@ class FakeGenerator:
         image = np.full((64, 64, 3), job.seed % 256, np.uint8)
         prompt, negative = (words_of(text) for text in (job.prompt, job.config.negative_prompt))
         return ImageResult(
-            image=image, batch_size=len(self.jobs), batch_s=2.5, prompt=prompt, negative_prompt=negative
+            image=image, rows_per_step=len(self.jobs), seconds=2.5, prompt=prompt, negative_prompt=negative
         )
 
-    async def stats(self) -> GeneratorStats:
-        return GeneratorStats(images=2, unet_batches=1, max_batch=2, batch_sizes={2: 1})
+    def submit_with_previews(self, job: ImageRequest, num_previews: int) -> FakePendingEvents:
+        return FakePendingEvents(self.submit(job), num_previews)
+
+    async def stats(self) -> LoopStats:
+        return LoopStats(images=2, steps=4, rows=6, step_s=1.0, most_rows=2, waiting=1)
 
 
 def people_store(root: Path, tiny_pack: Pack) -> Store:
@@ -102,7 +122,7 @@ def people_store(root: Path, tiny_pack: Pack) -> Store:
 
 def client_of(store: Store, pack: Pack, fake: FakeGenerator) -> TestClient:
     """The endpoint without Ray."""
-    client = ImageClient(fake.submit, timeout_s=5.0)
+    client = ImageClient(fake.submit, fake.submit_with_previews, timeout_s=5.0)
     app = create_app(Endpoint(pack, Catalog(store.root), client, fake.stats))
     return TestClient(app, raise_server_exceptions=False)
 

@@ -320,7 +320,8 @@ def test_leftovers_of_jobs_lose_the_persons_lines_only(store: Store, tiny_pack: 
 def test_the_endpoint_answers_404_at_once(store: Store, tiny_pack: Pack) -> None:
     fill(store, tiny_pack)
     fake = FakeGenerator()
-    endpoint = Endpoint(tiny_pack, Catalog(store.root), ImageClient(fake.submit, timeout_s=5.0), fake.stats)
+    client = ImageClient(fake.submit, fake.submit_with_previews, timeout_s=5.0)
+    endpoint = Endpoint(tiny_pack, Catalog(store.root), client, fake.stats)
     http = TestClient(create_app(endpoint), raise_server_exceptions=False)
     assert ask(http, model="person 1").status_code == 200
     erase(store, find_person(store, name="person 1"))
@@ -337,7 +338,8 @@ def test_a_picture_in_the_making_does_not_leave_after_the_erasure(store: Store, 
             return await super().work(job)
 
     fake = SlowGenerator()
-    endpoint = Endpoint(tiny_pack, Catalog(store.root), ImageClient(fake.submit, timeout_s=60.0), fake.stats)
+    client = ImageClient(fake.submit, fake.submit_with_previews, timeout_s=60.0)
+    endpoint = Endpoint(tiny_pack, Catalog(store.root), client, fake.stats)
     response = ask(TestClient(create_app(endpoint), raise_server_exceptions=False), model="person 3")
     assert len(fake.jobs) == 1 and response.status_code == 404
 

@@ -65,7 +65,7 @@ def test_more_requests_than_a_batch_holds(tiny_pack: Pack, generator: ImageGener
     told: list[tuple[int, int]] = []
     requests = [request(number, generator) for number in range(3)]
     images = small.generate(requests, on_step=lambda *at: told.append(at))
-    assert len(images) == 3 and told[-1] == (6, 6) and len(told) == 6
+    assert len(images) == 3 and told[-1] == (9, 9) and len(told) == 6
 
 
 def test_an_identity_of_another_text_encoder_is_refused(generator: ImageGenerator) -> None:

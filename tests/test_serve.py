@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+from typing import Any
 from urllib.parse import quote
 
 import numpy as np
@@ -14,7 +15,6 @@ from factory.config import GenerateConfig
 from factory.pack import Pack
 from factory.store.rows import identity_row
 from factory.store.tables import Store
-from serve.drawing import GeneratorStats
 from serve.openai.pictures import resized
 from tests import serving
 from tests.serving import FakeGenerator, ask, error_of, person
@@ -28,7 +28,7 @@ def test_n_pictures_have_consecutive_seeds(http: TestClient, fake: FakeGenerator
     for picture, job in zip(answer["data"], fake.jobs, strict=True):
         image = np.array(Image.open(io.BytesIO(base64.b64decode(picture["b64_json"]))))
         assert image.shape == (64, 64, 3) and (image == job.seed).all()
-        assert picture["batch_size"] >= 1 and "url" not in picture
+        assert picture["rows_per_step"] >= 1 and "url" not in picture
     assert answer["identity"] == "0000000000000001" and answer["model"] == "ada" and answer["size"] == "64x64"
     assert answer["num_inference_steps"] == 2  # the tiny pack's own default
     assert isinstance(answer["created"], int)
@@ -52,6 +52,37 @@ def test_output_formats_and_data_urls(http: TestClient, name: str, pillow: str) 
     head, data = picture["url"].split(",")
     assert head == f"data:image/{name};base64" and "b64_json" not in picture
     assert Image.open(io.BytesIO(base64.b64decode(data))).format == pillow
+
+
+def events_of(response: Any) -> list[tuple[str, dict[str, Any]]]:
+    """Kind and data of each server-sent event."""
+    parts = [dict(line.split(": ", 1) for line in part.split("\n")) for part in response.text.strip().split("\n\n")]
+    return [(part["event"], json.loads(part["data"])) for part in parts]
+
+
+def test_a_stream_shows_pictures_in_the_making(http: TestClient) -> None:
+    events = events_of(ask(http, stream=True, partial_images=2, seed=7))
+    assert [kind.removeprefix("image_generation.") for kind, _ in events] == [*["partial_image"] * 2, "completed"]
+    previews = [data for _, data in events[:2]]
+    assert [preview["partial_image_index"] for preview in previews] == [0, 1]
+    for number, preview in enumerate(previews):
+        shown = np.array(Image.open(io.BytesIO(base64.b64decode(preview["b64_json"]))))
+        assert shown.shape == (64, 64, 3) and (shown == number).all()
+        assert preview["type"] == "image_generation.partial_image" and preview["size"] == "64x64"
+    assert events[2][1]["seed"] == 7 and events[2][1]["prompt_tokens"] == {"given": 4, "read": 4}
+
+
+def test_what_fails_after_the_first_event_is_an_event(http: TestClient, fake: FakeGenerator) -> None:
+    fake.error = RuntimeError("lost")
+    events = events_of(ask(http, stream=True, partial_images=1, n=2))
+    assert events[0][0] == "image_generation.partial_image"
+    assert events[-1][0] == "error" and events[-1][1]["error"]["code"] == "internal_error"
+    assert "lost" not in json.dumps(events)
+
+
+def test_what_fails_before_the_first_event_has_its_status(http: TestClient, fake: FakeGenerator) -> None:
+    fake.error = RuntimeError("lost")
+    assert ask(http, stream=True, n=2).status_code == 500
 
 
 def test_stream_sends_one_completed_event_a_picture(http: TestClient) -> None:
@@ -179,8 +210,5 @@ def test_an_identity_shows_its_words_only_when_asked(http: TestClient) -> None:
 
 def test_health_and_stats(http: TestClient, tiny_pack: Pack) -> None:
     assert http.get("/healthz").json() == {"status": "ok", "pack": "tiny", "fingerprint": tiny_pack.fingerprint()}
-    assert http.get("/v1/stats").json() == {"images": 2, "unet_batches": 1, "max_batch": 2, "batch_sizes": {"2": 1}}
-    both = GeneratorStats(images=3, unet_batches=2, max_batch=2, batch_sizes={1: 1, 2: 1}) + GeneratorStats(
-        images=4, unet_batches=1, max_batch=4, batch_sizes={4: 1}
-    )
-    assert both == GeneratorStats(images=7, unet_batches=3, max_batch=4, batch_sizes={1: 1, 2: 1, 4: 1})
+    stats = {"images": 2, "steps": 4, "rows_per_step": 1.5, "most_rows": 2, "seconds_a_step": 0.25}
+    assert http.get("/v1/stats").json() == {**stats, "waiting": 1, "in_the_making": 0}

@@ -29,7 +29,7 @@ from tests.serving import person
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(120)]
 # small, so that few requests fill a batch and the queue
-SETTINGS = Settings(max_batch=4, max_ongoing=8, max_queued=8, batch_wait_s=0.2, num_threads=1)
+SETTINGS = Settings(max_batch=4, max_ongoing=8, max_queued=8, num_threads=1)
 
 
 def free_port() -> int:
@@ -81,69 +81,67 @@ def together(*calls: Callable[[], Any]) -> list[Any]:
         return [future.result() for future in [pool.submit(call) for call in calls]]
 
 
-def exported_batches() -> float:
-    """UNet batches of the replicas, as Prometheus reads them from this machine's Ray."""
+def stats(url: str) -> dict[str, Any]:
+    return dict(httpx.get(f"{url}/v1/stats").json())
+
+
+def exported(name: str) -> float:
+    """A counter of the replicas, as Prometheus reads it from this machine's Ray."""
     node = ray.nodes()[0]
-    own = ray.get_runtime_context().get_worker_id()  # generators that other tests made in this process count too
+    own = ray.get_runtime_context().get_worker_id()  # replicas that other tests made in this process count too
     address = f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics"
     lines = httpx.get(address, trust_env=False, timeout=10).text.splitlines()
-    batches = [line for line in lines if line.startswith("ray_identity_factory_unet_batches_total")]
-    return sum(float(line.split()[-1]) for line in batches if own not in line)
+    counts = [line for line in lines if line.startswith(f"ray_identity_factory_{name}_total")]
+    return sum(float(line.split()[-1]) for line in counts if own not in line)
 
 
-def test_two_identities_share_a_batch_and_look_as_if_alone(client: openai.OpenAI, url: str) -> None:
+def test_two_people_share_steps_and_look_as_if_alone(client: openai.OpenAI, url: str) -> None:
     alone = {name: picture(client, name) for name in ("ada", "bob")}
-    assert [item.batch_size for _, item in alone.values()] == [1, 1]
-    before = httpx.get(f"{url}/v1/stats").json()
-    shared = together(lambda: picture(client, "ada"), lambda: picture(client, "bob"))
-    after = httpx.get(f"{url}/v1/stats").json()
-    assert after["images"] - before["images"] == 2 and after["unet_batches"] - before["unet_batches"] == 1
-    assert after["max_batch"] == 2 and after["batch_sizes"] == {"1": 2, "2": 1}
+    assert [item.rows_per_step for _, item in alone.values()] == [1, 1]
+    before = stats(url)
+    with ThreadPoolExecutor(1) as pool:
+        # somebody else's long picture is under way: nobody waits for it to end
+        first = pool.submit(picture, client, "ada", num_inference_steps=200)
+        while stats(url)["in_the_making"] == 0:
+            time.sleep(0.01)
+        shared = together(lambda: picture(client, "ada"), lambda: picture(client, "bob"))
+        assert not first.done(), "it was to outlast both"
+        first.result()
+    after = stats(url)
+    assert after["images"] - before["images"] == 3 and after["most_rows"] >= 2
+    assert after["steps"] - before["steps"] < 200 + 2 * 4, "steps were shared"
     for (pixels, item), (expected, _) in zip(shared, alone.values(), strict=True):
-        assert item.batch_size == 2
-        assert np.abs(pixels - expected).max() <= 4  # of 255: rounding of the working precision, as in test_generate
+        assert item.rows_per_step > 1
+        assert np.abs(pixels - expected).max() <= 4  # of 255: rounding of the working precision, as in test_images
     assert np.abs(shared[0][0] - shared[1][0]).max() > 8  # two people
 
 
-def test_requests_that_come_during_a_batch_share_the_next(client: openai.OpenAI) -> None:
-    def later(delay_s: float) -> Any:
-        time.sleep(delay_s)
-        return picture(client, "bob", num_inference_steps=3)[1].batch_size
-
-    steps = 200  # more than a second even for a toy
-    first, *others = together(
-        lambda: picture(client, "ada", num_inference_steps=steps)[1].batch_size,
-        *(lambda delay_s=delay_s: later(delay_s) for delay_s in (0.35, 0.6, 0.85)),  # further apart than batch_wait_s
-    )
-    assert first == 1 and others == [3, 3, 3]
-
-
 def test_what_nobody_waits_for_is_not_drawn(client: openai.OpenAI, url: str, tiny_pack: Pack) -> None:
-    """While a batch runs: a caller goes away, and a request's time is up. Neither is drawn when the batch is done."""
-    generator = ray_serve.get_deployment_handle("Generator", APP_NAME)
-    images = ImageClient(generator.generate.remote, timeout_s=0.4)
+    """A caller goes away, and a request's time is up: their rows are free at the next step."""
+    drawer = ray_serve.get_deployment_handle("Drawer", APP_NAME)
+    streaming: Any = drawer.options(stream=True).draw_with_previews.remote
+    images = ImageClient(drawer.draw.remote, streaming, timeout_s=0.4)
     who = person(2, "bob", tiny_pack.fingerprint())
-    requests = [ImageRequest(identity=who, prompt="snow", seed=i, config=GenerateConfig()) for i in range(2)]
+    config = GenerateConfig(num_inference_steps=200)
+    requests = [ImageRequest(identity=who, prompt="snow", seed=i, config=config) for i in range(2)]
+    endless = {"model": "bob", "prompt": "snow", "num_inference_steps": 200}
 
-    def goes_away() -> None:
+    def goes_away(**fields: Any) -> None:
         with pytest.raises(httpx.ReadTimeout):
-            httpx.post(f"{url}/v1/images/generations", json={"model": "bob", "prompt": "snow", "n": 2}, timeout=0.4)
+            httpx.post(f"{url}/v1/images/generations", json=endless | fields, timeout=0.3)
 
     def runs_out_of_time() -> None:
         with pytest.raises(GenerationTimeout):
             asyncio.run(images.images(requests))
 
-    before = httpx.get(f"{url}/v1/stats").json()
-    with ThreadPoolExecutor(1) as pool:
-        body = {"model": "ada", "prompt": "snow", "n": 4, "num_inference_steps": 200}
-        first = pool.submit(lambda: httpx.post(f"{url}/v1/images/generations", json=body, timeout=60))
-        time.sleep(0.4)  # until that batch runs
-        together(goes_away, runs_out_of_time)
-        assert not first.done(), "the batch was to outlast both"
-        assert first.result().status_code == 200
-    picture(client, "bob")  # a batch that comes after whatever still waited
-    after = httpx.get(f"{url}/v1/stats").json()
-    assert after["images"] - before["images"] == 4 + 1
+    before = stats(url)
+    together(lambda: goes_away(n=2), lambda: goes_away(stream=True), runs_out_of_time)
+    deadline = time.monotonic() + 10
+    while stats(url)["in_the_making"] + stats(url)["waiting"] and time.monotonic() < deadline:
+        time.sleep(0.05)
+    after = stats(url)
+    assert (after["in_the_making"], after["waiting"]) == (0, 0)
+    assert after["images"] == before["images"]
 
 
 def test_errors_reach_the_client_as_its_own(client: openai.OpenAI) -> None:
@@ -178,13 +176,19 @@ def test_the_request_id_is_echoed_once(url: str) -> None:
 def test_streaming(client: openai.OpenAI) -> None:
     events = list(client.images.generate(model="ada", prompt="snow", n=2, stream=True))
     assert [event.type for event in events] == ["image_generation.completed"] * 2
+    longer = {"num_inference_steps": 9}
+    shown = list(client.images.generate(model="ada", prompt="snow", stream=True, partial_images=2, extra_body=longer))
+    assert [event.type.rpartition(".")[2] for event in shown] == ["partial_image", "partial_image", "completed"]
+    looks = [np.array(Image.open(io.BytesIO(base64.b64decode(event.b64_json)))).astype(int) for event in shown]
+    assert all(look.shape == looks[-1].shape for look in looks)
+    assert np.abs(looks[0] - looks[1]).max() > 0, "each shows how far it is"
 
 
 def test_a_new_identity_appears(client: openai.OpenAI, store: Store, tiny_pack: Pack) -> None:
     with pytest.raises(openai.NotFoundError):
         picture(client, "dora")
     store.upsert("identities", [identity_row(person(9, "dora", tiny_pack.fingerprint()))])
-    assert picture(client, "dora")[1].batch_size == 1
+    assert picture(client, "dora")[1].rows_per_step == 1
     assert "dora" in {model.id for model in client.models.list()}
 
 
@@ -200,14 +204,12 @@ def test_a_full_queue_is_refused_and_retried(client: openai.OpenAI, url: str) ->
     assert all(len(result.data) == 4 for result in results)
 
 
-def test_ray_exports_the_batches_for_prometheus(url: str) -> None:
-    def made() -> float:  # asked again each time: work for callers that went away may still be running
-        return float(httpx.get(f"{url}/v1/stats").json()["unet_batches"])
-
-    deadline = time.monotonic() + 30  # Ray exports every few seconds
-    while exported_batches() != made() and time.monotonic() < deadline:
+def test_ray_exports_what_is_drawn_for_prometheus(url: str) -> None:
+    deadline = time.monotonic() + 40  # a replica tells every few seconds, and Ray exports as often
+    while exported("unet_steps") != stats(url)["steps"] and time.monotonic() < deadline:
         time.sleep(0.5)
-    assert exported_batches() == made() > 0
+    assert exported("unet_steps") == stats(url)["steps"] > 0
+    assert exported("images") == stats(url)["images"]
 
 
 @pytest.mark.usefixtures("url")

@@ -45,7 +45,7 @@ store, fake, http = serving.store, serving.fake, serving.http  # fixtures
         ({"guidance_scale": -1}, "guidance_scale"),
         ({"output_format": "gif"}, "output_format"),
         ({"background": "transparent"}, "background"),
-        ({"stream": True, "partial_images": 2}, "partial_images"),
+        ({"stream": True, "partial_images": 4}, "partial_images"),
         ({"guidance_scale": 1e308}, "guidance_scale"),
         ({"model": 7}, "model"),
     ],
@@ -145,7 +145,7 @@ def test_when_time_is_up_all_is_taken_back_and_the_client_does_not_ask_again(
     store: Store, tiny_pack: Pack, fake: FakeGenerator
 ) -> None:
     fake.endless = True
-    client = ImageClient(fake.submit, timeout_s=0.05)
+    client = ImageClient(fake.submit, fake.submit_with_previews, timeout_s=0.05)
     http = TestClient(create_app(Endpoint(tiny_pack, Catalog(store.root), client, fake.stats)))
     response = ask(http, n=3)
     assert response.status_code == 504 and response.headers["x-should-retry"] == "false"

@@ -37,6 +37,14 @@ class EncodedImages:
         return self.mean_BCHW + self.std_BCHW * noise_BCHW
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Residuals:
+    """What a ControlNet adds inside the UNet."""
+
+    down: tuple[torch.Tensor, ...]  # to each skip connection
+    mid: torch.Tensor  # to the middle block's output
+
+
 class DiffusionBase:
     """A frozen text-to-image model. Nothing in it is ever trained or changed."""
 
@@ -116,9 +124,44 @@ class DiffusionBase:
         mean, std = (moment.to(self.exact_dtype) * self.vae_scaling for moment in (gaussian.mean, gaussian.std))
         return EncodedImages(mean_BCHW=mean, std_BCHW=std)
 
-    def denoise(self, noisy_BCHW: torch.Tensor, timesteps_B: torch.Tensor, text_BLD: torch.Tensor) -> torch.Tensor:
+    @torch.no_grad()
+    def decode_images(self, latents_BCHW: torch.Tensor) -> torch.Tensor:
+        """RGB images, float32 [B, 3, S, S], -1..1 but for rounding, of scaled latents."""
+        decoded: torch.Tensor = self.vae.decode((latents_BCHW / self.vae_scaling).to(self.dtype)).sample
+        return decoded.float()
+
+    def latent_size(self, width_px: int | None, height_px: int | None) -> tuple[int, int]:
+        """Rows and columns of a picture's latent; None is the pack's resolution.
+
+        Raises ValueError for a size that the base model does not draw: each side must be a multiple of 8 px, and 0.5
+        to 2 times the pack's resolution.
+        """
+        side = self.pack.resolution
+        sizes = [side if px is None else px for px in (height_px, width_px)]
+        for px in sizes:
+            if px % 8 or not side // 2 <= px <= 2 * side:
+                raise ValueError(
+                    f"{sizes[1]}x{sizes[0]} px is no size that pack {self.pack.name!r} draws: each side is a multiple "
+                    f"of 8, from {side // 2} to {2 * side}"
+                )
+        per_cell = side // self.latent_side
+        return sizes[0] // per_cell, sizes[1] // per_cell
+
+    def denoise(
+        self,
+        noisy_BCHW: torch.Tensor,
+        timesteps_B: torch.Tensor,
+        text_BLD: torch.Tensor,
+        residuals: Residuals | None = None,
+    ) -> torch.Tensor:
         """The UNet's output, [B, C, H, W] in `exact_dtype`."""
-        output: torch.Tensor = self.unet(noisy_BCHW.to(self.dtype), timesteps_B, text_BLD.to(self.dtype)).sample
+        output: torch.Tensor = self.unet(
+            noisy_BCHW.to(self.dtype),
+            timesteps_B,
+            text_BLD.to(self.dtype),
+            down_block_additional_residuals=None if residuals is None else residuals.down,
+            mid_block_additional_residual=None if residuals is None else residuals.mid,
+        ).sample
         return output.to(self.exact_dtype)
 
     def add_noise(self, latents_BCHW: torch.Tensor, noise_BCHW: torch.Tensor, abar_B: torch.Tensor) -> torch.Tensor:

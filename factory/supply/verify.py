@@ -15,7 +15,8 @@ from factory.errors import PackError
 from factory.faces.detect import FaceDetector, FaceRecogniser
 from factory.faces.encode import FeatureEncoder
 from factory.faces.parse import FaceParser
-from factory.pack import Pack, Source, file_sha256
+from factory.faces.pose import HeadPose, draw_skeleton
+from factory.pack import ControlPart, Pack, Source, file_sha256
 
 HASHES = "hashes.json"  # in the pack's folder: its files as they were fetched or built, {part's path: {file: sha256}}
 REJECTED = ".rejected"  # ending of a file that was put aside for its wrong hash
@@ -29,7 +30,7 @@ _BIG = 64 * 2**20  # bytes; hashing a file of this size takes a noticeable part 
 class Problem:
     """Something about a pack that a user should know."""
 
-    part: str  # base, fr_vit, clip, faces, parser, or a field of pack.toml
+    part: str  # base, fr_vit, clip, faces, parser, control.pose, or a field of pack.toml
     message: str
     remedy: str
     level: Literal["error", "warning"] = "error"  # a pack with warnings works
@@ -48,7 +49,8 @@ def verify_pack(pack: Pack, on_progress: Callable[[str], None] | None = None) ->
         missing = missing_files(pack, name)
         if missing:
             text = f"missing in {pack.place(part)}: {', '.join(missing)}"
-            problems.append(Problem(part=name, message=text, remedy=pack.remedy(part)))
+            level: Literal["error", "warning"] = "warning" if isinstance(part, ControlPart) else "error"
+            problems.append(Problem(part=name, message=text, remedy=pack.remedy(part), level=level))
         else:
             complete.add(name)
         problems.extend(check_hashes(pack, name, on_progress))
@@ -58,6 +60,9 @@ def verify_pack(pack: Pack, on_progress: Callable[[str], None] | None = None) ->
         except (KeyError, ValueError, OSError) as error:  # a config that is no JSON, lacks a field, or a bad tokenizer
             text = f"a configuration file in {pack.folder(pack.base)} cannot be used: {type(error).__name__}: {error}"
             problems.append(Problem(part="base", message=text, remedy=pack.remedy(pack.base)))
+        for name in sorted(complete.intersection(f"control.{name}" for name in pack.control)):
+            problems.extend(_check_control(pack, name))
+    problems.extend(_check_poses(pack))
     problems.extend(_check_small_models(pack, complete))
     problems.extend(_check_classes(pack))
     return problems
@@ -77,7 +82,7 @@ def missing_files(pack: Pack, name: str) -> list[str]:
         if not (place / "tokenizer" / "tokenizer.json").is_file():
             files += ["tokenizer/vocab.json", "tokenizer/merges.txt"]
     else:
-        models, files = [""], ["preprocessor_config.json"]
+        models, files = [""], [] if name.startswith("control.") else ["preprocessor_config.json"]
     files += [f"{model}config.json" for model in models]
     missing = [file for file in files if not (place / file).is_file()]
     return missing + [f"{model}*.safetensors (or *.bin)" for model in models if not _has_weights(place / model)]
@@ -160,6 +165,31 @@ def _check_base(pack: Pack) -> Iterator[Problem]:
         remedy = "pictures may fall apart; set `resolution` to the trained one"
         yield Problem(part="resolution", message=message, remedy=remedy, level="warning")
     yield from _check_names(pack, CLIPTokenizer.from_pretrained(base / "tokenizer"))
+
+
+def _check_control(pack: Pack, name: str) -> Iterator[Problem]:
+    """A ControlNet adds to what the UNet's blocks hand over, so it must have been made for a UNet of this shape."""
+    unet_file = pack.folder(pack.base) / "unet" / "config.json"
+    file = pack.folder(pack.parts()[name]) / "config.json"
+    try:
+        control, unet = _config(file), _config(unet_file)
+    except ValueError as error:
+        yield Problem(part=name, message=f"{file} is no JSON: {error}", remedy=pack.remedy(pack.parts()[name]))
+        return
+    for field in ("in_channels", "cross_attention_dim", "block_out_channels", "layers_per_block"):
+        if control.get(field) != unet.get(field):
+            message = f"its {field} is {control.get(field)}, the base model's UNet has {unet.get(field)}"
+            yield Problem(part=name, message=message, remedy="it belongs to another base model; use one made for this")
+
+
+def _check_poses(pack: Pack) -> Iterator[Problem]:
+    for name, part in pack.control.items():
+        for pose, numbers in part.poses.items():
+            try:
+                draw_skeleton([HeadPose(**numbers)], pack.resolution, pack.resolution)
+            except (TypeError, ValueError) as error:
+                remedy = "give yaw, pitch, roll in degrees, scale, dx and dy in shares of the side, within their limits"
+                yield Problem(part=f"control.{name}.poses", message=f"{pose}: {error}", remedy=remedy)
 
 
 def _check_names(pack: Pack, tokenizer: CLIPTokenizer) -> Iterator[Problem]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from fastapi import Request
 from fastapi.exceptions import RequestValidationError
@@ -46,6 +46,12 @@ ANSWERS: Final[dict[type[Exception], Answer]] = {
 
 async def answer_error(_request: Request, error: Exception) -> Response:
     """The answer to a request that failed, in OpenAI's shape."""
+    status, body, headers = told(error)
+    return JSONResponse(body, status_code=status, headers=headers)
+
+
+def told(error: Exception) -> tuple[int, dict[str, Any], dict[str, str]]:
+    """An error's status, body and headers."""
     answer = next(ANSWERS[kind] for kind in type(error).__mro__ if kind in ANSWERS)
     status, param, headers = answer.status, answer.param, dict[str, str]()
     cause = error.cause if isinstance(error, RayTaskError) else error  # the replica's own, without its traceback
@@ -65,4 +71,4 @@ async def answer_error(_request: Request, error: Exception) -> Response:
     if answer.retry is not None:
         headers["x-should-retry"] = str(answer.retry).lower()
     body = {"message": message, "type": answer.type, "param": param, "code": answer.code}
-    return JSONResponse({"error": body}, status_code=status, headers=headers)
+    return status, {"error": body}, headers

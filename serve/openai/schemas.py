@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, Literal
 from urllib.parse import quote
@@ -14,10 +13,11 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from factory.config import GenerateConfig
 from factory.records import Identity, TokenCount
 from serve.catalog import Listed
-from serve.drawing import ImageResult
+from serve.loop import ImageResult, LoopStats
 from serve.openai.pictures import OutputFormat, encode, resized
 
 MIN_SIDE_PX, MAX_SIDE_PX = 16, 2048  # of a picture as it is sent
+MAX_PREVIEWS = 3  # of a picture, as in OpenAI's API
 MAX_IMAGES = 10  # of one request, as in OpenAI's API
 MAX_SEED = 2**53 - MAX_IMAGES  # every seed .. seed + n - 1 is exact in JSON
 
@@ -55,7 +55,7 @@ class ImagesRequest(BaseModel):
     output_compression: int = Field(default=100, ge=0, le=100)  # quality of jpeg and webp, percent
     background: Literal["auto", "opaque"] = "auto"  # pictures have no transparency
     stream: bool = False
-    partial_images: int = 0  # more is refused
+    partial_images: int = Field(default=0, ge=0, le=MAX_PREVIEWS)  # of a stream: looks at each picture in the making
     # Fields of OpenAI's own models that mean nothing here: accepted so that their clients work, without effect.
     quality: Any = None
     style: Any = None
@@ -76,13 +76,6 @@ class ImagesRequest(BaseModel):
         if not isinstance(fields, dict):
             return fields  # pydantic says what it should have been
         return {name: value for name, value in fields.items() if value is not None}
-
-    @field_validator("partial_images")
-    @classmethod
-    def _only_finished(cls, number: int) -> int:
-        if number:
-            raise ValueError("not supported: unfinished pictures are not sent; leave it out or give 0")
-        return number
 
     @field_validator("size")
     @classmethod
@@ -133,16 +126,17 @@ class ImageData(BaseModel):
     b64_json: str | None = None
     url: str | None = None
     seed: int
-    batch_size: int  # images of the UNet batch it was made in, itself included
+    rows_per_step: float  # pictures that shared a step of its making, itself included, on average
 
     @classmethod
     def of(cls, made: ImageResult, seed: int, request: ImagesRequest) -> ImageData:
         """A picture in the size and the formats that the request asks for."""
         image = resized(made.image, request.side_px(made.image.shape[0]))
         text = encode(image, request.output_format, request.output_compression)
+        rows = round(made.rows_per_step, 2)
         if request.response_format == "url":
-            return cls(url=f"data:image/{request.output_format};base64,{text}", seed=seed, batch_size=made.batch_size)
-        return cls(b64_json=text, seed=seed, batch_size=made.batch_size)
+            return cls(url=f"data:image/{request.output_format};base64,{text}", seed=seed, rows_per_step=rows)
+        return cls(b64_json=text, seed=seed, rows_per_step=rows)
 
 
 class ImagesResponse(BaseModel):
@@ -160,13 +154,6 @@ class ImagesResponse(BaseModel):
     guidance_scale: float
     prompt_tokens: TokenCount  # fewer read than given: the prompt was cut
     negative_prompt_tokens: TokenCount
-
-    def events(self) -> Iterator[str]:
-        """The answer as server-sent events, one `image_generation.completed` a picture."""
-        shared = {"created_at": self.created, **self.model_dump(exclude={"created", "data"}), "quality": "auto"}
-        for picture in self.data:
-            event = {"type": "image_generation.completed", **shared, **picture.model_dump(exclude_none=True)}
-            yield f"event: {event['type']}\ndata: {json.dumps(event)}\n\n"
 
 
 class ModelCard(BaseModel):
@@ -210,14 +197,29 @@ class ModelList(BaseModel):
 
 
 class Stats(BaseModel):
-    """GET /v1/stats: what the generator replicas that run now have done."""
-
-    model_config = ConfigDict(from_attributes=True)
+    """GET /v1/stats: what the replicas that run now have done, and are at."""
 
     images: int
-    unet_batches: int
-    max_batch: int  # images of the largest UNet batch
-    batch_sizes: dict[int, int]  # images of a UNet batch -> how many such batches
+    steps: int  # of the engine
+    rows_per_step: float  # pictures that share a step, on average
+    most_rows: int  # of one step
+    seconds_a_step: float
+    waiting: int  # pictures that replicas hold and have not begun
+    in_the_making: int
+
+    @classmethod
+    def of(cls, stats: LoopStats) -> Stats:
+        """What all replicas have done, together."""
+        steps = max(stats.steps, 1)
+        return cls(
+            images=stats.images,
+            steps=stats.steps,
+            rows_per_step=round(stats.rows / steps, 3),
+            most_rows=stats.most_rows,
+            seconds_a_step=round(stats.step_s / steps, 6),
+            waiting=stats.waiting,
+            in_the_making=stats.in_the_making,
+        )
 
 
 def identity_card(identity: Identity, *, compatible: bool, words: bool) -> dict[str, Any]:

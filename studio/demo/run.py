@@ -37,7 +37,7 @@ from studio.demo.people import COLUMNS, PEOPLE, REAL_PHOTO, Column, portrait, wr
 from studio.demo.report import Report, ReportPerson, Stage, html, number, percent
 from studio.demo.sheet import SheetRow, contact_sheet, save_small
 
-CONCURRENCY = 8  # requests in flight: enough to fill the endpoint's batches
+CONCURRENCY = 8  # requests in flight: enough to fill the endpoint's rows
 STAGES = ("photos", "prepare", "train", "generate", "report")
 MARKER = ".made-by-demo"  # in a folder that a demo made, which `fresh` may therefore remove
 
@@ -192,12 +192,12 @@ def _generate(missing: Sequence[Order], root: Path, pack: str) -> str:
                 print(f"      {done} of {len(missing)} pictures, {time.monotonic() - begin:.0f} s", flush=True)
     seconds = time.monotonic() - begin
     with urllib.request.urlopen(f"{url}/v1/stats") as answer:
-        batches = json.load(answer)["unet_batches"]
+        rows = json.load(answer)["rows_per_step"]
     if os.environ.get("RAY_ADDRESS"):
         app.stop()
     else:  # the cluster is ours alone, and Serve's own farewell on it is noisy
         ray.shutdown()
-    return (f"{len(missing)} pictures over HTTP in {batches} UNet batches, "
+    return (f"{len(missing)} pictures over HTTP, {rows:.1f} of them in each step of the UNet, "
             f"{1000 * seconds / len(missing):.0f} ms per image")  # fmt: skip
 
 

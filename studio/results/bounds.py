@@ -10,43 +10,18 @@ import hashlib
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from itertools import product
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
-import torch
-from safetensors.torch import load_file
 
 from factory.config import GenerateConfig
-from factory.errors import PackError
 from factory.ids import image_id
 from factory.learn.celebs import CelebPrior
-from factory.pack import Pack
 from factory.records import TEXT_ENCODER, GeneratedImage, Identity, ImageRequest, PreparedFace
 from studio.results.protocol import Plan, draw_context
 from studio.world.people import Person
 
 Kind = Literal["celebrity", "true_vector", "render"]
-
-
-def identity_map(pack: Pack) -> Path:
-    """The file that maps a person's parameters to words. Raises PackError where the pack has none."""
-    file = pack.root / "identity_map.safetensors"
-    if not file.is_file():
-        raise PackError(
-            f"no {file.name}, the map from a drawn person's parameters to words: only packs trained in the studio "
-            "world have one (pipelines/evaluate.py measures the pictures of any pack)"
-        )
-    return file
-
-
-def true_words(pack: Pack, people: Iterable[Person]) -> list[np.ndarray]:
-    """The words that the base model was trained to know people by, float32 [V, D] each, from their true parameters."""
-    linear = load_file(identity_map(pack))
-    vectors = torch.from_numpy(np.stack([person.vector() for person in people]))
-    scaled = (vectors - linear["mean"]) / linear["std"]
-    words = torch.einsum("bp,vpd->bvd", scaled, linear["weight"]) + linear["bias"]
-    return list(words.float().numpy())
 
 
 def name_words(prior: CelebPrior, names: Iterable[str]) -> list[np.ndarray]:

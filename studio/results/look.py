@@ -19,11 +19,12 @@ from factory.records import ImageRequest
 from factory.settings import generate_settings
 from studio.demo.likeness import measure, overall
 from studio.demo.report import number, percent
-from studio.results.bounds import bound, name_words, true_words
+from studio.results.bounds import bound, name_words
 from studio.results.protocol import PHOTO_PX
 from studio.training import grid
 from studio.training.build import PACK
 from studio.training.dataset import held_out
+from studio.training.words import true_words
 from studio.world.people import CELEBRITY_NAMES, Person, celebrity
 from studio.world.render import render
 from studio.world.scenes import sample_scene

@@ -9,7 +9,7 @@ from factory.measure.perceptual import Inception, Lpips
 from factory.pack import Pack
 from factory.settings import evaluate_settings
 from factory.supply.verify import missing_files
-from studio.results.bounds import identity_map
+from studio.training.words import identity_map
 
 
 def check(pack: Pack) -> None:
@@ -25,7 +25,8 @@ def check(pack: Pack) -> None:
             lacking.append(str(error))
     if pack.clip is None or pack.faces.judge is None:
         lacking.append("pack.toml names no [clip], or no `judge` under [faces]")
-    if incomplete := [name for name in pack.parts() if missing_files(pack, name)]:
+    needed = [name for name in pack.parts() if not name.startswith("control.")]
+    if incomplete := [name for name in needed if missing_files(pack, name)]:
         lacking.append(f"files of {', '.join(incomplete)} are missing, see `identity-factory packs verify {pack.name}`")
     if lacking:
         raise PackError(f"pack {pack.name!r} cannot be evaluated: {'; '.join(lacking)}")

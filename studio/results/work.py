@@ -18,8 +18,9 @@ from factory.records import Identity, PreparedFace
 from factory.settings import train_settings
 from factory.store.rows import identity_row
 from factory.store.tables import Store
-from studio.results.bounds import Kind, bound, name_words, true_words
+from studio.results.bounds import Kind, bound, name_words
 from studio.results.protocol import Arm, Plan, celebrities_of, people_of
+from studio.training.words import true_words
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -133,8 +133,9 @@ def build(state: Path, pack: Path = PACK) -> None:
         _base(state, pack, data, words)
         StableDiffusionPipeline.from_pretrained(pack / "base", safety_checker=None)
     built = load_pack(pack)
-    for name in built.parts():
-        record_hashes(built, name)
+    for name, part in built.parts().items():
+        if built.place(part).exists():  # the pose control is trained on what is built here
+            record_hashes(built, name)
     files = sorted(path for path in pack.rglob("*") if path.is_file())
     for path in files:
         print(f"{path.stat().st_size / 2**20:8.2f} MiB  {path.relative_to(pack)}")

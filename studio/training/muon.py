@@ -31,6 +31,22 @@ def orthogonal(matrix: torch.Tensor, *, iterations: int = 5) -> torch.Tensor:
     return (x.mT if tall else x).to(matrix.dtype)
 
 
+def orthogonal_bf16(matrix: torch.Tensor, *, iterations: int = 5) -> torch.Tensor:
+    """As `orthogonal`, on the matrix itself in bfloat16: half the time where a CPU multiplies that natively.
+
+    Iterations on the Gram matrix diverge in this precision.
+    """
+    x = matrix.bfloat16()
+    tall = x.shape[-2] > x.shape[-1]
+    if tall:
+        x = x.mT
+    x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
+    for _ in range(iterations):
+        gram = x @ x.mT
+        x = _A * x + (_B * gram + _C * gram @ gram) @ x
+    return (x.mT if tall else x).to(matrix.dtype)
+
+
 class Muon(torch.optim.Optimizer):
     """For parameters of two or more dimensions (kernels count as [out, in * h * w]).
 
@@ -46,9 +62,11 @@ class Muon(torch.optim.Optimizer):
         momentum: float = 0.95,
         weight_decay: float = 1e-3,
         crew: Crew | None = None,
+        bf16: bool = False,
     ) -> None:
         super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
         self.crew = crew
+        self.orthogonal = orthogonal_bf16 if bf16 else orthogonal
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
@@ -67,7 +85,7 @@ class Muon(torch.optim.Optimizer):
                 if mine:
                     pairs = [(params[k].grad, self.state[params[k]]["momentum"]) for k in mine]
                     nesterov = [gradient.lerp(memory, group["momentum"]).flatten(1) for gradient, memory in pairs]
-                    for number, update in zip(mine, orthogonal(torch.stack(nesterov)), strict=True):
+                    for number, update in zip(mine, self.orthogonal(torch.stack(nesterov)), strict=True):
                         updates[number] = update
             if self.crew is not None:
                 self.crew.sum(updates)

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from safetensors.torch import load_file
 from torch import nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
+from factory.errors import PackError
+from factory.pack import Pack
 from studio.training.dataset import NUM_CELEBRITIES, NUM_PEOPLE, PLACEHOLDER
+from studio.world.people import Person
 
 WORD_STD = 0.03  # spread of the word vectors at the start, near that of the other tokens
 
@@ -74,3 +80,23 @@ def bake(text: CLIPTextModel, names: NameMap, tokenizer: CLIPTokenizer, vectors:
     for pair, vector in zip(CELEBRITY_NAMES, words, strict=True):
         for word, row in zip(pair, vector, strict=True):
             table[tokenizer.convert_tokens_to_ids(f"{word}</w>")] = row
+
+
+def identity_map(pack: Pack) -> Path:
+    """The file that maps a person's parameters to words. Raises PackError where the pack has none."""
+    file = pack.root / "identity_map.safetensors"
+    if not file.is_file():
+        raise PackError(
+            f"no {file.name}, the map from a drawn person's parameters to words: only packs trained in the studio "
+            "world have one (pipelines/evaluate.py measures the pictures of any pack)"
+        )
+    return file
+
+
+def true_words(pack: Pack, people: Iterable[Person]) -> list[np.ndarray]:
+    """The words that the base model was trained to know people by, float32 [V, D] each, from their true parameters."""
+    linear = load_file(identity_map(pack))
+    vectors = torch.from_numpy(np.stack([person.vector() for person in people]))
+    scaled = (vectors - linear["mean"]) / linear["std"]
+    words = torch.einsum("bp,vpd->bvd", scaled, linear["weight"]) + linear["bias"]
+    return list(words.float().numpy())

@@ -1,0 +1,242 @@
+"""The engine that draws everything: pictures in the making are rows, which join and leave between any two steps.
+
+A row has its text, noise, sampler, number of steps, guidance and size of its own; rows of one size share a call of the
+UNet, each at its own noise level. So nobody waits for a batch to end, and a picture does not depend on its company (up
+to rounding). Shape suffixes: `B` rows, `S` samples of a UNet call (two of a guided row), `C H W` a latent, `R` texts of
+a row, `L D` a text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import islice
+
+import numpy as np
+import torch
+
+from factory.base.diffusion import DiffusionBase
+from factory.base.text import count_tokens
+from factory.config import GenerateConfig
+from factory.draw import samplers
+from factory.draw.control import Control, PoseNet
+from factory.draw.regions import RegionalAttention, region_masks
+from factory.draw.samplers import Level, Sampler, Schedule
+from factory.draw.texts import Text, TextStates
+from factory.prompts import with_person
+from factory.records import TEXT_ENCODER, ImageRequest, TokenCount
+
+_MAX_SAMPLES = 64  # of one UNet call
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class Row:
+    """A picture in the making."""
+
+    texts: list[torch.Tensor]  # [L, D] each: one, or one for each region
+    masks_RHW: torch.Tensor | None  # which cells read which text; None: all of them read the only one
+    empty_LD: torch.Tensor  # of the negative prompt
+    control: Control | None
+    x_CHW: torch.Tensor  # alpha x0 + sigma eps, in the base model's exact dtype
+    sampler: Sampler
+    plan: Schedule
+    guidance: float
+    num_guided: int  # steps that are guided: the first ones
+    prompt: TokenCount  # the longest, where it has several texts
+    negative_prompt: TokenCount
+    step: int = 0  # steps done
+    guess_CHW: torch.Tensor | None = None  # x0 as the last step saw it
+
+    @property
+    def guided(self) -> bool:
+        """Whether its next step costs two samples."""
+        return self.guidance > 1.0 and self.step < self.num_guided
+
+    @property
+    def done(self) -> bool:
+        """Whether `x_CHW` is the finished latent."""
+        return self.step == len(self.plan)
+
+
+class Engine:
+    """Rows of one base model. Not safe for concurrent calls: one thread owns it."""
+
+    def __init__(self, base: DiffusionBase, *, max_samples: int = _MAX_SAMPLES) -> None:
+        self.base, self.rows = base, list[Row]()
+        self._max_samples = max_samples
+        self._texts = TextStates(base)
+        self._poses = PoseNet(base)
+        self._regions = RegionalAttention(base.unet)
+        self._abar_T = base.abar_T.double().cpu().numpy()
+        self._scheduler = dict(base.pipeline.scheduler.config)
+        self._plans: dict[tuple[Sampler, int], Schedule] = {}
+
+    def add(self, requests: Sequence[ImageRequest]) -> list[Row]:
+        """Pictures enter; their rows take part from the next step on.
+
+        Raises:
+            IncompatibleIdentity: an identity was learned for another text encoder than this pack's.
+            ValueError: a prompt names its person beyond the tokens that the text encoder reads.
+        """
+        for who in (who for request in requests for who in (request.identity, *(r.identity for r in request.regions))):
+            self.base.pack.check_fit(who)
+        texts = [_texts_of(request) for request in requests]
+        states = iter(self._texts.encode([text for own in texts for text in own]))
+        made = [self._row(one, own, list(islice(states, len(own)))) for one, own in zip(requests, texts, strict=True)]
+        self.rows += made
+        return made
+
+    def drop(self, row: Row) -> None:
+        """A picture that nobody wants any more leaves; nothing happens if it is finished."""
+        if row in self.rows:
+            self.rows.remove(row)
+
+    @torch.inference_mode()
+    def step(self) -> list[Row]:
+        """One step of every row; those that are finished by it leave, and are given back."""
+        for part in self._calls():
+            self._advance(part, self._predict(part))
+        finished = [row for row in self.rows if row.done]
+        self.rows = [row for row in self.rows if not row.done]
+        return finished
+
+    @torch.inference_mode()
+    def decode(self, latents: Sequence[torch.Tensor]) -> list[np.ndarray]:
+        """Pictures of latents [C, H, W], which may differ in size: uint8 [S, S, 3], RGB."""
+        pictures: list[np.ndarray | None] = [None] * len(latents)
+        by_size: dict[torch.Size, list[int]] = {}
+        for number, latent in enumerate(latents):
+            by_size.setdefault(latent.shape, []).append(number)
+        for numbers in by_size.values():
+            decoded_BCHW = self.base.decode_images(torch.stack([latents[number] for number in numbers]))
+            pixels = decoded_BCHW.permute(0, 2, 3, 1).mul(127.5).add(127.5).round().clamp(0, 255).to(torch.uint8)
+            for number, picture in zip(numbers, pixels.cpu().numpy(), strict=True):
+                pictures[number] = picture
+        return [picture for picture in pictures if picture is not None]
+
+    def _row(self, request: ImageRequest, texts: Sequence[Text], states: list[torch.Tensor]) -> Row:
+        """`texts` are those of `_texts_of`, the empty one last."""
+        base, config = self.base, request.config
+        plan = self._plan(config)
+        height, width = base.latent_size(config.width_px, config.height_px)
+        noise = torch.randn((base.num_channels, height, width), generator=torch.Generator().manual_seed(request.seed))
+        masks_RHW = None
+        if request.regions:
+            masks_RHW = region_masks([region.box for region in request.regions], height, width).to(base.device)
+        control = None
+        if request.pose is not None:
+            size_px = config.height_px or base.pack.resolution, config.width_px or base.pack.resolution
+            control = self._poses.control(request.pose, len(plan), size_px)
+        return Row(
+            texts=states[:-1],
+            masks_RHW=masks_RHW,
+            empty_LD=states[-1],
+            control=control,
+            x_CHW=noise.to(base.device, base.exact_dtype),
+            sampler=config.sampler,
+            plan=plan,
+            guidance=config.guidance_scale,
+            num_guided=round(config.guidance_until * len(plan)),
+            prompt=max((count_tokens(prompt, base.tokenizer) for _, prompt in texts[:-1]), key=lambda c: c.given),
+            negative_prompt=count_tokens(config.negative_prompt, base.tokenizer),
+        )
+
+    def _plan(self, config: GenerateConfig) -> Schedule:
+        key = config.sampler, config.num_inference_steps
+        if key not in self._plans:
+            self._plans[key] = samplers.schedule(config.sampler, self._abar_T, self._scheduler, key[1])
+        return self._plans[key]
+
+    def _calls(self) -> list[list[Row]]:
+        """The rows by size, in parts that one UNet call takes."""
+        by_size: dict[torch.Size, list[Row]] = {}
+        for row in self.rows:
+            by_size.setdefault(row.x_CHW.shape, []).append(row)
+        parts: list[list[Row]] = []
+        for rows in by_size.values():
+            room = 0
+            for row in rows:
+                cost = 2 if row.guided else 1
+                if cost > room:
+                    parts.append([])
+                    room = self._max_samples
+                parts[-1].append(row)
+                room -= cost
+        return parts
+
+    def _predict(self, rows: Sequence[Row]) -> torch.Tensor:
+        """The UNet's output for each row, after guidance. [B, C, H, W]."""
+        guided = [number for number, row in enumerate(rows) if row.guided]
+        which = [*range(len(rows)), *guided]
+        asked = [rows[number] for number in which]
+        x_SCHW = torch.stack([row.x_CHW for row in asked])
+        timesteps = torch.tensor([row.plan.timesteps[row.step] for row in asked])
+        timesteps_S = timesteps.to(self.base.device, torch.float32)
+        texts = [*(row.texts for row in rows), *([rows[number].empty_LD] for number in guided)]
+        acting = [row.control if row.control and row.control.acts(row.step) else None for row in asked]
+        residuals = self._poses.residuals(x_SCHW, timesteps_S, torch.stack([text[0] for text in texts]), acting)
+        masks = [*(row.masks_RHW for row in rows), *(None for _ in guided)]
+        text_SKD, masks_SRHW = _side_by_side(texts, masks)
+        with self._regions.of(masks_SRHW, len(texts[0][0])):
+            output_SCHW = self.base.denoise(x_SCHW, timesteps_S, text_SKD, residuals)
+        output_BCHW = output_SCHW[: len(rows)]
+        if guided:
+            scale_B = torch.tensor([rows[number].guidance for number in guided], dtype=output_BCHW.dtype)
+            scale_B111 = scale_B.to(self.base.device).view(-1, 1, 1, 1)
+            output_BCHW[guided] = samplers.guided(output_BCHW[guided], output_SCHW[len(rows) :], scale_B111)
+        return output_BCHW
+
+    def _advance(self, rows: Sequence[Row], output_BCHW: torch.Tensor) -> None:
+        """Each row goes to its next level."""
+        x_BCHW = torch.stack([row.x_CHW for row in rows])
+        before, now, after = (self._levels(rows, which) for which in ("before", "now", "next"))
+        x0_BCHW = samplers.denoised(output_BCHW, x_BCHW, now, self.base.prediction_type)
+        guesses = [row.guess_CHW for row in rows]
+        was_BCHW = torch.stack([x0 if was is None else was for was, x0 in zip(guesses, x0_BCHW, strict=True)])
+        for sampler in {row.sampler for row in rows}:
+            own = [number for number, row in enumerate(rows) if row.sampler == sampler]
+            x, x0, was = x_BCHW[own], x0_BCHW[own], was_BCHW[own]
+            levels = [Level(level.alpha[own], level.sigma[own]) for level in (before, now, after)]
+            for number, x_CHW in zip(own, _next(sampler, x, x0, was, *levels), strict=True):
+                rows[number].x_CHW = x_CHW
+        for row, guess_CHW in zip(rows, x0_BCHW, strict=True):
+            row.guess_CHW = guess_CHW
+            row.step += 1
+
+    def _levels(self, rows: Sequence[Row], which: str) -> Level:
+        parts = [getattr(row.plan, which) for row in rows]
+        numbers = np.array([[part[row.step] for part in level] for row, level in zip(rows, parts, strict=True)])
+        alpha, sigma = torch.from_numpy(numbers.T.copy()).to(self.base.device, self.base.exact_dtype)
+        return Level(alpha.view(-1, 1, 1, 1), sigma.view(-1, 1, 1, 1))
+
+
+def _texts_of(request: ImageRequest) -> list[Text]:
+    """The texts of a row, one or one for each region, and the negative prompt."""
+    people = [(region.identity, region.prompt) for region in request.regions] or [(request.identity, request.prompt)]
+    own: list[Text] = [(who.words[TEXT_ENCODER], with_person(prompt)) for who, prompt in people]
+    return [*own, (None, request.config.negative_prompt)]
+
+
+def _side_by_side(
+    texts: Sequence[Sequence[torch.Tensor]], masks: Sequence[torch.Tensor | None]
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Each sample's texts along the tokens [S, K, D], and which cells read which [S, R, H, W]: None if each has one."""
+    most = max(map(len, texts))
+    if most == 1:
+        return torch.stack([text for (text,) in texts]), None
+    (shape,) = {mask.shape[1:] for mask in masks if mask is not None}
+    masks_SRHW = torch.zeros(len(texts), most, *shape, dtype=torch.bool, device=texts[0][0].device)
+    for sample, (own, mask) in enumerate(zip(texts, masks, strict=True)):
+        masks_SRHW[sample, : len(own)] = True if mask is None else mask
+    padded = [torch.cat([*own, *[own[0]] * (most - len(own))]) for own in texts]  # what fills up is read by no cell
+    return torch.stack(padded), masks_SRHW
+
+
+def _next(
+    sampler: Sampler, x: torch.Tensor, x0: torch.Tensor, was: torch.Tensor, before: Level, now: Level, after: Level
+) -> torch.Tensor:
+    if sampler == "ddim":
+        return samplers.ddim(x, x0, now, after)
+    if sampler == "euler":
+        return samplers.euler(x, x0, now, after)
+    return samplers.dpm_solver_pp_2m(x, x0, was, before, now, after)

@@ -1,0 +1,152 @@
+"""The engine: a picture does not depend on who else is in the making, and a row costs what it must."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from diffusers import DPMSolverMultistepScheduler
+
+from factory.base.diffusion import DiffusionBase
+from factory.config import GenerateConfig
+from factory.draw.engine import Engine, Row
+from factory.draw.images import ImageGenerator
+from factory.errors import IncompatibleIdentity
+from factory.pack import Pack
+from factory.records import TEXT_ENCODER, Identity, ImageRequest
+
+SHORT = GenerateConfig(num_inference_steps=4, guidance_scale=3.0)
+
+
+@pytest.fixture(scope="module")
+def base(tiny_pack_v: Pack) -> DiffusionBase:
+    return DiffusionBase.load(tiny_pack_v, dtype=torch.float32)
+
+
+def request(base: DiffusionBase, number: int, prompt: str = "a photo of <person>", **config: object) -> ImageRequest:
+    words = np.random.default_rng(number).normal(scale=0.02, size=(2, base.text_width)).astype(np.float32)
+    identity = Identity(
+        identity_id=f"{number:016x}",
+        face_id=f"photo{number}-0",
+        photo_id=f"photo{number}",
+        name=f"n{number}",
+        words={TEXT_ENCODER: words},
+        pack=base.pack.name,
+        fingerprint=base.fingerprint,
+        preset="paper",
+        config="{}",
+        num_steps=1,
+        final_loss=0.0,
+        train_s=0.0,
+        created_at="2026-01-01T00:00:00+00:00",
+    )
+    return ImageRequest(identity=identity, prompt=prompt, seed=number, config=SHORT.model_copy(update=config))
+
+
+def draw(engine: Engine, rows: list[Row]) -> list[np.ndarray]:
+    """Steps until these rows are finished."""
+    while not all(row.done for row in rows):
+        engine.step()
+    return engine.decode([row.x_CHW for row in rows])
+
+
+def alone(base: DiffusionBase, one: ImageRequest) -> np.ndarray:
+    engine = Engine(base)
+    return draw(engine, engine.add([one]))[0]
+
+
+def test_a_picture_does_not_depend_on_its_company(base: DiffusionBase) -> None:
+    wanted = [
+        request(base, 1),
+        request(base, 2, "<person> in the snow", num_inference_steps=7, guidance_scale=1.0),
+        request(base, 3, sampler="ddim", guidance_until=0.5),
+        request(base, 4, sampler="euler", negative_prompt="a dog"),
+        request(base, 5, width_px=96, height_px=48),
+    ]
+    expected = [alone(base, one) for one in wanted]
+    engine = Engine(base, max_samples=6)  # so few that a size is split over several calls
+    rows = engine.add(wanted[:2])
+    engine.step()
+    rows += engine.add([wanted[2], request(base, 9)])  # they join while others are in the middle
+    stranger = rows.pop()
+    engine.step()
+    engine.drop(stranger)  # and leave
+    rows += engine.add(wanted[3:])
+    together = draw(engine, rows)
+    for one, other in zip(expected, together, strict=True):
+        assert np.abs(one.astype(int) - other).max() <= 1
+    assert together[4].shape == (48, 96, 3)
+    assert np.abs(together[0].astype(int) - together[2]).max() > 1, "different people give different pictures"
+
+@pytest.mark.parametrize("guidance", [1.0, 3.0])
+def test_the_engine_draws_what_diffusers_pipeline_draws(base: DiffusionBase, guidance: float) -> None:
+    one = request(base, 6, guidance_scale=guidance, num_inference_steps=5)
+    engine = Engine(base)
+    (row,) = engine.add([one])
+    noise = row.x_CHW.clone()
+    pipeline = type(base.pipeline)(**{**base.pipeline.components, "requires_safety_checker": False})
+    pipeline.set_progress_bar_config(disable=True)
+    pipeline.scheduler = DPMSolverMultistepScheduler.from_config(base.pipeline.scheduler.config)
+    expected = pipeline(
+        prompt_embeds=row.texts[0][None],
+        negative_prompt_embeds=row.empty_LD[None],
+        latents=noise[None],
+        num_inference_steps=5,
+        guidance_scale=guidance,
+        height=base.pack.resolution,
+        width=base.pack.resolution,
+        output_type="latent",
+    ).images[0]
+    draw(engine, [row])
+    torch.testing.assert_close(row.x_CHW, expected, atol=2e-4, rtol=2e-4)
+
+
+def test_an_unguided_step_costs_one_sample(base: DiffusionBase, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes: list[int] = []
+    denoise = base.denoise
+
+    def counted(noisy: torch.Tensor, *rest: torch.Tensor) -> torch.Tensor:
+        sizes.append(len(noisy))
+        return denoise(noisy, *rest)
+
+    monkeypatch.setattr(base, "denoise", counted)
+    engine = Engine(base)
+    rows = engine.add([request(base, 1), request(base, 2, guidance_scale=1.0), request(base, 3, guidance_until=0.5)])
+    draw(engine, rows)
+    assert sizes == [5, 5, 4, 4]
+
+
+def test_texts_that_were_read_are_not_read_again(base: DiffusionBase, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[int] = []
+    encode = base.encode_text
+    monkeypatch.setattr(base, "encode_text", lambda prompts, words: read.append(len(words)) or encode(prompts, words))
+    engine = Engine(base)
+    first = engine.add([request(base, 1), replace(request(base, 1), seed=5), request(base, 2)])
+    again = engine.add([request(base, 1)])
+    assert read == [3]  # two people, and the empty text once
+    assert torch.equal(first[0].texts[0], again[0].texts[0]) and not torch.equal(first[0].texts[0], first[2].texts[0])
+
+
+def test_sizes_and_people_that_do_not_fit_are_refused_before_anything_enters(base: DiffusionBase) -> None:
+    engine = Engine(base)
+    for config in ({"width_px": 24}, {"height_px": 136}):
+        with pytest.raises(ValueError, match=r"px is no size that pack 'tiny_v' draws: .* from 32 to 128"):
+            engine.add([request(base, 1), request(base, 1, **config)])
+    foreign = request(base, 1)
+    with pytest.raises(IncompatibleIdentity):
+        engine.add([replace(foreign, identity=replace(foreign.identity, fingerprint="0" * 16))])
+    assert engine.rows == []
+
+
+def test_the_generator_takes_more_requests_than_fit_and_keeps_their_order(tiny_pack_v: Pack) -> None:
+    generator = ImageGenerator(tiny_pack_v, max_batch=2)
+    steps = {1: 2, 2: 5, 3: 1, 4: 3, 5: 2}
+    requests = [request(generator.base, n, num_inference_steps=num) for n, num in steps.items()]
+    told: list[tuple[int, int]] = []
+    images = generator.generate(requests, on_step=lambda *at: told.append(at))
+    for image, one in zip(images, requests, strict=True):
+        assert np.abs(image.astype(int) - generator.generate([one])[0]).max() <= 8  # bfloat16 where it is native
+    assert told[-1] == (13, 13) and [done for done, _ in told] == sorted(done for done, _ in told)
+    assert generator.generate([]) == []
