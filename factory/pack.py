@@ -87,6 +87,7 @@ class Pack(BaseModel):
     clip: Source | None = None  # transformers CLIPModel folder: evaluation, and the ablation of the encoder
     faces: FacesPart
     parser: ParserPart
+    several_px: tuple[int, int] | None = None  # width, height of a picture of several people; None: twice as wide
     control: dict[str, ControlPart] = {}  # by what they control: "pose"; a pack works without
     celebrities: list[tuple[str, str]]  # first and last name, from the file that pack.toml names
     prompt_templates: list[str] = []  # training texts with {} for the identity; empty: those of factory.prompts

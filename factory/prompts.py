@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 PERSON = "<person>"  # stands for the identity in a prompt
 
 
@@ -33,3 +35,34 @@ def with_person(prompt: str) -> str:
     if PERSON in prompt:
         return prompt
     return f"{PERSON} {prompt}".strip()
+
+
+_MENTION = re.compile(r"<person(?::\s*([^<>]+?)\s*)?>")
+# what joins people in a sentence and is left hanging where the next one is taken out
+_JOINT = re.compile(r"(?:[\s,;&+]|\b(?:and|with|beside|next to|together with)\b)*\Z")
+
+
+def people_in(prompt: str) -> list[str | None]:
+    """Who a prompt names, each once, in their order: None is `<person>`, the request's own identity, a text is
+    `<person:NAME>`. A prompt that names nobody shows the request's own."""
+    named = [match[1] for match in _MENTION.finditer(prompt)]
+    return list(dict.fromkeys(named)) or [None]
+
+
+def texts_by_person(prompt: str) -> dict[str | None, str]:
+    """What a prompt says of each of its people, with `<person>` for them, in their order.
+
+    What stands before the first name and after the last one is said of everybody, what follows another name of that
+    one alone: "a photo of <person> in a red hat and <person:Bob> on the beach" says "a photo of <person> in a red hat
+    on the beach" of the first, "a photo of <person> on the beach" of Bob.
+    """
+    mentions = list(_MENTION.finditer(prompt))
+    if not mentions:
+        return {None: with_person(prompt)}
+    before, after = prompt[: mentions[0].start()], prompt[mentions[-1].end() :]
+    said: dict[str | None, str] = {}
+    for mention, following in zip(mentions, [*mentions[1:], None], strict=True):
+        clause = "" if following is None else _JOINT.sub("", prompt[mention.end() : following.start()])
+        already = said.get(mention[1])
+        said[mention[1]] = f"{PERSON}{clause}" if already is None else f"{already} and {PERSON}{clause}"
+    return {who: f"{before}{clause}{after}".strip() for who, clause in said.items()}

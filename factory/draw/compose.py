@@ -1,0 +1,143 @@
+"""What somebody asks for -> an ImageRequest: who is in the picture, where, in which pose, and of what size.
+
+Light: no network is loaded here, so the endpoint's ingress and a job's driver can use it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Final, TypeAlias
+
+import numpy as np
+
+from factory.config import GenerateConfig
+from factory.faces.pose import LIMITS, SHIFT_LIMITS, HeadPose, draw_skeleton
+from factory.pack import Pack
+from factory.prompts import PERSON, people_in, texts_by_person
+from factory.records import Identity, ImageRequest, PoseControl, Region
+
+Box: TypeAlias = tuple[float, float, float, float]  # x0 y0 x1 y1, shares of the picture
+Pose: TypeAlias = HeadPose | np.ndarray  # of a head, or a whole picture's skeleton: uint8 [H, W, 3], RGB
+MAX_PEOPLE: Final = 4  # of one picture
+
+
+def compose(
+    prompt: str,
+    seed: int,
+    config: GenerateConfig,
+    *,
+    pack: Pack,
+    own: Identity | None,
+    find: Callable[[str], Identity],
+    boxes: Mapping[str | None, Box] | None = None,
+    poses: Sequence[Pose] = (),
+    pose_scale: float = 1.0,
+    pose_range: tuple[float, float] = (0.0, 1.0),
+) -> ImageRequest:
+    """A request of one picture. `own` is who `<person>` stands for, `find` looks others up by name or id.
+
+    `boxes` are places of people by name (None: `own`); those who have none stand side by side. `poses` are one for all,
+    or one a person in the prompt's order. Where nobody asks for a pose, a picture that is not square gets a skeleton of
+    a head for each person, if the pack's pose control takes one: a base model that knows squares draws ghosts there.
+
+    Raises:
+        ValueError: nobody is asked for, too many are, a box or pose does not fit, or the pack has no such control.
+        IdentityNotFound: whatever `find` raises.
+    """
+    wanted = list(dict.fromkeys([*people_in(prompt), *(boxes or {})]))
+    if None in wanted and own is None:
+        raise ValueError(f"{PERSON} stands for nobody here: name an identity, or write <person:NAME>")
+    if len(wanted) > MAX_PEOPLE:
+        raise ValueError(f"{len(wanted)} people in one picture; {MAX_PEOPLE} are the most")
+    people = {name: own if name is None else find(name) for name in wanted}
+    named = {name: who for name, who in people.items() if who is not None}
+    first = next(iter(named.values()))
+    texts = texts_by_person(prompt)
+    everybodys = next(iter(texts.values()))  # of somebody with a box whom the prompt does not name
+    config = _sized(config, pack, len(named))
+    size = _size(config, pack)
+    places = _places(list(named), boxes or {})
+    regions = tuple(
+        Region(identity=who, prompt=texts.get(name, everybodys), box=places[name]) for name, who in named.items()
+    )
+    request = ImageRequest(identity=first, prompt=prompt, seed=seed, config=config, regions=regions)
+    if len(named) == 1:
+        request = replace(request, prompt=everybodys, regions=())
+    heads = list(poses) or ([HeadPose()] if _takes_heads(pack) and size[0] != size[1] else [])
+    if not heads:
+        return request
+    control = _control(pack, heads, list(places.values()), size)
+    start, end = pose_range
+    return replace(request, pose=PoseControl(skeleton=control, scale=pose_scale, start=start, end=end))
+
+
+def drawn_size(width_px: int, height_px: int, *, side: int) -> tuple[int, int]:
+    """Width and height, px, of the nearest shape that a model of squares of this side does well: the shorter side is
+    its own, the longer one at most twice that, in multiples of 8. The picture is resampled to what was asked for."""
+    longer = min(2.0, max(width_px, height_px) / min(width_px, height_px))
+    extent = 8 * round(longer * side / 8)
+    return (extent, side) if width_px >= height_px else (side, extent)
+
+
+def check_box(box: Sequence[float]) -> Box:
+    """A place in a picture. ValueError if it does not lie within it."""
+    if len(box) != 4 or not (0 <= box[0] < box[2] <= 1 and 0 <= box[1] < box[3] <= 1):
+        raise ValueError(f"a box is x0, y0, x1, y1 in shares of the picture with x0 < x1 and y0 < y1, not {list(box)}")
+    return box[0], box[1], box[2], box[3]
+
+
+def _places(names: Sequence[str | None], boxes: Mapping[str | None, Box]) -> dict[str | None, Box]:
+    """Everybody's box: the given ones, and equal columns from left to right."""
+    columns = {name: (k / len(names), 0.0, (k + 1) / len(names), 1.0) for k, name in enumerate(names)}
+    return {name: check_box(boxes.get(name, columns[name])) for name in names}
+
+
+def _takes_heads(pack: Pack) -> bool:
+    return "pose" in pack.control and pack.control["pose"].conditioning == "head_pose"
+
+
+def _control(pack: Pack, poses: list[Pose], boxes: Sequence[Box], size: tuple[int, int]) -> np.ndarray:
+    """The skeleton of a picture of this width and height: a given one, or a head for each box."""
+    if "pose" not in pack.control:
+        raise ValueError(f"pack {pack.name!r} has no pose control")
+    if isinstance(poses[0], np.ndarray):
+        skeleton = poses[0]
+        if skeleton.shape[:2] != size[::-1]:
+            height, width = skeleton.shape[:2]
+            raise ValueError(f"the skeleton has {width}x{height} px, the picture {size[0]}x{size[1]}")
+        return skeleton
+    if not _takes_heads(pack):
+        raise ValueError(f"the pose control of pack {pack.name!r} takes a skeleton or a photo, no named pose")
+    if len(poses) not in (1, len(boxes)):
+        raise ValueError(f"{len(poses)} poses for {len(boxes)} people: give one for all, or one each")
+    heads = [pose for pose in poses if isinstance(pose, HeadPose)] * (len(boxes) if len(poses) == 1 else 1)
+    return draw_skeleton([_into(head, box, size) for head, box in zip(heads, boxes, strict=True)], *size)
+
+
+def _into(head: HeadPose, box: Box, size: tuple[int, int]) -> HeadPose:
+    """A head of a picture of its own, moved into its box; a small box has a small head, as far as there are such."""
+    side = min(size)
+    width, height = (box[2] - box[0]) * size[0] / side, (box[3] - box[1]) * size[1] / side
+    share = min(1.0, width, height)
+    scale = max(LIMITS["scale"][0], head.scale * share)
+    shifts = {
+        "dx": ((box[0] + box[2]) / 2 - 0.5) * size[0] / side + head.dx * share,
+        "dy": ((box[1] + box[3]) / 2 - 0.5) * size[1] / side + head.dy * share,
+    }
+    for name, extent in zip(shifts, size, strict=True):
+        limit = SHIFT_LIMITS[name] + (extent / side - 1) / 2
+        shifts[name] = min(max(shifts[name], -limit), limit)
+    return replace(head, scale=scale, **shifts)
+
+
+def _sized(config: GenerateConfig, pack: Pack, num_people: int) -> GenerateConfig:
+    """Several people get the pack's wide picture unless a size is asked for."""
+    if num_people == 1 or config.width_px or config.height_px:
+        return config
+    width, height = pack.several_px or (2 * pack.resolution, pack.resolution)
+    return config.model_copy(update={"width_px": width, "height_px": height})
+
+
+def _size(config: GenerateConfig, pack: Pack) -> tuple[int, int]:
+    return config.width_px or pack.resolution, config.height_px or pack.resolution
