@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 REASONS = (
     "unreadable",  # the bytes could not be fetched
     "not_an_image",  # the bytes are something else
@@ -43,6 +45,17 @@ class IncompatibleIdentity(ValueError):
 
 class PromptTooLong(ValueError):
     """The text encoder would not read as far as the identity's place in the prompt."""
+
+
+class SceneRefused(ValueError):
+    """What is asked for cannot be put into one picture."""
+
+    def __init__(self, message: str, about: Literal["prompt", "pose", "regions"]) -> None:
+        super().__init__(message, about)  # both in args, so that it survives pickling between processes
+        self.message, self.about = message, about
+
+    def __str__(self) -> str:
+        return self.message
 
 
 class SourceError(ValueError):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -18,7 +17,7 @@ from PIL import Image
 import pipelines.prepare
 from factory.config import PrepareConfig
 from factory.errors import IdentityNotFound, PhotoRejected
-from factory.faces.isolated import Isolated, IsolatedPreparer, _Children, packed
+from factory.faces.isolated import Isolated, IsolatedCalls, IsolatedPreparer, packed
 from factory.faces.prepare import Preparer
 from factory.pack import Pack
 from factory.store.erase import erase, find_person
@@ -111,17 +110,16 @@ def test_one_photo_for_a_server(tiny_pack: Pack) -> None:
 
 
 def test_a_server_s_photo_that_kills_is_refused_and_others_wait_no_longer_than_they_said() -> None:
-    isolated = IsolatedPreparer.__new__(IsolatedPreparer)  # with a stage that obeys
-    isolated._lock, isolated._children = threading.Lock(), _Children(Obedient, [])
-    assert isolated.prepare(b"", "a", limit_s=60) == []
+    isolated = IsolatedCalls(Obedient, [])
+    assert isolated.call((b"", "a"), limit_s=60) == []
     with pytest.raises(PhotoRejected, match="its process was killed by SIGSEGV"):
-        isolated.prepare(b"segfault", "b", limit_s=60)
+        isolated.call((b"segfault", "b"), limit_s=60)
     with ThreadPoolExecutor(1) as threads:
-        hanging = threads.submit(isolated.prepare, b"hang", "c", limit_s=3.0)
+        hanging = threads.submit(isolated.call, (b"hang", "c"), limit_s=3.0)
         while not isolated._lock.locked():
             time.sleep(0.01)
         with pytest.raises(TimeoutError, match="other photos"):
-            isolated.prepare(b"", "d", limit_s=0.1)
+            isolated.call((b"", "d"), limit_s=0.1)
         with pytest.raises(PhotoRejected, match="gave no answer"):
             hanging.result()
 

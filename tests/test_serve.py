@@ -96,21 +96,33 @@ def test_stream_sends_one_completed_event_a_picture(http: TestClient) -> None:
 
 
 @pytest.mark.parametrize(
-    ("size", "side_px"), [("512x512", 512), ("32x32", 32), ("1024x1536", 1024), ("1792X1024", 1024), ("64x64", 64)]
+    ("size", "sent", "drawn"),
+    [
+        ("512x512", (512, 512), "64x64"),
+        ("32x32", (32, 32), "64x64"),
+        ("1024x1536", (1024, 1536), "64x96"),
+        ("1792X1024", (1792, 1024), "112x64"),
+        ("64x64", (64, 64), "64x64"),
+    ],
 )
-def test_other_sizes_are_drawn_in_the_packs_and_resampled(http: TestClient, size: str, side_px: int) -> None:
+def test_other_sizes_are_drawn_in_the_nearest_shape_and_resampled(
+    http: TestClient, fake: FakeGenerator, size: str, sent: tuple[int, int], drawn: str
+) -> None:
     answer = ask(http, size=size, seed=3).json()
-    assert answer["size"] == f"{side_px}x{side_px}" and answer["drawn_size"] == "64x64"
+    assert answer["size"] == f"{sent[0]}x{sent[1]}" and answer["drawn_size"] == drawn
     image = np.array(Image.open(io.BytesIO(base64.b64decode(answer["data"][0]["b64_json"]))))
-    assert image.shape == (side_px, side_px, 3) and (image == 3).all()
+    assert image.shape == (sent[1], sent[0], 3) and (image == 3).all()
+    config = fake.jobs[0].config
+    assert f"{config.width_px or 64}x{config.height_px or 64}" == drawn
 
 
 def test_resampling_keeps_the_picture() -> None:
     y, x = np.mgrid[0:64, 0:64]
     image = np.stack([128 + 100 * np.sin(x / 9), 128 + 100 * np.cos(y / 7), 2 * x + y], axis=-1).astype(np.uint8)
-    back = resized(resized(image, 256), 64).astype(int)
+    back = resized(resized(image, (256, 256)), (64, 64)).astype(int)
     assert np.abs(back - image).max() <= 4 and np.abs(back - image).mean() < 1  # of 255
-    assert resized(image, 64) is image
+    assert resized(image, (64, 64)) is image and resized(image, None) is image
+    assert resized(image, (64, 32)).shape == (32, 64, 3)
 
 
 def test_unknown_fields_are_dropped_and_named(http: TestClient) -> None:

@@ -19,6 +19,7 @@ from factory.store.tables import Store
 from serve.app import create_app
 from serve.catalog import Catalog, UnknownIdentity
 from serve.client import GenerationTimeout, GeneratorDown, ImageClient, QueueFull
+from serve.openai.body import MAX_BODY
 from serve.openai.errors import ANSWERS
 from serve.openai.images import Endpoint
 from serve.openai.schemas import RequestRefused
@@ -72,7 +73,7 @@ def test_a_bad_field_is_422_and_named(
         (b"--x\r\n", {"content-type": "multipart/form-data; boundary=x"}, 422, "multipart/form-data"),
         ("{\"model\": \"Zoë\"}".encode("latin-1"), {}, 422, "UTF-8"),
         (gzip.compress(b"{}"), {"content-encoding": "gzip"}, 415, "gzip"),
-        (b" " * (2**20 + 1), {}, 413, "1048576"),
+        (b" " * (MAX_BODY + 1), {}, 413, str(MAX_BODY)),
         (b"{}", {"content-type": "text/plain", "origin": "http://elsewhere.example"}, 415, "application/json"),
         (b'{"model": "a\\ud83d", "prompt": "x"}', {}, 422, "surrogate"),
     ],

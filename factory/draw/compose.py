@@ -5,6 +5,7 @@ Light: no network is loaded here, so the endpoint's ingress and a job's driver c
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Final, TypeAlias
@@ -12,6 +13,7 @@ from typing import Final, TypeAlias
 import numpy as np
 
 from factory.config import GenerateConfig
+from factory.errors import SceneRefused
 from factory.faces.pose import LIMITS, SHIFT_LIMITS, HeadPose, draw_skeleton
 from factory.pack import Pack
 from factory.prompts import PERSON, people_in, texts_by_person
@@ -42,14 +44,14 @@ def compose(
     a head for each person, if the pack's pose control takes one: a base model that knows squares draws ghosts there.
 
     Raises:
-        ValueError: nobody is asked for, too many are, a box or pose does not fit, or the pack has no such control.
+        SceneRefused: nobody is asked for, too many are, a box or pose does not fit, or the pack has no such control.
         IdentityNotFound: whatever `find` raises.
     """
     wanted = list(dict.fromkeys([*people_in(prompt), *(boxes or {})]))
     if None in wanted and own is None:
-        raise ValueError(f"{PERSON} stands for nobody here: name an identity, or write <person:NAME>")
+        raise SceneRefused(f"{PERSON} stands for nobody here: name an identity, or write <person:NAME>", "prompt")
     if len(wanted) > MAX_PEOPLE:
-        raise ValueError(f"{len(wanted)} people in one picture; {MAX_PEOPLE} are the most")
+        raise SceneRefused(f"{len(wanted)} people in one picture; {MAX_PEOPLE} are the most", "prompt")
     people = {name: own if name is None else find(name) for name in wanted}
     named = {name: who for name, who in people.items() if who is not None}
     first = next(iter(named.values()))
@@ -80,10 +82,20 @@ def drawn_size(width_px: int, height_px: int, *, side: int) -> tuple[int, int]:
     return (extent, side) if width_px >= height_px else (side, extent)
 
 
+def named_pose(pack: Pack, name: str) -> HeadPose:
+    """A pose that the pack has a name for. SceneRefused names near ones."""
+    poses = pack.control["pose"].poses if "pose" in pack.control else {}
+    if name not in poses:
+        near = difflib.get_close_matches(name, poses, n=3, cutoff=0.4) or list(poses)
+        raise SceneRefused(f"pack {pack.name!r} has no pose {name!r}; there are {', '.join(near) or 'none'}", "pose")
+    return HeadPose(**poses[name])
+
+
 def check_box(box: Sequence[float]) -> Box:
-    """A place in a picture. ValueError if it does not lie within it."""
+    """A place in a picture. SceneRefused if it does not lie within it."""
     if len(box) != 4 or not (0 <= box[0] < box[2] <= 1 and 0 <= box[1] < box[3] <= 1):
-        raise ValueError(f"a box is x0, y0, x1, y1 in shares of the picture with x0 < x1 and y0 < y1, not {list(box)}")
+        message = f"a box is x0, y0, x1, y1 in shares of the picture with x0 < x1 and y0 < y1, not {list(box)}"
+        raise SceneRefused(message, "regions")
     return box[0], box[1], box[2], box[3]
 
 
@@ -100,17 +112,17 @@ def _takes_heads(pack: Pack) -> bool:
 def _control(pack: Pack, poses: list[Pose], boxes: Sequence[Box], size: tuple[int, int]) -> np.ndarray:
     """The skeleton of a picture of this width and height: a given one, or a head for each box."""
     if "pose" not in pack.control:
-        raise ValueError(f"pack {pack.name!r} has no pose control")
+        raise SceneRefused(f"pack {pack.name!r} has no pose control", "pose")
     if isinstance(poses[0], np.ndarray):
         skeleton = poses[0]
         if skeleton.shape[:2] != size[::-1]:
             height, width = skeleton.shape[:2]
-            raise ValueError(f"the skeleton has {width}x{height} px, the picture {size[0]}x{size[1]}")
+            raise SceneRefused(f"the skeleton has {width}x{height} px, the picture {size[0]}x{size[1]}", "pose")
         return skeleton
     if not _takes_heads(pack):
-        raise ValueError(f"the pose control of pack {pack.name!r} takes a skeleton or a photo, no named pose")
+        raise SceneRefused(f"the pose control of pack {pack.name!r} takes a skeleton or a photo, no named pose", "pose")
     if len(poses) not in (1, len(boxes)):
-        raise ValueError(f"{len(poses)} poses for {len(boxes)} people: give one for all, or one each")
+        raise SceneRefused(f"{len(poses)} poses for {len(boxes)} people: give one for all, or one each", "pose")
     heads = [pose for pose in poses if isinstance(pose, HeadPose)] * (len(boxes) if len(poses) == 1 else 1)
     return draw_skeleton([_into(head, box, size) for head, box in zip(heads, boxes, strict=True)], *size)
 

@@ -2,7 +2,7 @@
 
 The parent stays alive and knows what its child was at. What kills a child that has done nothing else is the poison, and
 is told as such; what kills a child that has been at work is given to a new one, by itself. Jobs use `Isolated` (Ray's
-own retries would give the same batch to the same code for ever), servers `IsolatedPreparer`.
+own retries would give the same batch to the same code for ever), servers `IsolatedCalls`.
 """
 
 from __future__ import annotations
@@ -62,22 +62,20 @@ class Isolated:
             return self._poisoned(batch, str(death)) if death.was_fresh else self._run(batch)
 
 
-class IsolatedPreparer:
-    """`Preparer` in a child, for a server. Any thread may call it; the child works on one photo at a time."""
+class IsolatedCalls:
+    """Calls what `stage(*arguments)` makes in a child, for a server. Any thread may call; the child does one thing at a
+    time."""
 
-    def __init__(self, pack: str, config: PrepareConfig, *, device: str = "cpu", num_threads: int = 1) -> None:
-        """Starts the child, which loads the models of a pack (name, folder or s3://): some seconds.
-
-        Raises PackError where one is missing or does not fit.
-        """
+    def __init__(self, stage: Stage, arguments: Sequence[Any]) -> None:
+        """Starts the child, which may take some seconds. Raises what the stage raises at its start."""
         self._lock = threading.Lock()
-        self._children = _Children(_preparer, [pack, config, device, num_threads])
+        self._children = _Children(stage, arguments)
 
-    def prepare(self, data: bytes, name: str, *, limit_s: float) -> list[PreparedFace]:
-        """As `Preparer.prepare`, for `limit_s` seconds at most, but for the start of a new child after one died.
+    def call(self, work: object, *, limit_s: float) -> Any:
+        """The answer, for `limit_s` seconds at most, but for the start of a new child after one died.
 
-        Raises PhotoRejected, also ("crashed_worker") for a file that kills the child or has no end; TimeoutError if
-        other photos took all of the time.
+        Raises what the stage raises; PhotoRejected ("crashed_worker") for work that kills the child or has no end;
+        TimeoutError if other work took all of the time.
         """
         deadline = time.monotonic() + limit_s
         if not self._lock.acquire(timeout=limit_s):
@@ -85,13 +83,28 @@ class IsolatedPreparer:
         try:
             while True:
                 try:
-                    faces: list[PreparedFace] = self._children.run((data, name), deadline - time.monotonic())
-                    return faces
+                    return self._children.run(work, deadline - time.monotonic())
                 except _ChildDied as death:
                     if death.was_fresh or time.monotonic() >= deadline:
                         raise PhotoRejected("crashed_worker", f"its process {death}") from death
         finally:
             self._lock.release()
+
+
+class IsolatedPreparer:
+    """`Preparer` in a child, for a server; as IsolatedCalls."""
+
+    def __init__(self, pack: str, config: PrepareConfig, *, device: str = "cpu", num_threads: int = 1) -> None:
+        """Starts the child, which loads the models of a pack (name, folder or s3://): some seconds.
+
+        Raises PackError where one is missing or does not fit.
+        """
+        self._calls = IsolatedCalls(_preparer, [pack, config, device, num_threads])
+
+    def prepare(self, data: bytes, name: str, *, limit_s: float) -> list[PreparedFace]:
+        """As `Preparer.prepare`. Raises PhotoRejected and TimeoutError, as IsolatedCalls."""
+        faces: list[PreparedFace] = self._calls.call((data, name), limit_s=limit_s)
+        return faces
 
 
 class _ChildDied(Exception):

@@ -12,7 +12,7 @@ from starlette.requests import ClientDisconnect
 
 from serve.openai.schemas import RequestRefused
 
-MAX_BODY: Final = 2**20  # bytes: two prompts of 32,000 characters, each of them written as \uXXXX\uXXXX, and some room
+MAX_BODY: Final = 24 * 2**20  # bytes: a photo of 16 MiB in base64, and some room
 
 Body = TypeVar("Body", bound=BaseModel)
 

@@ -60,7 +60,7 @@ async def _texts(
             own |= {name: asdict(count) for name, count in counts.items()}
         else:
             which, image = event
-            image = resized(image, body.side_px(image.shape[0]))
+            image = resized(image, body.size_px())
             data = await asyncio.to_thread(encode, image, body.output_format, body.output_compression)
             kind, own = "image_generation.partial_image", {"b64_json": data, "partial_image_index": which}
             own["seed"] = seed + number

@@ -13,12 +13,12 @@ from fastapi.responses import JSONResponse, Response
 
 from factory.config import GenerateConfig
 from factory.pack import Pack
-from factory.records import ImageRequest
 from serve.catalog import Catalog, UnknownIdentity
 from serve.client import ImageClient
 from serve.loop import LoopStats
 from serve.openai.body import read_body
 from serve.openai.events import stream
+from serve.openai.scene import Scene, several
 from serve.openai.schemas import (
     MAX_SEED,
     ImageData,
@@ -30,6 +30,7 @@ from serve.openai.schemas import (
     Stats,
     identity_card,
 )
+from serve.reading import PoseReader
 
 MAX_PAGE = 10_000  # identities of one answer
 
@@ -44,23 +45,32 @@ class Endpoint:
         self._fingerprint = pack.fingerprint()
         self._defaults = GenerateConfig.model_validate(pack.generate)
         self._catalog = catalog
+        self._scene = Scene(pack, catalog, PoseReader(pack.portable_name()))
         self._client = client
         self._read_stats = read_stats
 
     async def generate_images(self, request: Request) -> Response:
         """Pictures of one identity, in OpenAI's format; see ImagesRequest for the fields."""
         body = await read_body(request, ImagesRequest)
-        identity = await asyncio.to_thread(self._catalog.find, body.wanted_identity())
-        self._pack.check_fit(identity)
-        seed = secrets.randbelow(MAX_SEED) if body.seed is None else body.seed
-        config = body.config(self._defaults)
-        requests = [
-            ImageRequest(identity=identity, prompt=body.prompt, seed=seed + i, config=config) for i in range(body.n)
-        ]
-        drawn, sent = self._pack.resolution, body.side_px(self._pack.resolution)
+        wanted = body.wanted_identity()
+        own = None if wanted is None else await asyncio.to_thread(self._catalog.find, wanted)
+        picture = await self._scene.compose(
+            body.prompt,
+            secrets.randbelow(MAX_SEED) if body.seed is None else body.seed,
+            body.config(self._defaults),
+            own=own,
+            size=body.size_px(),
+            poses=body.poses(),
+            regions=body.regions,
+        )
+        requests = several(picture, body.n)
+        config, identity = picture.config, picture.identity
+        drawn = config.width_px or self._pack.resolution, config.height_px or self._pack.resolution
+        sent = body.size_px() or drawn
+        people = {who.identity_id for who in (identity, *(region.identity for region in picture.regions))}
         shared: dict[str, Any] = {
-            "size": f"{sent}x{sent}",
-            "drawn_size": f"{drawn}x{drawn}",
+            "size": f"{sent[0]}x{sent[1]}",
+            "drawn_size": f"{drawn[0]}x{drawn[1]}",
             "output_format": body.output_format,
             "background": "opaque",
             "identity": identity.identity_id,
@@ -71,17 +81,18 @@ class Endpoint:
         now = int(time.time())
 
         async def still_there() -> None:
-            await asyncio.to_thread(self._catalog.find, identity.identity_id)  # erased meanwhile: no picture leaves
+            for who in people:  # erased meanwhile: no picture leaves
+                await asyncio.to_thread(self._catalog.find, who)
 
         if body.stream:
             events = self._client.events(requests, body.partial_images)
             of_events = {"created_at": now, "quality": "auto", **shared}
-            return await stream(events, body, seed, of_events, still_there, _notes(body))
+            return await stream(events, body, picture.seed, of_events, still_there, _notes(body))
         results = await self._client.images(requests)
         await still_there()
 
         def encoded() -> list[ImageData]:
-            return [ImageData.of(made, seed + i, body) for i, made in enumerate(results)]
+            return [ImageData.of(made, picture.seed + i, body) for i, made in enumerate(results)]
 
         answer = ImagesResponse(
             created=now,

@@ -7,16 +7,21 @@ import io
 from typing import Literal
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
 OutputFormat = Literal["png", "jpeg", "webp"]
 
 
-def resized(image: np.ndarray, side_px: int) -> np.ndarray:
-    """A picture (uint8 [S, S, 3] RGB) with another side, by Lanczos' filter; unchanged where it has that side."""
-    if image.shape[:2] == (side_px, side_px):
+def resized(image: np.ndarray, size: tuple[int, int] | None) -> np.ndarray:
+    """A picture (uint8 [H, W, 3] RGB) of another width and height, px, by Lanczos' filter; None: as it is.
+
+    Where the shape is another one, what is too much at the sides is cut off.
+    """
+    height, width = image.shape[:2]
+    if size is None or size == (width, height):
         return image
-    return np.asarray(Image.fromarray(image).resize((side_px, side_px), Image.Resampling.LANCZOS))
+    picture = ImageOps.fit(Image.fromarray(image), size, Image.Resampling.LANCZOS)
+    return np.asarray(picture)
 
 
 def encode(image: np.ndarray, output_format: OutputFormat, quality: int) -> str:

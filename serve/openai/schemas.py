@@ -11,6 +11,8 @@ from urllib.parse import quote
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from factory.config import GenerateConfig
+from factory.draw.compose import MAX_PEOPLE
+from factory.prompts import people_in
 from factory.records import Identity, TokenCount
 from serve.catalog import Listed
 from serve.loop import ImageResult, LoopStats
@@ -38,6 +40,34 @@ class RequestRefused(ValueError):
         return self.message
 
 
+class PoseField(BaseModel):
+    """A pose: one of the three ways to give it, and how much it counts."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: str | None = Field(default=None, max_length=100)  # of the pack: `identity-factory packs poses`
+    photo: str | None = None  # base64 of a photo whose largest face's pose is taken over
+    skeleton: str | None = None  # base64 of a picture of the drawn size that the pack's pose control reads
+    scale: float = Field(default=1.0, ge=0.0, le=2.0, allow_inf_nan=False)
+    start: float = Field(default=0.0, ge=0.0, le=1.0, allow_inf_nan=False)  # share of the steps
+    end: float = Field(default=1.0, ge=0.0, le=1.0, allow_inf_nan=False)
+
+    @model_validator(mode="after")
+    def _given_once(self) -> PoseField:
+        if sum(given is not None for given in (self.name, self.photo, self.skeleton)) != 1:
+            raise ValueError("give one of name, photo and skeleton")
+        return self
+
+
+class RegionField(BaseModel):
+    """Where one of several people is."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    person: str = Field(max_length=1000)  # name or id
+    box: tuple[float, float, float, float] | None = None  # x0 y0 x1 y1, shares of the picture; None: side by side
+
+
 class ImagesRequest(BaseModel):
     """POST /v1/images/generations: OpenAI's fields, then ours. null means not given.
 
@@ -49,7 +79,7 @@ class ImagesRequest(BaseModel):
     prompt: str = Field(min_length=1, max_length=32_000)  # with <person>, or the identity is put in front
     model: str | None = None  # the identity's name or id
     n: int = Field(default=1, ge=1, le=MAX_IMAGES)  # images, with the seeds seed .. seed + n - 1
-    size: str = "auto"  # "auto" is the pack's own; others are drawn in that one and resampled, see `side_px`
+    size: str = "auto"  # "auto" is the pack's own; others are drawn in the nearest shape and resampled
     response_format: Literal["b64_json", "url"] = "b64_json"  # url: a data: URL
     output_format: OutputFormat = "png"
     output_compression: int = Field(default=100, ge=0, le=100)  # quality of jpeg and webp, percent
@@ -68,6 +98,8 @@ class ImagesRequest(BaseModel):
     num_inference_steps: int | None = Field(default=None, ge=1, le=200)  # None: the pack's default, as for the next two
     guidance_scale: float | None = Field(default=None, ge=0.0, le=100.0, allow_inf_nan=False)
     negative_prompt: str | None = Field(default=None, max_length=32_000)
+    pose: PoseField | list[PoseField] | None = None  # of everybody, or one a person in the prompt's order
+    regions: list[RegionField] = Field(default=[], max_length=MAX_PEOPLE)  # places of people; None: side by side
     strict: bool = False  # refuse unknown fields
 
     @model_validator(mode="before")
@@ -96,17 +128,23 @@ class ImagesRequest(BaseModel):
         names = ", ".join(quote(name, safe="") for name in self.model_extra or ())
         return names if len(names) <= 1000 else f"{names[:1000].rpartition(', ')[0]}, ..."
 
-    def wanted_identity(self) -> str:
-        """The identity's name or id. Raises RequestRefused if the request names none."""
-        wanted = self.identity or self.model
-        if not wanted:
-            raise RequestRefused("name an identity in `model` (or `identity`); GET /v1/models lists them", "model")
-        return wanted
+    def wanted_identity(self) -> str | None:
+        """The name or id of who `<person>` stands for; None where the prompt names everybody.
 
-    def side_px(self, resolution: int) -> int:
-        """The side of the pictures to send: pictures are square, so of two sides the shorter one."""
-        sides = _sides(self.size)
-        return resolution if sides is None else min(sides)
+        Raises RequestRefused if nobody is named at all.
+        """
+        wanted = self.identity or self.model
+        if not wanted and None in people_in(self.prompt):
+            raise RequestRefused("name an identity in `model` (or `identity`); GET /v1/models lists them", "model")
+        return wanted or None
+
+    def poses(self) -> list[PoseField]:
+        """The poses, however many there are."""
+        return self.pose if isinstance(self.pose, list) else [self.pose] if self.pose else []
+
+    def size_px(self) -> tuple[int, int] | None:
+        """Width and height of the pictures to send; None: as they are drawn."""
+        return _sides(self.size)
 
     def config(self, defaults: GenerateConfig) -> GenerateConfig:
         """The pack's sampling settings with the request's own in their place."""
@@ -131,7 +169,7 @@ class ImageData(BaseModel):
     @classmethod
     def of(cls, made: ImageResult, seed: int, request: ImagesRequest) -> ImageData:
         """A picture in the size and the formats that the request asks for."""
-        image = resized(made.image, request.side_px(made.image.shape[0]))
+        image = resized(made.image, request.size_px())
         text = encode(image, request.output_format, request.output_compression)
         rows = round(made.rows_per_step, 2)
         if request.response_format == "url":

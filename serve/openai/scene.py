@@ -1,0 +1,103 @@
+"""Who is in a picture, where, in which pose, and of what size: the wire's fields -> requests to the engine."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+from collections.abc import Sequence
+from dataclasses import replace
+
+from factory.config import GenerateConfig
+from factory.draw.compose import Box, Pose, compose, drawn_size, named_pose
+from factory.errors import PhotoRejected, SceneRefused
+from factory.pack import Pack
+from factory.records import Identity, ImageRequest
+from serve.catalog import Catalog
+from serve.openai.schemas import PoseField, RegionField, RequestRefused
+from serve.reading import PoseReader
+
+
+class Scene:
+    """Composes the requests for a pack; looks people up in the catalogue."""
+
+    def __init__(self, pack: Pack, catalog: Catalog, reader: PoseReader) -> None:
+        self._pack, self._catalog, self._reader = pack, catalog, reader
+
+    async def compose(
+        self,
+        prompt: str,
+        seed: int,
+        config: GenerateConfig,
+        *,
+        own: Identity | None,
+        size: tuple[int, int] | None,
+        poses: Sequence[PoseField],
+        regions: Sequence[RegionField],
+    ) -> ImageRequest:
+        """One picture; `size` is what is asked for, width and height in px, None: the pack's.
+
+        Raises RequestRefused, naming the field, UnknownIdentity, IncompatibleIdentity.
+        """
+        heads = [await self._pose(pose) for pose in poses]
+        return await asyncio.to_thread(self._compose, prompt, seed, config, own, size, poses, heads, regions)
+
+    def _compose(
+        self,
+        prompt: str,
+        seed: int,
+        config: GenerateConfig,
+        own: Identity | None,
+        size: tuple[int, int] | None,
+        poses: Sequence[PoseField],
+        heads: Sequence[Pose],
+        regions: Sequence[RegionField],
+    ) -> ImageRequest:
+        if size is not None and size[0] != size[1]:
+            width, height = drawn_size(*size, side=self._pack.resolution)
+            config = config.model_copy(update={"width_px": width, "height_px": height})
+        counts = poses[0] if poses else PoseField(name="front")
+        try:
+            request = compose(
+                prompt,
+                seed,
+                config,
+                pack=self._pack,
+                own=own,
+                find=self._catalog.find,
+                boxes=self._boxes(regions, own),
+                poses=heads,
+                pose_scale=counts.scale,
+                pose_range=(counts.start, counts.end),
+            )
+        except SceneRefused as error:
+            raise RequestRefused(error.message, error.about) from None
+        for who in (request.identity, *(region.identity for region in request.regions)):
+            self._pack.check_fit(who)
+        return request
+
+    def _boxes(self, regions: Sequence[RegionField], own: Identity | None) -> dict[str | None, Box]:
+        """Boxes by the names that a prompt uses: None for the request's own identity, however it is called."""
+        boxes: dict[str | None, Box] = {}
+        for number, region in enumerate(regions):
+            column = (number / len(regions), 0.0, (number + 1) / len(regions), 1.0)
+            mine = own is not None and self._catalog.find(region.person).identity_id == own.identity_id
+            boxes[None if mine else region.person] = region.box or column
+        return boxes
+
+    async def _pose(self, pose: PoseField) -> Pose:
+        try:
+            if pose.name is not None:
+                return named_pose(self._pack, pose.name)
+            kind, text = ("photo", pose.photo) if pose.photo is not None else ("skeleton", pose.skeleton)
+            data = base64.b64decode((text or "").partition("base64,")[2] or text or "", validate=True)
+            return await self._reader.read("photo" if kind == "photo" else "skeleton", data)
+        except binascii.Error:
+            raise RequestRefused("pose: no base64", "pose") from None
+        except (ValueError, PhotoRejected) as error:
+            raise RequestRefused(f"pose: {error}", "pose") from None
+
+
+def several(request: ImageRequest, num: int) -> list[ImageRequest]:
+    """The same picture with the seeds seed .. seed + num - 1."""
+    return [replace(request, seed=request.seed + number) for number in range(num)]

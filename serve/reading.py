@@ -1,0 +1,49 @@
+"""What a request's pictures say of a pose, read in a process of its own, which a picture may kill."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable
+from typing import Final, Literal, TypeAlias, cast
+
+from factory.draw.compose import Pose
+from factory.faces.isolated import IsolatedCalls
+
+Kind = Literal["photo", "skeleton"]
+Read: TypeAlias = Callable[[tuple[Kind, bytes]], Pose]
+LIMIT_S: Final = 30.0  # of one picture
+
+
+class PoseReader:
+    """Reads poses with a pack's detector. The child starts with the first one."""
+
+    def __init__(self, pack: str) -> None:
+        self._pack = pack
+        self._lock = threading.Lock()
+        self._calls: IsolatedCalls | None = None
+
+    async def read(self, kind: Kind, data: bytes) -> Pose:
+        """A photo's head pose, or a skeleton's pixels.
+
+        Raises PhotoRejected for a picture that cannot be used, ValueError for a pose that cannot be taken over,
+        TimeoutError where others took all of the time.
+        """
+        return await asyncio.to_thread(self._read, kind, data)
+
+    def _read(self, kind: Kind, data: bytes) -> Pose:
+        with self._lock:
+            if self._calls is None:
+                self._calls = IsolatedCalls(_reader, [self._pack])
+        return cast(Pose, self._calls.call((kind, data), limit_s=LIMIT_S))
+
+
+def _reader(pack: str) -> Read:
+    import cv2
+
+    from factory.draw.poses import photo_pose, skeleton_pose
+    from factory.pack import load_pack
+
+    cv2.setNumThreads(1)
+    loaded = load_pack(pack)
+    return lambda work: photo_pose(loaded, work[1]) if work[0] == "photo" else skeleton_pose(work[1])
