@@ -149,8 +149,8 @@ def report(result: dict[str, Any]) -> str:
     return (
         f"# look-ups, {result['identities']:,} identities of words of {result['width']}\n\n{result['hardware']}, "
         f"{result['cpus']} CPUs. Milliseconds; {result['repeats']} look-ups each; the bar for one by name is "
-        f"{result['bar_ms']:g}. Making the indexes ({', '.join(result['indexes'])}) took {result['indexes_made_s']:.1f} s."
-        "\n\n"
+        f"{result['bar_ms']:g}. Making the indexes ({', '.join(result['indexes'])}) took "
+        f"{result['indexes_made_s']:.1f} s.\n\n"
         + markdown(["", "with indexes", "95 %", "without", "95 %"], rows)
         + f"\nAsking 100,000 photos whether they were erased, after 1,000 erasures: {one:.2f} s with one salt a root, "
         f"{many:.0f} s with one an erasure.\n"
