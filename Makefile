@@ -44,6 +44,7 @@ bench: $(STAMP) ## seconds of training and drawing against the usual ways (make 
 	$(BIN)/python -m benchmarks.train_identity --device $(DEVICE) --size $(SIZE) --out out/bench/train_identity_$(SIZE)_$(DEVICE)
 	$(BIN)/python -m benchmarks.generate --device $(DEVICE) --size $(SIZE) --out out/bench/generate_$(SIZE)_$(DEVICE)
 	$(BIN)/python -m benchmarks.prepare
+	$(BIN)/python -m benchmarks.lookup
 
 serve: $(STAMP) ## the HTTP endpoint on the identities of ROOT (make serve ROOT=... PORT=8000)
 	$(BIN)/identity-factory serve --root $(ROOT) --port $(PORT)

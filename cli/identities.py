@@ -109,7 +109,8 @@ def erase_identity(
         if sum(given is not None for given in (photo, identity, name)) != 1:
             raise typer.BadParameter("give one of --photo, --identity and --name")
         store = Store(root)
-        person = find_person(store, photo_id=photo and _photo_id(photo), identity_id=identity, name=name)
+        photo_id, content = _photo(photo) if photo else (None, b"")
+        person = find_person(store, photo_id=photo_id, identity_id=identity, name=name, content=content)
         what = (
             f"{len(person.photo_ids)} photos, {len(person.identity_ids)} identities, {len(person.image_ids)} pictures"
         )
@@ -123,15 +124,17 @@ def erase_identity(
             raise OSError(f"traces are left, erase again when no job runs: {'; '.join(done.found[:5])}")
 
 
-def _photo_id(photo: str) -> str:
+def _photo(photo: str) -> tuple[str, bytes]:
+    """A photo's id, and its bytes unless the id is all that was given."""
     if len(photo) == 64 and not set(photo) - set("0123456789abcdef"):
-        return photo
+        return photo, b""
     from factory.files import filesystem
     from factory.ids import content_id
 
     files, path = filesystem(photo)
     with files.open_input_stream(path) as stream:
-        return content_id(stream.read())
+        content = stream.read()
+    return content_id(content), content
 
 
 def _text(value: object) -> str:

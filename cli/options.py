@@ -11,12 +11,12 @@ import typer
 
 Root = Annotated[str, typer.Option("--root", metavar="ROOT", help="Where the tables are: a local path or s3://.")]
 Photos = Annotated[
-    str,
+    list[str],
     typer.Option(
         "--photos",
         metavar="SRC",
-        help="A folder of images; a Parquet file or folder with a column `image` (bytes) or `uri`, and optionally "
-        "`name`; or an s3:// prefix of either.",
+        help="A folder of images, .tar and .zip among them; a Parquet file or folder with a column `image` (bytes) or "
+        "`uri`, and optionally `name`; or an s3:// prefix of either. May be repeated.",
     ),
 ]
 PackName = Annotated[str, typer.Option("--pack", help="Model pack: a name (`packs list`), a folder or s3://.")]

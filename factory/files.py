@@ -4,14 +4,36 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 import pyarrow.fs as pafs
 
 
 def filesystem(uri: str) -> tuple[pafs.FileSystem, str]:
-    """Arrow's file system and the path in it, for a local path or an s3:// uri (the usual AWS_* variables)."""
+    """Arrow's file system and the path in it, for a local path or an s3:// uri (the usual AWS_* variables).
+
+    Raises ValueError if the name is no text: a file of any name can be a photo, but not a place that is written to.
+    """
+    if not uri.isprintable() and any("\ud800" <= letter <= "\udfff" for letter in uri):
+        raise ValueError(f"{shown(uri)} is no name in UTF-8; give another one")
     if uri.startswith("s3://"):
         retries = pafs.AwsStandardS3RetryStrategy(max_attempts=10)
-        endpoint = os.environ.get("AWS_ENDPOINT_URL")
-        return pafs.S3FileSystem(endpoint_override=endpoint, retry_strategy=retries), uri.removeprefix("s3://")
-    return pafs.LocalFileSystem(), str(Path(uri.removeprefix("file://")).expanduser().absolute())
+        return pafs.S3FileSystem(endpoint_override=s3_endpoint(), retry_strategy=retries), uri.removeprefix("s3://")
+    return pafs.LocalFileSystem(), local_path(uri)
+
+
+def s3_endpoint() -> str | None:
+    """The S3 server that the environment names, by the variable for S3 alone or by that for all of AWS's services."""
+    return os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or None
+
+
+def local_path(uri: str) -> str:
+    """The absolute path that a local path or a file: uri means."""
+    if uri.startswith("file:/"):
+        uri = unquote(urlsplit(uri).path, errors="surrogateescape")
+    return str(Path(uri).expanduser().absolute())
+
+
+def shown(text: str) -> str:
+    """Text of any origin for a table or a terminal: bytes that are no UTF-8 are escaped."""
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import unicodedata
 from typing import Any, Final
 
 from factory.config import Config, EvaluateConfig, GenerateConfig, MethodConfig, Recipe, TrainConfig
@@ -74,6 +75,12 @@ def faces_called(name: str) -> list[tuple[str, int]]:
     stem, _, number = name.rpartition("-")
     # `isdecimal` is true of other scripts' digits and "007" names nobody: only what `face_name` writes
     return [(name, 0), *([(stem, int(number))] if number.isascii() and number.isdecimal() and number[0] != "0" else [])]
+
+
+def spellings(name: str) -> list[str]:
+    """A name in the ways that its accents may be written: as one character with its letter, or behind it. File systems
+    and keyboards differ in that, and nobody sees it."""
+    return list(dict.fromkeys([name, unicodedata.normalize("NFC", name), unicodedata.normalize("NFD", name)]))
 
 
 def photo_name_of(a_face_name: str, index: int) -> str:

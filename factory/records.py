@@ -106,6 +106,7 @@ class Reject:
     stage: str  # "prepare" | "train"
     reason: str  # one of factory.errors.REASONS
     detail: str  # for a person to read: what was found, with numbers and units
+    uri: str | None = None  # where the photo was: a path or uri, "x.parquet#7", "photos.zip#a/b.jpg"; None: not known
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -26,13 +26,13 @@ from pipelines.jobs.stage import Stage, counts_table, tally
 from pipelines.photos.faces import FindFaces, ReadFaces, find_poisoned, read_poisoned
 from pipelines.photos.new import find_new_photos, work_units
 from pipelines.photos.samples import samples
-from pipelines.photos.sources import read_photos
+from pipelines.photos.sources import find_places, read_photos
 
 BATCH: Final = 16  # photos: what is read, worked on and committed together
 
 
 def prepare(
-    photos: str,
+    photos: str | Sequence[str],
     root: str,
     pack: str | Path = "studio",
     config: PrepareConfig | None = None,
@@ -41,7 +41,7 @@ def prepare(
     retry: Sequence[str] | None = None,
     within: Summary | None = None,
 ) -> Summary:
-    """Fills `faces` and `rejects` from SRC; photos that are in either are skipped, as are copies in SRC itself.
+    """Fills `faces` and `rejects` from SRC, one or several; photos that are in either are skipped, as are copies.
 
     With `retry`, only photos that were refused for one of these reasons are tried; what becomes of them replaces the
     old rejects. `pack` is a name or folder; `workers` are those that read faces with the pack's models.
@@ -50,9 +50,10 @@ def prepare(
     store, config, loaded = Store(root), config or PrepareConfig(), load_pack(pack)
     for part in (loaded.fr_vit, loaded.faces, loaded.parser):
         loaded.folder(part)
+    places = find_places(photos, store.root)
     with open_job("prepare", store, within) as summary:
         connect()
-        new, recovered = find_new_photos(photos, store, loaded, summary, retry)
+        new, recovered = find_new_photos(places, store, loaded, summary, retry)
         if new.num_rows:
             chain = (
                 work_units(new),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from factory.config import EngineConfig, PrepareConfig, Recipe
@@ -14,7 +15,7 @@ from pipelines.train import train
 
 
 def run(
-    photos: str,
+    photos: str | Sequence[str],
     root: str,
     pack: str | Path = "studio",
     recipe: Recipe | None = None,

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
-import os
 import signal
 import subprocess
 import sys
@@ -24,10 +24,12 @@ from cli.__main__ import app
 from factory.errors import IdentityNotFound
 from factory.pack import Pack
 from factory.records import TEXT_ENCODER, GeneratedImage, Identity, PictureMetrics, PreparedFace, Reject
-from factory.store.erase import erase, find_person, scan
+from factory.store import erase as erase_module
+from factory.store.erase import erase, find_person
 from factory.store.rows import encode_png, face_row, identity_row, image_row, metrics_row, reject_row
 from factory.store.tables import Store
 from factory.store.tombstones import tombstone_digest
+from factory.store.traces import scan
 from serve.app import create_app
 from serve.catalog import Catalog
 from serve.client import ImageClient
@@ -294,15 +296,31 @@ def test_of_a_group_photo_one_goes_and_the_other_stays(store: Store, tiny_pack: 
 
 def test_a_file_that_a_killed_job_left_goes_too(store: Store, tiny_pack: Pack) -> None:
     fill(store, tiny_pack)
-    orphan = Path(store.root) / "faces.lance" / "data" / "left.lance"
-    orphan.write_bytes(b"..." + photo_id(1).encode())
-    mine = Path(store.root) / "faces.lance" / "data" / "fresh.lance"
-    mine.write_bytes(b"a job is about to commit this")
-    ten_minutes_ago = time.time() - 600  # Lance itself removes what is older than a week
-    os.utime(orphan, (ten_minutes_ago, ten_minutes_ago))
+    data = Path(store.root) / "faces.lance" / "data"
+    (data / "left.lance").write_bytes(b"..." + photo_id(1).encode())
+    index = Path(store.root) / "names.lance" / "_indices" / "some uuid" / "page_data.lance"
+    index.parent.mkdir(parents=True)
+    index.write_bytes(b"half an index")
     done = erase(store, find_person(store, photo_id=photo_id(1)))
-    assert (done.found, done.orphans) == ([], 1)
-    assert mine.exists() and not orphan.exists()
+    assert (done.found, done.orphans) == ([], 2)
+    assert not (data / "left.lance").exists() and not index.exists()
+    assert len(store.faces()) == 6
+
+
+def test_a_file_that_a_refused_job_is_still_writing_is_waited_for(
+    store: Store, tiny_pack: Pack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(store, tiny_pack)
+    clean = erase_module._clean_jobs
+
+    def meanwhile(store: Store, needles: Any) -> int:
+        late = Path(store.root) / "faces.lance" / "data" / "late.lance"
+        late.write_bytes(b"..." + photo_id(1).encode())
+        return clean(store, needles)
+
+    monkeypatch.setattr(erase_module, "_clean_jobs", meanwhile)
+    done = erase(store, find_person(store, photo_id=photo_id(1)), waits_s=[0.0])
+    assert (done.found, done.orphans, done.rows["faces"]) == ([], 1, 1)
 
 
 def test_leftovers_of_jobs_lose_the_persons_lines_only(store: Store, tiny_pack: Pack) -> None:
@@ -342,6 +360,31 @@ def test_a_picture_in_the_making_does_not_leave_after_the_erasure(store: Store, 
     endpoint = Endpoint(tiny_pack, Catalog(store.root), client, fake.stats)
     response = ask(TestClient(create_app(endpoint), raise_server_exceptions=False), model="person 3")
     assert len(fake.jobs) == 1 and response.status_code == 404
+
+
+def test_a_photo_that_hides_in_a_text_is_found_and_goes(store: Store, tiny_pack: Pack, tmp_path: Path) -> None:
+    fill(store, tiny_pack)
+    content, others = (np.random.default_rng(seed).bytes(9000) for seed in (1, 2))
+    quoted = Reject(
+        reject_id="1" * 64, photo_id="", name="x", pack="tiny", stage="prepare", reason="unreadable",
+        detail=f"no such file: data:image/jpeg;base64,{base64.b64encode(content).decode()}",
+    )  # fmt: skip
+    other = replace(quoted, reject_id="2" * 64, detail=base64.b64encode(others).decode())
+    store.upsert("rejects", [reject_row(quoted), reject_row(other)])
+    folder = Path(store.root) / "jobs" / "j"
+    folder.mkdir(parents=True)
+    (folder / "report.html").write_bytes(b"<img src=data:," + base64.urlsafe_b64encode(b"?" + content) + b">\n<p>\n")
+    hidden = Path(store.root) / "by hand.txt"
+    hidden.write_bytes(base64.encodebytes(content))
+    file = tmp_path / "photo.jpg"
+    file.write_bytes(content)
+    done = erase(store, find_person(store, photo_id="3" * 64, content=content), waits_s=[0.0])
+    assert done.found == [f"{hidden}: a piece of the photo, as base64"], "what is not ours is not removed, but told"
+    hidden.unlink()
+    assert [reject.reject_id for reject in store.rejects()] == [photo_id(1), "2" * 64]
+    assert (folder / "report.html").read_text() == "<p>\n"
+    command = ["identities", "erase", "--root", store.root, "--photo", str(file), "--yes"]
+    assert "0 traces left" in CliRunner().invoke(app, command).output
 
 
 def test_erasing_in_a_bucket(bucket: str, tiny_pack: Pack) -> None:

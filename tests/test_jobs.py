@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 from ray.exceptions import RayTaskError, UserCodeException
@@ -31,7 +30,7 @@ from pipelines.jobs.rate import Rate
 from pipelines.jobs.report import Sample, page
 from pipelines.jobs.watch import Watch
 from pipelines.photos.samples import _refused, samples
-from pipelines.photos.sources import CONTENT, PHOTO, find_places, hash_contents, read_photos
+from pipelines.photos.sources import CONTENT, find_places, hash_contents
 from tests.test_erase import face, photo_id
 
 runner = CliRunner()
@@ -262,16 +261,3 @@ def test_other_errors_stay_what_they_are(store: Store) -> None:
         raise ZeroDivisionError
 
 
-def test_a_parquet_file_damaged_inside_loses_only_its_damaged_rows(tmp_path: Path) -> None:
-    file = tmp_path / "p.parquet"
-    noise = [np.random.default_rng(i).bytes(5000) for i in range(8)]
-    pq.write_table(pa.table({"image": noise}), file, row_group_size=4, compression="none", use_dictionary=False)
-    damaged = bytearray(file.read_bytes())
-    start = pq.read_metadata(file).row_group(1).column(0).data_page_offset
-    damaged[start : start + 40] = b"\xff" * 40
-    file.write_bytes(damaged)
-    contents = pa.concat_tables(hash_contents(find_places(str(file)).table))
-    photos = pa.concat_tables([PHOTO.empty_table(), *read_photos(contents, max_bytes=10**6)]).to_pylist()
-    assert [photo["reason"] for photo in photos] == [None] * 4 + ["unreadable"] * 4
-    assert len({photo["reject_id"] for photo in photos}) == 8
-    assert all("damaged" in photo["detail"] for photo in photos[4:])

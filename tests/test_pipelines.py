@@ -6,18 +6,16 @@ import io
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 import ray
 import skimage.data
 from PIL import Image
 
 from factory.config import GenerateConfig, PrepareConfig, Recipe, TrainConfig
-from factory.errors import IdentityNotFound, IncompatibleIdentity, SourceError
+from factory.errors import IdentityNotFound, IncompatibleIdentity
 from factory.faces.isolated import Isolated
 from factory.pack import Pack
 from factory.settings import train_settings
@@ -27,7 +25,7 @@ from pipelines.jobs.job import Summary, connect, open_job
 from pipelines.jobs.pools import Pool
 from pipelines.jobs.stage import Stage, stream, tally
 from pipelines.photos.faces import OUTCOME, FindFaces, ReadFaces
-from pipelines.photos.sources import CONTENT, PHOTO, find_places, hash_contents, read_photos
+from pipelines.photos.sources import PHOTO
 from pipelines.prepare import commit
 from pipelines.run import run
 from pipelines.train import train
@@ -50,73 +48,6 @@ def jpeg(image: np.ndarray) -> bytes:
 @pytest.fixture(scope="module")
 def portrait() -> np.ndarray:
     return np.asarray(skimage.data.astronaut())[:256, 96:352]
-
-
-def photos_of(src: str, max_bytes: int = 10**6) -> list[dict[str, Any]]:
-    contents = pa.concat_tables([CONTENT.empty_table(), *hash_contents(find_places(src).table)])
-    return pa.concat_tables([PHOTO.empty_table(), *read_photos(contents, max_bytes=max_bytes)]).to_pylist()
-
-
-def test_every_file_of_a_folder_is_a_photo(tmp_path: Path) -> None:
-    (tmp_path / "sub/.hidden").mkdir(parents=True)
-    for name in ("b.txt", "sub/a.jpg", ".seen_not", "sub/.hidden/c.jpg", "sub/d.parquet"):
-        (tmp_path / name).write_bytes(name.encode())
-    photos = photos_of(str(tmp_path), max_bytes=9)
-    assert [(p["name"], p["image"], p["reason"]) for p in photos] == [
-        ("b", b"b.txt", None),
-        ("a", b"sub/a.jpg", None),
-        ("d", None, "too_large"),
-    ]
-    assert len(photos[2]["photo_id"]) == 64
-
-
-def test_parquet_with_bytes_uris_and_names(tmp_path: Path) -> None:
-    (tmp_path / "beside.jpg").write_bytes(b"beside")
-    data = tmp_path / "data"
-    data.mkdir()
-    columns = {
-        "image": [b"one", None, None, None, None],
-        "uri": [None, "../beside.jpg", str(tmp_path / "beside.jpg"), "gone.jpg", "https://host/far.jpg"],
-        "name": ["Ann", None, "Zed", None, None],
-    }
-    pq.write_table(pa.table(columns), data / "p.parquet", row_group_size=3)
-    (data / "_SUCCESS").touch()
-    photos = photos_of(str(data))
-    assert [(p["name"], p["image"], p["reason"]) for p in photos] == [
-        ("Ann", b"one", None),
-        ("beside", b"beside", None),
-        ("Zed", b"beside", None),
-        ("gone", None, "unreadable"),
-        ("far", None, "unreadable"),
-    ]
-    assert "https:// is not read, only paths and s3://" in photos[4]["detail"]
-    assert photos[3]["photo_id"] == ""
-    assert len(photos[3]["reject_id"]) == 64
-    assert photos_of(str(data / "p.parquet")) == photos
-
-
-def test_a_source_that_cannot_be_used_says_why(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="there is nothing at"):
-        find_places(str(tmp_path / "gone"))
-    with pytest.raises(ValueError, match="holds no photos"):
-        find_places(str(tmp_path))
-    pq.write_table(pa.table({"picture": [b""]}), tmp_path / "p.parquet")
-    with pytest.raises(ValueError, match="has columns picture; it needs image"):
-        find_places(str(tmp_path))
-    for columns, message in (
-        ({"image": ["a.jpg"]}, r"column image holds string; .* paths belong into uri"),
-        ({"image": [[1, 2]]}, "column image holds list"),
-        ({"uri": [7]}, "column uri holds int64; it takes a path"),
-    ):
-        pq.write_table(pa.table(columns), tmp_path / "p.parquet")
-        with pytest.raises(SourceError, match=message):
-            find_places(str(tmp_path))
-    image = pa.array([{"bytes": b"one", "path": "a.jpg"}])
-    pq.write_table(pa.table({"image": image, "uri": pa.array(["x"]).dictionary_encode()}), tmp_path / "p.parquet")
-    assert find_places(str(tmp_path)).num_photos == 1
-    (tmp_path / "p.parquet").write_bytes(b"no parquet")
-    with pytest.raises(ValueError, match="no readable Parquet file"):
-        find_places(str(tmp_path / "p.parquet"))
 
 
 def outcomes(images: list[bytes], pack: Pack, config: PrepareConfig) -> pa.Table:
@@ -179,7 +110,7 @@ def photos(portrait: np.ndarray, tmp_path_factory: pytest.TempPathFactory) -> st
     (folder / "pair.jpg").write_bytes(jpeg(np.concatenate([portrait, portrait[:, ::-1]], axis=1)))
     (folder / "alone.jpg").write_bytes(jpeg(portrait))
     (folder / "more/copy.jpg").write_bytes(jpeg(portrait))
-    (folder / "text.txt").write_text("no image")
+    (folder / "text.jpg").write_text("no image")
     (folder / "plain.jpg").write_bytes(jpeg(np.full((99, 99, 3), 200, np.uint8)))
     return str(folder)
 

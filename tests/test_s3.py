@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
+import tarfile
+import zipfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from posixpath import normpath
 from typing import Any
 
 import boto3
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from botocore.config import Config
 from moto.server import ThreadedMotoServer
 
 from benchmarks.flaky_s3 import flaky_s3
-from factory.errors import PackError
+from factory.errors import PackError, SourceError
 from factory.pack import Pack, load_pack
 from factory.records import Reject
 from factory.store.rows import reject_row
 from factory.store.tables import Store
 from pipelines.jobs.job import open_job
-from pipelines.photos.sources import PHOTO, find_places, hash_contents, read_photos
+from pipelines.photos.sources import CONTENT, PHOTO, find_places, hash_contents, read_photos
 
 
 @pytest.fixture(scope="module")
@@ -55,11 +59,47 @@ def test_tables_and_summaries_live_in_a_bucket(s3: Any) -> None:
 
 
 def test_a_prefix_of_images_is_a_source(s3: Any) -> None:
-    for key in ("in/a.jpg", "in/sub/b.txt", "in/.hidden"):
+    for key in ("a.jpg", "sub/b.jpg", ".hidden", "faces.lance/x.jpg", "@eaDir/c.jpg", "dir/", "../in2/d.jpg"):
+        if key.endswith("/"):  # what consoles make in place of a folder
+            s3.put_object(Bucket="people", Key=f"in/{key}")
+        else:
+            s3.put_object(Bucket="people", Key=normpath(f"in/{key}"), Body=f"in/{key}".encode())
+    photos = photos_of("s3://people/in/")
+    assert [(photo["name"], photo["image"]) for photo in photos] == [("a", b"in/a.jpg"), ("b", b"in/sub/b.jpg")]
+    left_out = find_places("s3://people/in").left_out
+    assert dict(left_out) == {"hidden": 1, "table or job of a root": 1, "system": 1}
+    with pytest.raises(SourceError, match="there is nothing at s3://no-such-bucket/in"):
+        find_places("s3://no-such-bucket/in")
+
+
+def photos_of(src: str) -> list[dict[str, Any]]:
+    contents = pa.concat_tables([CONTENT.empty_table(), *hash_contents(find_places(src).table)])
+    return pa.concat_tables([PHOTO.empty_table(), *read_photos(contents, max_bytes=1000)]).to_pylist()
+
+
+def test_keys_of_any_form_are_read(s3: Any) -> None:
+    """S3 keys are no paths: parts may be empty, dots, or hold anything else."""
+    keys = ["k/ok.jpg", "k/a//b.jpg", "k//c.jpg", "k/../d.jpg", "k/./e.jpg", "k/sp ace/é+%20#?.jpg", "k/x\x01\t.jpg"]
+    for key in keys:
         s3.put_object(Bucket="people", Key=key, Body=key.encode())
-    contents = pa.concat_tables(hash_contents(find_places("s3://people/in/").table))
-    photos = pa.concat_tables([PHOTO.empty_table(), *read_photos(contents, max_bytes=100)]).to_pylist()
-    assert [(photo["name"], photo["image"]) for photo in photos] == [("a", b"in/a.jpg"), ("b", b"in/sub/b.txt")]
+    photos = photos_of("s3://people/k")
+    assert sorted(photo["image"] for photo in photos) == sorted(key.encode() for key in keys)
+    assert {photo["uri"] for photo in photos} == {f"s3://people/{key}" for key in keys}
+
+
+def test_archives_and_parquet_in_a_bucket(s3: Any, tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "z.zip", "w") as archive, tarfile.open(tmp_path / "t.tar", "w") as shard:
+        for name in ("a.jpg", "b.jpg"):
+            (tmp_path / name).write_text(name)
+            archive.write(tmp_path / name, f"zip-{name}")
+            shard.add(tmp_path / name, f"tar-{name}")
+    pq.write_table(pa.table({"uri": ["../in/a.jpg"], "image": [None]}), tmp_path / "p.parquet")
+    s3.put_object(Bucket="people", Key="in/a.jpg", Body=b"beside")
+    for name, folder in (("z.zip", "boxes"), ("t.tar", "boxes"), ("p.parquet", "lists")):
+        s3.upload_file(str(tmp_path / name), "people", f"{folder}/{name}")
+    found = {photo["name"]: photo["image"] for photo in photos_of("s3://people/boxes")}
+    assert found == {f"{kind}-{name}": f"{name}.jpg".encode() for kind in ("zip", "tar") for name in "ab"}
+    assert [photo["image"] for photo in photos_of("s3://people/lists")] == [b"beside"]
 
 
 def test_a_missing_bucket_is_told_before_any_work(s3: Any) -> None:

@@ -145,7 +145,7 @@ def test_memory_is_seen_of_all_descendants_and_drawn(tmp_path: Path) -> None:
 def test_the_watched_finder_writes_down_what_it_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(LOG, str(tmp_path / "log"))
     finder = WatchedFinder("studio", PrepareConfig(), 1)
-    row = {"photo_id": "p", "reject_id": "p", "name": "n", "image": b"no image", "reason": None, "detail": None}
+    row = {"photo_id": "p", "reject_id": "p", "name": "n", "uri": "u", "image": b"no image", "reason": None}
     found = finder._find(row)
     assert (tmp_path / "log").read_text() == "p\n" and found["refused"][0]["reason"] == "not_an_image"
 

@@ -10,6 +10,9 @@ from typing import Final, TypeVar
 import lance
 import pyarrow as pa
 
+from factory.store.connection import Options, open_table
+from factory.store.rows import SCHEMAS, Table
+
 _Result = TypeVar("_Result")
 _RETRY_FOR_S: Final = 300.0
 _LONGEST_WAIT_S: Final = 2.0
@@ -22,27 +25,41 @@ def retried(commit: Callable[[], _Result]) -> _Result:
     while True:
         try:
             return commit()
-        except OSError as error:
+        except (OSError, ValueError) as error:
             num_gone += _is_gone(error)
-            again = num_gone <= _GONE if _is_gone(error) else is_conflict(error)
-            if not again or time.monotonic() > deadline:
+            if not is_lost_race(error) or num_gone > _GONE or time.monotonic() > deadline:
                 raise
         time.sleep(random.uniform(0, wait_s))  # else all who failed together fail together again
         wait_s = min(2 * wait_s, _LONGEST_WAIT_S)
 
 
-def is_conflict(error: OSError) -> bool:
-    """Whether a commit failed because another writer's came first."""
+def is_lost_race(error: Exception) -> bool:
+    """Whether a commit failed because another writer's came first, or removed the version that was read."""
     text = str(error).lower()
-    return "conflict" in text or "too many concurrent writers" in text
+    return "conflict" in text or "too many concurrent writers" in text or _is_gone(error)
 
 
-def _is_gone(error: OSError) -> bool:
+def _is_gone(error: Exception) -> bool:
     """Whether files of the version that was read are gone: an eraser's doing, if it is not a damaged table."""
     return "not found" in str(error).lower()
 
 
-def create(uri: str, schema: pa.Schema, options: dict[str, str] | None) -> Exception | None:
+def open_to_write(uri: str, table: Table, options: Options) -> lance.LanceDataset:
+    """A table's newest version, made if it is not there yet, with the columns that came after it was made (null in its
+    rows). Raises OSError (a conflict) if another writer adds columns, or rows, at this moment."""
+    dataset = open_table(uri, table, options)
+    if dataset is None:
+        lost = _create(uri, SCHEMAS[table], options)  # another worker was first, which is as good
+        dataset = open_table(uri, table, options)
+        if dataset is None:
+            raise OSError(f"table {uri} cannot be created: {lost}") from lost
+    if lacking := [field for field in SCHEMAS[table] if field.name not in dataset.schema.names]:
+        dataset.add_columns(pa.schema(lacking))
+        return open_to_write(uri, table, options)
+    return dataset
+
+
+def _create(uri: str, schema: pa.Schema, options: Options) -> Exception | None:
     """Commits an empty table as version 1; the error if that failed, as when another worker was first.
 
     Not `write_dataset(mode="create")`: of two at once, the later one replaces the earlier one's table, rows and all
@@ -62,7 +79,7 @@ def create(uri: str, schema: pa.Schema, options: dict[str, str] | None) -> Excep
     return None
 
 
-def throw_back(dataset: lance.LanceDataset, options: dict[str, str] | None) -> None:
+def throw_back(dataset: lance.LanceDataset, options: Options) -> None:
     """A commit without effect that whatever is under way on the table's versions before must not follow: each such
     upsert fails with a conflict and begins anew. Raises OSError (a conflict) if `dataset` is not the newest version.
 

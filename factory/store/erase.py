@@ -7,25 +7,32 @@ written elsewhere) is not the root's and is not touched.
 
 from __future__ import annotations
 
+import re
 import secrets
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
+from typing import Final
 
 import numpy as np
-import pyarrow.fs as pafs
+import pyarrow as pa
 
 from factory.errors import IdentityNotFound
 from factory.files import filesystem
-from factory.ids import any_face, index_of, photo_of
+from factory.ids import any_face, index_of, photo_of, spellings
 from factory.store.rows import SCHEMAS, Table
 from factory.store.tables import Store, where_in
 from factory.store.tombstones import tombstone_digest
+from factory.store.traces import Search, list_files, pieces_of, scan, with_base64
 
-_CHUNK = 2**24  # bytes read at a time while scanning
 _WINDOW = 8  # numbers of an embedding that are looked for together, 32 bytes
 _PNG_HEADER, _PICTURE_BYTES = 41, 256  # all PNGs begin alike; of what follows, so many bytes are looked for
+_TABLES: Final[list[Table]] = [table for table in SCHEMAS if table != "tombstones"]
+_LONG_TEXT = 24  # characters; a shorter one holds no piece of a photo
+_HASH = re.compile("(?:[0-9a-f]{2}){8,}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +44,7 @@ class Person:
     identity_ids: set[str]
     image_ids: set[str]
     reject_ids: set[str]  # of files that could not be read, which have no photo_id
+    content: bytes = b""  # of the photo, where it is at hand
 
     def clauses(self, table: Table) -> str:
         """The person's rows of a table, as an SQL condition."""
@@ -70,24 +78,30 @@ class Erasure:
 
 
 def find_person(
-    store: Store, *, photo_id: str | None = None, identity_id: str | None = None, name: str | None = None
+    store: Store,
+    *,
+    photo_id: str | None = None,
+    identity_id: str | None = None,
+    name: str | None = None,
+    content: bytes = b"",
 ) -> Person:
     """The person of a photo (everybody on it), of an identity, or of a name (in all photos called so).
 
-    A photo may be unknown to the root: then only the tombstone is set. Raises IdentityNotFound for the other two.
+    A photo may be unknown to the root: then only the tombstone is set. `content` is its bytes, where they are at hand:
+    rejects that quote them are the person's too. Raises IdentityNotFound for the other two.
     """
     faces: set[str] = set()
     photos = {photo_id} if photo_id is not None else set()
-    rejects: set[str] = set()
+    rejects = _rejects_that_quote(store, content)
     if identity_id is not None:
         faces |= _column(store, "identities", "face_id", where_in("identity_id", [identity_id]))
     if name is not None:
-        named = where_in("name", [name])
+        named = where_in("name", spellings(name))
         faces |= _column(store, "faces", "face_id", named) | _column(store, "identities", "face_id", named)
         faces |= _faces_by_other_name(store, name)
         whole = f"{named} AND reject_id = photo_id"
         photos |= _column(store, "rejects", "photo_id", whole) - {photo_of(face) for face in faces}
-        rejects = _column(store, "rejects", "reject_id", f"{named} AND photo_id = ''")
+        rejects |= _column(store, "rejects", "reject_id", f"{named} AND photo_id = ''")
     if not faces and not photos and not rejects:
         raise IdentityNotFound(
             f"{store.root} knows nobody by {identity_id or name!r}; "
@@ -101,7 +115,16 @@ def find_person(
     who = f"{where_in('photo_id', sorted(photos))} OR {where_in('face_id', sorted(single))}"
     identities = _column(store, "identities", "identity_id", who)
     images = _column(store, "images", "image_id", where_in("identity_id", sorted(identities)))
-    return Person(photos, single, identities, images, rejects)
+    return Person(photos, single, identities, images, rejects, content)
+
+
+def _rejects_that_quote(store: Store, content: bytes) -> set[str]:
+    """Rejects with a piece of a photo in a text, as of a `data:` URI that could not be read."""
+    search = Search(with_base64(dict.fromkeys(pieces_of(content), "")))
+    columns = [field.name for field in SCHEMAS["rejects"] if field.type == pa.string()]
+    long = " OR ".join(f"length({column}) > {_LONG_TEXT}" for column in columns)
+    rows = store.read("rejects", columns=columns, where=long).to_pylist() if content else []
+    return {row["reject_id"] for row in rows if search.found_in(" ".join(filter(None, row.values())).encode())}
 
 
 def _faces_by_other_name(store: Store, name: str) -> set[str]:
@@ -113,32 +136,33 @@ def _faces_by_other_name(store: Store, name: str) -> set[str]:
     return {face for face in faces if not index_of(face)} | there
 
 
-def erase(store: Store, person: Person, *, orphan_age_s: float = 60.0) -> Erasure:
+def erase(store: Store, person: Person, *, waits_s: Sequence[float] = (1.0, 5.0, 60.0)) -> Erasure:
     """Removes a person from a root, and looks through every byte of it afterwards.
 
     The tombstone comes first: whatever a running job commits from then on is refused. Safe to repeat after an
-    interruption. A data file that no version of its table names is a killed job's once it is `orphan_age_s` seconds
-    old; if the person is found in a younger one, that time is waited for. `found` of the result must be empty.
+    interruption. What is refused may still be written to a file, which nothing names then: if the person is found,
+    that is removed after each of these waits. `found` of the result must be empty.
     """
     needles = _needles(store, person)
     salt = min(store.tombstones().salts, default=secrets.token_hex(16))  # the root's own, once there is one
     now = datetime.now(UTC).isoformat(timespec="seconds")
     buried = [{"digest": tombstone_digest(salt, i), "salt": salt, "erased_at": now} for i in person.buried()]
     store.upsert("tombstones", buried)
-    tables: list[Table] = [table for table in SCHEMAS if table != "tombstones"]
-    rows = {table: store.purge(table, person.clauses(table)) for table in tables}
-    orphans = sum(_remove_orphans(store, table, orphan_age_s) for table in tables)
+    rows, orphans = _purge(store, person)
     job_files = _clean_jobs(store, needles)
     num_files, num_bytes, found = scan(store.root, needles)
-    if found:
-        time.sleep(orphan_age_s)
-        orphans += sum(_remove_orphans(store, table, orphan_age_s) for table in tables)
+    for wait_s in waits_s:
+        if not found:
+            break
+        time.sleep(wait_s)
+        late_rows, late_orphans = _purge(store, person)
+        rows, orphans = rows + late_rows, orphans + late_orphans
         num_files, num_bytes, found = scan(store.root, needles)
-    for table in tables:
+    for table in _TABLES:
         if left := store.read(table, columns=SCHEMAS[table].names[:1], where=person.clauses(table)).num_rows:
             found.append(f"{store.uri(table)}: {left} rows")
     return Erasure(
-        rows=rows,
+        rows={table: rows[table] for table in _TABLES},
         job_files=job_files,
         orphans=orphans,
         files_scanned=num_files,
@@ -147,36 +171,10 @@ def erase(store: Store, person: Person, *, orphan_age_s: float = 60.0) -> Erasur
     )
 
 
-def scan(root: str, needles: dict[bytes, str]) -> tuple[int, int, list[str]]:
-    """Looks for byte strings (-> what they are) in every file of a root: (files, bytes, "file: what" of each hit)."""
-    files, path = filesystem(root)
-    num_files = num_bytes = 0
-    hits: list[str] = []
-    for info in _files(files, path):
-        num_files += 1
-        num_bytes += info.size
-        hits += [f"{info.path}: {what}" for what in sorted(_found_in(files, info.path, needles))]
-    return num_files, num_bytes, hits
-
-
-def _found_in(files: pafs.FileSystem, path: str, needles: dict[bytes, str]) -> set[str]:
-    overlap = max(map(len, needles), default=1) - 1
-    found: set[str] = set()
-    tail = b""
-    try:
-        with files.open_input_stream(path) as stream:
-            while chunk := stream.read(_CHUNK):
-                window = tail + chunk
-                found |= {what for needle, what in needles.items() if needle in window}
-                tail = window[len(window) - overlap :] if overlap else b""
-    except FileNotFoundError:  # a running job tidied it away
-        return set()
-    return found
-
-
 def _needles(store: Store, person: Person) -> dict[bytes, str]:
     """Byte strings that only this person's rows put on disk: ids, pieces of embeddings, pieces of pictures."""
-    kept = _column(store, "faces", "face_id", None) - person.face_ids if person.face_ids else set()
+    photos = sorted(map(photo_of, person.face_ids))
+    kept = _column(store, "faces", "face_id", where_in("photo_id", photos)) - person.face_ids
     ids = person.photo_ids | person.identity_ids | person.image_ids
     # "<photo>-1" is also how "<photo>-10" begins
     ids |= {face for face in person.face_ids if not any(other.startswith(face) for other in kept)}
@@ -195,35 +193,52 @@ def _needles(store: Store, person: Person) -> dict[bytes, str]:
                     needles[value[_PNG_HEADER:][:_PICTURE_BYTES]] = f"{table}.{column}"
                 else:
                     needles[np.array(value[:_WINDOW], np.float32).tobytes()] = f"{table}.{column}"
-    return {needle: what for needle, what in needles.items() if len(needle) >= 8 and any(needle)}
+    raw_ids = {bytes.fromhex(an_id): "an erased id's bytes" for an_id in ids if _HASH.fullmatch(an_id)}
+    photo = dict.fromkeys(pieces_of(person.content), "a piece of the photo")
+    return with_base64(needles | raw_ids | photo)
 
 
-def _remove_orphans(store: Store, table: Table, age_s: float) -> int:
-    """Removes data files that no version of a table names: a job killed between writing and committing left them."""
+def _purge(store: Store, person: Person) -> tuple[Counter[Table], int]:
+    """Rows removed by table, and the number of files that killed or refused jobs left.
+
+    A file that is there before `Store.purge` throws back all that is under way, and that no version names after it,
+    will never be named.
+    """
+    rows: Counter[Table] = Counter()
+    orphans = 0
+    for table in _TABLES:
+        files, path = filesystem(store.uri(table))
+        there = [info.path for folder in ("data", "_indices") for info in list_files(files, f"{path}/{folder}")]
+        rows[table] = store.purge(table, person.clauses(table))
+        named = _named(store, table)
+        for file in there:
+            if not named & set(file.split("/")[-2:]):
+                with suppress(FileNotFoundError):  # gone with its version
+                    files.delete_file(file)
+                    orphans += 1
+    return rows, orphans
+
+
+def _named(store: Store, table: Table) -> set[str]:
+    """Names of the data files, and of the indexes' folders, that a version of a table knows."""
     dataset = store.open(table)
     if dataset is None:
-        return 0
-    named = {
-        file.path.rpartition("/")[2]
-        for version in dataset.versions()
-        for fragment in dataset.checkout_version(version["version"]).get_fragments()
-        for file in fragment.data_files()
-    }
-    files, path = filesystem(f"{store.uri(table)}/data")
-    oldest = datetime.now(UTC) - timedelta(seconds=age_s)
-    orphans = [f for f in _files(files, path) if f.base_name not in named and f.mtime < oldest]
-    for orphan in orphans:
-        files.delete_file(orphan.path)
-    return len(orphans)
+        return set()
+    names: set[str] = set()
+    for version in dataset.versions():
+        then = dataset.checkout_version(version["version"])
+        names |= {file.path.rpartition("/")[2] for part in then.get_fragments() for file in part.data_files()}
+        names |= {segment.uuid for index in then.describe_indices() for segment in index.segments}
+    return names
 
 
 def _clean_jobs(store: Store, needles: dict[bytes, str]) -> int:
     """Removes the person from ROOT/jobs. events.jsonl and report.html tell of a person in lines of their own (see
     pipelines/jobs: journal.py, report.py), which go; any other file that names the person goes altogether."""
     files, path = filesystem(f"{store.root}/jobs")
-    changed = 0
-    for info in _files(files, path):
-        if not _found_in(files, info.path, needles):
+    search, changed = Search(needles), 0
+    for info in list_files(files, path):
+        if not search.found_in_file(files, info.path):
             continue
         changed += 1
         if not info.path.endswith((".jsonl", ".html")):
@@ -232,13 +247,8 @@ def _clean_jobs(store: Store, needles: dict[bytes, str]) -> int:
         with files.open_input_stream(info.path) as stream:
             lines = stream.read().splitlines(keepends=True)
         with files.open_output_stream(info.path) as stream:
-            stream.write(b"".join(line for line in lines if not any(needle in line for needle in needles)))
+            stream.write(b"".join(line for line in lines if not search.found_in(line)))
     return changed
-
-
-def _files(files: pafs.FileSystem, path: str) -> Iterator[pafs.FileInfo]:
-    selector = pafs.FileSelector(path, recursive=True, allow_not_found=True)
-    return (info for info in files.get_file_info(selector) if info.type == pafs.FileType.File)
 
 
 def _column(store: Store, table: Table, column: str, where: str | None) -> set[str]:

@@ -44,6 +44,7 @@ def _field(
 _TEXT, _FLOATS, _PACK = pa.string(), pa.list_(pa.float32()), "name of the model pack"
 _REJECTED = "photo_id; face_id of one face; identity_id that training would give; sha256 of an unreadable uri"
 _ROTATION = "the photo was turned so after EXIF, and box and landmarks are of the turned one; null: 0"
+_WHERE = "where the photo was; null: an older version wrote it, or no job did"
 _ENCODERS = pa.list_(pa.struct([("name", pa.string()), ("width", pa.int32())]))
 
 SCHEMAS: Final[dict[Table, pa.Schema]] = {
@@ -65,6 +66,7 @@ SCHEMAS: Final[dict[Table, pa.Schema]] = {
             _field("rotation", pa.int32(), _ROTATION, "degrees clockwise", later=True),
             _field("frame", pa.int32(), "of an animation, page of a TIFF, from 0; null: 0", later=True),
             _field("salvaged", pa.bool_(), "only the whole rows of a damaged file were used; null: no", later=True),
+            _field("uri", _TEXT, _WHERE, later=True),
         ]
     ),
     "identities": pa.schema(
@@ -126,6 +128,7 @@ SCHEMAS: Final[dict[Table, pa.Schema]] = {
             _field("stage", _TEXT, "prepare or train"),
             _field("reason", _TEXT, "one of factory.errors.REASONS"),
             _field("detail", _TEXT, "what was found, for a person to read"),
+            _field("uri", _TEXT, _WHERE, later=True),
         ]
     ),
     "names": pa.schema(

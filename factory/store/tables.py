@@ -8,8 +8,7 @@ nothing. Rows of erased people (factory/store/erase.py) are never written. The c
 from __future__ import annotations
 
 import difflib
-import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -22,10 +21,11 @@ from lance.dataset import ColumnOrdering
 
 from factory.errors import IdentityNotFound
 from factory.files import filesystem
-from factory.ids import face_id, faces_called
+from factory.ids import face_id, faces_called, spellings
 from factory.records import GeneratedImage, Identity, PictureMetrics, PreparedFace, Reject
-from factory.store.columns import as_stored, check_columns, with_columns
-from factory.store.commits import create, is_conflict, retried, throw_back
+from factory.store.columns import as_stored, with_columns
+from factory.store.commits import open_to_write, retried, throw_back
+from factory.store.connection import open_table, storage_options
 from factory.store.rows import (
     KEYS,
     SCHEMAS,
@@ -36,14 +36,37 @@ from factory.store.rows import (
     metrics_from_row,
 )
 from factory.store.tombstones import Tombstones
+from factory.store.upkeep import after_commit, drop_deleted, tidy
+
+_NEAR_AMONG = 10_000  # identities of which near names are looked for
+_NAMES_AT_ONCE = 1000  # in one condition
 
 
 def where_in(column: str, values: Sequence[str]) -> str:
-    """An SQL condition: the column is one of these texts."""
+    """An SQL condition: the column is one of these texts. One with half a character, as from a file name in another
+    encoding or from JSON, is in no table."""
+    values = [value for value in values if value.encode(errors="ignore").decode() == value]
     if not values:
         return "FALSE"  # SQL has no empty IN ()
     quoted = ", ".join("'" + value.replace("'", "''") + "'" for value in values)
     return f"{column} IN ({quoted})"
+
+
+def _rows(dataset: lance.LanceDataset | None, table: Table, columns: list[str] | None, where: str | None) -> pa.Table:
+    schema = SCHEMAS[table] if columns is None else pa.schema([SCHEMAS[table].field(name) for name in columns])
+    if dataset is None:
+        return schema.empty_table()
+    there = [name for name in schema.names if name in dataset.schema.names]  # none: all came later
+    rows = dataset.to_table(columns=there or KEYS[table], filter=as_stored(table, dataset.schema, where))
+    return with_columns(rows, schema)
+
+
+def _called(names_or_ids: Sequence[str]) -> str:
+    return f"{where_in('identity_id', names_or_ids)} OR {where_in('name', names_or_ids)}"
+
+
+def _age(row: Mapping[str, Any]) -> tuple[str, str]:
+    return row["created_at"], row["identity_id"]
 
 
 class Store:
@@ -53,8 +76,7 @@ class Store:
         text = str(root)
         # Absolute, because workers have another working directory.
         self.root = text.rstrip("/") if text.startswith("s3://") else filesystem(text)[1]
-        plain_http = os.environ.get("AWS_ENDPOINT_URL", "").startswith("http://")
-        self._options = {"allow_http": "true"} if text.startswith("s3://") and plain_http else None
+        self._options = storage_options(self.root)
 
     def uri(self, table: Table) -> str:
         """Where a table is."""
@@ -65,24 +87,11 @@ class Store:
 
         An older version's table may lack columns that came later. Raises ValueError if it has other columns than ours.
         """
-        try:
-            dataset = lance.dataset(self.uri(table), storage_options=self._options)
-        except ValueError as error:
-            if "was not found" not in str(error):
-                raise
-            return None
-        check_columns(self.uri(table), table, dataset.schema)
-        return dataset
+        return open_table(self.uri(table), table, self._options)
 
     def read(self, table: Table, *, columns: list[str] | None = None, where: str | None = None) -> pa.Table:
         """Rows of a table, `where` in SQL; an empty table if there is none yet."""
-        schema = SCHEMAS[table] if columns is None else pa.schema([SCHEMAS[table].field(name) for name in columns])
-        dataset = self.open(table)
-        if dataset is None:
-            return schema.empty_table()
-        there = [name for name in schema.names if name in dataset.schema.names]  # none: all came later
-        rows = dataset.to_table(columns=there or KEYS[table], filter=as_stored(table, dataset.schema, where))
-        return with_columns(rows, schema)
+        return _rows(self.open(table), table, columns, where)
 
     def count(self, table: Table) -> int:
         """Number of rows."""
@@ -100,12 +109,11 @@ class Store:
         back whatever is under way (`purge`), so a commit that succeeds has seen all tombstones that it must.
         """
         dataset = retried(partial(self._upsert_once, table, rows)) if rows else None
-        if dataset is not None and dataset.version % 256 == 255:  # a long job makes thousands of small commits
-            self.tidy(table)
+        if dataset is not None:
+            after_commit(dataset, table)
 
     def _upsert_once(self, table: Table, rows: Sequence[dict[str, Any]]) -> lance.LanceDataset | None:
-        dataset = self.open(table)
-        dataset = self._create(table) if dataset is None else self._extended(table, dataset)
+        dataset = open_to_write(self.uri(table), table, self._options)
         erased = self.tombstones()  # only now: what is written must follow this version, or fail
         kept = {tuple(row[k] for k in KEYS[table]): row for row in rows if not erased.hold_row(table, row)}
         if not kept:
@@ -135,49 +143,17 @@ class Store:
         """
         if self.open(table) is None:
             return 0
-        retried(lambda: throw_back(self._there(table), self._options))
+        uri, options = self.uri(table), self._options
+        retried(lambda: throw_back(open_to_write(uri, table, options), options))
         num = self.delete(table, where)
-        retried(partial(self._drop_deleted, table))
+        retried(lambda: drop_deleted(open_to_write(uri, table, options), table))
         return num
 
-    def _drop_deleted(self, table: Table) -> None:
-        dataset = self._there(table)
-        dataset.optimize.compact_files(materialize_deletions=True, materialize_deletions_threshold=0.0)
-        dataset.delete("FALSE")  # a commit without effect: the one before names the deleted ids in its log
-        dataset.cleanup_old_versions(older_than=timedelta(0))
-
-    def _there(self, table: Table) -> lance.LanceDataset:
-        dataset = self.open(table)
-        assert dataset is not None, "a table that was there is there"
-        return dataset
-
-    def _create(self, table: Table) -> lance.LanceDataset:
-        lost = create(self.uri(table), SCHEMAS[table], self._options)  # another worker was first, which is as good
-        dataset = self.open(table)
-        if dataset is None:
-            raise OSError(f"table {self.uri(table)} cannot be created: {lost}") from lost
-        return dataset
-
-    def _extended(self, table: Table, dataset: lance.LanceDataset) -> lance.LanceDataset:
-        """The table with the columns that came after it was made, null in its rows. Raises OSError (a conflict) if
-        another writer adds them, or rows, at this moment."""
-        lacking = [SCHEMAS[table].field(name) for name in SCHEMAS[table].names if name not in dataset.schema.names]
-        if not lacking:
-            return dataset
-        dataset.add_columns(pa.schema(lacking))
-        return self._there(table)
-
     def tidy(self, table: Table) -> None:
-        """Joins the small files that many small commits leave. Safe beside running jobs."""
+        """Joins the small files that many small commits leave, and keeps the indexes up. Safe beside running jobs."""
         dataset = self.open(table)
-        if dataset is None or len(dataset.get_fragments()) < 8:
-            return
-        try:  # full files (1,024 rows) are never rewritten, so the cost stays linear
-            dataset.optimize.compact_files(target_rows_per_fragment=1024)
-        except OSError as error:
-            if not is_conflict(error):  # a job committed meanwhile: the next tidy does it
-                raise
-        dataset.cleanup_old_versions(older_than=timedelta(hours=1))
+        if dataset is not None:
+            tidy(dataset, table)
 
     def faces(self, ids: Sequence[str] | None = None, *, pack: str | None = None) -> list[PreparedFace]:
         """Faces, all or those with these ids (in that order), of one pack if it is named."""
@@ -190,11 +166,18 @@ class Store:
         return [face_from_row(row) for row in rows]
 
     def identities(self, names_or_ids: Sequence[str] | None = None) -> list[Identity]:
-        """All identities, newest last, or the named ones (IdentityNotFound)."""
-        if names_or_ids is not None:
-            return [self.find_identity(name) for name in names_or_ids]
-        rows = self.read("identities").to_pylist()
-        return [identity_from_row(row) for row in sorted(rows, key=lambda row: (row["created_at"], row["name"]))]
+        """All identities, newest last, or the named ones, each as `find_identity` does (IdentityNotFound)."""
+        if names_or_ids is None:
+            rows = self.read("identities").to_pylist()
+            return [identity_from_row(row) for row in sorted(rows, key=lambda row: (row["created_at"], row["name"]))]
+        found: dict[str, Identity] = {}
+        for first in range(0, len(names_or_ids), _NAMES_AT_ONCE):
+            some = set(names_or_ids[first : first + _NAMES_AT_ONCE])
+            rows = self.read("identities", where=_called(sorted(some)))
+            for column in ("name", "identity_id"):  # an id comes before a name, and the newest of a name
+                newest_last = sorted(rows.to_pylist(), key=_age)
+                found |= {row[column]: identity_from_row(row) for row in newest_last if row[column] in some}
+        return [found.get(name) or self.find_identity(name) for name in names_or_ids]
 
     def identity_page(
         self, limit: int, after: str | None = None, fingerprint: str | None = None
@@ -225,30 +208,47 @@ class Store:
     def name_owners(self, names: Sequence[str]) -> dict[str, str]:
         """The identity_id that each of these names stands for: the newest one's."""
         rows = self.read("identities", columns=["identity_id", "name", "created_at"], where=where_in("name", names))
-        return {row["name"]: row["identity_id"] for row in sorted(rows.to_pylist(), key=lambda row: row["created_at"])}
+        return {row["name"]: row["identity_id"] for row in sorted(rows.to_pylist(), key=_age)}
 
     def find_identity(self, name_or_id: str) -> Identity:
         """The identity with this id, else the newest with this name, else the newest of a photo that came under this
-        name too; IdentityNotFound names near ones."""
-        for column in ("identity_id", "name"):
-            rows = self.read("identities", where=where_in(column, [name_or_id])).to_pylist()
-            if rows:
-                return identity_from_row(max(rows, key=lambda row: row["created_at"]))
-        faces = self.faces_by_other_name(name_or_id)
-        rows = self.read("identities", where=where_in("face_id", faces)).to_pylist()
-        if rows:
-            return identity_from_row(max(rows, key=lambda row: row["created_at"]))
+        name too; IdentityNotFound names near ones. A matter of milliseconds, however many there are."""
+        found = self._newest(_called(spellings(name_or_id)), name_or_id)
+        if found is None:
+            found = self._newest(where_in("face_id", self.faces_by_other_name(name_or_id)))
+        if found is None:
+            raise IdentityNotFound(self._nobody_called(name_or_id))
+        return found
+
+    def _newest(self, where: str, an_id: str = "") -> Identity | None:
+        """The identity with this id, else the newest of those that the condition holds for; no other's words are
+        read."""
+        dataset = self.open("identities")
+        if dataset is None:
+            return None
+        rows = dataset.to_table(columns=["identity_id", "created_at"], filter=where, with_row_id=True).to_pylist()
+        if not rows:
+            return None
+        newest = max(rows, key=lambda row: (row["identity_id"] == an_id, *_age(row)))
+        [row] = _rows(dataset, "identities", None, f"_rowid = {newest['_rowid']}").to_pylist()
+        return identity_from_row(row)
+
+    def _nobody_called(self, name_or_id: str) -> str:
+        num = self.count("identities")
+        if not num:
+            return f"no identity {name_or_id!r}: {self.root} holds no identities yet"
+        where = f"no identity {name_or_id!r} in {self.root}"
+        if num > _NEAR_AMONG:
+            return f"{where}, which holds {num:,}; `identity-factory identities list` shows them"
         names = sorted(set(self.read("identities", columns=["name"])["name"].to_pylist()))
-        if not names:
-            raise IdentityNotFound(f"no identity {name_or_id!r}: {self.root} holds no identities yet")
         near = difflib.get_close_matches(name_or_id, names, n=3, cutoff=0.4)
         hint = f"did you mean {', '.join(near)}?" if near else f"it holds {len(names)}, such as {', '.join(names[:3])}"
-        raise IdentityNotFound(f"no identity {name_or_id!r} in {self.root}; {hint}")
+        return f"{where}; {hint}"
 
     def faces_by_other_name(self, name: str) -> list[str]:
         """Face ids by the photo's other names (table `names`): "<name>" is the largest face, "<name>-<n>" face n, which
         need not exist."""
-        numbers = dict(faces_called(name))
+        numbers = dict(called for spelling in spellings(name) for called in faces_called(spelling))
         rows = self.read("names", where=where_in("name", list(numbers))).to_pylist()
         return [face_id(row["photo_id"], numbers[row["name"]]) for row in rows]
 

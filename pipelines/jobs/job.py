@@ -40,7 +40,10 @@ _TRANSIENT: Final = (
 
 @dataclass(kw_only=True)
 class Summary:
-    """What a job did. photos = photos_with_faces + sum(rejected) + skipped_existing, always."""
+    """What a job did. photos = photos_with_faces + sum(rejected) + skipped_existing, always.
+
+    What lies in the source beside the photos is in `left_out`.
+    """
 
     job: str
     job_id: str
@@ -48,6 +51,7 @@ class Summary:
     faces: int = 0  # new rows of `faces`; of `train`: faces it looked at
     identities: int = 0  # newly learned; of `generate`, `evaluate`: whose pictures it made, measured
     rejected: dict[str, int] = field(default_factory=dict)  # photos without a usable face, by reason
+    left_out: dict[str, int] = field(default_factory=dict)  # files and folders of SRC that are no photos, by kind
     skipped_existing: int = 0  # done by an earlier job: photos; of `train` faces, of the others images
     seconds: float = 0.0
     photos_with_faces: int = 0
@@ -76,6 +80,7 @@ class Summary:
             rows.append(("faces", self.faces, "" if self.job == "train" else "new"))
         if self.job in ("run", "train"):
             rows.append(("identities", self.identities, f"new; {self.identities_existing} learned before"))
+        rows += [("left out", num, kind) for kind, num in sorted(self.left_out.items())]
         rows += [("rejected", num, reason) for reason, num in sorted(self.rejected.items())]
         rows += [("rejected faces", num, reason) for reason, num in sorted(self.rejected_faces.items())]
         things = {"train": "faces", "generate": "images", "evaluate": "images"}.get(self.job, "photos")

@@ -32,16 +32,23 @@ _REMEDIES: Final = (  # (what the message says, in lower case; what to do)
 
 def explained(error: BaseException, root: str) -> OSError | None:
     """An error of the storage under ROOT in a user's terms, one line with the remedy; None if it is something else."""
-    if isinstance(error, SourceError):
+    remedy = None if isinstance(error, SourceError) else remedy_of(error)
+    if remedy is None:
         return None
-    text = str(error).strip().partition("\n")[0]  # what follows is Ray's advice to programmers
-    for signs, remedy in _REMEDIES:
-        if isinstance(error, (OSError, ValueError)) and any(sign in text.lower() for sign in signs):
-            return OSError(
-                f"{root} cannot be written or read: {remedy}, then run the same command again; "
-                f"what was committed is kept ({text[:300]})"
-            )
-    return None
+    return OSError(
+        f"{root} cannot be written or read: {remedy}, then run the same command again; "
+        f"what was committed is kept ({_first_line(error)[:300]})"
+    )
+
+
+def remedy_of(error: BaseException) -> str | None:
+    """What to do about an error of a storage, by its message; None if it is something else."""
+    text = _first_line(error).lower() if isinstance(error, (OSError, ValueError)) else ""
+    return next((remedy for signs, remedy in _REMEDIES if any(sign in text for sign in signs)), None)
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().partition("\n")[0]  # what follows is Ray's advice to programmers
 
 
 class Journal:

@@ -21,7 +21,7 @@ from factory.pack import load_pack
 from factory.records import Face, FoundFaces, Origin, Reject
 from factory.store.rows import SCHEMAS, face_row, reject_row
 
-_PHOTO: Final = [("photo_id", pa.string()), ("reject_id", pa.string()), ("name", pa.string())]  # as in sources.PHOTO
+_PHOTO: Final = [(name, pa.string()) for name in ("photo_id", "reject_id", "name", "uri")]  # as in sources.PHOTO
 _FACE: Final = [
     ("face_index", pa.int32()),
     ("box", pa.list_(pa.float32(), 4)),
@@ -92,7 +92,7 @@ class ReadFaces:
             rows = iter(list(threads.map(face_row, [face for outcome in read for face in outcome.faces])))
         outcomes = [
             {
-                "faces": [next(rows) for _ in outcome.faces],
+                "faces": [{**next(rows), "uri": photo["uri"]} for _ in outcome.faces],
                 "rejects": _rejects(photo, outcome.refused, self.pack.name, whole=not outcome.faces),
             }
             for photo, outcome in zip(photos, read, strict=True)
@@ -171,6 +171,7 @@ def _rejects(
             stage="prepare",
             reason=error.reason,
             detail=error.detail,
+            uri=photo["uri"],
         )
         for number, (index, error) in enumerate(refused)
     ]

@@ -17,13 +17,13 @@ from factory.store.tombstones import Tombstones
 from pipelines.jobs.job import Summary
 from pipelines.jobs.progress import Progress
 from pipelines.jobs.stage import Stage, stream
-from pipelines.photos.sources import CONTENT, find_places, hash_contents
+from pipelines.photos.sources import CONTENT, Places, hash_contents
 
 _FILES: Final = 64  # files that one task reads
 
 
 def find_new_photos(
-    photos: str, store: Store, pack: Pack, summary: Summary, retry: Sequence[str] | None = None
+    places: Places, store: Store, pack: Pack, summary: Summary, retry: Sequence[str] | None = None
 ) -> tuple[pa.Table, list[str]]:
     """CONTENT of the photos to prepare, each once. Every file is read here once, for its id alone.
 
@@ -31,7 +31,6 @@ def find_new_photos(
     which a photo comes again are kept in `names`. Also the ids of rejects of photos that can be read again: they are to
     go once these photos have other rows, else an interrupted retry would forget them.
     """
-    places = find_places(photos)
     known = _known_photos(store, pack, retry)
     fresh: list[pa.Table] = []
     with Progress("look for new photos", "photos", places.num_photos) as progress:
@@ -41,10 +40,11 @@ def find_new_photos(
             progress.add(batch.num_rows)
     # sorted before the first of several copies is taken: it gives the photo its name, the same one at each run
     rows = pa.concat_tables([CONTENT.empty_table(), *fresh]).sort_by(
-        [("uri", "ascending"), ("row_group", "ascending"), ("row", "ascending")]
+        [("uri", "ascending"), ("row_group", "ascending"), ("first_row", "ascending"), ("row", "ascending")]
     )
     first = [known.is_first(row) for row in rows.select(["photo_id", "name"]).to_pylist()]
     summary.photos += places.num_photos
+    summary.left_out = dict(places.left_out)
     summary.duplicates += len(first) - sum(first)
     summary.skipped_existing += places.num_photos - sum(first)
     store.upsert("names", [{"photo_id": photo_id, "name": name} for photo_id, name in sorted(known.more_names)])

@@ -1,0 +1,44 @@
+"""How a Lance table is opened, on a disk or on s3://."""
+
+from __future__ import annotations
+
+import os
+from functools import lru_cache
+from typing import Final, TypeAlias
+
+import lance
+
+from factory.store.columns import check_columns
+from factory.store.rows import Table
+
+_INDEX_CACHE, _METADATA_CACHE = 2**28, 2**27  # bytes a process, at most
+Options: TypeAlias = dict[str, str] | None
+SETTINGS: Final = ("AWS_ENDPOINT_URL", "AWS_ACCESS_KEY_ID")  # whose connections one process may not mix
+
+
+def storage_options(root: str) -> Options:
+    """What Lance must be told beside the AWS_* variables."""
+    plain_http = os.environ.get("AWS_ENDPOINT_URL", "").startswith("http://")
+    return {"allow_http": "true"} if root.startswith("s3://") and plain_http else None
+
+
+def open_table(uri: str, table: Table, options: Options) -> lance.LanceDataset | None:
+    """A table's newest version; None if there is no table yet.
+
+    An older version's table may lack columns that came later. Raises ValueError if it has other columns than ours.
+    """
+    try:
+        dataset = lance.dataset(uri, storage_options=options, session=_session(*map(os.environ.get, SETTINGS)))
+    except ValueError as error:
+        if "was not found" not in str(error):
+            raise
+        return None
+    check_columns(uri, table, dataset.schema)
+    return dataset
+
+
+@lru_cache(maxsize=1)
+def _session(*settings: str | None) -> lance.Session:
+    """This process's cache of files' metadata and index pages: without one, each look-up would read them anew. It keeps
+    connections, too, so it belongs to the settings of S3."""
+    return lance.Session(index_cache_size_bytes=_INDEX_CACHE, metadata_cache_size_bytes=_METADATA_CACHE)

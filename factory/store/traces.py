@@ -1,0 +1,156 @@
+"""Looking for somebody in every file under a root: as they are, packed by Lance, and written as base64.
+
+A needle is a piece of bytes that only this person's rows put there: an id, a piece of a picture, numbers of an
+embedding. All needles are looked for together, so hundreds of pictures take no longer than one.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from typing import Final
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.fs as pafs
+from lance.file import LanceFileReader
+
+from factory.files import filesystem
+from factory.store.connection import Options, storage_options
+
+MIN_BYTES: Final = 8  # of a needle
+_CHUNK: Final = 2**24  # bytes read at a time
+_ROWS: Final = 4096
+_PICTURE_BYTES: Final = 256
+_PIECES: Final = 12  # of a photo
+_HASH_BITS: Final = 20
+_BASE64_BYTES: Final = 24  # of a piece that is looked for as base64; three in a row, of which a line break hits two
+
+
+def pieces_of(content: bytes) -> list[bytes]:
+    """Pieces of a photo's bytes that no other photo has: from its inside, as files of one kind begin and end alike."""
+    starts = np.linspace(0.2, 0.9, _PIECES) * len(content)
+    pieces = [content[int(start) :][:_PICTURE_BYTES] for start in starts]
+    return [piece for piece in dict.fromkeys(pieces) if _tells(piece)]
+
+
+def tellable(needles: Mapping[bytes, str]) -> dict[bytes, str]:
+    """Those that are no accident when found."""
+    return {needle: what for needle, what in needles.items() if _tells(needle)}
+
+
+def with_base64(needles: Mapping[bytes, str]) -> dict[bytes, str]:
+    """The needles, and how pieces of them look as base64, wherever in a text they begin: in the usual alphabet, in that
+    of URLs, and in the usual one with its marks written as %2B and %2F."""
+    found = dict(needles)
+    for needle, what in needles.items():
+        ends = range(len(needle), max(len(needle) - 3 * _BASE64_BYTES, 0), -_BASE64_BYTES)
+        for end in ends:
+            piece = needle[max(end - _BASE64_BYTES, 0) : end]
+            if len(piece) < _BASE64_BYTES and end != len(needle):
+                continue
+            for shift in range(3):
+                usual = _base64_inside(piece, shift)
+                urls = usual.translate(bytes.maketrans(b"+/", b"-_"))
+                marked = usual.replace(b"+", b"%2B").replace(b"/", b"%2F")
+                found |= dict.fromkeys((usual, urls, marked), f"{what}, as base64")
+    return tellable(found)
+
+
+class Search:
+    """Looks for all needles at once, by a hash of the eight bytes they begin with."""
+
+    def __init__(self, needles: Mapping[bytes, str]) -> None:
+        """`needles`: what is looked for, MIN_BYTES at least -> what it is."""
+        self.overlap = max(map(len, needles), default=1) - 1
+        self._needles: dict[bytes, list[tuple[bytes, str]]] = defaultdict(list)
+        for needle, what in needles.items():
+            assert len(needle) >= MIN_BYTES, needle
+            self._needles[needle[:8]].append((needle, what))
+        self._begins = np.zeros(2**_HASH_BITS, bool)
+        self._begins[_hashed(np.frombuffer(b"".join(self._needles), "<u8"))] = True
+
+    def found_in(self, data: bytes) -> set[str]:
+        """What the needles are that these bytes hold."""
+        found: set[str] = set()
+        for first in range(min(8, len(data) - 7)):  # every eighth place together
+            eights = np.frombuffer(data, "<u8", (len(data) - first) // 8, first)
+            for place in np.flatnonzero(self._begins[_hashed(eights)]):
+                at = first + 8 * int(place)
+                begins_alike = self._needles.get(data[at : at + 8], ())
+                found |= {what for needle, what in begins_alike if data.startswith(needle, at)}
+        return found
+
+    def found_in_file(self, files: pafs.FileSystem, path: str) -> set[str]:
+        """The same for a file as it is; nothing if it is gone, as a running job may tidy it away."""
+        found: set[str] = set()
+        tail = b""
+        try:
+            with files.open_input_stream(path) as stream:
+                while chunk := stream.read(_CHUNK):
+                    window = tail + chunk
+                    found |= self.found_in(window)
+                    tail = window[-self.overlap :] if self.overlap else b""
+        except FileNotFoundError:
+            return set()
+        return found
+
+
+def scan(root: str, needles: Mapping[bytes, str]) -> tuple[int, int, list[str]]:
+    """Looks for needles in every file of a root: (files, bytes, "file: what" of each hit).
+
+    Files of tables and indexes are also read as what they are, as Lance packs texts and numbers.
+    """
+    files, path = filesystem(root)
+    search, options = Search(needles), storage_options(root)
+    num_files = num_bytes = 0
+    hits: list[str] = []
+    for info in list_files(files, path):
+        num_files += 1
+        num_bytes += info.size
+        found = search.found_in_file(files, info.path)
+        if info.path.endswith(".lance") and info.size:
+            found |= _found_unpacked(search, f"s3://{info.path}" if root.startswith("s3://") else info.path, options)
+        hits += [f"{info.path}: {what}" for what in sorted(found)]
+    return num_files, num_bytes, hits
+
+
+def list_files(files: pafs.FileSystem, path: str) -> Iterator[pafs.FileInfo]:
+    """Every file below a folder, which need not exist."""
+    selector = pafs.FileSelector(path, recursive=True, allow_not_found=True)
+    return (info for info in files.get_file_info(selector) if info.type == pafs.FileType.File)
+
+
+def _found_unpacked(search: Search, uri: str, options: Options) -> set[str]:
+    """What a Lance file's texts and numbers hold; pictures are stored as they are."""
+    found: set[str] = set()
+    try:
+        schema = LanceFileReader(uri, storage_options=options).metadata().schema
+        columns = [field.name for field in schema if not pa.types.is_binary(field.type)]
+        reader = LanceFileReader(uri, storage_options=options, columns=columns)
+        for batch in reader.read_all(batch_size=_ROWS).to_batches():
+            for column in batch.columns:
+                for buffer in column.buffers():
+                    found |= search.found_in(buffer.to_pybytes()) if buffer is not None else set()
+    except (ValueError, OSError) as error:  # gone, or cut off by a kill: then its bytes are all there is to look at
+        if not any(sign in str(error).lower() for sign in ("not found", "invalid user input")):
+            raise
+    return found
+
+
+def _hashed(eights: np.ndarray) -> np.ndarray:
+    """A number below 2**_HASH_BITS for each eight bytes."""
+    return (eights * np.uint64(0x9E3779B97F4A7C15)) >> np.uint64(64 - _HASH_BITS)
+
+
+def _tells(needle: bytes) -> bool:
+    return len(needle) >= MIN_BYTES and len(set(needle)) >= 4
+
+
+def _base64_inside(piece: bytes, shift: int) -> bytes:
+    """The letters that stand for a piece and nothing else, where it begins `shift` bytes behind a group of three."""
+    encoded = base64.b64encode(b"\0" * shift + piece)
+    first = -(-8 * shift // 6)  # letters that also stand for what is before
+    last = 8 * (shift + len(piece)) // 6  # from here on also for what is behind
+    return encoded[first:last]

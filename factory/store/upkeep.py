@@ -1,0 +1,82 @@
+"""What keeps a table quick and clean: small files joined, scalar indexes made and kept up, deleted rows gone for good.
+
+An index finds a row by its id or name among millions in milliseconds. It costs a small table more than it gives, so a
+table gets its indexes once it is large. What is committed later is not in them at first: Lance looks through these
+files one by one, so every few commits they are added, as a small segment of their own.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Final
+
+import lance
+
+from factory.store.commits import is_lost_race
+from factory.store.rows import KEYS, SCHEMAS, Table
+
+TIDY_EVERY: Final = 256  # commits
+INDEX_EVERY: Final = 8  # commits; a look-up takes some 0.3 ms longer for each that no index knows
+INDEX_FROM: Final = 4096  # rows
+_MAX_SEGMENTS: Final = 16  # of an index; then the later ones are merged
+_FRAGMENT_ROWS: Final = 1024  # full files are never rewritten, so the cost of joining stays linear
+_FEW_VALUES: Final = ("pack", "protocol", "digest")  # keys that are not looked for: thousands of rows have the same
+
+
+def indexed_columns(table: Table) -> list[str]:
+    """Columns with an index: the table's keys, and what it is searched by."""
+    searched = {*KEYS[table], "name", "photo_id", "identity_id", "face_id"} - set(_FEW_VALUES)
+    return [name for name in SCHEMAS[table].names if name in searched]
+
+
+def after_commit(dataset: lance.LanceDataset, table: Table) -> None:
+    """Looks after the table every few commits, as told by its version: one of many writers does it."""
+    if dataset.version % TIDY_EVERY == TIDY_EVERY - 1:
+        tidy(dataset, table)
+    elif dataset.version % INDEX_EVERY == INDEX_EVERY - 1:
+        keep_indexes(dataset, table)
+
+
+def tidy(dataset: lance.LanceDataset, table: Table) -> None:
+    """Joins the small files that many small commits leave, and brings the indexes up to date. Safe beside running
+    jobs: if one commits at the wrong moment, the next tidying does it."""
+    if len(dataset.get_fragments()) >= 8:
+        try:
+            dataset.optimize.compact_files(target_rows_per_fragment=_FRAGMENT_ROWS)
+        except (OSError, ValueError) as error:
+            if not is_lost_race(error):
+                raise
+        dataset.cleanup_old_versions(older_than=timedelta(hours=1))
+    keep_indexes(dataset, table)
+
+
+def keep_indexes(dataset: lance.LanceDataset, table: Table) -> None:
+    """Makes the indexes that a large table lacks, and adds what was committed since to those that are there."""
+    segments = {index.field_names[0]: len(index.segments) for index in dataset.describe_indices()}
+    if not segments and dataset.count_rows() < INDEX_FROM:
+        return
+    try:
+        for column in indexed_columns(table):
+            if column not in segments:
+                dataset.create_scalar_index(column, "BTREE")
+        most = max(segments.values(), default=0)
+        if segments:
+            dataset.optimize.optimize_indices(num_indices_to_merge=most - 1 if most >= _MAX_SEGMENTS else 0)
+    except (OSError, ValueError) as error:
+        if not is_lost_race(error):
+            raise
+
+
+def drop_deleted(dataset: lance.LanceDataset, table: Table) -> None:
+    """Writes files with deleted rows anew, and removes every version before, with its files. Raises OSError where
+    another writer came first."""
+    dataset.optimize.compact_files(
+        target_rows_per_fragment=_FRAGMENT_ROWS, materialize_deletions=True, materialize_deletions_threshold=0.0
+    )
+    # An index holds the values themselves, those of deleted rows too. A table that is about to get its first one gets
+    # it here, so that another worker's, which may have been made of rows that are gone, meets a conflict.
+    if dataset.describe_indices() or dataset.count_rows() >= INDEX_FROM // 2:
+        for column in indexed_columns(table):
+            dataset.create_scalar_index(column, "BTREE", replace=True)
+    dataset.delete("FALSE")  # a commit without effect: the one before names the deleted ids in its log
+    dataset.cleanup_old_versions(older_than=timedelta(0))

@@ -1,0 +1,117 @@
+"""Photos in .tar (WebDataset's shards) and .zip files: the members are listed once, then each is read by itself."""
+
+from __future__ import annotations
+
+import tarfile
+import zipfile
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
+from typing import IO, Final, cast
+
+from factory.errors import SourceError
+from factory.files import shown
+from pipelines.photos.entries import Entry, is_lfs_pointer, open_file
+from pipelines.photos.listing import left_out_path
+
+SUFFIXES: Final = (".tar", ".zip")
+_PACKED: Final = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst", ".7z", ".rar", ".gz", ".bz2", ".xz", ".zst")
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """A file in an archive."""
+
+    name: str  # with its folders
+    number: int  # of the archive's entries, as they are listed
+    offset: int  # bytes from the start of a tar; -1: the zip knows
+    size: int  # bytes, as the archive says
+
+
+def is_packed(file: str) -> bool:
+    """Whether a file is an archive of a kind that is not read."""
+    return file.lower().endswith(_PACKED)
+
+
+def list_members(uri: str) -> tuple[list[Member], Counter[str]]:
+    """The members that may be photos, and how many were left out, by kind. Raises SourceError if it is no archive."""
+    try:
+        with open_file(uri) as stream:
+            members = list(_zip_members(stream) if uri.lower().endswith(".zip") else _tar_members(stream))
+    except (tarfile.TarError, zipfile.BadZipFile, EOFError, ValueError, NotImplementedError) as error:
+        if is_lfs_pointer(uri):
+            raise SourceError("a Git LFS pointer in place of the archive; run `git lfs pull` there") from None
+        raise SourceError(f"no readable archive: {shown(str(error))[:300]}") from None
+    kinds = [left_out_path(member.name) for member in members]
+    kept = [member for member, kind in zip(members, kinds, strict=True) if kind is None]
+    return kept, Counter(kind for kind in kinds if kind is not None)
+
+
+class Archives:
+    """Archives that are open while their members are read."""
+
+    def __init__(self) -> None:
+        self._stack = ExitStack()
+        self._zips: dict[str, tuple[zipfile.ZipFile, list[zipfile.ZipInfo]]] = {}
+
+    def __enter__(self) -> Archives:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def entry(self, name: str, uri: str, member: Member) -> Entry:
+        """A member as a photo."""
+        where = f"{shown(uri)}#{shown(member.name)}"
+        opened = partial(self._open, uri, member)
+        return Entry(name=name, uri=where, open=opened, size=partial(int, member.size))
+
+    def _open(self, uri: str, member: Member) -> IO[bytes]:
+        if member.offset >= 0:
+            stream = open_file(uri)
+            stream.seek(member.offset)
+            return cast(IO[bytes], _Part(stream, member.size))
+        if uri not in self._zips:
+            archive = self._stack.enter_context(zipfile.ZipFile(self._stack.enter_context(open_file(uri))))
+            self._zips[uri] = (archive, archive.infolist())
+        archive, infos = self._zips[uri]
+        if member.number >= len(infos) or infos[member.number].filename != member.name:
+            raise OSError("the archive was replaced meanwhile")
+        return archive.open(infos[member.number])
+
+
+class _Part:
+    """The next bytes of a stream, so many, as a stream."""
+
+    def __init__(self, stream: IO[bytes], size: int) -> None:
+        self._stream, self._left = stream, size
+
+    def __enter__(self) -> _Part:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stream.close()
+
+    def read(self, size: int) -> bytes:
+        """At most so many bytes; none at the end. Raises EOFError if the archive ends before."""
+        data = self._stream.read(min(size, self._left))
+        if not data and self._left:
+            raise EOFError("the archive ends within it")
+        self._left -= len(data)
+        return data
+
+
+def _tar_members(stream: IO[bytes]) -> Iterator[Member]:
+    with tarfile.open(fileobj=stream, mode="r:") as archive:
+        for number, info in enumerate(archive):
+            if info.isreg() and not info.sparse:
+                yield Member(info.name, number, info.offset_data, info.size)
+
+
+def _zip_members(stream: IO[bytes]) -> Iterator[Member]:
+    with zipfile.ZipFile(stream) as archive:
+        for number, info in enumerate(archive.infolist()):
+            if not info.is_dir():
+                yield Member(info.filename, number, -1, info.file_size)

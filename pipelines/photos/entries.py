@@ -1,0 +1,166 @@
+"""A photo's bytes, wherever they lie: opened, measured and read in the same way; whatever fails is an OSError."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import os
+import stat
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from io import BytesIO
+from pathlib import Path
+from typing import IO, Final
+from urllib.parse import unquote_to_bytes
+
+import pyarrow as pa
+import pyarrow.fs as pafs
+
+from factory.files import filesystem, local_path, shown
+from factory.ids import unread_photo_id
+
+_CHUNK: Final = 2**20  # bytes read at a time
+# Of Arrow for odd keys; of damaged, encrypted or unknown archives
+_FAULTS: Final = (OSError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error, pa.ArrowException)
+_LFS: Final = b"version https://git-lfs.github.com/spec/"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """One photo of a source."""
+
+    name: str
+    uri: str  # where it is, for a person to find it: a path or uri, "table.parquet#7", "photos.zip#a/b.jpg"
+    open: Callable[[], IO[bytes]]
+    size: Callable[[], int]  # bytes; raises OSError if there is nothing to read
+
+    @property
+    def source_id(self) -> str:
+        """What stands for the photo while its bytes are not known."""
+        return unread_photo_id(self.uri)
+
+    def num_bytes(self) -> int:
+        """Of the photo. Raises OSError if it cannot be read, or is empty."""
+        try:
+            size = self.size()
+        except _FAULTS as error:
+            raise _as_os_error(error) from error
+        if size == 0:
+            raise OSError("empty: 0 bytes")
+        return size
+
+    def chunks(self) -> Iterator[bytes]:
+        """The bytes, in pieces. Raises OSError."""
+        try:
+            with self.open() as stream:
+                while chunk := stream.read(_CHUNK):
+                    yield chunk
+        except _FAULTS as error:
+            raise _as_os_error(error) from error
+
+    def digest(self) -> str | None:
+        """The id of the photo, sha256 of its bytes; None if they cannot be read."""
+        digest = hashlib.sha256()
+        try:
+            self.num_bytes()
+            for chunk in self.chunks():
+                digest.update(chunk)
+        except OSError:
+            return None
+        return digest.hexdigest()
+
+    def read(self, most: int) -> bytes | None:
+        """All of it, None if that is more than `most` bytes, whatever its size was said to be. Raises OSError."""
+        if self.num_bytes() > most:
+            return None
+        parts, left = [], most
+        for chunk in self.chunks():
+            left -= len(chunk)
+            if left < 0:
+                return None
+            parts.append(chunk)
+        return b"".join(parts)
+
+
+def of_file(name: str, uri: str) -> Entry:
+    """A file by itself; `uri` as Python reads names, of any bytes."""
+    return Entry(name=name, uri=shown(uri), open=partial(open_file, uri), size=partial(file_size, uri))
+
+
+def of_bytes(name: str, uri: str, data: bytes) -> Entry:
+    """Bytes at hand."""
+    return Entry(name=name, uri=uri, open=partial(BytesIO, data), size=partial(len, data))
+
+
+def faulty(name: str, uri: str, fault: str) -> Entry:
+    """A photo of which nothing is there but the reason."""
+
+    def fail() -> int:
+        raise OSError(fault)
+
+    return Entry(name=name, uri=uri, open=BytesIO, size=fail)
+
+
+def open_file(uri: str) -> IO[bytes]:
+    """A local file or an object of S3, to read and to seek in. Raises OSError."""
+    if not uri.startswith("s3://"):
+        file_size(uri)
+        return open(local_path(uri), "rb")
+    if _is_odd(uri):
+        import s3fs  # Arrow knows no empty parts, and means a folder by a dot
+
+        opened: IO[bytes] = s3fs.S3FileSystem().open(uri.removeprefix("s3://"), "rb")
+        return opened
+    files, path = filesystem(uri)
+    stream: IO[bytes] = files.open_input_file(path)
+    return stream
+
+
+def file_size(uri: str) -> int:
+    """Bytes of a local file or an object. Raises OSError, also for what is no file and might never end."""
+    if not uri.startswith("s3://"):
+        found = Path(local_path(uri)).stat()
+        if not stat.S_ISREG(found.st_mode):
+            raise OSError("it is no file")
+        return found.st_size
+    if _is_odd(uri):
+        with open_file(uri) as stream:
+            return stream.seek(0, os.SEEK_END)
+    files, path = filesystem(uri)
+    info = files.get_file_info(path)
+    if info.type != pafs.FileType.File:
+        raise FileNotFoundError("no such file")
+    return int(info.size)
+
+
+def data_uri(uri: str) -> bytes:
+    """What a data: uri holds. Raises ValueError, which never repeats it."""
+    head, comma, text = uri.partition(",")
+    try:
+        if not comma:
+            raise ValueError
+        data = unquote_to_bytes(text)
+        return base64.b64decode(data, validate=True) if head.lower().endswith(";base64") else data
+    except (ValueError, binascii.Error):
+        raise ValueError(f"a damaged data: uri of {len(uri):,} characters") from None
+
+
+def is_lfs_pointer(uri: str) -> bool:
+    """Whether a file is a text that Git LFS left in its place."""
+    with open_file(uri) as stream:
+        return stream.read(len(_LFS)) == _LFS
+
+
+def _is_odd(uri: str) -> bool:
+    parts = uri.removeprefix("s3://").split("/")
+    return any(part in ("", ".", "..") for part in parts)
+
+
+def _as_os_error(error: Exception) -> OSError:
+    if isinstance(error, OSError) and error.strerror:  # without the path, which is told beside it
+        return OSError(error.strerror)
+    return OSError(shown(str(error))[:300] or type(error).__name__)

@@ -1,0 +1,171 @@
+"""Every entry of SRC: a file that may be a photo, or something left out, which is counted by its kind."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections import Counter, deque
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Final
+
+import pyarrow.fs as pafs
+
+from factory.errors import SourceError
+from factory.files import filesystem, local_path, shown
+from pipelines.jobs.journal import remedy_of
+
+_SYSTEM: Final = frozenset(  # what systems and NAS leave beside photos, thumbnails and bins among it
+    "@eadir @recycle @tmp #recycle #snapshot __macosx $recycle.bin recycler lost+found thumbs.db ehthumbs.db "
+    "ehthumbs_vista.db desktop.ini picasa.ini icon\r".split(" ")
+) | {"system volume information"}
+_SIDECARS: Final = frozenset(  # what programs and people write about photos; .thm is a camera's thumbnail
+    "xmp aae json jsonl ndjson txt xml csv tsv md rst html htm yaml yml toml ini log pp3 dop thm cos vrd cls npy url "
+    "lnk db".split()
+)
+_TEXTS: Final = frozenset("readme license licence copying notice".split())
+TABLES: Final = ".lance"  # suffix of a folder that is a table
+
+
+@dataclass(slots=True)
+class Listed:
+    """What there is."""
+
+    files: list[str] = field(default_factory=list)  # uris; names may hold any bytes, as Python reads them
+    left_out: Counter[str] = field(default_factory=Counter)  # files and whole folders, by kind
+
+    def leave_out(self, kind: str, num: int = 1) -> None:
+        """Counts what is no photo."""
+        if num:
+            self.left_out[kind] += num
+
+    def add(self, other: Listed) -> None:
+        """Takes another's over; a file that both have is there once."""
+        self.files += sorted(set(other.files) - set(self.files))
+        self.left_out += other.left_out
+
+
+def list_files(src: str, root: str | None = None) -> Listed:
+    """Every file of SRC; not the tables and jobs of ROOT, which may lie in it.
+
+    Links are followed, each folder once. Raises SourceError, with the remedy, if SRC is missing or cannot be listed.
+    """
+    listed = Listed()
+    try:
+        found = _s3_files(src, root, listed) if src.startswith("s3://") else _local_files(local_path(src), root, listed)
+        listed.files = sorted(found)
+    except OSError as error:
+        remedy = (src.startswith("s3://") and remedy_of(error)) or "let this user read all of it, or give a part"
+        raise SourceError(f"{shown(src)} cannot be listed: {remedy} ({shown(str(error))[:300]})") from None
+    return listed
+
+
+def left_out_as(name: str) -> str | None:
+    """Why an entry of this name is no photo, by its kind; None if it may be one."""
+    low = name.lower()
+    if name.startswith(".") and name not in (".", ".."):  # which may be parts of a key in S3
+        return "hidden"
+    if low in _SYSTEM:
+        return "system"
+    stem, dot, suffix = low.rpartition(".")
+    return "sidecar" if (suffix in _SIDECARS if dot and stem else low in _TEXTS) else None
+
+
+def left_out_path(path: str) -> str | None:
+    """As `left_out_as`, of a file by its path: also if one of its folders is left out."""
+    *folders, name = PurePosixPath(path).parts or ("",)
+    kinds = (why for folder in folders if (why := left_out_as(folder)) in ("hidden", "system"))
+    return next(kinds, None) or left_out_as(name)
+
+
+def _local_files(src: str, root: str | None, listed: Listed) -> Iterator[str]:
+    try:
+        kind = Path(src).stat()
+    except FileNotFoundError:
+        raise _nothing(src) from None
+    if not stat.S_ISDIR(kind.st_mode):
+        yield src
+        return
+    jobs = None if root is None or root.startswith("s3://") else _id_of(f"{root}/jobs")
+    seen = {(kind.st_dev, kind.st_ino)}
+    folders, links = deque([src]), deque[str]()  # links last, so that a photo is called by where it really is
+    while folders or links:
+        folder = folders.popleft() if folders else links.popleft()
+        if folder != src:
+            own = _id_of(folder)
+            if own is None or own in seen:
+                listed.leave_out("link to a folder listed already")
+                continue
+            seen.add(own)
+        with os.scandir(folder) as entries:
+            for entry in sorted(entries, key=lambda entry: entry.name):
+                if why := _why_not(entry, jobs):
+                    listed.leave_out(why)
+                elif _is_dir(entry):
+                    (links if entry.is_symlink() else folders).append(entry.path)
+                else:
+                    yield entry.path
+
+
+def _why_not(entry: os.DirEntry[str], jobs: tuple[int, int] | None) -> str | None:
+    if _is_dir(entry):
+        if entry.name.endswith(TABLES) or (jobs is not None and _id_of(entry.path) == jobs):
+            return "table or job of a root"
+        return why if (why := left_out_as(entry.name)) in ("hidden", "system") else None
+    return left_out_as(entry.name) or ("neither file nor folder" if _is_special(entry) else None)
+
+
+def _is_dir(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link that leads nowhere, or round in a circle: a file that cannot be read, and is told so
+        return False
+
+
+def _is_special(entry: os.DirEntry[str]) -> bool:
+    """Whether reading it might never end: a pipe, a socket, a device."""
+    try:
+        mode = entry.stat().st_mode
+    except OSError:
+        return False
+    return not stat.S_ISREG(mode)
+
+
+def _id_of(folder: str) -> tuple[int, int] | None:
+    try:
+        found = Path(folder).stat()
+    except FileNotFoundError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+def _s3_files(src: str, root: str | None, listed: Listed) -> Iterator[str]:
+    files, path = filesystem(src)
+    info = files.get_file_info(path)
+    if info.type == pafs.FileType.File:
+        yield f"s3://{path}"
+        return
+    if info.type == pafs.FileType.NotFound:
+        raise _nothing(src)
+    own = root.removeprefix("s3://") if root is not None else None
+    for found in files.get_file_info(pafs.FileSelector(path, recursive=True)):
+        if found.type != pafs.FileType.File:
+            continue
+        if why := _why_not_key(found.path, path, own):
+            listed.leave_out(why)
+        else:
+            yield f"s3://{found.path}"
+
+
+def _why_not_key(key: str, prefix: str, root: str | None) -> str | None:
+    inner = key.removeprefix(prefix)
+    if f"{TABLES}/" in inner or (root is not None and key.startswith(f"{root}/jobs/")):
+        return "table or job of a root"
+    return left_out_path(inner)
+
+
+def _nothing(src: str) -> SourceError:
+    return SourceError(
+        f"there is nothing at {shown(src)}; --photos takes a Parquet file, a folder or an s3:// prefix"
+    )

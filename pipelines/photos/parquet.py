@@ -1,0 +1,152 @@
+"""Photos in Parquet: a column of bytes or of uris, and optionally of names. A place is a row group, decoded at once."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import PurePosixPath
+from posixpath import normpath
+from typing import Any, Final
+from urllib.parse import unquote
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from factory.errors import SourceError
+from factory.files import local_path, shown
+from pipelines.photos.entries import Entry, data_uri, faulty, is_lfs_pointer, of_bytes, of_file, open_file
+from pipelines.photos.names import text_name
+
+_LONGEST: Final = 4096  # characters of a path or uri
+_BASE64: Final = re.compile(r"[A-Za-z0-9+/=\s]{200,}")
+_ENCODED: Final = ("jpg", "jpeg", "png", "webp")  # what img2dataset calls the column of bytes
+_FAULTS: Final = (pa.ArrowException, OSError, ValueError, LookupError)
+
+
+def _is_text(type_: pa.DataType) -> bool:
+    if pa.types.is_dictionary(type_):
+        return _is_text(type_.value_type)
+    return type_ in (pa.string(), pa.large_string(), pa.string_view(), pa.null())
+
+
+def _is_image(type_: pa.DataType) -> bool:
+    if pa.types.is_struct(type_):  # <bytes, path>, as Hugging Face's datasets write it
+        return any(field.name == "bytes" and _is_image(field.type) for field in type_)
+    return type_ in (pa.binary(), pa.large_binary(), pa.binary_view(), pa.null())
+
+
+_COLUMNS: Final = {  # column -> what its type must be, and how to say that
+    "image": (_is_image, "the bytes of the file (binary), or a struct of bytes and path; paths belong into uri"),
+    "uri": (_is_text, "a path or s3:// uri (string)"),
+}
+
+
+def row_groups(uri: str) -> list[int]:
+    """Rows of each row group. Raises SourceError, with the remedy, if the file is none or has no usable column."""
+    try:
+        with open_file(uri) as stream, pq.ParquetFile(stream) as parquet:
+            schema, metadata = parquet.schema_arrow, parquet.metadata
+            rows = [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
+    except pa.ArrowInvalid as error:
+        if is_lfs_pointer(uri):
+            raise SourceError(f"{shown(uri)} is a Git LFS pointer, not the file; run `git lfs pull` there") from None
+        raise SourceError(
+            f"{shown(uri)} is no readable Parquet file ({error}); repair it or take it out of the folder"
+        ) from None
+    _check(shown(uri), schema)
+    return rows
+
+
+def _check(uri: str, schema: pa.Schema) -> None:
+    if not {"image", "uri"} & set(schema.names) and _encoded(schema) is None:
+        near = [name for name in schema.names if name.lower().rstrip("s") in ("image", "uri", "img", "picture")]
+        hint = f"; rename {near[0]}" if near else ""
+        raise SourceError(
+            f"{uri} has columns {', '.join(schema.names)}; it needs image (bytes) or uri, and optionally name{hint}"
+        )
+    for field in schema:
+        if field.name in _COLUMNS and not _COLUMNS[field.name][0](field.type):
+            raise SourceError(f"{uri}: column {field.name} holds {field.type}; it takes {_COLUMNS[field.name][1]}")
+
+
+def _encoded(schema: pa.Schema) -> str | None:
+    """img2dataset's column of bytes, where there is none called image."""
+    if "image" in schema.names:
+        return None
+    return next((name for name in _ENCODED if name in schema.names and _is_image(schema.field(name).type)), None)
+
+
+def rows_of(uri: str, group: int, first_row: int, num_rows: int, stem: str) -> Iterator[Entry]:
+    """The photos of a row group, `num_rows` always: what cannot be read any more is an entry that says so."""
+    row = 0
+    try:
+        with open_file(uri) as stream, pq.ParquetFile(stream) as parquet:
+            encoded = _encoded(parquet.schema_arrow)
+            wanted = [name for name in ("image", "uri", "name", encoded, encoded and "key") if name]
+            columns = [name for name in wanted if name in parquet.schema_arrow.names]
+            for batch in parquet.iter_batches(batch_size=16, row_groups=[group], columns=columns):
+                for values in batch.to_pylist()[: num_rows - row]:
+                    if encoded:
+                        values |= {"image": values.get(encoded), "name": values.get("name") or values.get("key")}
+                    yield _entry(values, uri, first_row + row, stem)
+                    row += 1
+        fault = "the Parquet file has fewer rows than it had"
+    except _FAULTS as error:  # gone, or damaged inside: the rows that are left are told, each one
+        fault = f"the Parquet file is damaged or gone: {shown(str(error))[:300]}"
+    for number in range(first_row + row, first_row + num_rows):
+        yield faulty(f"{stem}-{number}", f"{shown(uri)}#{number}", fault)
+
+
+def _entry(values: dict[str, Any], parquet: str, row: int, stem: str) -> Entry:
+    image: Any = values.get("image")
+    uri: Any = values.get("uri")
+    if isinstance(image, dict):  # the struct <bytes, path> that Hugging Face's datasets write
+        image, uri = image.get("bytes"), uri or image.get("path")
+    here = f"{shown(parquet)}#{row}"
+    path = local_path(uri) if uri and uri.startswith("file:/") else uri if uri and not _no_path(uri) else None
+    name = _name(values.get("name")) or _partition(parquet) or (text_name(PurePosixPath(path).stem) if path else "")
+    name = name or f"{stem}-{row}"
+    if image is not None:
+        return of_bytes(name, here, image)
+    if not uri:
+        return faulty(name, here, "the row holds no picture: it is null")
+    if uri.lower().startswith("data:"):
+        try:
+            return of_bytes(name, here, data_uri(uri))
+        except ValueError as error:
+            return faulty(name, here, str(error))
+    if path is None:
+        return faulty(name, here, f"uri holds {_no_path(uri)}, not where a photo is; bytes belong into a column image")
+    scheme = path.partition("://")[0] if "://" in path else ""
+    if scheme not in ("", "s3"):
+        return faulty(name, shown(path), f"{scheme}:// is not read, only paths and s3://; copy the photos there first")
+    if scheme == "" and not path.startswith("/"):  # relative to the Parquet file
+        path = _beside(parquet, path)
+    return of_file(name, path)
+
+
+def _beside(parquet: str, path: str) -> str:
+    if parquet.startswith("s3://"):  # whose keys know no parent folder
+        return "s3://" + normpath(f"{parquet.removeprefix('s3://').rpartition('/')[0]}/{path}")
+    return str(PurePosixPath(parquet).parent / path)
+
+
+def _no_path(uri: str) -> str:
+    """What a text is that cannot be a path or uri; empty if it may be one. It is never repeated: it may be a photo."""
+    if uri.lower().startswith("data:"):
+        return "a data: uri"
+    if _BASE64.fullmatch(uri):
+        return f"{len(uri):,} characters of base64"
+    return f"{len(uri):,} characters" if len(uri) > _LONGEST else ""
+
+
+def _name(value: object) -> str:
+    if isinstance(value, bytes):
+        value = value.decode("utf-8", "surrogateescape")
+    return "" if value is None else text_name(str(value))
+
+
+def _partition(parquet: str) -> str:
+    """The name that a Hive partition gives: .../name=Ada/part-0.parquet."""
+    parts = [part for part in PurePosixPath(parquet).parts if part.startswith("name=")]
+    return text_name(unquote(parts[-1].removeprefix("name="))) if parts else ""

@@ -1,0 +1,84 @@
+"""Looking for somebody's bytes: every place, every alphabet, packed or not."""
+
+from __future__ import annotations
+
+import base64
+import random
+from collections.abc import Callable
+from pathlib import Path
+from urllib.parse import quote
+
+import lance
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from factory.store.traces import Search, pieces_of, scan, tellable, with_base64
+
+RANDOM = random.Random(0)
+
+
+def test_a_needle_is_found_wherever_it_is() -> None:
+    for size in (8, 9, 15, 16, 40):
+        data = RANDOM.randbytes(size)
+        for start in range(size - 7):
+            for end in range(start + 8, size + 1):
+                assert Search({data[start:end]: "it"}).found_in(data) == {"it"}
+        assert Search({data: "it"}).found_in(data[:-1]) == Search({}).found_in(data) == set()
+
+
+def test_needles_that_begin_alike_are_told_apart() -> None:
+    search = Search({b"12345678-a": "a", b"12345678-b": "b", b"12345678": "both"})
+    assert search.found_in(b"..12345678-b..") == {"b", "both"}
+
+
+def test_a_needle_across_two_pieces_of_a_file_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("factory.store.traces._CHUNK", 16)
+    needle = RANDOM.randbytes(20)
+    for start in range(40):
+        (tmp_path / "file").write_bytes(bytes(start) + needle + bytes(7))
+        assert scan(str(tmp_path), {needle: "it"}) == (1, start + 27, [f"{tmp_path}/file: it"])
+
+
+def _quoted(data: bytes) -> bytes:
+    return quote(base64.b64encode(data), safe="").encode()
+
+
+@pytest.mark.parametrize(
+    "encode", [base64.b64encode, base64.urlsafe_b64encode, base64.encodebytes, _quoted], ids=lambda f: f.__name__
+)
+def test_base64_is_found_from_every_place_on(encode: Callable[[bytes], bytes]) -> None:
+    content = RANDOM.randbytes(3000)
+    search = Search(with_base64(dict.fromkeys(pieces_of(content), "photo")))
+    an_id = Search(with_base64({content[:16]: "id"}))
+    for before in range(7):
+        assert search.found_in(b"x" * before + encode(bytes(before) + content)) == {"photo, as base64"}
+        assert an_id.found_in(b"x" * before + encode(bytes(before) + content[:16] + b"...")) == {"id, as base64"}
+    assert search.found_in(encode(RANDOM.randbytes(100_000))) == set()
+
+
+def test_what_many_files_have_in_common_is_no_trace() -> None:
+    assert tellable({bytes(32): "zeros", b"\xff\xd8" * 9: "two values", b"short": "short"}) == {}
+    flat = bytes(5000)
+    assert pieces_of(flat) == [] and pieces_of(b"") == []
+    header = RANDOM.randbytes(600)
+    photos = [header + RANDOM.randbytes(9000) for _ in range(2)]
+    assert not set(pieces_of(photos[0])) & set(pieces_of(photos[1]))
+    assert not any(piece in header for piece in pieces_of(photos[0]))
+
+
+def test_texts_and_numbers_that_lance_packs_are_found_too(tmp_path: Path) -> None:
+    names = [f"{number:064x}" for number in range(5000)]
+    numbers = np.arange(5000, dtype=np.float32)
+    table = pa.table({"name": names, "value": pa.FixedSizeListArray.from_arrays(pa.array(numbers), 8)[:625].take(
+        pa.array(np.arange(5000) % 625))})  # fmt: skip
+    lance.write_dataset(table, tmp_path / "t.lance").create_scalar_index("name", "BTREE")
+    needles = {names[4321].encode(): "name", numbers[800:808].tobytes(): "value"}
+    raw = [file for file in tmp_path.rglob("*.lance") if file.is_file() and names[4321].encode() in file.read_bytes()]
+    assert raw == [], "packed: else this test shows nothing"
+    hits = [hit.removeprefix(f"{tmp_path}/t.lance/").rpartition(": ") for hit in scan(str(tmp_path), needles)[2]]
+    found = {(file.partition("/")[0], what) for file, _, what in hits}
+    assert found == {("data", "name"), ("data", "value"), ("_indices", "name")}
+    for broken in (b"", b"...", RANDOM.randbytes(500)):
+        (tmp_path / "cut.lance").write_bytes(broken)
+        scan(str(tmp_path), needles)
