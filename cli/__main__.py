@@ -32,6 +32,7 @@ from cli.options import (
 from cli.packs import packs_app
 
 if TYPE_CHECKING:
+    from factory.draw.compose import Pose
     from pipelines.jobs.job import Summary
 
 app = typer.Typer(
@@ -195,12 +196,23 @@ def train(
 def generate(
     root: Root,
     prompt: Annotated[
-        list[str] | None, typer.Option("--prompt", help="`<person>` stands for the identity; may be repeated.")
+        list[str] | None,
+        typer.Option(
+            "--prompt", help="`<person>` stands for the identity, `<person:NAME>` for any other; may be repeated."
+        ),
     ] = None,
     prompts: Annotated[Path | None, typer.Option("--prompts", metavar="FILE", help="One prompt a line.")] = None,
     seeds: Annotated[str, typer.Option("--seeds", metavar="0,1,4-7", help="A picture for each.")] = "0",
     identity: Annotated[
         list[str] | None, typer.Option("--identity", metavar="NAME", help="Name or id; may be repeated. [default: all]")
+    ] = None,
+    pose: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--pose",
+            metavar="POSE",
+            help="NAME (`packs poses`), NAME+NAME (one a person), photo:FILE or skeleton:FILE; may be repeated.",
+        ),
     ] = None,
     out: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Also write <name>_<n>.png there.")] = None,
     pack: PackName = "studio",
@@ -209,10 +221,12 @@ def generate(
     gpus: Gpus = None,
     settings: Changes = None,
 ) -> None:
-    """Identities x prompts x seeds -> images.
+    """Identities x prompts x poses x seeds -> images.
 
-    Example: `identity-factory generate --root out/people --prompt "a photo of <person> wearing a red hat" --seeds 0-3
-    --out pictures`
+    Examples: `identity-factory generate --root out/people --prompt "a photo of <person> wearing a red hat" --seeds 0-3
+    --out pictures`; two people in one picture, one of them looking left:
+    `identity-factory generate --root out/people --identity ada --prompt "<person> and <person:bob> on the beach"
+    --pose left+front --out pictures`
     """
     with user_errors():
         from factory.pack import load_pack
@@ -223,14 +237,21 @@ def generate(
         texts = [*(prompt or []), *(read_prompts(prompts) if prompts else [])]
         if not texts:
             raise typer.BadParameter("give --prompt TEXT or --prompts FILE")
-        config = generate_settings(load_pack(pack), parse_settings(settings, num_inference_steps=steps))
+        loaded = load_pack(pack)
+        config = generate_settings(loaded, parse_settings(settings, num_inference_steps=steps))
         numbers = parse_seeds(seeds)
+        poses: dict[str, list[Pose]] = {"": []}
+        if pose:
+            from factory.draw.poses import read_pose
+
+            poses = {text: read_pose(loaded, text) for text in pose}
         summary = generate_job(
             root,
             pack,
             prompts=texts,
             seeds=numbers,
             identities=identity,
+            poses=poses,
             config=config,
             workers=Workers(num=workers, gpus=gpus),
             out=out,

@@ -7,7 +7,7 @@ width, `V` = 2 the words per identity.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -176,9 +176,11 @@ class GeneratedImage:
     name: str  # of the identity
     prompt: str  # as given, with <person>
     seed: int
-    image: np.ndarray  # uint8 [S, S, 3], RGB
+    image: np.ndarray  # uint8 [H, W, 3], RGB
     config: str  # JSON of the GenerateConfig
     created_at: str  # ISO 8601, UTC
+    people: Sequence[str] | None = None  # identity_ids of all who are in it; None: one person
+    pose: str | None = None  # what the pose was called when it was asked for
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,19 +6,22 @@ Networks are imported where they are needed: the light tasks need none, and star
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
-from functools import partial
+from functools import cache, partial
 from itertools import product
 from pathlib import Path
-from typing import Any, Final
+from types import MappingProxyType
+from typing import Any, Final, TypeAlias
 
 import pyarrow as pa
 
 from factory.config import GenerateConfig
+from factory.draw.compose import Pose, compose
 from factory.errors import IdentityNotFound
 from factory.ids import image_id
 from factory.pack import Pack, load_pack
+from factory.prompts import people_in
 from factory.records import Identity, ImageRequest
 from factory.settings import generate_settings
 from factory.store.queries import identities_by_id, pictures
@@ -32,7 +35,9 @@ from pipelines.jobs.stage import Stage, counts_table, tally
 IMAGES_PER_BATCH: Final = 16  # one UNet batch of mixed identities
 _WRITTEN_TOGETHER: Final = 64  # pictures that are read for --out by one scan, and held in memory
 _WORTH_A_WORKER: Final = 4  # images; a smaller batch takes longer than it saves
-REQUEST: Final = pa.schema([SCHEMAS["images"].field(c) for c in ("image_id", "identity_id", "name", "prompt", "seed")])
+_ASKED = ("image_id", "identity_id", "name", "prompt", "seed", "people", "pose")
+REQUEST: Final = pa.schema([SCHEMAS["images"].field(column) for column in _ASKED])
+Poses: TypeAlias = Mapping[str, Sequence[Pose]]  # by what they are called: one for everybody, or one a person
 
 
 def generate(
@@ -42,15 +47,17 @@ def generate(
     prompts: Sequence[str],
     seeds: Sequence[int] = (0,),
     identities: Sequence[str] | None = None,
+    poses: Poses = MappingProxyType({"": ()}),
     config: GenerateConfig | None = None,
     workers: Workers = Workers(),
     out: str | Path | None = None,
 ) -> Summary:
-    """Fills `images` with every identity (or the named ones) in every prompt with every seed, where not there yet.
+    """Fills `images` with every identity (or the named ones) in every prompt and pose with every seed, where not there
+    yet. A prompt may name others beside the identity: <person:NAME>.
 
-    With `out` the pictures asked for are also written there as <name>_<n>.png, n counting prompts x seeds.
+    With `out` the pictures asked for are also written there as <name>_<n>.png, n counting prompts x seeds x poses.
     `workers` are the generators.
-    Raises IdentityNotFound, IncompatibleIdentity or PackError before anything is done.
+    Raises IdentityNotFound, IncompatibleIdentity, SceneRefused or PackError before anything is done.
     """
     store, loaded = Store(root), load_pack(pack)
     config = config or generate_settings(loaded)
@@ -60,12 +67,12 @@ def generate(
     with open_job("generate", store) as summary:
         summary.identities = len(people)
         known = store.existing_ids("images")
-        requests = _requests(people, prompts, seeds, config, loaded.model_fingerprint())
+        requests = _requests(people, product(prompts, seeds, poses), config, loaded, store, poses)
         wanted = list({request["image_id"]: request for request in requests}.values())  # prompts may be given twice
         new = [request for request in wanted if request["image_id"] not in known]
         summary.skipped_existing = len(wanted) - len(new)
         if new:
-            _make(new, store, loaded, config, workers, summary)
+            _make(new, store, loaded, config, poses, workers, summary)
         if out is not None:
             write_pngs(store, wanted, Path(out))
     return summary
@@ -76,6 +83,7 @@ def _make(
     store: Store,
     pack: Pack,
     config: GenerateConfig,
+    poses: Poses,
     workers: Workers,
     summary: Summary,
 ) -> None:
@@ -85,7 +93,12 @@ def _make(
     board = open_board()
     chain = (
         [pa.Table.from_pylist(rows[i : i + batch], REQUEST) for i in range(0, len(rows), batch)],
-        Stage(ImageMaker, [pack.portable_name(), config, store, board, pool.device, pool.threads], pool, batch),
+        Stage(
+            ImageMaker,
+            [pack.portable_name(), config, dict(poses), store, board, pool.device, pool.threads],
+            pool,
+            batch,
+        ),
         Stage(partial(commit, store=store)),
     )
     with Progress("generate", "images", len(rows), partial(read_board, board)) as progress:
@@ -99,7 +112,14 @@ class ImageMaker:
     """Holds the base model; a batch may mix identities, prompts and seeds."""
 
     def __init__(
-        self, pack: str, config: GenerateConfig, store: Store, board: Board, device: str, threads: int
+        self,
+        pack: str,
+        config: GenerateConfig,
+        poses: Poses,
+        store: Store,
+        board: Board,
+        device: str,
+        threads: int,
     ) -> None:
         import torch
 
@@ -107,23 +127,33 @@ class ImageMaker:
 
         torch.set_num_threads(threads)
         self.generator = ImageGenerator(load_pack(pack), device=device)
-        self.config, self.store = config, store
-        self._request = partial(ImageRequest, config=config)
+        self.config, self.poses, self.store = config, poses, store
         self.reporter = StepReporter(board)
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         """REQUEST -> rows of `images`."""
         rows = batch.to_pylist()
-        people = identities_by_id(self.store, sorted({row["identity_id"] for row in rows}))
-        rows = [row for row in rows if row["identity_id"] in people]  # somebody may have been erased meanwhile
-        requests = [
-            self._request(identity=people[row["identity_id"]], prompt=row["prompt"], seed=row["seed"]) for row in rows
-        ]
+        people = identities_by_id(self.store, sorted({who for row in rows for who in row["people"]}))
+        rows = [row for row in rows if people.keys() >= set(row["people"])]  # somebody may have been erased meanwhile
+        requests = [self._request(row, [people[who] for who in row["people"]]) for row in rows]
         images = self.generator.generate(requests, on_step=partial(self.reporter.step, len(rows)))
         self.reporter.finished()
         made = {"config": self.config.model_dump_json(), "created_at": datetime.now(UTC).isoformat(timespec="seconds")}
         done = [{**row, **made, "image": encode_png(image)} for row, image in zip(rows, images, strict=True)]
         return pa.Table.from_pylist(done, SCHEMAS["images"])
+
+    def _request(self, row: Mapping[str, Any], people: Sequence[Identity]) -> ImageRequest:
+        """`people` in the prompt's order."""
+        called = dict(zip(people_in(row["prompt"]), people, strict=True))
+        return compose(
+            row["prompt"],
+            row["seed"],
+            self.config,
+            pack=self.generator.base.pack,
+            own=called.get(None),
+            find=called.__getitem__,
+            poses=self.poses[row["pose"]],
+        )
 
 
 def commit(images: pa.Table, store: Store) -> pa.Table:
@@ -167,15 +197,26 @@ def _people(store: Store, pack: Pack, names_or_ids: Sequence[str] | None) -> lis
 
 
 def _requests(
-    people: Sequence[Identity], prompts: Sequence[str], seeds: Sequence[int], config: GenerateConfig, model: str
+    people: Sequence[Identity],
+    pictures_of_each: Iterable[tuple[str, int, str]],
+    config: GenerateConfig,
+    pack: Pack,
+    store: Store,
+    poses: Poses,
 ) -> Iterator[dict[str, Any]]:
-    """Rows of REQUEST; `model` is the pack's `model_fingerprint`."""
-    for identity, prompt, seed in product(people, prompts, seeds):
-        request = ImageRequest(identity=identity, prompt=prompt, seed=seed, config=config)
+    """Rows of REQUEST; a picture of each person is a prompt, a seed and what a pose is called."""
+    model, find = pack.model_fingerprint(), cache(store.find_identity)
+    for identity, (prompt, seed, pose) in product(people, list(pictures_of_each)):
+        request = compose(prompt, seed, config, pack=pack, own=identity, find=find, poses=poses[pose])
+        shown = [region.identity for region in request.regions] or [request.identity]
+        for who in shown:
+            pack.check_fit(who)
         yield {
             "image_id": image_id(request, model),
-            "identity_id": identity.identity_id,
-            "name": identity.name,
+            "identity_id": request.identity.identity_id,
+            "name": request.identity.name,
             "prompt": prompt,
             "seed": seed,
+            "people": [who.identity_id for who in shown],
+            "pose": pose,
         }

@@ -28,7 +28,7 @@ SECRET = "/srv/people/identities.lance"  # of the server; no caller may read it
 def person(number: int, name: str, fingerprint: str, created_at: str = "2026-01-01T00:00:00+00:00") -> Identity:
     return Identity(
         identity_id=f"{number:016x}",
-        face_id=f"face-{number}",
+        face_id=f"photo-{number}-0",
         photo_id=f"photo-{number}",
         name=name,
         words={TEXT_ENCODER: np.random.default_rng(number).normal(scale=0.02, size=(2, 32)).astype(np.float32)},

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 
 from factory.config import PrepareConfig
-from factory.draw.compose import Pose
+from factory.draw.compose import Pose, named_pose
+from factory.errors import PhotoRejected
 from factory.faces.detect import FaceDetector
 from factory.faces.photos import decode_photo
 from factory.faces.pose import fit_pose
@@ -37,3 +40,20 @@ def skeleton_pose(data: bytes) -> Pose:
     """A ready skeleton, of an image file's bytes: uint8 [H, W, 3], RGB. Raises PhotoRejected if it is no picture."""
     config = PrepareConfig(min_side_px=8)
     return decode_photo(data, name="skeleton", config=config).image
+
+
+def read_pose(pack: Pack, text: str) -> list[Pose]:
+    """A pose as it is written on a command line: the pack's NAME, NAME+NAME (one a person), photo:FILE, skeleton:FILE.
+
+    Raises OSError for a file that cannot be read, ValueError for whatever else is wrong with it.
+    """
+    kind, colon, file = text.partition(":")
+    if not colon:
+        return [named_pose(pack, name.strip()) for name in text.split("+")]
+    if kind not in ("photo", "skeleton"):
+        raise ValueError(f"--pose {text}: write a pose's name, photo:FILE or skeleton:FILE")
+    data = Path(file).expanduser().read_bytes()
+    try:
+        return [photo_pose(pack, data) if kind == "photo" else skeleton_pose(data)]
+    except (PhotoRejected, ValueError) as error:
+        raise ValueError(f"--pose {text}: {error}") from None

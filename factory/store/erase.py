@@ -115,7 +115,14 @@ def find_person(
     who = f"{where_in('photo_id', sorted(photos))} OR {where_in('face_id', sorted(single))}"
     identities = _column(store, "identities", "identity_id", who)
     images = _column(store, "images", "image_id", where_in("identity_id", sorted(identities)))
+    images |= _shown_beside_others(store, identities)
     return Person(photos, single, identities, images, rejects, content)
+
+
+def _shown_beside_others(store: Store, identities: set[str]) -> set[str]:
+    """Pictures of several people with one of these among them."""
+    several = store.read("images", columns=["image_id", "people"], where="people IS NOT NULL").to_pylist()
+    return {row["image_id"] for row in several if identities.intersection(row["people"])}
 
 
 def _rejects_that_quote(store: Store, content: bytes) -> set[str]:

@@ -98,6 +98,8 @@ SCHEMAS: Final[dict[Table, pa.Schema]] = {
             _field("image", pa.binary(), "RGB", "PNG"),
             _field("config", _TEXT, "GenerateConfig", "JSON"),
             _field("created_at", _TEXT, "ISO 8601, UTC"),
+            _field("people", pa.list_(_TEXT), "identity_ids of all who are in it; null: one person", later=True),
+            _field("pose", _TEXT, "what the pose was called when it was asked for; empty: none", later=True),
         ]
     ),
     "metrics": pa.schema(

@@ -42,6 +42,7 @@ class Tombstones:
         if not self.salts:
             return False
         ids = [row[name] for name in ID_COLUMNS if row.get(name)]
+        ids += row.get("people") or ()  # of a picture
         photo = row.get("photo_id")
         if photo and table in ("faces", "rejects"):
             ids.append(any_face(photo))

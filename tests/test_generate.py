@@ -1,0 +1,136 @@
+"""What `generate` asks its workers for, and what they make of it: people, poses, and whoever was erased meanwhile."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from factory.config import GenerateConfig
+from factory.draw.compose import Pose
+from factory.draw.poses import read_pose
+from factory.errors import IdentityNotFound, IncompatibleIdentity
+from factory.faces.pose import HeadPose, draw_skeleton
+from factory.pack import ControlPart, Pack
+from factory.records import ImageRequest
+from factory.store.erase import erase, find_person
+from factory.store.rows import encode_png
+from factory.store.tables import Store
+from pipelines.generate import ImageMaker, Poses, _requests, commit
+from tests.serving import people_store
+
+CONFIG = GenerateConfig(num_inference_steps=2)
+POSES: Poses = {"": (), "left+front": (HeadPose(yaw=-30), HeadPose())}
+
+
+@pytest.fixture
+def pack(tiny_pack: Pack) -> Pack:
+    poses = {"left": {"yaw": -30.0}, "front": {}}
+    control = ControlPart(path="control/pose", licence="none", conditioning="head_pose", poses=poses)
+    return tiny_pack.model_copy(update={"control": {"pose": control}})
+
+
+@pytest.fixture
+def store(tmp_path: Path, tiny_pack: Pack) -> Store:
+    return people_store(tmp_path, tiny_pack)
+
+
+class Generator:
+    """Stands for `ImageGenerator`: notes what it is asked for."""
+
+    def __init__(self, pack: Pack) -> None:
+        self.base = type("Base", (), {"pack": pack})
+        self.asked: list[ImageRequest] = []
+
+    def generate(self, requests: list[ImageRequest], **_: Any) -> list[np.ndarray]:
+        self.asked += requests
+        random = np.random.default_rng(0)
+        return [random.integers(0, 256, (8, 8, 3), np.uint8) for _ in requests]
+
+
+def maker(pack: Pack, store: Store) -> tuple[ImageMaker, Generator]:
+    made = ImageMaker.__new__(ImageMaker)
+    made.generator = generator = Generator(pack)  # type: ignore[assignment]
+    made.config, made.poses, made.store = CONFIG, POSES, store
+    made.reporter = type("Reporter", (), {"step": lambda *_: None, "finished": lambda _: None})()  # type: ignore[assignment]
+    return made, generator
+
+
+def rows(pack: Pack, store: Store, prompt: str, pose: str = "") -> list[dict[str, Any]]:
+    return list(_requests([store.find_identity("ada")], [(prompt, 3, pose)], CONFIG, pack, store, POSES))
+
+
+def test_workers_compose_what_the_driver_asked_for(pack: Pack, store: Store) -> None:
+    import pyarrow as pa
+
+    from pipelines.generate import REQUEST
+
+    (row,) = rows(pack, store, "<person> and <person:bob> at sea", "left+front")
+    ada, bob = (store.find_identity(name) for name in ("ada", "bob"))
+    assert row["people"] == [ada.identity_id, bob.identity_id] and row["pose"] == "left+front"
+    assert row["image_id"] != rows(pack, store, "<person> and <person:bob> at sea")[0]["image_id"]
+    worker, generator = maker(pack, store)
+    images = worker(pa.Table.from_pylist([row], REQUEST))
+    (request,) = generator.asked
+    assert [region.identity.name for region in request.regions] == ["ada", "bob"] and request.seed == 3
+    assert request.pose is not None
+    expected = draw_skeleton([HeadPose(yaw=-30, dx=-0.5), HeadPose(dx=0.5)], 128, 64)
+    np.testing.assert_array_equal(request.pose.skeleton, expected)
+    assert images["people"].to_pylist() == [row["people"]] and images["pose"].to_pylist() == ["left+front"]
+
+
+def test_a_picture_goes_with_either_of_its_people(pack: Pack, store: Store) -> None:
+    import pyarrow as pa
+
+    from pipelines.generate import REQUEST
+
+    asked = [*rows(pack, store, "<person> and <person:bob>"), *rows(pack, store, "<person>")]
+    worker, _ = maker(pack, store)
+    images = worker(pa.Table.from_pylist(asked, REQUEST))
+    commit(images, store)
+    assert store.count("images") == 2
+    done = erase(store, find_person(store, name="bob"))
+    assert done.found == [] and store.count("images") == 1 and store.images()[0].prompt == "<person>"
+    commit(images, store)  # a worker that had drawn it before
+    assert store.count("images") == 1
+    assert worker(pa.Table.from_pylist(asked, REQUEST)).num_rows == 1, "nor is it drawn any more"
+
+
+def test_who_cannot_be_drawn_is_told_before_anything_is(pack: Pack, store: Store) -> None:
+    with pytest.raises(IncompatibleIdentity, match="cleo"):
+        rows(pack, store, "<person> and <person:cleo>")
+    with pytest.raises(IdentityNotFound, match="nobody"):
+        rows(pack, store, "<person> and <person:nobody>")
+
+
+def test_poses_as_they_are_written_on_a_command_line(pack: Pack, tmp_path: Path) -> None:
+    assert read_pose(pack, "left + front") == [HeadPose(yaw=-30), HeadPose()]
+    skeleton = draw_skeleton([HeadPose()], 64, 64)
+    (tmp_path / "s.png").write_bytes(encode_png(skeleton))
+    (pose,) = read_pose(pack, f"skeleton:{tmp_path}/s.png")
+    np.testing.assert_array_equal(np.asarray(pose), skeleton)
+    (tmp_path / "text").write_bytes(b"text")
+    cases: list[tuple[str, type[Exception], str]] = [
+        ("lefft", ValueError, "no pose 'lefft'; there are left"),
+        (f"photo:{tmp_path}/text", ValueError, "not_an_image"),
+        (f"photo:{tmp_path}/s.png", ValueError, "no_face"),
+        (f"photo:{tmp_path}/nothing", OSError, "nothing"),
+        ("picture:x", ValueError, "write a pose's name, photo:FILE or skeleton:FILE"),
+    ]
+    for text, kind, message in cases:
+        with pytest.raises(kind, match=message):
+            read_pose(pack, text)
+
+
+def test_a_photo_s_pose_is_taken_over() -> None:
+    """Of a real face: the astronaut looks to the right of the picture, her head slightly tilted."""
+    import skimage.data
+
+    from factory.draw.poses import photo_pose
+    from factory.pack import load_pack
+
+    data = encode_png(np.asarray(skimage.data.astronaut())[:256, 96:352])
+    pose: Pose = photo_pose(load_pack("studio"), data)
+    assert isinstance(pose, HeadPose) and abs(pose.roll) < 18 and abs(pose.yaw) <= 32
