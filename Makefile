@@ -12,7 +12,7 @@ STAMP := $(VENV)/.installed
 THREADS := OMP_NUM_THREADS=2 OMP_WAIT_POLICY=PASSIVE TOKENIZERS_PARALLELISM=false
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo evaluate test test-slow lint format bench serve studio soak clean
+.PHONY: help install demo evaluate test test-slow lint format bench cases serve studio soak clean
 
 help: ## this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -45,6 +45,9 @@ bench: $(STAMP) ## seconds of training and drawing against the usual ways (make 
 	$(BIN)/python -m benchmarks.generate --device $(DEVICE) --size $(SIZE) --out out/bench/generate_$(SIZE)_$(DEVICE)
 	$(BIN)/python -m benchmarks.prepare
 	$(BIN)/python -m benchmarks.lookup
+
+cases: $(STAMP) ## inputs as people report them, against what a user expects: ten minutes or so (make cases ONLY=P01,N04)
+	$(BIN)/python -m benchmarks.cases $(if $(ONLY),--only $(ONLY))
 
 serve: $(STAMP) ## the HTTP endpoint on the identities of ROOT (make serve ROOT=... PORT=8000)
 	$(BIN)/identity-factory serve --root $(ROOT) --port $(PORT)

@@ -21,6 +21,8 @@ from benchmarks.flaky_s3 import flaky_s3
 from factory.errors import PackError, SourceError
 from factory.pack import Pack, load_pack
 from factory.records import Reject
+from factory.store import upkeep
+from factory.store.erase import erase, find_person
 from factory.store.rows import reject_row
 from factory.store.tables import Store
 from pipelines.jobs.job import open_job
@@ -56,6 +58,25 @@ def test_tables_and_summaries_live_in_a_bucket(s3: Any) -> None:
     keys = {entry["Key"] for entry in s3.list_objects_v2(Bucket="people")["Contents"]}
     assert {"t.parquet", f"root/jobs/{summary.job_id}/summary.json"} <= keys
     assert store.root == "s3://people/root"
+
+
+def test_a_root_of_any_name_keeps_its_tables_apart_and_is_erased_whole(
+    s3: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(upkeep, "INDEX_FROM", 4)
+    store = Store("s3://people/a %20 b#c?d")
+    photos = [f"{number:x}" * 64 for number in (10, 11, 12)]
+    reject = Reject(reject_id=photos[0], photo_id=photos[0], name="x", pack="p", stage="", reason="", detail="")
+    store.upsert("rejects", [reject_row(reject)])
+    for photo in photos:
+        store.upsert("names", [{"photo_id": photo, "name": f"{number}"} for number in range(3)])
+    store.tidy("names")
+    assert erase(store, find_person(store, photo_id=photos[1])).found == []
+    assert set(store.read("names", where="name = '1'")["photo_id"].to_pylist()) == {photos[0], photos[2]}
+    assert store.rejects() == [reject]
+    keys = {entry["Key"] for entry in s3.list_objects_v2(Bucket="people", Prefix="a %20")["Contents"]}
+    assert any("/names.lance/_indices/" in key for key in keys)
+    assert all(key.startswith("a %20 b#c?d/") for key in keys)
 
 
 def test_a_prefix_of_images_is_a_source(s3: Any) -> None:

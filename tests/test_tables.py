@@ -16,6 +16,8 @@ from safetensors.torch import load_file
 
 from factory.errors import IdentityNotFound
 from factory.records import TEXT_ENCODER, FaceFeatures, FaceMasks, GeneratedImage, Identity, PreparedFace, Reject
+from factory.store import tables
+from factory.store.erase import find_person
 from factory.store.export import export_identity
 from factory.store.rows import SCHEMAS, Table, face_row, identity_row, image_row, reject_row
 from factory.store.tables import Store
@@ -159,6 +161,44 @@ def test_identities_are_found_by_id_then_by_newest_name(store: Store) -> None:
     assert [i.name for i in store.identities()] == ["Ann's", "Zed", "Ann's"]
     with pytest.raises(IdentityNotFound, match="did you mean Ann's"):
         store.find_identity("Anns")
+
+
+def test_many_names_are_looked_up_together_each_as_if_alone(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tables, "_NAMES_AT_ONCE", 2)
+    old, new = identity("Ann", "a" * 16), identity("Ann", "b" * 16, "2026-02-01T00:00:00+00:00")
+    named_as_an_id = identity("a" * 16, "c" * 16, "2026-03-01T00:00:00+00:00")
+    store.upsert("identities", [identity_row(one) for one in (old, new, named_as_an_id)])
+    store.upsert("names", [{"photo_id": "photo", "name": "alias"}])
+    wanted = ["Ann", "b" * 16, "a" * 16, "Ann", "alias"]
+    alone = [store.find_identity(name).identity_id for name in wanted]
+    assert alone[:4] == ["b" * 16, "b" * 16, "a" * 16, "b" * 16]
+    for order in (slice(None), slice(None, None, -1)):
+        assert [one.identity_id for one in store.identities(wanted[order])] == alone[order]
+    with pytest.raises(IdentityNotFound, match="did you mean Ann"):
+        store.identities(["Ann", "Anne"])
+
+
+def test_a_name_is_found_however_its_accents_are_written(store: Store) -> None:
+    composed, apart = "Zo\u00eb", "Zoe\u0308"
+    store.upsert("identities", [identity_row(replace(identity(apart, "a" * 16), face_id="other-1", photo_id="other"))])
+    store.upsert("names", [{"photo_id": "other", "name": f"{composed} too"}])
+    assert store.find_identity(composed).identity_id == "a" * 16
+    assert store.find_identity(f"{apart} too-1").identity_id == "a" * 16
+    assert find_person(store, name=composed).identity_ids == {"a" * 16}
+
+
+def test_nobody_is_called_by_what_no_table_can_hold(store: Store) -> None:
+    store.upsert("identities", [identity_row(identity("Ann"))])
+    for name in ("", "'", "a\0b", "\ud800", "Ann\udcff", "%", "x" * 100_000):
+        with pytest.raises(IdentityNotFound):
+            store.find_identity(name)
+
+
+def test_near_names_are_not_sought_among_very_many(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tables, "_NEAR_AMONG", 1)
+    store.upsert("identities", [identity_row(identity(name, name[0] * 16)) for name in ("Ann", "Bob")])
+    with pytest.raises(IdentityNotFound, match="which holds 2; `identity-factory identities list`"):
+        store.find_identity("Anne")
 
 
 def test_an_empty_root_reads_as_empty_tables(store: Store) -> None:

@@ -10,7 +10,7 @@ from typing import Final, TypeVar
 import lance
 import pyarrow as pa
 
-from factory.store.connection import Options, open_table
+from factory.store.connection import Options, lance_uri, open_table
 from factory.store.rows import SCHEMAS, Table
 
 _Result = TypeVar("_Result")
@@ -67,7 +67,7 @@ def _create(uri: str, schema: pa.Schema, options: Options) -> Exception | None:
     """
     try:
         lance.LanceDataset.commit(
-            uri,
+            lance_uri(uri),
             lance.LanceOperation.Overwrite(schema, []),
             read_version=0,
             max_retries=0,

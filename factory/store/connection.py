@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from functools import lru_cache
 from typing import Final, TypeAlias
+from urllib.parse import quote
 
 import lance
 
@@ -12,6 +13,7 @@ from factory.store.columns import check_columns
 from factory.store.rows import Table
 
 _INDEX_CACHE, _METADATA_CACHE = 2**28, 2**27  # bytes a process, at most
+_KEPT: Final = "".join(chr(code) for code in range(128) if chr(code) not in "#?%")
 Options: TypeAlias = dict[str, str] | None
 SETTINGS: Final = ("AWS_ENDPOINT_URL", "AWS_ACCESS_KEY_ID")  # whose connections one process may not mix
 
@@ -22,13 +24,19 @@ def storage_options(root: str) -> Options:
     return {"allow_http": "true"} if root.startswith("s3://") and plain_http else None
 
 
+def lance_uri(uri: str) -> str:
+    """How Lance is told where something is: it reads s3:// as a URL, where #, ? and % mean something."""
+    return quote(uri, safe=_KEPT) if uri.startswith("s3://") else uri
+
+
 def open_table(uri: str, table: Table, options: Options) -> lance.LanceDataset | None:
     """A table's newest version; None if there is no table yet.
 
     An older version's table may lack columns that came later. Raises ValueError if it has other columns than ours.
     """
     try:
-        dataset = lance.dataset(uri, storage_options=options, session=_session(*map(os.environ.get, SETTINGS)))
+        session = _session(*map(os.environ.get, SETTINGS))
+        dataset = lance.dataset(lance_uri(uri), storage_options=options, session=session)
     except ValueError as error:
         if "was not found" not in str(error):
             raise

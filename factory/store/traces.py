@@ -17,7 +17,7 @@ import pyarrow.fs as pafs
 from lance.file import LanceFileReader
 
 from factory.files import filesystem
-from factory.store.connection import Options, storage_options
+from factory.store.connection import Options, lance_uri, storage_options
 
 MIN_BYTES: Final = 8  # of a needle
 _CHUNK: Final = 2**24  # bytes read at a time
@@ -104,6 +104,7 @@ def scan(root: str, needles: Mapping[bytes, str]) -> tuple[int, int, list[str]]:
     """
     files, path = filesystem(root)
     search, options = Search(needles), storage_options(root)
+    scheme = "s3://" if root.startswith("s3://") else ""
     num_files = num_bytes = 0
     hits: list[str] = []
     for info in list_files(files, path):
@@ -111,7 +112,7 @@ def scan(root: str, needles: Mapping[bytes, str]) -> tuple[int, int, list[str]]:
         num_bytes += info.size
         found = search.found_in_file(files, info.path)
         if info.path.endswith(".lance") and info.size:
-            found |= _found_unpacked(search, f"s3://{info.path}" if root.startswith("s3://") else info.path, options)
+            found |= _found_unpacked(search, lance_uri(scheme + info.path), options)
         hits += [f"{info.path}: {what}" for what in sorted(found)]
     return num_files, num_bytes, hits
 

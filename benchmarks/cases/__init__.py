@@ -1,0 +1,1 @@
+"""Real inputs, as people report them: each made anew, given to the product, and compared with what a user expects."""
