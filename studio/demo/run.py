@@ -32,23 +32,15 @@ from factory.faces.detect import FaceRecogniser
 from factory.pack import load_pack
 from factory.records import TEXT_ENCODER, Identity, PreparedFace
 from factory.store.tables import Store
+from studio.demo.extras import Order, extra_rows, pair_orders, posed_orders
 from studio.demo.likeness import Likeness, mean, measure, overall
-from studio.demo.people import COLUMNS, PEOPLE, REAL_PHOTO, Column, portrait, write_data_set
+from studio.demo.people import COLUMNS, PEOPLE, REAL_PHOTO, portrait, write_data_set
 from studio.demo.report import Report, ReportPerson, Stage, html, number, percent
-from studio.demo.sheet import SheetRow, contact_sheet, save_small
+from studio.demo.sheet import ExtraRow, SheetRow, contact_sheet, save_small
 
 CONCURRENCY = 8  # requests in flight: enough to fill the endpoint's rows
 STAGES = ("photos", "prepare", "train", "generate", "report")
 MARKER = ".made-by-demo"  # in a folder that a demo made, which `fresh` may therefore remove
-
-
-@dataclass(frozen=True, slots=True)
-class Order:
-    """A picture to ask for."""
-
-    who: Identity
-    column: Column
-    path: Path  # where it is kept
 
 
 @dataclass
@@ -95,10 +87,10 @@ def run(out: Path, *, fresh: bool = False, pack: str = "studio") -> int:
     learn(photos, root, pack, log)
     store = Store(str(root))
     identities = newest(store.identities(), load_pack(pack).fingerprint())
-    pictures = draw(identities, root, out / "pictures", pack, log)
+    pictures, extras = draw(identities, root, out / "pictures", pack, log)
     with log.stage("report") as did:
         report = measured_report(photos, store, identities, pictures, pack, log)
-        write_report(report, out)
+        write_report(report, extras, out)
         did.append(f"{len(report.people)} people, {len(COLUMNS)} contexts")
     total = overall([person.likeness for person in report.people if person.rendered])
     print(f"\n{likeness_line(total)} All in {time.monotonic() - log.start:.0f} s.")
@@ -146,21 +138,33 @@ def newest(identities: Sequence[Identity], fingerprint: str) -> list[Identity]:
     return [by_name[name] for name in (*PEOPLE, REAL_PHOTO) if name in by_name]
 
 
-def draw(identities: Sequence[Identity], root: Path, folder: Path, pack: str, log: Log) -> dict[str, list[np.ndarray]]:
-    """Ask the endpoint for every column of every person; pictures by name, uint8 [S, S, 3], in COLUMNS' order."""
+def draw(
+    identities: Sequence[Identity], root: Path, folder: Path, pack: str, log: Log
+) -> tuple[dict[str, list[np.ndarray]], list[ExtraRow]]:
+    """Ask the endpoint for every column of every person, and for what is shown beside.
+
+    Pictures by name, uint8 [S, S, 3], in COLUMNS' order; and the sheet's last rows.
+    """
     wanted = [
-        Order(who, column, folder / who.identity_id / f"{column.slug}.png")
+        Order(
+            who=who,
+            prompt=column.prompt,
+            body={"seed": COLUMNS.index(column)},
+            path=folder / who.identity_id / f"{column.slug}.png",
+        )
         for who in identities
         for column in COLUMNS
     ]
-    missing = [order for order in wanted if not order.path.exists()]
+    people, loaded = {who.name: who for who in identities}, load_pack(pack)
+    posed, pairs = posed_orders(people, loaded, folder), pair_orders(people, loaded, folder)
+    missing = [order for order in (*wanted, *posed, *pairs) if not order.path.exists()]
     with log.stage("generate") as did:
         if missing:
             did.append(_generate(missing, root, pack))
     pictures: dict[str, list[np.ndarray]] = {}
     for order in wanted:
         pictures.setdefault(order.who.name, []).append(np.asarray(Image.open(order.path)))
-    return pictures
+    return pictures, extra_rows(posed, pairs)
 
 
 def _generate(missing: Sequence[Order], root: Path, pack: str) -> str:
@@ -177,9 +181,9 @@ def _generate(missing: Sequence[Order], root: Path, pack: str) -> str:
     def ask(order: Order) -> None:
         answer = client.images.generate(
             model=order.who.identity_id,
-            prompt=order.column.prompt,
+            prompt=order.prompt,
             response_format="b64_json",
-            extra_body={"seed": COLUMNS.index(order.column)},
+            extra_body=dict(order.body),
         )
         assert answer.data is not None and answer.data[0].b64_json is not None
         order.path.parent.mkdir(parents=True, exist_ok=True)
@@ -276,12 +280,12 @@ def likeness_line(total: Likeness) -> str:
     )
 
 
-def write_report(report: Report, out: Path) -> None:
+def write_report(report: Report, extras: Sequence[ExtraRow], out: Path) -> None:
     """The contact sheet (and a small one, docs/demo.jpg), the page, and the numbers for other programs."""
     total = overall([person.likeness for person in report.people if person.rendered])
     subtitle = f"Two learned words a person; every picture asked for over HTTP. {likeness_line(total)}"
     rows = [person.row for person in report.people]
-    sheet = contact_sheet(rows, report.captions, title=report.title, subtitle=subtitle)
+    sheet = contact_sheet(rows, report.captions, title=report.title, subtitle=subtitle, extras=extras)
     sheet.save(out / "contact_sheet.png")
     save_small(sheet, out / "contact_sheet.jpg")
     (out / "report.html").write_text(html(report), encoding="utf-8")
