@@ -11,6 +11,7 @@ import factory.errors
 import serve.catalog
 import serve.client
 import serve.openai.schemas
+import serve.stopping
 from factory.errors import PhotoRejected
 from serve.client import QueueFull
 from serve.openai.schemas import RequestRefused
@@ -22,7 +23,7 @@ TWO_ARGUMENTS = {
 }
 OURS = [
     kind
-    for module in (factory.errors, serve.catalog, serve.client, serve.openai.schemas)
+    for module in (factory.errors, serve.catalog, serve.client, serve.openai.schemas, serve.stopping)
     for kind in vars(module).values()
     if inspect.isclass(kind) and issubclass(kind, Exception) and kind.__module__ == module.__name__
 ]
