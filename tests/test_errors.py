@@ -12,7 +12,7 @@ import serve.catalog
 import serve.client
 import serve.openai.schemas
 import serve.stopping
-from factory.errors import PhotoRejected
+from factory.errors import PhotoRejected, SceneRefused
 from serve.client import QueueFull
 from serve.openai.schemas import RequestRefused
 
@@ -20,6 +20,7 @@ TWO_ARGUMENTS = {
     PhotoRejected: ("no_face", "no face scores 0.5"),
     QueueFull: (1.5,),
     RequestRefused: ("too long", "prompt"),
+    SceneRefused: ("too many people", "prompt"),
 }
 OURS = [
     kind
