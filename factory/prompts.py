@@ -59,6 +59,8 @@ def texts_by_person(prompt: str) -> dict[str | None, str]:
     mentions = list(_MENTION.finditer(prompt))
     if not mentions:
         return {None: with_person(prompt)}
+    if len({mention[1] for mention in mentions}) == 1:  # one person, however often: as it is written
+        return {mentions[0][1]: _MENTION.sub(PERSON, prompt).strip()}
     before, after = prompt[: mentions[0].start()], prompt[mentions[-1].end() :]
     said: dict[str | None, str] = {}
     for mention, following in zip(mentions, [*mentions[1:], None], strict=True):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-import threading
+import sys
 from collections.abc import Callable
 from contextlib import closing
 from http.client import HTTPConnection
@@ -12,6 +12,7 @@ from typing import Any
 
 import ray
 from fastapi import FastAPI
+from pyarrow.fs import FileType
 from ray import serve as ray_serve
 from ray.exceptions import RayTaskError
 from ray.serve import Application
@@ -19,18 +20,22 @@ from ray.serve.handle import DeploymentHandle
 from ray.serve.schema import LoggingConfig
 from starlette.convertors import PathConvertor, register_url_convertor
 
+from factory.files import filesystem
 from factory.pack import load_pack
 from factory.store.tables import Store
 from serve.catalog import Catalog
 from serve.client import ImageClient
 from serve.drawing import Drawer
 from serve.loop import LoopStats
+from serve.openai.door import DoorMiddleware
 from serve.openai.errors import ANSWERS, answer_error
 from serve.openai.images import Endpoint
 from serve.openai.schemas import ImagesRequest, ImagesResponse
 from serve.settings import AppArgs, Settings
+from serve.stopping import Door, StopSignals, finish
 
 APP_NAME = "identity-factory"
+DRAIN_S = 60.0  # for what is under way when the server is asked to stop
 _DEFAULTS = Settings()
 # For /docs: the body is read by serve/openai/body.py, whatever its content type.
 _IMAGES_BODY = {"requestBody": {"content": {"application/json": {"schema": ImagesRequest.model_json_schema()}}}}
@@ -45,8 +50,8 @@ class _Name(PathConvertor):
 register_url_convertor("name", _Name())
 
 
-def create_app(endpoint: Endpoint) -> FastAPI:
-    """The endpoint as an ASGI app: its routes, and every error in OpenAI's shape."""
+def create_app(endpoint: Endpoint, door: Door) -> FastAPI:
+    """The endpoint as an ASGI app: its routes behind a door, and every error in OpenAI's shape."""
     app = FastAPI(title="identity factory", description="Pictures of stored identities, in OpenAI's format.")
     images = "/v1/images/generations"
     app.add_api_route(
@@ -65,6 +70,7 @@ def create_app(endpoint: Endpoint) -> FastAPI:
         app.add_api_route(path, handler, methods=["HEAD"], include_in_schema=False)
     for kind in ANSWERS:
         app.add_exception_handler(kind, answer_error)
+    app.add_middleware(DoorMiddleware, door=door)
     return app
 
 
@@ -76,12 +82,22 @@ class Ingress:
             replicas: list[LoopStats] = await drawer.broadcast("stats").results_async()
             return sum(replicas, LoopStats())
 
+        self._door = Door()
         streaming: Any = drawer.options(stream=True).draw_with_previews.remote
-        client = ImageClient(drawer.draw.remote, streaming, timeout_s=args.timeout_s)
-        self._endpoint = Endpoint(load_pack(args.pack), Catalog(args.root), client, read_stats)
+        self._client = ImageClient(drawer.draw.remote, streaming, timeout_s=args.timeout_s)
+        self._endpoint = Endpoint(load_pack(args.pack), Catalog(args.root), self._client, read_stats)
 
     def __serve_build_asgi_app__(self) -> FastAPI:
-        return create_app(self._endpoint)
+        return create_app(self._endpoint, self._door)
+
+    async def close(self) -> int:
+        """Lets no request in any more; returns how many are being answered."""
+        self._door.closed = True
+        return self._door.num_inside
+
+    async def give_up(self) -> None:
+        """Answers 503 to those that still wait for pictures."""
+        self._client.give_up()
 
 
 def build(root: str, pack: str = "studio", settings: Settings = _DEFAULTS) -> Application:
@@ -126,7 +142,7 @@ def start(
     """Serves from this machine's Ray, which is started if need be, and returns the URL as soon as it answers.
 
     Raises:
-        ValueError: Ray's own processes use the ports 10002-19999.
+        ValueError: Ray's own processes use the ports 10002-19999; or there is no such root.
         PackError: the pack is unknown or incomplete.
         OSError: the port is taken, or this Ray already serves on another one.
     """
@@ -134,8 +150,9 @@ def start(
         raise ValueError(f"port {port}: Ray's own processes use 10002-19999; choose another, such as 8000")
     used_pack = load_pack(pack)
     used_pack.fingerprint()  # what is missing is told here, not in a replica's log
-    if not ray.is_initialized():
-        ray.init(include_dashboard=False, log_to_driver=False)
+    store = Store(root)
+    check_root(store)
+    _connect()
     if settings.num_threads is None and len(ray.nodes()) == 1:  # type: ignore[no-untyped-call]
         # `num_cpus` is a share for the scheduler; alone on a machine, use all of it
         settings = settings.model_copy(update={"num_threads": max(1, int(_cluster("CPU")))})
@@ -143,10 +160,25 @@ def start(
         ray_serve.start(http_options={"host": host, "port": port})
     except RayTaskError as error:
         raise OSError(f"Ray Serve cannot listen: {error.cause} Choose another port.") from error
-    ray_serve.run(build(Store(root).root, used_pack.portable_name(), settings), name=APP_NAME)
+    ray_serve.run(build(store.root, used_pack.portable_name(), settings), name=APP_NAME)
     if not _answers("127.0.0.1" if host == "0.0.0.0" else host, port):
         raise OSError(f"{host}:{port} does not answer: this Ray serves elsewhere; `serve shutdown` ends that")
     return f"http://{host}:{port}"
+
+
+def check_root(store: Store) -> None:
+    """Raises ValueError if there is no such root, or if its tables are not ours: so a mistyped one is told at once."""
+    files, path = filesystem(store.root)
+    kind = files.get_file_info(path).type
+    if kind != FileType.Directory:
+        what = "does not exist" if kind == FileType.NotFound else "is a file"
+        raise ValueError(f"--root {store.root} {what}; `identity-factory run --photos SRC --root ROOT` makes one")
+    store.open("identities")
+
+
+def _connect() -> None:
+    if not ray.is_initialized():
+        ray.init(include_dashboard=False, log_to_driver=False)
 
 
 def _answers(host: str, port: int) -> bool:
@@ -165,19 +197,26 @@ def _cluster(resource: str) -> float:
 
 def stop() -> None:
     """Ends what `start` began, except Ray itself: jobs may use it too."""
-    ray_serve.shutdown()  # type: ignore[no-untyped-call]
+    if ray.is_initialized():
+        ray_serve.shutdown()  # type: ignore[no-untyped-call]
 
 
 def run(root: str, pack: str = "studio", host: str = "127.0.0.1", port: int = 8000) -> None:
-    """Serves until Ctrl-C; prints the URL and an example."""
-    url = start(root, pack, host, port)
-    body = json.dumps({"model": "NAME", "prompt": "a photo of <person> wearing a red hat", "seed": 0})
-    print(f"serving {root} at {url}; identities: curl -s {url}/v1/models", flush=True)
-    print(f"curl -s {url}/v1/images/generations -H 'content-type: application/json' -d '{body}'", flush=True)
-    try:
-        threading.Event().wait()
-    except KeyboardInterrupt:
-        print("stopping")
-    finally:
-        stop()
-        ray.shutdown()
+    """Serves until Ctrl-C or SIGTERM, then finishes what is being drawn; prints the URL and an example."""
+    check_root(Store(root))
+    _connect()  # before the signals: Ray puts a handler of its own in the place of SIGTERM's
+    with StopSignals() as signals:
+        try:
+            url = start(root, pack, host, port)
+            if Store(root).count("identities") == 0:
+                print(f"warning: {root} holds no identities yet; who is learned appears by itself", file=sys.stderr)
+            body = json.dumps({"model": "NAME", "prompt": "a photo of <person> wearing a red hat", "seed": 0})
+            print(f"serving {root} at {url}; identities: curl -s {url}/v1/models", flush=True)
+            print(f"curl -s {url}/v1/images/generations -H 'content-type: application/json' -d '{body}'", flush=True)
+            signals.wait()
+            print(f"stopping: what is under way has {DRAIN_S:g} s; asked again, it is dropped", flush=True)
+            if given_up := finish(ray_serve.get_app_handle(APP_NAME), DRAIN_S, signals):
+                print(f"{given_up} requests were not finished and were answered 503", file=sys.stderr)
+        finally:
+            stop()
+            ray.shutdown()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, Protocol, TypeAlias
 
 from ray.exceptions import RayActorError
@@ -13,6 +14,7 @@ from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 from factory.records import ImageRequest
 from serve.drawing import Preview
 from serve.loop import ImageResult
+from serve.stopping import Stopping
 
 Event: TypeAlias = tuple[int, Preview | ImageResult]  # which request of several, what came of it
 
@@ -69,6 +71,8 @@ class ImageClient:
         self._submit, self._submit_with_previews = submit, submit_with_previews
         self._timeout_s = timeout_s
         self._picture_s = 1.0  # of the last picture, the unit of the advice to try again
+        self._given_up = False
+        self._under_way: set[Callable[[], None]] = set()  # each ends a request at once
 
     async def images(self, requests: Sequence[ImageRequest]) -> list[ImageResult]:
         """The pictures of one request, which share the engine with whatever else is asked for.
@@ -76,12 +80,13 @@ class ImageClient:
         If one fails, if time is up or if the caller goes away, the others are taken back from the replicas.
 
         Raises:
-            QueueFull, GenerationTimeout, GeneratorDown, IncompatibleIdentity, PromptTooLong
+            QueueFull, GenerationTimeout, GeneratorDown, Stopping, IncompatibleIdentity, PromptTooLong
         """
         tasks = [asyncio.create_task(self._image(request)) for request in requests]
+        limit = asyncio.timeout(self._timeout_s)
         try:
-            with self._told_apart():
-                async with asyncio.timeout(self._timeout_s):
+            with self._told_apart(), self._until_given_up(partial(limit.reschedule, 0.0)):
+                async with limit:
                     results = await asyncio.gather(*tasks)
         finally:
             for task in tasks:
@@ -110,7 +115,7 @@ class ImageClient:
         deadline = asyncio.get_running_loop().time() + self._timeout_s
         open_streams = len(tasks)
         try:
-            with self._told_apart():
+            with self._told_apart(), self._until_given_up(lambda: queue.put_nowait(Stopping())):
                 while open_streams:
                     left_s = deadline - asyncio.get_running_loop().time()
                     event = await asyncio.wait_for(queue.get(), max(left_s, 0.0))
@@ -125,6 +130,12 @@ class ImageClient:
         finally:
             for task in tasks:
                 task.cancel()
+
+    def give_up(self) -> None:
+        """Ends all that is under way at once, and whatever comes later: Stopping."""
+        self._given_up = True
+        for end in self._under_way:
+            end()
 
     async def _image(self, request: ImageRequest) -> ImageResult:
         pending = self._submit(request)
@@ -141,8 +152,20 @@ class ImageClient:
         try:
             yield
         except TimeoutError as error:
+            if self._given_up:
+                raise Stopping from error
             raise GenerationTimeout(f"not ready after {self._timeout_s:g} s; it was taken back") from error
         except BackPressureError as error:
             raise QueueFull(min(max(self._picture_s, 0.5), 60.0)) from error
         except (DeploymentUnavailableError, RayActorError) as error:
             raise GeneratorDown("no generator is available just now; try again") from error
+
+    @contextmanager
+    def _until_given_up(self, end: Callable[[], None]) -> Iterator[None]:
+        if self._given_up:
+            raise Stopping
+        self._under_way.add(end)
+        try:
+            yield
+        finally:
+            self._under_way.discard(end)

@@ -21,6 +21,7 @@ from serve.client import ImageClient
 from serve.drawing import Preview
 from serve.loop import ImageResult, LoopStats
 from serve.openai.images import Endpoint
+from serve.stopping import Door
 
 SECRET = "/srv/people/identities.lance"  # of the server; no caller may read it
 
@@ -120,10 +121,10 @@ def people_store(root: Path, tiny_pack: Pack) -> Store:
     return store
 
 
-def client_of(store: Store, pack: Pack, fake: FakeGenerator) -> TestClient:
+def client_of(store: Store, pack: Pack, fake: FakeGenerator, door: Door | None = None) -> TestClient:
     """The endpoint without Ray."""
     client = ImageClient(fake.submit, fake.submit_with_previews, timeout_s=5.0)
-    app = create_app(Endpoint(pack, Catalog(store.root), client, fake.stats))
+    app = create_app(Endpoint(pack, Catalog(store.root), client, fake.stats), door or Door())
     return TestClient(app, raise_server_exceptions=False)
 
 

@@ -79,6 +79,8 @@ def test_one_person_is_drawn_as_ever(pack: Pack) -> None:
     plain = ask("in the snow", pack)
     assert (plain.identity, plain.prompt, plain.regions, plain.pose) == (ADA, "<person> in the snow", (), None)
     assert plain.config == CONFIG
+    twice = "<person> looks at <person>, a portrait of <person>"
+    assert ask(twice, pack).prompt == ask(twice.replace("person>", "person:bob>"), pack, own=None).prompt == twice
     other = ask("<person:bob> in the snow", pack, own=None)
     assert (other.identity, other.prompt) == (BOB, "<person> in the snow")
     with pytest.raises(ValueError, match="stands for nobody"):

@@ -34,6 +34,7 @@ from serve.app import create_app
 from serve.catalog import Catalog
 from serve.client import ImageClient
 from serve.openai.images import Endpoint
+from serve.stopping import Door
 from tests.make_faces import noise_face
 from tests.serving import FakeGenerator, ask, person
 
@@ -340,7 +341,7 @@ def test_the_endpoint_answers_404_at_once(store: Store, tiny_pack: Pack) -> None
     fake = FakeGenerator()
     client = ImageClient(fake.submit, fake.submit_with_previews, timeout_s=5.0)
     endpoint = Endpoint(tiny_pack, Catalog(store.root), client, fake.stats)
-    http = TestClient(create_app(endpoint), raise_server_exceptions=False)
+    http = TestClient(create_app(endpoint, Door()), raise_server_exceptions=False)
     assert ask(http, model="person 1").status_code == 200
     erase(store, find_person(store, name="person 1"))
     assert ask(http, model="person 1").status_code == 404
@@ -358,7 +359,7 @@ def test_a_picture_in_the_making_does_not_leave_after_the_erasure(store: Store, 
     fake = SlowGenerator()
     client = ImageClient(fake.submit, fake.submit_with_previews, timeout_s=60.0)
     endpoint = Endpoint(tiny_pack, Catalog(store.root), client, fake.stats)
-    response = ask(TestClient(create_app(endpoint), raise_server_exceptions=False), model="person 3")
+    response = ask(TestClient(create_app(endpoint, Door()), raise_server_exceptions=False), model="person 3")
     assert len(fake.jobs) == 1 and response.status_code == 404
 
 

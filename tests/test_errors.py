@@ -11,7 +11,8 @@ import factory.errors
 import serve.catalog
 import serve.client
 import serve.openai.schemas
-from factory.errors import PhotoRejected
+import serve.stopping
+from factory.errors import PhotoRejected, SceneRefused
 from serve.client import QueueFull
 from serve.openai.schemas import RequestRefused
 
@@ -19,10 +20,11 @@ TWO_ARGUMENTS = {
     PhotoRejected: ("no_face", "no face scores 0.5"),
     QueueFull: (1.5,),
     RequestRefused: ("too long", "prompt"),
+    SceneRefused: ("too many people", "prompt"),
 }
 OURS = [
     kind
-    for module in (factory.errors, serve.catalog, serve.client, serve.openai.schemas)
+    for module in (factory.errors, serve.catalog, serve.client, serve.openai.schemas, serve.stopping)
     for kind in vars(module).values()
     if inspect.isclass(kind) and issubclass(kind, Exception) and kind.__module__ == module.__name__
 ]

@@ -25,6 +25,7 @@ from factory.store.tables import Store
 from serve.app import APP_NAME, builder, start, stop
 from serve.client import GenerationTimeout, ImageClient
 from serve.settings import Settings
+from serve.stopping import StopSignals, finish
 from tests.serving import person
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(120)]
@@ -210,6 +211,20 @@ def test_ray_exports_what_is_drawn_for_prometheus(url: str) -> None:
         time.sleep(0.5)
     assert exported("unet_steps") == stats(url)["steps"] > 0
     assert exported("images") == stats(url)["images"]
+
+
+def test_stopping_finishes_what_is_under_way(url: str) -> None:
+    """The last one that draws: the door stays closed."""
+    images = f"{url}/v1/images/generations"
+    body = {"model": "ada", "prompt": "snow", "n": 4, "num_inference_steps": 200}
+    with ThreadPoolExecutor(2) as pool:
+        under_way = pool.submit(lambda: httpx.post(images, json=body, timeout=60))
+        time.sleep(0.4)
+        stopped = pool.submit(finish, ray_serve.get_app_handle(APP_NAME), 60.0, StopSignals())
+        time.sleep(0.4)
+        refused = httpx.post(images, json=body)
+        assert refused.status_code == 503 and not under_way.done() and not stopped.done()
+        assert under_way.result().status_code == 200 and stopped.result() == 0
 
 
 @pytest.mark.usefixtures("url")

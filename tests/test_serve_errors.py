@@ -23,6 +23,7 @@ from serve.openai.body import MAX_BODY
 from serve.openai.errors import ANSWERS
 from serve.openai.images import Endpoint
 from serve.openai.schemas import RequestRefused
+from serve.stopping import Door, Stopping
 from tests import serving
 from tests.serving import SECRET, FakeGenerator, ask, error_of
 
@@ -147,7 +148,7 @@ def test_when_time_is_up_all_is_taken_back_and_the_client_does_not_ask_again(
 ) -> None:
     fake.endless = True
     client = ImageClient(fake.submit, fake.submit_with_previews, timeout_s=0.05)
-    http = TestClient(create_app(Endpoint(tiny_pack, Catalog(store.root), client, fake.stats)))
+    http = TestClient(create_app(Endpoint(tiny_pack, Catalog(store.root), client, fake.stats), Door()))
     response = ask(http, n=3)
     assert response.status_code == 504 and response.headers["x-should-retry"] == "false"
     assert error_of(response)["code"] == "timeout" and "taken back" in error_of(response)["message"]
@@ -163,6 +164,7 @@ PROVOKED: dict[type[Exception], Callable[[TestClient, FakeGenerator], Any]] = {
     HTTPException: lambda http, _fake: http.get("/v2"),
     QueueFull: lambda http, fake: failing(http, fake, BackPressureError(64, 64)),
     GeneratorDown: lambda http, fake: failing(http, fake, ActorDiedError()),
+    Stopping: lambda http, fake: failing(http, fake, Stopping()),
     GenerationTimeout: lambda http, fake: failing(http, fake, TimeoutError(SECRET)),
     Exception: lambda http, fake: failing(http, fake, PackError(SECRET)),
 }

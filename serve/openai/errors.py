@@ -17,6 +17,7 @@ from serve.catalog import UnknownIdentity
 from serve.client import GenerationTimeout, GeneratorDown, QueueFull
 from serve.openai.body import first_fault
 from serve.openai.schemas import RequestRefused
+from serve.stopping import Stopping
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +39,7 @@ ANSWERS: Final[dict[type[Exception], Answer]] = {
     PromptTooLong: Answer(422, "invalid_request_error", "invalid_value", "prompt"),
     HTTPException: Answer(404, "invalid_request_error", "no_such_route"),  # its own status: 404, 405
     QueueFull: Answer(429, "rate_limit_error", "queue_full", retry=True),
+    Stopping: Answer(503, "server_error", "server_stopping", retry=True),
     GeneratorDown: Answer(503, "server_error", "generator_unavailable", retry=True),
     GenerationTimeout: Answer(504, "server_error", "timeout", retry=False),  # again costs as much again
     Exception: Answer(500, "server_error", "internal_error"),
@@ -63,7 +65,7 @@ def told(error: Exception) -> tuple[int, dict[str, Any], dict[str, str]]:
     elif isinstance(cause, HTTPException):
         status, message = cause.status_code, str(cause.detail)
         headers = dict(cause.headers or {})  # 405 tells what is allowed
-    elif isinstance(cause, QueueFull):
+    elif isinstance(cause, (QueueFull, Stopping)):
         milliseconds = math.ceil(cause.retry_after_s * 1000)
         headers = {"retry-after": str(math.ceil(milliseconds / 1000)), "retry-after-ms": str(milliseconds)}
     elif status == 500:
