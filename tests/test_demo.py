@@ -32,7 +32,7 @@ def test_the_data_set_is_what_the_demo_promises(tmp_path: Path) -> None:
     assert set(rows) == {*PEOPLE, REAL_PHOTO, NO_FACE, CORRUPT}
     for name, data in rows.items():
         if name == CORRUPT:
-            with pytest.raises(PhotoRejected, match="not_an_image"):
+            with pytest.raises(PhotoRejected, match="damaged"):
                 decode_photo(data, name=name, config=PrepareConfig())
         else:
             assert min(decode_photo(data, name=name, config=PrepareConfig()).image.shape[:2]) >= 256
