@@ -26,3 +26,9 @@ def tiny_pack_v(tmp_path_factory: pytest.TempPathFactory) -> Pack:
     """The same with another seed, a v-prediction schedule and the small autoencoder of the studio pack."""
     folder = tmp_path_factory.mktemp("packs_v") / "tiny_v"
     return load_pack(make_pack(folder, prediction_type="v_prediction", vae="tiny", seed=1))
+
+
+@pytest.fixture(scope="session")
+def tiny_pack_posed(tmp_path_factory: pytest.TempPathFactory) -> Pack:
+    """The first one with a ControlNet of OpenPose's bodies, and an estimator that sees a person in what is blue."""
+    return load_pack(make_pack(tmp_path_factory.mktemp("packs_posed") / "tiny_posed", pose=True))

@@ -20,7 +20,7 @@ import factory  # noqa: F401  (before torchvision, transformers and diffusers: s
 import numpy as np
 import onnx
 import torch
-from diffusers import AutoencoderKL, AutoencoderTiny, PNDMScheduler, UNet2DConditionModel
+from diffusers import AutoencoderKL, AutoencoderTiny, ControlNetModel, PNDMScheduler, UNet2DConditionModel
 from facexlib.parsing.parsenet import ParseNet
 from onnx import TensorProto, helper, numpy_helper
 from safetensors.torch import save_file
@@ -36,6 +36,8 @@ from transformers import (
 )
 
 from factory.pack import PACKS
+from tests.make_estimator import DET_FILE as BODY_DET_FILE
+from tests.make_estimator import POSE_FILE, make_estimator
 from tests.make_tokenizer import CELEBRITIES, NUM_TOKENS, make_tokenizer
 
 DET_FILE = "det_yunet.onnx"
@@ -88,9 +90,13 @@ def make_pack(
     size: Literal["tiny", "sd21"] = "tiny",
     prediction_type: Literal["epsilon", "v_prediction"] = "epsilon",
     vae: Literal["kl", "tiny"] = "kl",
+    pose: bool = False,
     seed: int = 0,
 ) -> Path:
-    """Write a complete pack with random weights to `folder` and return it. The same seed gives the same bytes."""
+    """Write a complete pack with random weights to `folder` and return it. The same seed gives the same bytes.
+
+    With `pose` it has a ControlNet of OpenPose's bodies, and the body estimator of tests/make_estimator.py.
+    """
     sizes = TINY if size == "tiny" else SD21
     folder.mkdir(parents=True, exist_ok=True)
     with torch.random.fork_rng(devices=[]):
@@ -100,9 +106,12 @@ def make_pack(
         _fr_vit(folder / "fr_vit", sizes)
         _clip(folder / "clip", tokenizer)
         _parser(folder / "parser" / "parsing.safetensors", sizes)
+        if pose:
+            _control(folder / "control" / "pose", sizes)
+            make_estimator(folder / "control" / "estimator")
     _faces(folder / "faces", np.random.default_rng(seed))
     (folder / "celebrities.txt").write_text("".join(f"{first} {last}\n" for first, last in CELEBRITIES))
-    (folder / "pack.toml").write_text(_description(folder.name, sizes))
+    (folder / "pack.toml").write_text(_description(folder.name, sizes) + (_POSE if pose else ""))
     return folder
 
 
@@ -165,6 +174,23 @@ def _unet(sizes: Sizes) -> UNet2DConditionModel:
         up_block_types=("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3,
         use_linear_projection=True,
     )
+
+
+def _control(folder: Path, sizes: Sizes) -> None:
+    """thibaud/controlnet-sd21-openpose-diffusers' configuration, at this size: a ControlNet made from the UNet's."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(sizes.dtype)
+    try:
+        unet = {name: value for name, value in sizes.unet.items() if name != "sample_size"}
+        control = ControlNetModel(
+            **unet, down_block_types=("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",), use_linear_projection=True
+        )
+    finally:
+        torch.set_default_dtype(before)
+    for name, weight in control.named_parameters():  # diffusers begins with zeros, which would say nothing
+        if name.startswith(("controlnet_down_blocks", "controlnet_mid_block", "controlnet_cond_embedding.conv_out")):
+            torch.nn.init.normal_(weight, std=0.05)
+    control.save_pretrained(folder, max_shard_size="900MB")
 
 
 def _vae(sizes: Sizes, kind: str) -> AutoencoderKL | AutoencoderTiny:
@@ -279,6 +305,20 @@ hair_classes = [17]
 
 [generate]
 num_inference_steps = 2
+'''
+
+
+_POSE = f'''
+[control.pose]
+path = "control/pose"
+licence = "none: random numbers"
+conditioning = "openpose"
+
+[control.pose.estimator]
+path = "control/estimator"
+licence = "none: made by hand"
+det_file = "{BODY_DET_FILE}"
+pose_file = "{POSE_FILE}"
 '''
 
 

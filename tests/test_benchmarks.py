@@ -54,6 +54,22 @@ def test_flops_are_counted_and_rounds_interleave() -> None:
     assert all(len(one.seconds) == 2 and one.median > 0 for one in contenders)
 
 
+def test_look_ups_are_told_with_indexes_and_without(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from benchmarks import lookup
+    from factory.store import upkeep
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(upkeep, "INDEX_FROM", 32)
+    monkeypatch.setattr(upkeep, "keep_indexes", upkeep.keep_indexes)  # which the script replaces
+    monkeypatch.setattr(lookup, "hold_s", lambda *numbers: 1.0)
+    arguments = ["--identities", "50", "--width", "4", "--repeats", "3", "--commits", "2"]
+    monkeypatch.setattr("sys.argv", ["lookup", *arguments, "--out", str(tmp_path / "result")])
+    lookup.main()
+    text = (tmp_path / "result.md").read_text()
+    assert all(row in text for row in ("| look-up by name |", "| upsert of 32 |", "| look-up beside a job |"))
+    assert not (tmp_path / "out" / "bench" / "lookup").exists()
+
+
 @pytest.mark.slow
 def test_the_scripts_write_what_they_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from benchmarks import generate, train_identity

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from cli.__main__ import app
 from factory.errors import REASONS
 from factory.pack import Pack
 from factory.store.rows import SCHEMAS
@@ -94,6 +95,17 @@ def test_make_alone_lists_every_target() -> None:
     assert targets is not None
     for target in targets[1].split():
         assert re.search(rf"make {target}\s+\S", listed), target
+
+
+def test_every_program_of_the_makefile_exists() -> None:
+    makefile = (REPO / "Makefile").read_text()
+    modules = set(re.findall(r"python -m ([\w.]+)", makefile)) - {"pip", "pytest"}
+    assert "benchmarks.prepare" in modules and "studio" in modules
+    for module in modules:
+        path = REPO / module.replace(".", "/")
+        assert path.with_suffix(".py").exists() or (path / "__main__.py").exists(), module
+    commands = {command.name or command.callback.__name__ for command in app.registered_commands if command.callback}
+    assert set(re.findall(r"identity-factory (\w+)", makefile)) - {"needs"} <= commands
 
 
 def test_the_readme_example_runs(tiny_pack: Pack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

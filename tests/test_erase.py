@@ -182,6 +182,19 @@ def test_a_commit_that_looked_before_the_tombstone_was_set_does_not_succeed(
     assert store.count("faces") == 7, "what else was in it is there"
 
 
+def test_who_reads_while_somebody_is_erased_reads_anew(
+    store: Store, tiny_pack: Pack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(store, tiny_pack)
+    stale = {table: store.open(table) for table in ("faces", "identities")}
+    erase(store, find_person(store, photo_id=photo_id(1)))
+    real = Store.open
+    monkeypatch.setattr(Store, "open", lambda self, table: stale.pop(table, None) or real(self, table))
+    assert len(store.faces()) == 6
+    assert store.find_identity("person 2").name == "person 2"
+    assert stale == {}
+
+
 KILLED = """
 import os, signal, sys, time
 from pathlib import Path

@@ -211,3 +211,23 @@ def test_record_lists_every_file(bare: Pack) -> None:
     record = json.loads((bare.root / "hashes.json").read_text())
     assert set(record) == {part.path for part in bare.parts().values()}
     assert list(record["parser/parsing.safetensors"]) == [""] and "unet/config.json" in record["base"]
+
+
+def test_the_parts_of_poses_are_fetched_like_others(
+    tiny_pack_posed: Pack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = shutil.copytree(tiny_pack_posed.root, tmp_path / "pack")
+    shutil.rmtree(root / "control")
+    file, said = root / "pack.toml", list[str]()
+    for name in ("pose", "estimator"):
+        old = f'path = "control/{name}"\n'
+        file.write_text(file.read_text().replace(old, f'{old}hub = "owner/{name}"\n'))
+    source = tiny_pack_posed.root / "control"
+    monkeypatch.setattr(pack_fetch, "snapshot_download", partial(copying_hub, source, ("owner",)))
+    missing = verify_pack(load_pack(file))
+    assert {problem.level for problem in missing} == {"warning"} and "(owner/pose; none: " in missing[0].remedy
+    fetch_pack(load_pack(file), said.append)
+    assert [line.partition(": licence")[0] for line in said[:7]][-2:] == ["control.pose", "control.pose.estimator"]
+    assert verify_pack(load_pack(file)) == []
+    (root / "control" / "estimator" / "yolox.onnx").write_bytes(b"changed")
+    assert any("has changed" in problem.message for problem in verify_pack(load_pack(file)))

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import ray
 
-from factory.config import TrainConfig
+from factory.config import Recipe, TrainConfig
 from factory.pack import Pack
 from factory.store.rows import face_row
 from factory.store.tables import Store
@@ -20,13 +20,13 @@ from pipelines.train import train
 from tests.make_faces import noise_face
 
 NUM_FACES, PACK_SIZE = 8, 2
-CONFIG = TrainConfig(num_steps=40, views="pool", num_views=2)
+RECIPE = Recipe(train=TrainConfig(num_steps=40, views="pool", num_views=2))
 JOB = """
 import sys
-from factory.config import TrainConfig
+from factory.config import Recipe
 from pipelines.train import train
-root, pack, config, size = sys.argv[1:]
-train(root, pack, train=TrainConfig.model_validate_json(config), faces_per_block=int(size))
+root, pack, recipe, size = sys.argv[1:]
+train(root, pack, [Recipe.model_validate_json(recipe)], faces_per_block=int(size))
 """
 
 
@@ -35,7 +35,7 @@ train(root, pack, train=TrainConfig.model_validate_json(config), faces_per_block
 def test_a_killed_job_goes_on_where_it_was(tiny_pack: Pack, tmp_path: Path) -> None:
     store = Store(tmp_path / "root")
     store.upsert("faces", [face_row(noise_face(number, tiny_pack)) for number in range(NUM_FACES)])
-    arguments = [store.root, str(tiny_pack.root), CONFIG.model_dump_json(), str(PACK_SIZE)]
+    arguments = [store.root, str(tiny_pack.root), RECIPE.model_dump_json(), str(PACK_SIZE)]
     environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
     job = subprocess.Popen([sys.executable, "-c", JOB, *arguments], start_new_session=True, env=environment)
     try:
@@ -51,7 +51,7 @@ def test_a_killed_job_goes_on_where_it_was(tiny_pack: Pack, tmp_path: Path) -> N
     assert 0 < len(kept) < NUM_FACES, "killed too late to show anything"
 
     try:
-        summary = train(store.root, tiny_pack.root, train=CONFIG, faces_per_block=PACK_SIZE)
+        summary = train(store.root, tiny_pack.root, [RECIPE], faces_per_block=PACK_SIZE)
     finally:
         ray.shutdown()
     after = {identity.identity_id: identity for identity in store.identities()}

@@ -16,7 +16,8 @@ from torch.nn import functional as F
 
 from factory.config import PrepareConfig
 from factory.errors import PackError, PhotoRejected
-from factory.pack import Pack, ParserPart
+from factory.pack import Pack
+from factory.parts import ParserPart
 from factory.records import FaceMasks
 
 _NUM_CLASSES = 19  # of CelebAMask-HQ, which both networks are trained on (each numbers them its own way)

@@ -90,8 +90,8 @@ class Store:
         return open_table(self.uri(table), table, self._options)
 
     def read(self, table: Table, *, columns: list[str] | None = None, where: str | None = None) -> pa.Table:
-        """Rows of a table, `where` in SQL; an empty table if there is none yet."""
-        return _rows(self.open(table), table, columns, where)
+        """Rows of a table, `where` in SQL; an empty table if there is none yet. Begun anew if an eraser comes."""
+        return retried(lambda: _rows(self.open(table), table, columns, where))
 
     def count(self, table: Table) -> int:
         """Number of rows."""
@@ -138,8 +138,7 @@ class Store:
     def purge(self, table: Table, where: str) -> int:
         """Deletes rows, and every version and file of the table that still holds them; returns how many rows.
 
-        Upserts that are under way fail and begin anew, with the tombstones of now. A job that reads the table at this
-        moment may find its version gone and fail; started again it goes on.
+        Upserts that are under way fail and begin anew, with the tombstones of now; so do reads whose version is gone.
         """
         if self.open(table) is None:
             return 0
@@ -213,9 +212,10 @@ class Store:
     def find_identity(self, name_or_id: str) -> Identity:
         """The identity with this id, else the newest with this name, else the newest of a photo that came under this
         name too; IdentityNotFound names near ones. A matter of milliseconds, however many there are."""
-        found = self._newest(_called(spellings(name_or_id)), name_or_id)
+        found = retried(partial(self._newest, _called(spellings(name_or_id)), name_or_id))
         if found is None:
-            found = self._newest(where_in("face_id", self.faces_by_other_name(name_or_id)))
+            others = where_in("face_id", self.faces_by_other_name(name_or_id))
+            found = retried(partial(self._newest, others))
         if found is None:
             raise IdentityNotFound(self._nobody_called(name_or_id))
         return found

@@ -17,7 +17,8 @@ import httpx
 from huggingface_hub import snapshot_download
 
 from factory.errors import PackError
-from factory.pack import Pack, Source, file_sha256
+from factory.pack import Pack, file_sha256
+from factory.parts import Source
 from factory.supply.verify import REJECTED, check_hashes, missing_files, record_hashes
 
 Say = Callable[[str], None]

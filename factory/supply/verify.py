@@ -14,9 +14,11 @@ from factory.config import PrepareConfig
 from factory.errors import PackError
 from factory.faces.detect import FaceDetector, FaceRecogniser
 from factory.faces.encode import FeatureEncoder
+from factory.faces.openpose import BodyEstimator
 from factory.faces.parse import FaceParser
 from factory.faces.pose import HeadPose, draw_skeleton
-from factory.pack import ControlPart, Pack, Source, file_sha256
+from factory.pack import Pack, file_sha256
+from factory.parts import PoseEstimatorPart, Source
 
 HASHES = "hashes.json"  # in the pack's folder: its files as they were fetched or built, {part's path: {file: sha256}}
 REJECTED = ".rejected"  # ending of a file that was put aside for its wrong hash
@@ -30,7 +32,7 @@ _BIG = 64 * 2**20  # bytes; hashing a file of this size takes a noticeable part 
 class Problem:
     """Something about a pack that a user should know."""
 
-    part: str  # base, fr_vit, clip, faces, parser, control.pose, or a field of pack.toml
+    part: str  # base, fr_vit, clip, faces, parser, control.pose, control.pose.estimator, or a field of pack.toml
     message: str
     remedy: str
     level: Literal["error", "warning"] = "error"  # a pack with warnings works
@@ -49,7 +51,7 @@ def verify_pack(pack: Pack, on_progress: Callable[[str], None] | None = None) ->
         missing = missing_files(pack, name)
         if missing:
             text = f"missing in {pack.place(part)}: {', '.join(missing)}"
-            level: Literal["error", "warning"] = "warning" if isinstance(part, ControlPart) else "error"
+            level: Literal["error", "warning"] = "warning" if name.startswith("control.") else "error"
             problems.append(Problem(part=name, message=text, remedy=pack.remedy(part), level=level))
         else:
             complete.add(name)
@@ -70,7 +72,10 @@ def verify_pack(pack: Pack, on_progress: Callable[[str], None] | None = None) ->
 
 def missing_files(pack: Pack, name: str) -> list[str]:
     """What a part lacks, as file names relative to its place; empty if it is complete."""
-    place = pack.place(pack.parts()[name])
+    part = pack.parts()[name]
+    place = pack.place(part)
+    if isinstance(part, PoseEstimatorPart):
+        return [file for file in (part.det_file, part.pose_file) if not (place / file).is_file()]
     if name == "parser":
         return [] if place.is_file() else ["the weights file"]
     if name == "faces":
@@ -216,6 +221,7 @@ def _check_small_models(pack: Pack, complete: set[str]) -> Iterator[Problem]:
         ("clip", lambda: FeatureEncoder(pack, source="clip")),
         ("faces", lambda: FaceDetector(pack, PrepareConfig())),
         ("parser", lambda: FaceParser(pack)),
+        ("control.pose.estimator", lambda: BodyEstimator(pack)),
     ]
     if pack.faces.judge is not None:
         loads.append(("faces", lambda: FaceRecogniser(pack)))
