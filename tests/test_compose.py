@@ -11,7 +11,8 @@ from factory.config import GenerateConfig
 from factory.draw.compose import Box, compose, drawn_size
 from factory.errors import IdentityNotFound
 from factory.faces.pose import HeadPose, draw_skeleton
-from factory.pack import ControlPart, Pack
+from factory.pack import Pack
+from factory.parts import ControlPart
 from factory.prompts import people_in, texts_by_person
 from factory.records import Identity, ImageRequest
 from tests.serving import person

@@ -13,7 +13,8 @@ from factory.draw.compose import Pose
 from factory.draw.poses import read_pose
 from factory.errors import IdentityNotFound, IncompatibleIdentity
 from factory.faces.pose import HeadPose, draw_skeleton
-from factory.pack import ControlPart, Pack
+from factory.pack import Pack
+from factory.parts import ControlPart
 from factory.records import ImageRequest
 from factory.store.erase import erase, find_person
 from factory.store.rows import encode_png

@@ -82,9 +82,16 @@ def test_a_person_of_a_photo_is_found_where_it_is(tiny_pack_posed: Pack) -> None
     assert (body[:, 2] > 0.3).all()
 
 
+def test_a_skeleton_is_of_the_pictures_size_with_the_photo_in_its_middle(tiny_pack_posed: Pack) -> None:
+    estimator = BodyEstimator(tiny_pack_posed)
+    body = estimator.bodies(BLUE)
+    assert (estimator.skeleton(BLUE) == draw_bodies(body, 192, 128)).all()
+    body[:, :, :2] = body[:, :, :2] / 2 + (0, 16)
+    assert (estimator.skeleton(BLUE, (96, 96)) == draw_bodies(body, 96, 96)).all()
+
+
 def test_a_photo_without_people_is_refused(tiny_pack_posed: Pack) -> None:
     estimator = BodyEstimator(tiny_pack_posed)
-    assert estimator.skeleton(BLUE).any()
     with pytest.raises(ValueError, match=r"no person is found in this photo of 192x128 px"):
         estimator.skeleton(RED)
 

@@ -11,7 +11,8 @@ import pytest
 from starlette.testclient import TestClient
 
 from factory.faces.pose import HeadPose, draw_skeleton
-from factory.pack import ControlPart, Pack
+from factory.pack import Pack
+from factory.parts import ControlPart
 from factory.store.rows import encode_png
 from tests.serving import FakeGenerator, ask, client_of, error_of, people_store
 

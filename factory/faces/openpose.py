@@ -53,8 +53,10 @@ class BodyEstimator:
         if len(self._poser.get_outputs()) != 2:
             raise PackError(f"{part.pose_file} of pack {pack.name!r} is no RTMPose network (two outputs, x and y)")
 
-    def skeleton(self, image: np.ndarray) -> np.ndarray:
-        """The skeletons of a photo's people on black, in their places and the photo's size.
+    def skeleton(self, image: np.ndarray, size_px: tuple[int, int] | None = None) -> np.ndarray:
+        """The skeletons of a photo's people on black, for a picture of this width and height (None: the photo's).
+
+        Where the picture has another shape, the whole photo is put into its middle.
 
         Args:
             image: uint8 [H, W, 3], RGB.
@@ -62,10 +64,13 @@ class BodyEstimator:
         Raises:
             ValueError: nobody is found in it.
         """
-        height, width = image.shape[:2]
-        drawn = draw_bodies(self.bodies(image), width, height)
+        own = np.array(image.shape[1::-1])
+        size = own if size_px is None else np.array(size_px)
+        bodies = self.bodies(image)
+        bodies[:, :, :2] = (bodies[:, :, :2] - own / 2) * (size / own).min() + size / 2
+        drawn = draw_bodies(bodies, *(int(side) for side in size))
         if not drawn.any():
-            raise ValueError(f"no person is found in this photo of {width}x{height} px, so no pose can be taken over")
+            raise ValueError(f"no person is found in this photo of {own[0]}x{own[1]} px, so no pose can be taken over")
         return drawn
 
     def bodies(self, image: np.ndarray) -> np.ndarray:
