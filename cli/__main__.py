@@ -244,7 +244,8 @@ def generate(
         if pose:
             from factory.draw.poses import read_pose
 
-            poses = {text: read_pose(loaded, text) for text in pose}
+            size = config.width_px or loaded.resolution, config.height_px or loaded.resolution
+            poses = {text: read_pose(loaded, text, size) for text in pose}
         summary = generate_job(
             root,
             pack,

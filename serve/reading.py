@@ -11,7 +11,7 @@ from factory.draw.compose import Pose
 from factory.faces.isolated import IsolatedCalls
 
 Kind = Literal["photo", "skeleton"]
-Read: TypeAlias = Callable[[tuple[Kind, bytes]], Pose]
+Work: TypeAlias = tuple[Kind, bytes, tuple[int, int]]  # the picture's bytes, and the size of the one to be drawn
 LIMIT_S: Final = 30.0  # of one picture
 
 
@@ -23,27 +23,27 @@ class PoseReader:
         self._lock = threading.Lock()
         self._calls: IsolatedCalls | None = None
 
-    async def read(self, kind: Kind, data: bytes) -> Pose:
-        """A photo's head pose, or a skeleton's pixels.
+    async def read(self, kind: Kind, data: bytes, size_px: tuple[int, int]) -> Pose:
+        """A photo's pose for a picture of this width and height, or a skeleton's pixels.
 
         Raises PhotoRejected for a picture that cannot be used, ValueError for a pose that cannot be taken over,
         TimeoutError where others took all of the time.
         """
-        return await asyncio.to_thread(self._read, kind, data)
+        return await asyncio.to_thread(self._read, (kind, data, size_px))
 
-    def _read(self, kind: Kind, data: bytes) -> Pose:
+    def _read(self, work: Work) -> Pose:
         with self._lock:
             if self._calls is None:
                 self._calls = IsolatedCalls(_reader, [self._pack])
-        return cast(Pose, self._calls.call((kind, data), limit_s=LIMIT_S))
+        return cast(Pose, self._calls.call(work, limit_s=LIMIT_S))
 
 
-def _reader(pack: str) -> Read:
+def _reader(pack: str) -> Callable[[Work], Pose]:
     import cv2
 
-    from factory.draw.poses import photo_pose, skeleton_pose
+    from factory.draw.poses import PhotoPoses, skeleton_pose
     from factory.pack import load_pack
 
     cv2.setNumThreads(1)
-    loaded = load_pack(pack)
-    return lambda work: photo_pose(loaded, work[1]) if work[0] == "photo" else skeleton_pose(work[1])
+    photos = PhotoPoses(load_pack(pack))
+    return lambda work: photos.read(work[1], work[2]) if work[0] == "photo" else skeleton_pose(work[1])

@@ -23,6 +23,7 @@ from pipelines.generate import ImageMaker, Poses, _requests, commit
 from tests.serving import people_store
 
 CONFIG = GenerateConfig(num_inference_steps=2)
+SIZE = (64, 64)  # px of the pictures
 POSES: Poses = {"": (), "left+front": (HeadPose(yaw=-30), HeadPose())}
 
 
@@ -107,10 +108,10 @@ def test_who_cannot_be_drawn_is_told_before_anything_is(pack: Pack, store: Store
 
 
 def test_poses_as_they_are_written_on_a_command_line(pack: Pack, tmp_path: Path) -> None:
-    assert read_pose(pack, "left + front") == [HeadPose(yaw=-30), HeadPose()]
+    assert read_pose(pack, "left + front", SIZE) == [HeadPose(yaw=-30), HeadPose()]
     skeleton = draw_skeleton([HeadPose()], 64, 64)
     (tmp_path / "s.png").write_bytes(encode_png(skeleton))
-    (pose,) = read_pose(pack, f"skeleton:{tmp_path}/s.png")
+    (pose,) = read_pose(pack, f"skeleton:{tmp_path}/s.png", SIZE)
     np.testing.assert_array_equal(np.asarray(pose), skeleton)
     (tmp_path / "text").write_bytes(b"text")
     cases: list[tuple[str, type[Exception], str]] = [
@@ -122,16 +123,29 @@ def test_poses_as_they_are_written_on_a_command_line(pack: Pack, tmp_path: Path)
     ]
     for text, kind, message in cases:
         with pytest.raises(kind, match=message):
-            read_pose(pack, text)
+            read_pose(pack, text, SIZE)
 
 
 def test_a_photo_s_pose_is_taken_over() -> None:
     """Of a real face: the astronaut looks to the right of the picture, her head slightly tilted."""
     import skimage.data
 
-    from factory.draw.poses import photo_pose
+    from factory.draw.poses import PhotoPoses
     from factory.pack import load_pack
 
     data = encode_png(np.asarray(skimage.data.astronaut())[:256, 96:352])
-    pose: Pose = photo_pose(load_pack("studio"), data)
+    pose: Pose = PhotoPoses(load_pack("studio")).read(data, (128, 128))
     assert isinstance(pose, HeadPose) and abs(pose.roll) < 18 and abs(pose.yaw) <= 32
+
+
+def test_an_openpose_control_is_shown_the_bodies_of_a_photo(tiny_pack_posed: Pack) -> None:
+    """In a picture of the size that is drawn; a photo with nobody in it is told."""
+    blue = np.zeros((96, 96, 3), np.uint8)
+    blue[:, :, 2] = 255  # where the tests' estimator sees somebody
+    from factory.draw.poses import PhotoPoses
+
+    photos = PhotoPoses(tiny_pack_posed)
+    skeleton = np.asarray(photos.read(encode_png(blue), (128, 64)))
+    assert skeleton.shape == (64, 128, 3) and skeleton.any()
+    with pytest.raises(ValueError, match="no person is found"):
+        photos.read(encode_png(np.zeros((96, 96, 3), np.uint8)), SIZE)

@@ -10,30 +10,45 @@ from factory.config import PrepareConfig
 from factory.draw.compose import Pose, named_pose
 from factory.errors import PhotoRejected
 from factory.faces.detect import FaceDetector
+from factory.faces.openpose import BodyEstimator
 from factory.faces.photos import decode_photo
-from factory.faces.pose import fit_pose
+from factory.faces.pose import HeadPose, fit_pose
 from factory.pack import Pack
 
 # The pose of a cut-off, small or blurred face is as good as any other.
 _ANY_FACE = PrepareConfig(faces="largest", min_visible=0.0, min_sharpness=0.0, min_face_px=8.0)
 
 
-def photo_pose(pack: Pack, data: bytes) -> Pose:
-    """The pose of the largest face of a photo, of its bytes.
+class PhotoPoses:
+    """Takes poses over from photos, as the pack's control reads them: the largest face's, or everybody's bodies."""
 
-    Raises:
-        PhotoRejected: the bytes are no usable photo, or show no face.
-        ValueError: the head is turned further than the pose control knows.
-    """
-    photo = decode_photo(data, name="pose", config=_ANY_FACE)
-    faces, refused = FaceDetector(pack, _ANY_FACE).find(photo)
-    if not faces:
-        raise refused[0][1]
-    height, width = photo.image.shape[:2]
+    def __init__(self, pack: Pack) -> None:
+        """Load what finds them. Raises PackError where that is missing."""
+        bodies = "pose" in pack.control and pack.control["pose"].conditioning == "openpose"
+        self._finder = BodyEstimator(pack) if bodies else FaceDetector(pack, _ANY_FACE)
+
+    def read(self, data: bytes, size_px: tuple[int, int]) -> Pose:
+        """The pose in a photo, of its bytes, for a picture of this width and height.
+
+        Raises:
+            PhotoRejected: the bytes are no usable photo, or show no face.
+            ValueError: the head is turned further than the pose control knows; nobody's body is found.
+        """
+        photo = decode_photo(data, name="pose", config=_ANY_FACE)
+        if isinstance(self._finder, BodyEstimator):
+            return self._finder.skeleton(photo.image, size_px)
+        faces, refused = self._finder.find(photo)
+        if not faces:
+            raise refused[0][1]
+        return _head(faces[0].landmarks, *photo.image.shape[:2])
+
+
+def _head(landmarks: np.ndarray, height: int, width: int) -> HeadPose:
+    """The pose of a face by its landmarks [5, 2], px of a photo of this size."""
     side = min(height, width)
     # shares of the shorter side, counted on the square in the middle
     corner = np.array([width - side, height - side], np.float64) / 2
-    return fit_pose((faces[0].landmarks - corner) / side)
+    return fit_pose((landmarks - corner) / side)
 
 
 def skeleton_pose(data: bytes) -> Pose:
@@ -42,8 +57,10 @@ def skeleton_pose(data: bytes) -> Pose:
     return decode_photo(data, name="skeleton", config=config).image
 
 
-def read_pose(pack: Pack, text: str) -> list[Pose]:
-    """A pose as it is written on a command line: the pack's NAME, NAME+NAME (one a person), photo:FILE, skeleton:FILE.
+def read_pose(pack: Pack, text: str, size_px: tuple[int, int]) -> list[Pose]:
+    """A pose as it is written on a command line, for a picture of this width and height.
+
+    That is the pack's NAME, NAME+NAME (one a person), photo:FILE or skeleton:FILE.
 
     Raises OSError for a file that cannot be read, ValueError for whatever else is wrong with it.
     """
@@ -54,6 +71,6 @@ def read_pose(pack: Pack, text: str) -> list[Pose]:
         raise ValueError(f"--pose {text}: write a pose's name, photo:FILE or skeleton:FILE")
     data = Path(file).expanduser().read_bytes()
     try:
-        return [photo_pose(pack, data) if kind == "photo" else skeleton_pose(data)]
+        return [PhotoPoses(pack).read(data, size_px) if kind == "photo" else skeleton_pose(data)]
     except (PhotoRejected, ValueError) as error:
         raise ValueError(f"--pose {text}: {error}") from None

@@ -39,7 +39,9 @@ class Scene:
 
         Raises RequestRefused, naming the field, UnknownIdentity, IncompatibleIdentity.
         """
-        heads = [await self._pose(pose) for pose in poses]
+        side = self._pack.resolution
+        drawn = (side, side) if size is None else drawn_size(*size, side=side)
+        heads = [await self._pose(pose, drawn) for pose in poses]
         return await asyncio.to_thread(self._compose, prompt, seed, config, own, size, poses, heads, regions)
 
     def _compose(
@@ -85,13 +87,13 @@ class Scene:
             boxes[None if mine else region.person] = region.box or column
         return boxes
 
-    async def _pose(self, pose: PoseField) -> Pose:
+    async def _pose(self, pose: PoseField, drawn_px: tuple[int, int]) -> Pose:
         try:
             if pose.name is not None:
                 return named_pose(self._pack, pose.name)
             kind, text = ("photo", pose.photo) if pose.photo is not None else ("skeleton", pose.skeleton)
             data = base64.b64decode((text or "").partition("base64,")[2] or text or "", validate=True)
-            return await self._reader.read("photo" if kind == "photo" else "skeleton", data)
+            return await self._reader.read("photo" if kind == "photo" else "skeleton", data, drawn_px)
         except binascii.Error:
             raise RequestRefused("pose: no base64", "pose") from None
         except (ValueError, PhotoRejected) as error:
