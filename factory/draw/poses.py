@@ -26,14 +26,16 @@ def photo_pose(pack: Pack, data: bytes) -> Pose:
         ValueError: the head is turned further than the pose control knows.
     """
     photo = decode_photo(data, name="pose", config=_ANY_FACE)
-    faces, refused = FaceDetector(pack, _ANY_FACE).find(photo)
-    if not faces:
-        raise refused[0][1]
+    found = FaceDetector(pack, _ANY_FACE).find(photo)
+    if not found.faces:
+        raise found.refused[0][1]
     height, width = photo.image.shape[:2]
+    if found.origin.rotation in (90, 270):  # landmarks are of the turned photo
+        height, width = width, height
     side = min(height, width)
     # shares of the shorter side, counted on the square in the middle
     corner = np.array([width - side, height - side], np.float64) / 2
-    return fit_pose((faces[0].landmarks - corner) / side)
+    return fit_pose((found.faces[0].landmarks - corner) / side)
 
 
 def skeleton_pose(data: bytes) -> Pose:
