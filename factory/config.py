@@ -31,7 +31,7 @@ class PrepareConfig(Config):
     faces: Literal["all", "largest"] = "all"  # which faces of a photo become identities
     min_score: float = Field(default=0.5, gt=0, le=1)  # detector confidence
     min_face_px: float = Field(default=24.0, ge=0, allow_inf_nan=False)  # shorter side of the face box, px
-    min_visible: float = Field(default=0.6, ge=0, le=1)  # share of the aligned crop's inner box inside the photo
+    min_visible: float = Field(default=0.7, ge=0, le=1)  # share of the face, forehead to chin, inside the photo
     min_sharpness: float = Field(default=0.03, ge=0, allow_inf_nan=False)  # Laplacian variance / variance of the
     # face; measured: docs/log.md, 2026-11-24
     max_photo_s: float = Field(default=300.0, gt=0, allow_inf_nan=False)  # of work on one photo before it is given up

@@ -13,7 +13,7 @@ REASONS = (
     "too_small",  # a side shorter than the limit
     "no_face",
     "face_too_small",
-    "face_cut_off",  # too much of the aligned crop lies outside the photo
+    "face_cut_off",  # too much of the face lies outside the photo
     "blurred",  # out of focus or shaken
     "masks_empty",  # the parser found no face in the crop
     "out_of_memory",  # decoding it, or the models on it alone, needs more than there is

@@ -48,6 +48,7 @@ class Face:
     landmarks: np.ndarray  # float32 [5, 2], x y in pixels of the same: left eye, right eye, nose, mouth corners
     score: float  # the detector's confidence, 0..1
     crop: np.ndarray  # uint8 [S, S, 3], RGB, aligned to the FFHQ five-point template
+    inside: np.ndarray  # float32 [4, 2], the photo's corners in pixels of the crop: beyond them it repeats the edge
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

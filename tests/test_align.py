@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import cv2
 import numpy as np
 import pytest
 
-from factory.faces.align import FFHQ_512, align, similarity, visible_share
+from factory.faces.align import FFHQ_512, align, inside_photo, photo_corners, similarity, visible_share
 
 
 def known(scale: float, degrees: float, shift: tuple[float, float]) -> np.ndarray:
@@ -75,6 +76,15 @@ def test_outside_the_photo_its_edge_is_repeated() -> None:
     photo[:, :25], photo[:, 25:] = (200, 10, 10), (10, 10, 200)
     crop = align(photo, known(1.0, 0, (32, 7)), 64)
     assert (crop[:, :20] == (200, 10, 10)).all() and (crop[:, 62:] == (10, 10, 200)).all()
+
+
+def test_what_of_a_crop_shows_the_photo() -> None:
+    for matrix in (known(1.0, 0, (10, 7)), known(0.7, 30, (40, 5)), known(20, 200, (30, 30))):
+        photo = np.full((50, 60, 3), 200, np.uint8)
+        inside = inside_photo(photo_corners(matrix, photo.shape), 64)
+        padded = cv2.warpAffine(photo, matrix, (64, 64), flags=cv2.INTER_NEAREST)[..., 0] == 200
+        assert (inside == padded).mean() > 0.97 and inside.any() and not inside.all()
+    assert inside_photo(photo_corners(known(1, 0, (-5, -5)), (90, 90)), 64).all()
 
 
 def test_visible_share() -> None:

@@ -18,7 +18,7 @@ from factory.config import PrepareConfig
 from factory.errors import PackError, PhotoRejected
 from factory.faces.detect import FaceDetector, FaceRecogniser
 from factory.pack import Pack
-from factory.records import Photo
+from factory.records import Origin, Photo
 from studio.training.detector import STRIDES, as_scrfd
 
 CONFIG = PrepareConfig()
@@ -62,9 +62,9 @@ def astronaut() -> np.ndarray:
 
 
 def test_one_face_with_landmarks_and_crop(detector: FaceDetector, astronaut: np.ndarray) -> None:
-    faces, refused = detector.find(photo(astronaut))
-    assert len(faces) == 1 and not refused
-    face = faces[0]
+    found = detector.find(photo(astronaut))
+    assert len(found.faces) == 1 and not found.refused and found.origin == Origin()
+    face = found.faces[0]
     assert face.face_id == "p-0" and face.face_index == 0 and 0.5 < face.score <= 1
     assert face.box.dtype == face.landmarks.dtype == np.float32
     np.testing.assert_allclose(face.landmarks[:2], ASTRONAUT_EYES, atol=6)
@@ -73,7 +73,8 @@ def test_one_face_with_landmarks_and_crop(detector: FaceDetector, astronaut: np.
 
 
 def test_six_faces_of_a_group_the_largest_first(detector: FaceDetector) -> None:
-    faces, refused = detector.find(photo(example("t1.jpg")))
+    found = detector.find(photo(example("t1.jpg")))
+    faces, refused = found.faces, found.refused
     assert len(faces) == 6 and not refused
     assert [face.face_index for face in faces] == list(range(6))
     areas = [float(np.prod(face.box[2:] - face.box[:2])) for face in faces]
@@ -82,23 +83,23 @@ def test_six_faces_of_a_group_the_largest_first(detector: FaceDetector) -> None:
 
 def test_crops_have_their_landmarks_where_the_template_has_them(detector: FaceDetector) -> None:
     """Found again in its own crop, a face's landmarks lie on the template, up to what a profile view allows."""
-    for face in detector.find(photo(example("t1.jpg")))[0]:
-        again = detector.find(photo(face.crop))[0][0]
+    for face in detector.find(photo(example("t1.jpg"))).faces:
+        again = detector.find(photo(face.crop)).faces[0]
         assert np.abs(again.landmarks / 256 - TEMPLATE).mean() < 0.04
 
 
 def test_a_close_up_that_fills_the_photo_is_found_once(detector: FaceDetector) -> None:
-    faces, _ = detector.find(photo(example("Tom_Hanks_54745.png")))
+    faces = detector.find(photo(example("Tom_Hanks_54745.png"))).faces
     assert len(faces) == 1
     np.testing.assert_allclose(faces[0].landmarks[:2], ((37.5, 51), (75, 50)), atol=5)
     assert faces[0].score > 0.75  # of the padded view; the plain one gives 0.68 and a box that lacks the forehead
 
 
 def test_large_photos_give_the_same_face_in_their_own_pixels(detector: FaceDetector, astronaut: np.ndarray) -> None:
-    small = detector.find(photo(astronaut))[0][0]
+    small = detector.find(photo(astronaut)).faces[0]
     canvas = np.full((2600, 2300, 3), 127, np.uint8)
     canvas[500:2036, 600:2136] = cv2.resize(astronaut, (1536, 1536), interpolation=cv2.INTER_CUBIC)
-    large = detector.find(photo(canvas))[0]
+    large = detector.find(photo(canvas)).faces
     assert len(large) == 1
     np.testing.assert_allclose((large[0].landmarks - (600, 500)) / 3, small.landmarks, atol=5)
 
@@ -106,7 +107,7 @@ def test_large_photos_give_the_same_face_in_their_own_pixels(detector: FaceDetec
 def test_faces_too_small_for_the_usual_view_are_found(detector: FaceDetector, astronaut: np.ndarray) -> None:
     canvas = np.full((1500, 1500, 3), 127, np.uint8)
     canvas[40:210, 50:220] = cv2.resize(astronaut, (170, 170), interpolation=cv2.INTER_AREA)  # a face of 30 px
-    assert len(detector.find(photo(canvas))[0]) == 1
+    assert len(detector.find(photo(canvas)).faces) == 1
 
 
 @pytest.mark.parametrize("shape", [(64, 64), (64, 3000), (3000, 64), (300, 400)])
@@ -118,7 +119,8 @@ def test_no_face(detector: FaceDetector, shape: tuple[int, int]) -> None:
 
 
 def test_small_faces_are_refused_one_by_one(pack: Pack) -> None:
-    faces, refused = FaceDetector(pack, PrepareConfig(min_face_px=98)).find(photo(example("t1.jpg")))
+    found = FaceDetector(pack, PrepareConfig(min_face_px=98)).find(photo(example("t1.jpg")))
+    faces, refused = found.faces, found.refused
     assert len(faces) + len(refused) == 6 and faces and refused
     assert {refusal.reason for _, refusal in refused} == {"face_too_small"}
     assert sorted([face.face_index for face in faces] + [index for index, _ in refused]) == list(range(6))
@@ -126,14 +128,16 @@ def test_small_faces_are_refused_one_by_one(pack: Pack) -> None:
 
 def test_a_face_cut_off_by_the_photos_edge_is_refused(pack: Pack, astronaut: np.ndarray) -> None:
     part = astronaut[95:300, 195:400]  # from the eyebrows down
-    faces, refused = FaceDetector(pack, CONFIG).find(photo(part))
+    found = FaceDetector(pack, CONFIG).find(photo(part))
+    faces, refused = found.faces, found.refused
     assert not faces and [(index, refusal.reason) for index, refusal in refused] == [(0, "face_cut_off")]
     lenient = FaceDetector(pack, PrepareConfig(min_visible=0.0))
-    assert len(lenient.find(photo(part))[0]) == 1
+    assert len(lenient.find(photo(part)).faces) == 1
 
 
 def test_only_the_largest(pack: Pack) -> None:
-    faces, refused = FaceDetector(pack, PrepareConfig(faces="largest")).find(photo(example("t1.jpg")))
+    found = FaceDetector(pack, PrepareConfig(faces="largest")).find(photo(example("t1.jpg")))
+    faces, refused = found.faces, found.refused
     assert [face.face_index for face in faces] == [0] and not refused
 
 
@@ -165,7 +169,7 @@ def test_embedding_without_a_face(recogniser: FaceRecogniser) -> None:
 
 def test_the_largest_face_is_embedded(detector: FaceDetector, recogniser: FaceRecogniser) -> None:
     group = example("t1.jpg")
-    faces, _ = detector.find(photo(group))
+    faces = detector.find(photo(group)).faces
     whole = recogniser.embed(group)
     alone = [recogniser.embed(face.crop, aligned=True) for face in faces]
     assert whole is not None

@@ -133,7 +133,7 @@ def test_trainings_see_faces_as_the_factory_cuts_them() -> None:
     """The FR-ViT and the judge are served crops of factory/faces; trained on others, they would be a little off."""
     pack = load_pack("studio")
     image = portrait(0)[:, 60:]  # the crop reaches over the photo's edge
-    (face, *_), _ = FaceDetector(pack, PrepareConfig()).find(Photo(photo_id="0" * 64, name="ada", image=image))
+    face, *_ = FaceDetector(pack, PrepareConfig()).find(Photo(photo_id="0" * 64, name="ada", image=image)).faces
     look = FaceRecogniser(pack).look(image)
     assert look is not None and (judge_view(image, face.landmarks, 112) == look[1]).all()
     vit = ViTModel.from_pretrained(pack.folder(pack.fr_vit), add_pooling_layer=False, dtype=torch.float32).eval()

@@ -37,10 +37,13 @@ class PhotoPoses:
         photo = decode_photo(data, name="pose", config=_ANY_FACE)
         if isinstance(self._finder, BodyEstimator):
             return self._finder.skeleton(photo.image, size_px)
-        faces, refused = self._finder.find(photo)
-        if not faces:
-            raise refused[0][1]
-        return _head(faces[0].landmarks, *photo.image.shape[:2])
+        found = self._finder.find(photo)
+        if not found.faces:
+            raise found.refused[0][1]
+        height, width = photo.image.shape[:2]
+        if found.origin.rotation in (90, 270):  # landmarks are of the turned photo
+            height, width = width, height
+        return _head(found.faces[0].landmarks, height, width)
 
 
 def _head(landmarks: np.ndarray, height: int, width: int) -> HeadPose:

@@ -23,6 +23,10 @@ def similarity(points: np.ndarray, template: np.ndarray) -> np.ndarray:
     return np.array([[a, -b, shift_x], [b, a, shift_y]])
 
 
+# x0 y0 x1 y1 of a face, forehead to chin, in such a crop as fractions of its side: the median of detected boxes.
+FACE_BOX = (0.22, 0.22, 0.77, 0.905)
+
+
 def align(image: np.ndarray, matrix: np.ndarray, side: int) -> np.ndarray:
     """Cut a uint8 [side, side, 3] crop out of a photo uint8 [H, W, 3] by a similarity (photo px -> crop px).
 
@@ -48,6 +52,22 @@ def align(image: np.ndarray, matrix: np.ndarray, side: int) -> np.ndarray:
     to_crop = np.column_stack([from_part, shift])
     crop = cv2.warpAffine(part, to_crop, (side, side), flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
     return np.asarray(crop, np.uint8)
+
+
+def photo_corners(matrix: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """Where the corners of a photo of shape [H, W, ...] lie in the crop, float32 [4, 2]."""
+    height, width = shape[:2]
+    edges = np.array([[0, 0], [width, 0], [width, height], [0, height]]) - 0.5
+    return np.asarray(edges @ matrix[:, :2].T + matrix[:, 2], np.float32)
+
+
+def inside_photo(corners: np.ndarray, side: int) -> np.ndarray:
+    """Which pixels of a crop show the photo, bool [side, side]; `corners` as `photo_corners` gives them."""
+    y, x = np.mgrid[:side, :side]
+    within = np.ones((side, side), bool)
+    for (x0, y0), (x1, y1) in zip(corners, np.roll(corners, -1, axis=0), strict=True):
+        within &= (x1 - x0) * (y - y0) >= (y1 - y0) * (x - x0)  # on the inner side of this edge
+    return within
 
 
 def visible_share(matrix: np.ndarray, box: np.ndarray, shape: tuple[int, ...]) -> float:

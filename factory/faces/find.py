@@ -22,9 +22,7 @@ class FaceFinder:
     def find(self, data: bytes, name: str) -> FoundFaces:
         """The faces of an image file. What is wrong with it is part of the answer: nothing is raised for a photo."""
         try:
-            photo = decode_photo(data, name=name, config=self._config)
-            faces, refused = self._detector.find(photo)
-            return FoundFaces(photo_id=photo.photo_id, name=name, faces=faces, refused=refused, origin=photo.origin)
+            return self._detector.find(decode_photo(data, name=name, config=self._config))
         except PhotoRejected as error:
             refusal = error
         except MemoryError:

@@ -11,6 +11,7 @@ import torch
 
 from factory.config import PrepareConfig
 from factory.errors import PhotoRejected
+from factory.faces.align import inside_photo
 from factory.faces.encode import FeatureEncoder
 from factory.faces.parse import FaceParser, check_masks
 from factory.ids import face_name
@@ -61,11 +62,14 @@ class FaceReader:
             try:
                 if isinstance(outcome, PhotoRejected):
                     raise outcome
-                check_masks(outcome[0], self._config)
+                masks, features = outcome
+                within = inside_photo(face.inside, len(face.crop))  # else the streaks beside a tight one are learned
+                masks = FaceMasks(face=masks.face & within, hair=masks.hair & within)
+                check_masks(masks, self._config)
             except PhotoRejected as error:
                 refused.append((face.face_index, error))
                 continue
-            faces.append(self._prepared(photo, face, *outcome))
+            faces.append(self._prepared(photo, face, masks, features))
         return ReadFaces(faces=faces, refused=sorted(refused, key=lambda refusal: refusal[0]))
 
     def _prepared(self, photo: FoundFaces, face: Face, masks: FaceMasks, features: FaceFeatures) -> PreparedFace:

@@ -27,6 +27,7 @@ _FACE: Final = [
     ("box", pa.list_(pa.float32(), 4)),
     ("landmarks", pa.list_(pa.float32(), 10)),
     ("score", pa.float32()),
+    ("inside", pa.list_(pa.float32(), 8)),
     ("pixels", pa.large_binary()),  # uint8 [S, S, 3] RGB; large: the crops of some big groups pass 2 GiB
 ]
 _ORIGIN: Final = [("rotation", pa.int32()), ("frame", pa.int32()), ("salvaged", pa.bool_())]
@@ -132,6 +133,7 @@ def _sent(face: Face) -> dict[str, Any]:
         "box": face.box,
         "landmarks": face.landmarks.ravel(),
         "score": face.score,
+        "inside": face.inside.ravel(),
         "pixels": face.crop.tobytes(),
     }
 
@@ -146,6 +148,7 @@ def _received(row: Mapping[str, Any], side: int) -> FoundFaces:
             landmarks=np.array(face["landmarks"], np.float32).reshape(5, 2),
             score=face["score"],
             crop=np.frombuffer(face["pixels"], np.uint8).reshape(side, side, 3),
+            inside=np.array(face["inside"], np.float32).reshape(4, 2),
         )
         for face in row["faces"]
     ]
