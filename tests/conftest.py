@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before the hub's client is imported: no test may reach for a network
 
@@ -10,6 +11,7 @@ import pytest
 import torch
 
 from factory.pack import Pack, load_pack
+from factory.store.tables import Store
 from tests.make_pack import make_pack
 
 torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "2")))
@@ -32,3 +34,9 @@ def tiny_pack_v(tmp_path_factory: pytest.TempPathFactory) -> Pack:
 def tiny_pack_posed(tmp_path_factory: pytest.TempPathFactory) -> Pack:
     """The first one with a ControlNet of OpenPose's bodies, and an estimator that sees a person in what is blue."""
     return load_pack(make_pack(tmp_path_factory.mktemp("packs_posed") / "tiny_posed", pose=True))
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    """A root that holds nothing yet."""
+    return Store(tmp_path / "root")

@@ -31,14 +31,9 @@ from pipelines.jobs.report import Sample, page
 from pipelines.jobs.watch import Watch
 from pipelines.photos.samples import _refused, samples
 from pipelines.photos.sources import CONTENT, find_places, hash_contents
-from tests.test_erase import face, photo_id
+from tests.make_people import face, photo_id
 
 runner = CliRunner()
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return Store(tmp_path / "root")
 
 
 def events(store: Store, summary: Summary) -> list[str]:

@@ -1,0 +1,106 @@
+"""The commands that make pictures of who was learned: `generate`, `serve`.
+
+Heavy imports happen inside the commands, so that `--help` answers at once.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from cli.errors import user_errors
+from cli.options import Changes, Gpus, NumWorkers, PackName, Root, parse_seeds, parse_settings, read_prompts
+from cli.output import show_summary
+
+if TYPE_CHECKING:
+    from factory.draw.compose import Pose
+
+
+def generate(
+    root: Root,
+    prompt: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--prompt", help="`<person>` stands for the identity, `<person:NAME>` for any other; may be repeated."
+        ),
+    ] = None,
+    prompts: Annotated[Path | None, typer.Option("--prompts", metavar="FILE", help="One prompt a line.")] = None,
+    seeds: Annotated[str, typer.Option("--seeds", metavar="0,1,4-7", help="A picture for each.")] = "0",
+    identity: Annotated[
+        list[str] | None, typer.Option("--identity", metavar="NAME", help="Name or id; may be repeated. [default: all]")
+    ] = None,
+    pose: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--pose",
+            metavar="POSE",
+            help="NAME (`packs poses`), NAME+NAME (one a person), photo:FILE or skeleton:FILE; may be repeated.",
+        ),
+    ] = None,
+    out: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Also write <name>_<n>.png there.")] = None,
+    pack: PackName = "studio",
+    steps: Annotated[int | None, typer.Option("--steps", min=1, help="Denoising steps. [default: the pack's]")] = None,
+    workers: NumWorkers = None,
+    gpus: Gpus = None,
+    settings: Changes = None,
+) -> None:
+    """Identities x prompts x poses x seeds -> images.
+
+    Examples: `identity-factory generate --root out/people --prompt "a photo of <person> wearing a red hat" --seeds 0-3
+    --out pictures`; two people in one picture, one of them looking left:
+    `identity-factory generate --root out/people --identity ada --prompt "<person> and <person:bob> on the beach"
+    --pose left+front --out pictures`
+    """
+    with user_errors():
+        from factory.pack import load_pack
+        from factory.settings import generate_settings
+        from pipelines.generate import generate as generate_job
+        from pipelines.jobs.pools import Workers
+
+        texts = [*(prompt or []), *(read_prompts(prompts) if prompts else [])]
+        if not texts:
+            raise typer.BadParameter("give --prompt TEXT or --prompts FILE")
+        loaded = load_pack(pack)
+        config = generate_settings(loaded, parse_settings(settings, num_inference_steps=steps))
+        numbers = parse_seeds(seeds)
+        poses: dict[str, list[Pose]] = {"": []}
+        if pose:
+            from factory.draw.poses import read_pose
+
+            size = config.width_px or loaded.resolution, config.height_px or loaded.resolution
+            poses = {text: read_pose(loaded, text, size) for text in pose}
+        summary = generate_job(
+            root,
+            pack,
+            prompts=texts,
+            seeds=numbers,
+            identities=identity,
+            poses=poses,
+            config=config,
+            workers=Workers(num=workers, gpus=gpus),
+            out=out,
+        )
+        show_summary(summary, root)
+        if out is not None:
+            print(f"pictures are in {out}")
+
+
+def serve(
+    root: Root,
+    pack: PackName = "studio",
+    host: Annotated[str, typer.Option("--host")] = "127.0.0.1",
+    port: Annotated[int, typer.Option("--port", min=1, max=65535)] = 8000,
+) -> None:
+    """Pictures of the stored identities over HTTP, in OpenAI's image format; new identities appear by themselves.
+
+    Example: `identity-factory serve --root out/people --port 8000`
+    """
+    with user_errors():
+        from factory.pack import load_pack
+        from serve.app import run as serve_app
+
+        loaded = load_pack(pack)
+        loaded.folder(loaded.base)
+        serve_app(root, pack, host, port)

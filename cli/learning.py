@@ -1,0 +1,151 @@
+"""The commands that learn people: `run`, `prepare`, `retry-rejects`, `train`.
+
+Heavy imports happen inside the commands, so that `--help` answers at once.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from cli.errors import user_errors
+from cli.options import (
+    Changes,
+    Faces,
+    Gpus,
+    NumWorkers,
+    PackName,
+    Photos,
+    PresetName,
+    Root,
+    Steps,
+    parse_settings,
+    take_fields,
+)
+from cli.output import show_summary
+
+
+def run(
+    photos: Photos,
+    root: Root,
+    pack: PackName = "studio",
+    preset: PresetName = "paper",
+    steps: Steps = None,
+    workers: NumWorkers = None,
+    gpus: Gpus = None,
+    faces: Faces = None,
+    settings: Changes = None,
+) -> None:
+    """Photos in, identities learned: `prepare`, then `train`.
+
+    What is in the tables already is not done again, so the same command goes on after an interruption.
+
+    Example: `identity-factory run --photos ~/portraits --root out/people`
+    """
+    with user_errors():
+        from factory.config import EngineConfig, PrepareConfig
+        from factory.pack import load_pack
+        from factory.settings import engine_settings, prepare_settings, train_settings
+        from pipelines.jobs.pools import Workers
+        from pipelines.run import run as run_job
+
+        changes = parse_settings(settings, num_steps=steps, faces=faces)
+        limits, engine = (take_fields(changes, config.model_fields) for config in (PrepareConfig, EngineConfig))
+        summary = run_job(
+            photos,
+            root,
+            pack,
+            train_settings(load_pack(pack), preset, changes),
+            config=prepare_settings(limits),
+            engine=engine_settings(engine),
+            workers=Workers(num=workers, gpus=gpus),
+        )
+        show_summary(summary, root)
+
+
+def prepare(
+    photos: Photos,
+    root: Root,
+    pack: PackName = "studio",
+    workers: NumWorkers = None,
+    gpus: Gpus = None,
+    faces: Faces = None,
+    settings: Changes = None,
+) -> None:
+    """Photos -> faces: find, align and parse every face. A photo that cannot be used is a row of `rejects`.
+
+    Example: `identity-factory prepare --photos s3://bucket/photos --root s3://bucket/people --faces largest`
+    """
+    with user_errors():
+        from factory.settings import prepare_settings
+        from pipelines.jobs.pools import Workers
+        from pipelines.prepare import prepare as prepare_job
+
+        config = prepare_settings(parse_settings(settings, faces=faces))
+        show_summary(prepare_job(photos, root, pack, config, workers=Workers(num=workers, gpus=gpus)), root)
+
+
+def retry_rejects(
+    photos: Photos,
+    root: Root,
+    reason: Annotated[
+        list[str] | None,
+        typer.Option("--reason", metavar="REASON", help="Only these; may be repeated. [default: every reason]"),
+    ] = None,
+    pack: PackName = "studio",
+    workers: NumWorkers = None,
+    gpus: Gpus = None,
+    faces: Faces = None,
+    settings: Changes = None,
+) -> None:
+    """Try only the photos of SRC that were refused, with other limits or a mended source; the outcome replaces the
+    reject. Photos are not kept under ROOT, so the source is read again.
+
+    Example: `identity-factory retry-rejects --photos photos --root out/people --reason blurred --set min_sharpness=0`
+    """
+    with user_errors():
+        from factory.errors import REASONS
+        from factory.settings import prepare_settings
+        from pipelines.jobs.pools import Workers
+        from pipelines.prepare import prepare as prepare_job
+
+        if unknown := sorted(set(reason or ()) - set(REASONS)):
+            raise ValueError(f"no reason {', '.join(unknown)}; there are {', '.join(REASONS)}")
+        if "diverged" in (reason or ()):
+            raise ValueError("diverged: not the photo is at fault; `train --set seed=1` (or another rate) learns it")
+        config = prepare_settings(parse_settings(settings, faces=faces))
+        models = Workers(num=workers, gpus=gpus)
+        summary = prepare_job(photos, root, pack, config, workers=models, retry=reason or REASONS)
+        show_summary(summary, root)
+
+
+def train(
+    root: Root,
+    pack: PackName = "studio",
+    preset: PresetName = "paper",
+    steps: Steps = None,
+    workers: NumWorkers = None,
+    gpus: Gpus = None,
+    settings: Changes = None,
+) -> None:
+    """Faces -> identities: learn two words for every face that has none with these settings.
+
+    Examples: `identity-factory train --root out/people`; the paper's ablation without AdaIN:
+    `identity-factory train --root out/people --set adain=false`
+    """
+    with user_errors():
+        from factory.config import EngineConfig
+        from factory.pack import load_pack
+        from factory.settings import engine_settings, train_settings
+        from factory.store.tables import Store
+        from pipelines.jobs.pools import Workers
+        from pipelines.train import train as train_job
+
+        if Store(root).count("faces") == 0:
+            raise ValueError(f"{root} holds no faces yet; run `identity-factory prepare --photos SRC --root {root}`")
+        changes = parse_settings(settings, num_steps=steps)
+        engine = engine_settings(take_fields(changes, EngineConfig.model_fields))
+        recipe = train_settings(load_pack(pack), preset, changes)
+        summary = train_job(root, pack, [recipe], engine=engine, workers=Workers(num=workers, gpus=gpus))
+        show_summary(summary, root)

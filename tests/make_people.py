@@ -1,0 +1,87 @@
+"""A root of seven people, and the bytes of one of them that may be left in it."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import replace
+
+import numpy as np
+
+from factory.pack import Pack
+from factory.records import TEXT_ENCODER, GeneratedImage, Identity, PictureMetrics, PreparedFace, Reject
+from factory.store.rows import encode_png, face_row, identity_row, image_row, metrics_row, reject_row
+from factory.store.tables import Store
+from factory.store.traces import scan
+from tests.make_faces import noise_face
+from tests.serving import person
+
+
+def photo_id(number: int) -> str:
+    return hashlib.sha256(f"photo {number}".encode()).hexdigest()
+
+
+def face(number: int, pack: Pack, index: int = 0) -> PreparedFace:
+    name = f"person {number}" if index == 0 else f"person {number}-{index}"
+    made = noise_face(100 * index + number, pack, width=32)
+    ids = {"photo_id": photo_id(number), "face_id": f"{photo_id(number)}-{index}", "face_index": index}
+    return replace(made, name=name, **ids)  # type: ignore[arg-type]
+
+
+def learned(of: PreparedFace, number: int, pack: Pack) -> Identity:
+    made = person(number, of.name, pack.fingerprint())
+    unique = hashlib.sha256(of.face_id.encode()).hexdigest()[:16]
+    return replace(made, identity_id=unique, face_id=of.face_id, photo_id=of.photo_id)
+
+
+def picture(of: Identity, number: int) -> GeneratedImage:
+    image = np.random.default_rng([7, number]).integers(0, 256, (64, 64, 3), np.uint8)
+    unique = hashlib.sha256(f"{of.identity_id} picture".encode()).hexdigest()[:16]
+    return GeneratedImage(
+        image_id=unique, identity_id=of.identity_id, name=of.name, prompt="x", seed=0, image=image, config="{}",
+        created_at="2026-01-01T00:00:00+00:00",
+    )  # fmt: skip
+
+
+def measured(image: GeneratedImage) -> PictureMetrics:
+    embedding, features = np.random.default_rng(list(image.image_id.encode())).random((2, 8), np.float32)
+    return PictureMetrics(
+        image_id=image.image_id, protocol="p", identity_id=image.identity_id, prompt=image.prompt, seed=image.seed,
+        clip_i=0.0, clip_t=0.0, face_sim=0.0, face_div=0.0, trusted_div=0.0,
+        face_embedding=embedding, features=features, created_at="",
+    )  # fmt: skip
+
+
+def fill(store: Store, pack: Pack) -> tuple[list[PreparedFace], list[Identity], list[GeneratedImage]]:
+    """Five people on photos of their own, and 20 and 20-1 on one photo; committed in several versions."""
+    faces = [*(face(number, pack) for number in range(5)), face(20, pack), face(20, pack, 1)]
+    identities = [learned(one, number, pack) for number, one in enumerate(faces)]
+    images = [picture(one, number) for number, one in enumerate(identities)]
+    for some in (slice(0, 3), slice(3, None)):
+        store.upsert("faces", [face_row(one) for one in faces[some]])
+        store.upsert("identities", [identity_row(one) for one in identities[some]])
+        store.upsert("images", [image_row(one) for one in images[some]])
+        store.upsert("metrics", [metrics_row(measured(one)) for one in images[some]])
+    refused = Reject(
+        reject_id=photo_id(1), photo_id=photo_id(1), name="person 1", pack="another", stage="prepare",
+        reason="no_face", detail="",
+    )  # fmt: skip
+    store.upsert("rejects", [reject_row(refused)])
+    store.upsert("names", [{"photo_id": photo_id(1), "name": "alias"}, {"photo_id": photo_id(20), "name": "pair"}])
+    return faces, identities, images
+
+
+def traces(of: PreparedFace, identity: Identity, image: GeneratedImage) -> dict[bytes, str]:
+    """What is looked for here, written down apart from what `erase` itself looks for."""
+    return {
+        of.face_id.encode(): "face_id",
+        identity.identity_id.encode(): "identity_id",
+        image.image_id.encode(): "image_id",
+        identity.words[TEXT_ENCODER][0, :6].tobytes(): "words",
+        of.features.crop[:6].tobytes(): "features",
+        encode_png(of.crop)[60:200]: "crop",
+        encode_png(image.image)[60:200]: "image",
+    }
+
+
+def found(store: Store, needles: dict[bytes, str]) -> set[str]:
+    return {hit.rpartition(": ")[2] for hit in scan(store.root, needles)[2]}
