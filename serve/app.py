@@ -21,7 +21,7 @@ from ray.serve.schema import LoggingConfig
 from starlette.convertors import PathConvertor, register_url_convertor
 
 from factory.files import filesystem
-from factory.pack import load_pack
+from factory.pack import Pack, load_pack
 from factory.store.tables import Store
 from serve.catalog import Catalog
 from serve.client import ImageClient
@@ -146,12 +146,7 @@ def start(
         PackError: the pack is unknown or incomplete.
         OSError: the port is taken, or this Ray already serves on another one.
     """
-    if 10002 <= port <= 19999:
-        raise ValueError(f"port {port}: Ray's own processes use 10002-19999; choose another, such as 8000")
-    used_pack = load_pack(pack)
-    used_pack.fingerprint()  # what is missing is told here, not in a replica's log
-    store = Store(root)
-    check_root(store)
+    store, used_pack = _checked(root, pack, port)
     _connect()
     if settings.num_threads is None and len(ray.nodes()) == 1:  # type: ignore[no-untyped-call]
         # `num_cpus` is a share for the scheduler; alone on a machine, use all of it
@@ -161,9 +156,19 @@ def start(
     except RayTaskError as error:
         raise OSError(f"Ray Serve cannot listen: {error.cause} Choose another port.") from error
     ray_serve.run(build(store.root, used_pack.portable_name(), settings), name=APP_NAME)
-    if not _answers("127.0.0.1" if host == "0.0.0.0" else host, port):
+    if not _answers(host, port):
         raise OSError(f"{host}:{port} does not answer: this Ray serves elsewhere; `serve shutdown` ends that")
     return f"http://{host}:{port}"
+
+
+def _checked(root: str, pack: str, port: int) -> tuple[Store, Pack]:
+    """What is wrong is told here: before Ray starts, and not in a replica's log."""
+    if 10002 <= port <= 19999:
+        raise ValueError(f"port {port}: Ray's own processes use 10002-19999; choose another, such as 8000")
+    used_pack, store = load_pack(pack), Store(root)
+    used_pack.fingerprint()
+    check_root(store)
+    return store, used_pack
 
 
 def check_root(store: Store) -> None:
@@ -182,7 +187,8 @@ def _connect() -> None:
 
 
 def _answers(host: str, port: int) -> bool:
-    with closing(HTTPConnection(host, port, timeout=10)) as connection:  # http.client uses no proxy of the environment
+    here = "127.0.0.1" if host == "0.0.0.0" else host
+    with closing(HTTPConnection(here, port, timeout=10)) as connection:  # http.client uses no proxy of the environment
         try:
             connection.request("GET", "/healthz")
             return connection.getresponse().status == 200
@@ -203,20 +209,28 @@ def stop() -> None:
 
 def run(root: str, pack: str = "studio", host: str = "127.0.0.1", port: int = 8000) -> None:
     """Serves until Ctrl-C or SIGTERM, then finishes what is being drawn; prints the URL and an example."""
-    check_root(Store(root))
+    store, _ = _checked(root, pack, port)
     _connect()  # before the signals: Ray puts a handler of its own in the place of SIGTERM's
     with StopSignals() as signals:
         try:
-            url = start(root, pack, host, port)
-            if Store(root).count("identities") == 0:
-                print(f"warning: {root} holds no identities yet; who is learned appears by itself", file=sys.stderr)
-            body = json.dumps({"model": "NAME", "prompt": "a photo of <person> wearing a red hat", "seed": 0})
-            print(f"serving {root} at {url}; identities: curl -s {url}/v1/models", flush=True)
-            print(f"curl -s {url}/v1/images/generations -H 'content-type: application/json' -d '{body}'", flush=True)
-            signals.wait()
+            try:
+                _announce(store, root, start(root, pack, host, port))
+                signals.wait()
+            except KeyboardInterrupt:
+                if not _answers(host, port):
+                    raise
+                # the ingress answers before the start has ended, so somebody may have asked already
             print(f"stopping: what is under way has {DRAIN_S:g} s; asked again, it is dropped", flush=True)
             if given_up := finish(ray_serve.get_app_handle(APP_NAME), DRAIN_S, signals):
                 print(f"{given_up} requests were not finished and were answered 503", file=sys.stderr)
         finally:
             stop()
             ray.shutdown()
+
+
+def _announce(store: Store, root: str, url: str) -> None:
+    if store.count("identities") == 0:
+        print(f"warning: {root} holds no identities yet; who is learned appears by itself", file=sys.stderr)
+    body = json.dumps({"model": "NAME", "prompt": "a photo of <person> wearing a red hat", "seed": 0})
+    print(f"serving {root} at {url}; identities: curl -s {url}/v1/models", flush=True)
+    print(f"curl -s {url}/v1/images/generations -H 'content-type: application/json' -d '{body}'", flush=True)

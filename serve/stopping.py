@@ -33,11 +33,11 @@ class Door:
 
 
 class StopSignals:
-    """SIGINT, SIGTERM and SIGHUP: the first one ends `wait`, the second one says to hurry, and any other one (before
-    `wait`, too) is a KeyboardInterrupt. For the main thread."""
+    """SIGINT, SIGTERM and SIGHUP: the first one ends `wait` (before it, it is a KeyboardInterrupt), the second one says
+    to hurry, any other one is a KeyboardInterrupt. For the main thread."""
 
     def __init__(self) -> None:
-        self.urgent = False  # asked twice
+        self._num_heard = 0
         self._asked = threading.Event()
         self._waiting = False
         self._before: dict[signal.Signals, Any] = {}
@@ -65,10 +65,15 @@ class StopSignals:
             signal.signal(number, self._heard)
 
     def _heard(self, _number: int, _frame: FrameType | None) -> None:
-        if not self._waiting or self.urgent:
+        self._num_heard += 1
+        if self._num_heard > 2 or (self._num_heard == 1 and not self._waiting):
             raise KeyboardInterrupt
-        self.urgent = self._asked.is_set()
         self._asked.set()
+
+    @property
+    def urgent(self) -> bool:
+        """Whether we were asked more than once."""
+        return self._num_heard > 1
 
 
 def finish(ingress: DeploymentHandle[Any], limit_s: float, signals: StopSignals) -> int:

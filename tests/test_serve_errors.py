@@ -23,6 +23,7 @@ from serve.openai.body import MAX_BODY
 from serve.openai.errors import ANSWERS
 from serve.openai.images import Endpoint
 from serve.openai.schemas import RequestRefused
+from serve.reading import PoseReader
 from serve.stopping import Door, Stopping
 from tests import serving
 from tests.serving import SECRET, FakeGenerator, ask, error_of
@@ -50,6 +51,10 @@ store, fake, http = serving.store, serving.fake, serving.http  # fixtures
         ({"stream": True, "partial_images": 4}, "partial_images"),
         ({"guidance_scale": 1e308}, "guidance_scale"),
         ({"model": 7}, "model"),
+        ({"pose": {"scale": 1}}, "pose"),
+        ({"pose": {"name": "front", "scale": -1}}, "pose.scale"),
+        ({"pose": {"photo": "%"}}, "pose"),
+        ({"regions": [7]}, "regions.0"),
     ],
 )
 def test_a_bad_field_is_422_and_named(
@@ -199,3 +204,12 @@ def test_unknown_routes_answer_in_the_same_shape(http: TestClient) -> None:
     assert http.get("/v2").status_code == 404 and error_of(http.get("/v2"))["code"] == "no_such_route"
     response = http.get("/v1/images/generations")
     assert response.status_code == 405 and response.headers["allow"] == "POST"
+
+
+@pytest.mark.parametrize(("error", "status"), [(PackError(SECRET), 500), (TimeoutError(SECRET), 429)])
+def test_what_fails_while_a_pose_is_read_is_not_the_callers(
+    http: TestClient, error: Exception, status: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(PoseReader, "read", Mock(side_effect=error))
+    response = ask(http, pose={"photo": "aaaa"})
+    assert response.status_code == status and SECRET not in response.text

@@ -92,7 +92,7 @@ def test_finishing_waits_for_what_is_under_way() -> None:
 def test_after_the_limit_or_in_a_hurry_the_rest_is_given_up() -> None:
     late, hurried = FakeIngress(3), StopSignals()
     assert finish(late, 0.0, StopSignals()) == 3 and late.called == ["close", "give_up"]  # type: ignore[arg-type]
-    hurried.urgent = True
+    hurried._num_heard = 2
     assert finish(FakeIngress(2), 60.0, hurried) == 2  # type: ignore[arg-type]
 
 

@@ -33,9 +33,10 @@ async def read_body(request: Request, kind: type[Body]) -> Body:
 
 def first_fault(faults: list[tuple[tuple[int | str, ...], str]]) -> tuple[str | None, str]:
     """The field of the first of pydantic's (place, message), and all messages."""
-    named = [(".".join(map(str, place)), text) for place, text in faults]
+    # a place also says which type of several was tried, such as "list[PoseField]"
+    named = [(".".join(str(part) for part in place if "[" not in str(part)), text) for place, text in faults]
     field = named[0][0]
-    return field or None, "; ".join(f"{field}: {text}" if field else text for field, text in named)
+    return field or None, "; ".join(dict.fromkeys(f"{field}: {text}" if field else text for field, text in named))
 
 
 def _check_origin(request: Request) -> None:

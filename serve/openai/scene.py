@@ -10,12 +10,13 @@ from dataclasses import replace
 
 from factory.config import GenerateConfig
 from factory.draw.compose import Box, Pose, compose, drawn_size, named_pose
-from factory.errors import PhotoRejected, SceneRefused
+from factory.errors import PackError, PhotoRejected, SceneRefused
 from factory.pack import Pack
 from factory.records import Identity, ImageRequest
 from serve.catalog import Catalog
+from serve.client import QueueFull
 from serve.openai.schemas import PoseField, RegionField, RequestRefused
-from serve.reading import PoseReader
+from serve.reading import LIMIT_S, PoseReader
 
 
 class Scene:
@@ -96,6 +97,10 @@ class Scene:
             return await self._reader.read("photo" if kind == "photo" else "skeleton", data, drawn_px)
         except binascii.Error:
             raise RequestRefused("pose: no base64", "pose") from None
+        except PackError:  # the server's own, with its paths
+            raise
+        except TimeoutError:
+            raise QueueFull(LIMIT_S) from None
         except (ValueError, PhotoRejected) as error:
             raise RequestRefused(f"pose: {error}", "pose") from None
 
