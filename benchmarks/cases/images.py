@@ -124,11 +124,11 @@ def i14(desk: Desk) -> Got:
         exif = Image.Exif()
         exif[0x112] = number
         files[f"EXIF {number}"] = desk.encoded(portrait if turn is None else portrait.transpose(turn), exif=exif)
-    turned, exif = portrait.transpose(Image.Transpose.ROTATE_90), Image.Exif()
-    exif[0x112] = 6
-    files |= {
-        f"EXIF in {format}": desk.encoded(turned, format, exif=exif) for format in ("PNG", "WEBP", "AVIF", "TIFF")
-    }
+    for format in ("PNG", "WEBP", "AVIF", "TIFF"):
+        exif = Image.Exif()  # a new one: saving as AVIF takes the orientation out of it
+        exif[0x112] = 6
+        turned = portrait.transpose(Image.Transpose.ROTATE_90)
+        files[f"EXIF in {format}"] = desk.encoded(turned, format, exif=exif)
     files["MPO"] = desk.encoded(format="MPO", save_all=True, append_images=[portrait.resize((128, 128))])
     files["motion photo"] = desk.encoded() + b"\0\0\0\x18ftypmp42" + bytes(5000)
     files["CMYK"] = desk.encoded(portrait.convert("CMYK"))
@@ -146,10 +146,10 @@ def i14(desk: Desk) -> Got:
 
 
 def i17(desk: Desk) -> Got:
-    """16-bit TIFF in which white is 0: positive; float grey up to 1.2: normal."""
+    """16-bit TIFF in which white is 0: positive; float grey with lights up to 1.2: normal."""
     grey = np.asarray(desk.portrait.convert("L"))
     inverted = _tiff(65535 - grey.astype(np.uint16) * 257, "miniswhite")
-    over = _tiff((grey / 255 * 1.2).astype(np.float32), "minisblack")
+    over = _tiff((grey / 255 + 0.2 * (grey > 245)).astype(np.float32), "minisblack")
     return _all_right(desk, {"white is 0": inverted, "up to 1.2": over}, grey=True)
 
 
