@@ -33,7 +33,7 @@ from benchmarks.soak_photos import write
 from factory.errors import PhotoRejected
 from factory.faces.prepare import Preparer
 from factory.pack import load_pack
-from pipelines.jobs.job import connect
+from pipelines.jobs.cluster import connect
 from pipelines.jobs.stage import Stage, tally
 
 _BAR = 0.8  # of the loop's photos a second

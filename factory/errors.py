@@ -62,5 +62,9 @@ class SourceError(ValueError):
     """The photos' place is missing, unreadable, empty or of another form; the message names the remedy."""
 
 
+class ClusterError(OSError):
+    """The Ray cluster cannot be reached, or was lost; the message names the remedy."""
+
+
 class PackError(ValueError):
     """A model pack is incomplete, damaged or does not fit; the message names the remedy."""

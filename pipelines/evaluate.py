@@ -22,7 +22,8 @@ from factory.settings import evaluate_settings, generate_settings
 from factory.store.queries import faces_by_id, measured, pictures
 from factory.store.rows import SCHEMAS, decode_png, image_from_row, metrics_row
 from factory.store.tables import Store
-from pipelines.jobs.job import Summary, connect, open_job
+from pipelines.jobs.cluster import connect
+from pipelines.jobs.job import Summary, open_job
 from pipelines.jobs.pools import Workers, model_pool
 from pipelines.jobs.progress import Progress
 from pipelines.jobs.stage import Stage, counts_table, tally

@@ -27,7 +27,8 @@ from factory.settings import generate_settings
 from factory.store.queries import identities_by_id, pictures
 from factory.store.rows import SCHEMAS, encode_png
 from factory.store.tables import Store
-from pipelines.jobs.job import Summary, connect, open_job
+from pipelines.jobs.cluster import connect
+from pipelines.jobs.job import Summary, open_job
 from pipelines.jobs.pools import Workers, model_pool
 from pipelines.jobs.progress import Board, Progress, StepReporter, open_board, read_board
 from pipelines.jobs.stage import Stage, counts_table, tally

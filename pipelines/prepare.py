@@ -19,7 +19,8 @@ from factory.ids import is_face_id
 from factory.pack import Pack, load_pack
 from factory.store.queries import drop_older_rejects, drop_rejects
 from factory.store.tables import Store
-from pipelines.jobs.job import Summary, connect, open_job
+from pipelines.jobs.cluster import connect
+from pipelines.jobs.job import Summary, open_job
 from pipelines.jobs.pools import Pool, Workers, cpu_and_model_pools
 from pipelines.jobs.progress import Progress
 from pipelines.jobs.stage import Stage, counts_table, tally

@@ -24,7 +24,8 @@ from factory.settings import train_settings
 from factory.store.queries import diverged, faces_by_id, faces_of_pack, learned
 from factory.store.rows import face_from_row, identity_row, reject_row
 from factory.store.tables import Store
-from pipelines.jobs.job import Summary, connect, open_job
+from pipelines.jobs.cluster import connect
+from pipelines.jobs.job import Summary, open_job
 from pipelines.jobs.pools import Workers, model_pool
 from pipelines.jobs.progress import Board, Progress, StepReporter, open_board, read_board
 from pipelines.jobs.stage import Stage, counts_table, tally

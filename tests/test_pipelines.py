@@ -21,7 +21,8 @@ from factory.pack import Pack
 from factory.settings import train_settings
 from factory.store.tables import Store
 from pipelines.generate import generate
-from pipelines.jobs.job import Summary, connect, open_job
+from pipelines.jobs.cluster import connect
+from pipelines.jobs.job import Summary, open_job
 from pipelines.jobs.pools import Pool
 from pipelines.jobs.stage import Stage, stream, tally
 from pipelines.photos.faces import OUTCOME, FindFaces, ReadFaces

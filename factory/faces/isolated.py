@@ -8,6 +8,7 @@ own retries would give the same batch to the same code for ever), servers `Isola
 from __future__ import annotations
 
 import multiprocessing
+import os
 import signal
 import sys
 import threading
@@ -136,6 +137,7 @@ class _Child:
         context = multiprocessing.get_context("spawn")
         self._connection, other = context.Pipe()
         self._process: SpawnProcess = context.Process(target=_work, args=(other, stage, arguments), daemon=True)
+        os.environ["PYTHONSAFEPATH"] = "1"  # the child imports nothing that happens to lie in the current folder
         with _no_main():
             self._process.start()
         other.close()  # so that a dead child ends what is read here

@@ -1,21 +1,15 @@
-"""What the jobs share: the cluster they run on, and the summary each ends with."""
+"""What the jobs share: the summary each ends with, and what it leaves behind."""
 
 from __future__ import annotations
 
 import json
-import logging
-import os
 import secrets
-import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
-from typing import Final
 
-import ray
-from ray.data import DataContext
 from ray.exceptions import RayError, RayTaskError
 
 from factory.store.tables import Store
@@ -23,19 +17,6 @@ from factory.store.tombstones import Tombstones
 from pipelines.jobs.journal import Journal, explained
 from pipelines.jobs.report import Sample, page
 from pipelines.jobs.watch import Watch
-
-_OBJECT_STORE_BYTES = 2**30  # of a local cluster: blocks are 16 photos, so this is plenty
-_BLOCK_BYTES = 32 * 2**20  # of photos in flight
-# Of a store that is busy or away for a moment, after its client's own retries. Batches are done again from their rows.
-_TRANSIENT: Final = (
-    "SlowDown",
-    "InternalError",
-    "503",
-    "500 Internal",
-    "timed out",
-    "Connection reset",
-    "NETWORK_CONN",
-)
 
 
 @dataclass(kw_only=True)
@@ -155,45 +136,3 @@ def _cause(error: BaseException) -> BaseException:
         if inner is None or inner is error:
             return error
         error = inner
-
-
-def connect() -> None:
-    """Joins the cluster of RAY_ADDRESS, or starts one on this machine; nothing if there is one already."""
-    context = DataContext.get_current()
-    context.enable_progress_bars = False  # ours is one line
-    context.execution_no_progress_timeout_s = -1  # a batch of training takes longer than any limit
-    context.target_max_block_size = _BLOCK_BYTES
-    context.retried_map_errors = list(_TRANSIENT)
-    context.max_map_retries = 5
-    context.raise_original_map_exception = True  # else what a worker raised is lost on its way, all but its text
-    logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # an error is raised too, and told once
-    if ray.is_initialized():
-        return
-    # The C++ part warns of what Ray Data itself does, and of every setting it is given.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # workers share cores: one that spins holds up the others
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
-    with _silent_stderr():
-        if os.environ.get("RAY_ADDRESS"):
-            ray.init(log_to_driver=False, logging_level=logging.ERROR)
-            return
-        ray.init(
-            num_cpus=max(2, os.cpu_count() or 1),  # Ray Data needs room for a task beside the workers
-            object_store_memory=_OBJECT_STORE_BYTES,
-            include_dashboard=False,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-        )
-
-
-@contextmanager
-def _silent_stderr() -> Iterator[None]:
-    """Nothing reaches the terminal meanwhile, C++ code included. Exceptions do."""
-    sys.stderr.flush()
-    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 2)
-    try:
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(nowhere)

@@ -1,0 +1,135 @@
+"""The cluster that a job runs on: one of its own on this machine, or that of RAY_ADDRESS."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import chdir, contextmanager
+from pathlib import Path
+from typing import Final
+
+import ray
+from ray.data import DataContext
+from ray.exceptions import AuthenticationError, RayError
+
+from factory.errors import ClusterError
+
+_OBJECT_STORE_BYTES = 2**30  # of a local cluster: blocks are 16 photos, so this is plenty
+_BLOCK_BYTES = 32 * 2**20  # of photos in flight
+# Of a store that is busy or away for a moment, after its client's own retries. Batches are done again from their rows.
+_TRANSIENT: Final = (
+    "SlowDown",
+    "InternalError",
+    "503",
+    "500 Internal",
+    "timed out",
+    "Connection reset",
+    "NETWORK_CONN",
+)
+_CONNECT_S: Final = 6.0  # for a port that does not answer at all
+_LIMIT_S: Final = 14.0  # for a port behind which there may be no Ray; with the one before, 20 s
+_ASK: Final = "import sys; from ray._raylet import GcsClient; GcsClient(address=sys.argv[1])"
+_CODE: Final = Path(__file__).parents[2]  # where `pipelines` and `factory` are
+
+
+def connect() -> None:
+    """Joins the cluster of RAY_ADDRESS, or starts one on this machine; nothing if there is one already.
+
+    Raises ClusterError, within 20 s, if RAY_ADDRESS leads to no cluster.
+    """
+    context = DataContext.get_current()
+    context.enable_progress_bars = False  # ours is one line
+    context.execution_no_progress_timeout_s = -1  # a batch of training takes longer than any limit
+    context.target_max_block_size = _BLOCK_BYTES
+    context.retried_map_errors = list(_TRANSIENT)
+    context.max_map_retries = 5
+    context.raise_original_map_exception = True  # else what a worker raised is lost on its way, all but its text
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # an error is raised too, and told once
+    if ray.is_initialized():
+        return
+    # The C++ part warns of what Ray Data itself does, and of every setting it is given.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # workers share cores: one that spins holds up the others
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    address = os.environ.get("RAY_ADDRESS", "")
+    with _silent_stderr(), chdir(_CODE):  # workers import what lies in the driver's folder: not in the user's
+        if address not in ("", "local"):
+            _join(address)
+            return
+        ray.init(
+            address="local",  # also where `ray start` runs here: that one is joined by RAY_ADDRESS=auto
+            num_cpus=max(2, os.cpu_count() or 1),  # Ray Data needs room for a task beside the workers
+            object_store_memory=_OBJECT_STORE_BYTES,
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+        )
+
+
+def _join(address: str) -> None:
+    """Raises ClusterError."""
+    remedy = "start that cluster, correct RAY_ADDRESS, or unset it for a cluster of the job's own on this machine"
+    if address != "auto" and (fault := _no_cluster(address)):
+        raise ClusterError(f"RAY_ADDRESS={address}: {fault}; {remedy}")
+    try:
+        ray.init(log_to_driver=False, logging_level=logging.ERROR)
+    except AuthenticationError:
+        raise ClusterError(f"RAY_ADDRESS={address}: {TOKEN}") from None
+    except (ConnectionError, ValueError, RuntimeError, RayError) as error:
+        if address == "auto" and isinstance(error, ConnectionError):
+            raise ClusterError(
+                "RAY_ADDRESS=auto, and no Ray cluster runs on this machine; `ray start --head` starts one, or unset "
+                "RAY_ADDRESS for a cluster of the job's own"
+            ) from None
+        raise ClusterError(f"RAY_ADDRESS={address}: {str(error).strip().partition(chr(10))[0]}; {remedy}") from error
+
+
+TOKEN: Final = (
+    "the cluster asks for a token: set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN (or the file ~/.ray/auth_token) to the "
+    "cluster's own"
+)
+
+
+def _no_cluster(address: str) -> str:
+    """Why there can be no cluster at an address; empty if there is one, or it cannot be told from here."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not host or not port.isdecimal():
+        return "an address is HOST:PORT, ray://HOST:PORT or auto"
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_CONNECT_S).close()
+    except (OSError, OverflowError, UnicodeError) as error:
+        return f"nobody answers there ({error})"
+    if address.startswith("ray://"):  # it has a limit of its own
+        return ""
+    # In a process of its own: Ray reads its limits once, when it is imported, and has no other.
+    limits = {"RAY_py_gcs_connect_timeout_s": "3", "PYTHONSAFEPATH": "1"}
+    try:
+        asked = subprocess.run(
+            [sys.executable, "-c", _ASK, address],
+            env={**os.environ, **limits},
+            capture_output=True,
+            text=True,
+            timeout=_LIMIT_S,
+        )
+    except subprocess.TimeoutExpired:
+        return "no Ray cluster answers there"
+    if asked.returncode == 0:
+        return ""
+    return TOKEN if "Authentication" in asked.stderr else "no Ray cluster answers there"
+
+
+@contextmanager
+def _silent_stderr() -> Iterator[None]:
+    """Nothing reaches the terminal meanwhile, C++ code included. Exceptions do."""
+    sys.stderr.flush()
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
