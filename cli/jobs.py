@@ -78,7 +78,7 @@ def submit(
         from ray.job_submission import JobSubmissionClient
 
         program = "identity-factory" if working_dir is None else "python -m cli"
-        settings = ("AWS_ENDPOINT_URL", "AWS_REGION", "AWS_DEFAULT_REGION")
+        settings = ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_REGION", "AWS_DEFAULT_REGION")
         environment = {name: value for name in settings if (value := os.environ.get(name))}
         runtime_env: dict[str, object] = {"env_vars": environment}
         if working_dir is not None:

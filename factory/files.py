@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from functools import cache
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -23,8 +24,27 @@ def filesystem(uri: str) -> tuple[pafs.FileSystem, str]:
 
 
 def s3_endpoint() -> str | None:
-    """The S3 server that the environment names, by the variable for S3 alone or by that for all of AWS's services."""
-    return os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or None
+    """The S3 server that the environment names, by the variable for S3 alone or by that for all of AWS's services, or
+    that the profile in use names; None: AWS itself."""
+    named = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+    config = Path(os.environ.get("AWS_CONFIG_FILE") or "~/.aws/config").expanduser()
+    return named or (_endpoint_of(str(config), os.environ.get("AWS_PROFILE")) if config.is_file() else None)
+
+
+@cache
+def _endpoint_of(config: str, profile: str | None) -> str | None:
+    """What a profile of a configuration file says; Arrow does not look there. Raises ValueError if it is damaged."""
+    from botocore.configloader import load_config
+    from botocore.exceptions import BotoCoreError
+
+    try:
+        found = load_config(config)
+    except BotoCoreError as error:
+        raise ValueError(f"{config} cannot be read: {error}") from None
+    own = found["profiles"].get(profile or "default", {})
+    services = found.get("services", {}).get(own.get("services"), {})
+    endpoint: str | None = services.get("s3", {}).get("endpoint_url") or own.get("endpoint_url")
+    return endpoint
 
 
 def local_path(uri: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tarfile
 import zipfile
 from collections.abc import Iterator
@@ -171,3 +172,27 @@ def test_events_grow_in_a_bucket(s3: Any) -> None:
         summary.faces = 2
     body = s3.get_object(Bucket="people", Key=f"events/jobs/{summary.job_id}/events.jsonl")["Body"].read()
     assert [line.split(b'"')[3] for line in body.splitlines()] == [b"started", b"progress", b"finished"]
+
+
+@pytest.mark.parametrize("named_by", ["the variable for S3 alone", "a profile"])
+def test_the_server_may_be_named_in_other_ways(
+    s3: Any, named_by: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = os.environ["AWS_ENDPOINT_URL"]
+    monkeypatch.delenv("AWS_ENDPOINT_URL")
+    if named_by == "a profile":
+        (tmp_path / "config").write_text(f"[profile me]\nendpoint_url = {url}\n")
+        (tmp_path / "keys").write_text("[me]\naws_access_key_id = test\naws_secret_access_key = test\n")
+        monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
+        monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "keys"))
+        monkeypatch.setenv("AWS_PROFILE", "me")
+        monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+        monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+    else:
+        monkeypatch.setenv("AWS_ENDPOINT_URL_S3", url)
+        monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")  # of other services
+    s3.put_object(Bucket="people", Key="named/a//x.jpg", Body=b"x")
+    assert [photo["image"] for photo in photos_of("s3://people/named")] == [b"x"]
+    store = Store(f"s3://people/root of {named_by}")
+    store.upsert("names", [{"photo_id": "p", "name": "n"}])
+    assert store.count("names") == 1

@@ -9,19 +9,24 @@ from urllib.parse import quote
 
 import lance
 
+from factory.files import s3_endpoint
 from factory.store.columns import check_columns
 from factory.store.rows import Table
 
 _INDEX_CACHE, _METADATA_CACHE = 2**28, 2**27  # bytes a process, at most
 _KEPT: Final = "".join(chr(code) for code in range(128) if chr(code) not in "#?%")
 Options: TypeAlias = dict[str, str] | None
-SETTINGS: Final = ("AWS_ENDPOINT_URL", "AWS_ACCESS_KEY_ID")  # whose connections one process may not mix
+SETTINGS: Final = (  # whose connections one process may not mix
+    *("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_PROFILE", "AWS_CONFIG_FILE", "AWS_ACCESS_KEY_ID"),
+)
 
 
 def storage_options(root: str) -> Options:
     """What Lance must be told beside the AWS_* variables."""
-    plain_http = os.environ.get("AWS_ENDPOINT_URL", "").startswith("http://")
-    return {"allow_http": "true"} if root.startswith("s3://") and plain_http else None
+    endpoint = s3_endpoint() if root.startswith("s3://") else None
+    if endpoint is None:
+        return None
+    return {"aws_endpoint": endpoint, **({"allow_http": "true"} if endpoint.startswith("http://") else {})}
 
 
 def lance_uri(uri: str) -> str:

@@ -20,7 +20,7 @@ from urllib.parse import unquote_to_bytes
 import pyarrow as pa
 import pyarrow.fs as pafs
 
-from factory.files import filesystem, local_path, shown
+from factory.files import filesystem, local_path, s3_endpoint, shown
 from factory.ids import unread_photo_id
 
 _CHUNK: Final = 2**20  # bytes read at a time
@@ -113,7 +113,7 @@ def open_file(uri: str) -> IO[bytes]:
     if _is_odd(uri):
         import s3fs  # Arrow knows no empty parts, and means a folder by a dot
 
-        opened: IO[bytes] = s3fs.S3FileSystem().open(uri.removeprefix("s3://"), "rb")
+        opened: IO[bytes] = s3fs.S3FileSystem(endpoint_url=s3_endpoint()).open(uri.removeprefix("s3://"), "rb")
         return opened
     files, path = filesystem(uri)
     stream: IO[bytes] = files.open_input_file(path)
