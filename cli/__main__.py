@@ -11,15 +11,18 @@ from typing import Annotated
 
 import typer
 
+from cli.commands import Commands
 from cli.drawing import generate, serve
 from cli.errors import TRACEBACK, user_errors
 from cli.identities import identities_app
 from cli.jobs import jobs_app, submit
 from cli.learning import prepare, retry_rejects, run, train
 from cli.options import PackName
+from cli.output import any_text
 from cli.packs import packs_app
 
 app = typer.Typer(
+    cls=Commands,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -49,6 +52,7 @@ def main(
     ] = False,
 ) -> None:
     """Options of every command."""
+    any_text()
     if traceback:
         os.environ[TRACEBACK] = "1"
 

@@ -12,7 +12,7 @@ import typer
 
 from cli.errors import user_errors
 from cli.options import Changes, Gpus, NumWorkers, PackName, Root, parse_seeds, parse_settings, read_prompts
-from cli.output import show_summary
+from cli.output import say, show_summary
 
 if TYPE_CHECKING:
     from factory.draw.compose import Pose
@@ -84,7 +84,7 @@ def generate(
         )
         show_summary(summary, root)
         if out is not None:
-            print(f"pictures are in {out}")
+            say(f"pictures are in {out}")
 
 
 def serve(

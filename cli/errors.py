@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import typer
+
+from cli.output import say
 
 TRACEBACK = "IDENTITY_FACTORY_TRACEBACK"  # environment variable: errors of a user keep their traceback, too
 
@@ -19,11 +20,13 @@ def user_errors() -> Iterator[None]:
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     try:
         yield
-    except (ValueError, LookupError, OSError) as error:
-        if isinstance(error, (KeyError, IndexError, UnicodeError)) or os.environ.get(TRACEBACK, "0") not in ("", "0"):
+    except (ValueError, LookupError, OSError, MemoryError) as error:
+        if isinstance(error, (KeyError, IndexError)) or os.environ.get(TRACEBACK, "0") not in ("", "0"):
             raise
-        print(f"error: {error}", file=sys.stderr)
+        if isinstance(error, UnicodeError):
+            error = ValueError(f"a text that was given is not written in UTF-8 ({str(error)[:100]})")
+        say(f"error: {error}", error=True)
         raise typer.Exit(1) from None
     except KeyboardInterrupt:
-        print("stopped; what was finished is saved, the same command goes on from there", file=sys.stderr)
+        say("stopped; what was finished is saved, the same command goes on from there", error=True)
         raise typer.Exit(130) from None

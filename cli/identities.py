@@ -8,11 +8,14 @@ from typing import Annotated, Literal
 
 import typer
 
+from cli.commands import Commands
 from cli.errors import user_errors
 from cli.options import Names, Root
-from cli.output import show_table
+from cli.output import say, show_table
 
-identities_app = typer.Typer(no_args_is_help=True, help="Look at the identities of a root, and take them elsewhere.")
+identities_app = typer.Typer(
+    cls=Commands, no_args_is_help=True, help="Look at the identities of a root, and take them elsewhere."
+)
 
 
 @identities_app.command("list")
@@ -75,7 +78,7 @@ def export_identities(
             target = out if out.suffix else out / f"{table}.parquet"
             target.parent.mkdir(parents=True, exist_ok=True)
             store.export_parquet(table, target)
-            print(target)
+            say(str(target))
             return
         people = store.identities(names)
         if not people:
@@ -83,7 +86,7 @@ def export_identities(
         if len(people) > 1 and out.suffix:
             raise typer.BadParameter(f"{len(people)} identities need a folder, not {out}; or name one identity")
         for path, token in export_identities(people, out, file_format).items():
-            print(path, f"(in prompts: {token})" if file_format == "diffusers" else "")
+            say(f"{path} (in prompts: {token})" if file_format == "diffusers" else str(path))
 
 
 @identities_app.command("erase")

@@ -9,11 +9,12 @@ from typing import Annotated
 
 import typer
 
+from cli.commands import Commands
 from cli.errors import user_errors
 from cli.options import Root
-from cli.output import show_table
+from cli.output import say, show_table
 
-jobs_app = typer.Typer(no_args_is_help=True, help="Look at the jobs of a root.")
+jobs_app = typer.Typer(cls=Commands, no_args_is_help=True, help="Look at the jobs of a root.")
 
 # `submit` may send these; what else there is belongs to this machine.
 _REMOTE = ("run", "prepare", "train", "generate", "retry-rejects")
@@ -45,15 +46,15 @@ def show_one(job_id: Annotated[str, typer.Argument(help="As `jobs list` shows it
 
         store = Store(root)
         job = read_job(store.root, job_id)
-        print(f"{job.job_id}: {job.state}, last event {job.age()}".rstrip(", "))
+        say(f"{job.job_id}: {job.state}, last event {job.age()}".rstrip(", "))
         last = next((event for event in reversed(job.events) if event["event"] == "progress"), None)
         counts = job.summary or (last["counts"] if last else {})
         show_table(["count", "number"], [[name, str(number)] for name, number in counts.items()])
         for event in job.events[-10:]:
             facts = {name: fact for name, fact in event.items() if name not in ("event", "at", "counts")}
-            print(f"{event['at']}  {event['event']}  {facts}")
+            say(f"{event['at']}  {event['event']}  {facts}")
         if job.summary:
-            print(f"{store.root}/jobs/{job_id}/report.html")
+            say(f"{store.root}/jobs/{job_id}/report.html")
 
 
 def submit(
@@ -75,6 +76,7 @@ def submit(
         command = context.args
         if not command or command[0] not in _REMOTE:
             raise typer.BadParameter(f"after the options comes one of {', '.join(_REMOTE)}, with its own options")
+        from ray.exceptions import RayError
         from ray.job_submission import JobSubmissionClient
 
         program = "identity-factory" if working_dir is None else "python -m cli"
@@ -86,13 +88,28 @@ def submit(
         try:
             client = JobSubmissionClient(address)
             job_id = client.submit_job(entrypoint=f"{program} {shlex.join(command)}", runtime_env=runtime_env)
-        except (ConnectionError, RuntimeError) as error:
-            raise OSError(
-                f"{address} takes no job: {error}; give the dashboard's URL, such as http://HEAD:8265"
-            ) from None
+        except (ConnectionError, RuntimeError, RayError, ValueError) as error:
+            raise OSError(_why_not(address, working_dir, error)) from None
         print(f"{job_id}: ray job logs --address {address} -f {job_id}")
         if wait:
             _follow(client, job_id)
+
+
+def _why_not(address: str, working_dir: Path | None, error: Exception) -> str:
+    """Why a cluster takes no job, and the remedy."""
+    from ray.exceptions import AuthenticationError
+
+    from pipelines.jobs.cluster import TOKEN
+
+    text = str(error).strip().partition("\n")[0]
+    if isinstance(error, AuthenticationError):
+        return f"{address}: {TOKEN}"
+    if working_dir is not None and ("status code 413" in text or "exceeds the maximum size" in text):
+        return (
+            f"{working_dir} is too large to be sent with a job ({text[:200]}); name what a job does not need in its "
+            ".gitignore or a file .rayignore, or install the program on the cluster and leave --working-dir out"
+        )
+    return f"{address} takes no job: {text[:300]}; give the dashboard's URL, such as http://HEAD:8265"
 
 
 def _follow(client: object, job_id: str) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import codecs
 import json
+import re
 from collections.abc import Collection
 from pathlib import Path
 from typing import Annotated, Literal
@@ -34,7 +36,8 @@ Gpus = Annotated[
 ]
 Changes = Annotated[
     list[str] | None,
-    typer.Option("--set",
+    typer.Option(
+        "--set",
         metavar="KEY=VALUE",
         help="Any field of factory/config.py, such as phase_boundary=0.5; KEY=none where a field may be None.",
     ),
@@ -43,6 +46,10 @@ Faces = Annotated[
     Literal["all", "largest"] | None,
     typer.Option("--faces", help="Which faces of a group photo become identities. [default: all]"),
 ]
+_NUMBER = re.compile("[0-9]{1,18}")
+_MOST_SEEDS = 1_000_000
+_MARKS = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF32_LE, "utf-32"), (codecs.BOM_UTF32_BE, "utf-32"),
+          (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))  # fmt: skip
 _NONE: dict[str, str | None] = {"none": None}
 Names = Annotated[list[str] | None, typer.Argument(metavar="[NAME]...", help="Names or ids. [default: all]")]
 
@@ -68,13 +75,24 @@ def parse_seeds(text: str) -> list[int]:
     seeds: list[int] = []
     for part in text.split(","):
         first, dash, last = part.strip().partition("-")
-        if not first.isdigit() or (dash and not last.isdigit()):
-            raise typer.BadParameter(f"--seeds {text}: write whole numbers such as 0,1 or 0-7")
-        seeds.extend(range(int(first), int(last if dash else first) + 1))
+        if not _NUMBER.fullmatch(first) or (dash and not _NUMBER.fullmatch(last)):
+            raise typer.BadParameter(f"--seeds {text}: write whole numbers such as 0,1 or 0-7, below 10 ** 18")
+        own = range(int(first), int(last if dash else first) + 1)
+        if not own or len(seeds) + len(own) > _MOST_SEEDS:
+            raise typer.BadParameter(f"--seeds {text}: these are {len(own):,} seeds; give 1 to {_MOST_SEEDS:,}")
+        seeds.extend(own)
     return seeds
 
 
 def read_prompts(file: Path) -> list[str]:
-    """The lines of a file that are not empty."""
-    lines = [line.strip() for line in file.read_text(encoding="utf-8").splitlines()]
+    """The lines of a text file that are not empty: UTF-8, or what its byte order mark says. Raises ValueError."""
+    data = file.read_bytes()
+    encoding = next((name for mark, name in _MARKS if data.startswith(mark)), "utf-8")
+    try:
+        text = data.decode(encoding)
+        if "\0" in text:
+            raise ValueError("it holds zero bytes")
+    except ValueError as error:
+        raise ValueError(f"{file} is no text in UTF-8 ({error}); save it as such") from None
+    lines = [line.strip() for line in text.splitlines()]
     return [line for line in lines if line]

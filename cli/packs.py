@@ -7,10 +7,13 @@ from typing import Annotated
 
 import typer
 
+from cli.commands import Commands
 from cli.errors import user_errors
 from cli.output import show_table
 
-packs_app = typer.Typer(no_args_is_help=True, help="Model packs: which there are, whether they are complete.")
+packs_app = typer.Typer(
+    cls=Commands, no_args_is_help=True, help="Model packs: which there are, whether they are complete."
+)
 
 
 @packs_app.command("list")

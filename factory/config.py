@@ -8,10 +8,11 @@ and what it sees), which make a `Recipe`, `EngineConfig` (how training runs on t
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+Share = Annotated[float, Field(ge=0, lt=1)]
 Preset = Literal["paper", "release"]
 
 
@@ -60,11 +61,11 @@ class TrainConfig(Config):
     """The optimiser, and what it sees."""
 
     num_steps: int = Field(default=450, ge=1)  # updates per identity [5: the release's file "-450" holds 451]
-    learning_rate: float = 5e-5  # AdamW, constant
-    betas: tuple[float, float] = (0.9, 0.999)
-    weight_decay: float = 1e-2
-    eps: float = 1e-8
-    max_grad_norm: float = 1.0  # clipped per identity
+    learning_rate: float = Field(default=5e-5, ge=0, allow_inf_nan=False)  # AdamW, constant
+    betas: tuple[Share, Share] = (0.9, 0.999)
+    weight_decay: float = Field(default=1e-2, ge=0, allow_inf_nan=False)
+    eps: float = Field(default=1e-8, gt=0, allow_inf_nan=False)
+    max_grad_norm: float = Field(default=1.0, gt=0, allow_inf_nan=False)  # clipped per identity
     samples_per_step: int = Field(default=1, ge=1)  # noised views per identity and step; the paper's batch is 1
     seed: int = 0  # with the face's id, the root of every random number of an identity
     views: Literal["pool", "every_step"] = "every_step"  # encode a pool of views once, or a fresh view at each step

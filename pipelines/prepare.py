@@ -27,13 +27,13 @@ from pipelines.jobs.stage import Stage, counts_table, tally
 from pipelines.photos.faces import FindFaces, ReadFaces, find_poisoned, read_poisoned
 from pipelines.photos.new import find_new_photos, work_units
 from pipelines.photos.samples import samples
-from pipelines.photos.sources import find_places, read_photos
+from pipelines.photos.sources import Places, find_places, read_photos
 
 BATCH: Final = 16  # photos: what is read, worked on and committed together
 
 
 def prepare(
-    photos: str | Sequence[str],
+    photos: str | Sequence[str] | Places,
     root: str,
     pack: str | Path = "studio",
     config: PrepareConfig | None = None,
@@ -51,7 +51,7 @@ def prepare(
     store, config, loaded = Store(root), config or PrepareConfig(), load_pack(pack)
     for part in (loaded.fr_vit, loaded.faces, loaded.parser):
         loaded.folder(part)
-    places = find_places(photos, store.root)
+    places = photos if isinstance(photos, Places) else find_places(photos, store.root)
     with open_job("prepare", store, within) as summary:
         connect()
         new, recovered = find_new_photos(places, store, loaded, summary, retry)

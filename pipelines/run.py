@@ -10,6 +10,7 @@ from factory.pack import load_pack
 from factory.store.tables import Store
 from pipelines.jobs.job import Summary, open_job
 from pipelines.jobs.pools import Workers
+from pipelines.photos.sources import find_places
 from pipelines.prepare import prepare
 from pipelines.train import train
 
@@ -27,7 +28,9 @@ def run(
     """`prepare`, then `train` for every face of ROOT that this recipe has not learned. Raises what they raise."""
     loaded = load_pack(pack)
     loaded.folder(loaded.base)  # missing weights are told now, not after an hour of preparing
-    with open_job("run", Store(root)) as summary:
-        prepare(photos, root, pack, config, workers=workers, within=summary)
+    store = Store(root)
+    places = find_places(photos, store.root)  # so is a source that cannot be used
+    with open_job("run", store) as summary:
+        prepare(places, root, pack, config, workers=workers, within=summary)
         train(root, pack, [recipe] if recipe else (), engine=engine, workers=workers, within=summary)
     return summary

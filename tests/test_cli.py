@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,17 +11,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 import typer
+from ray.exceptions import AuthenticationError
 from typer.testing import CliRunner
 
 from cli.__main__ import app
 from cli.errors import TRACEBACK
 from cli.options import parse_seeds, parse_settings, read_prompts
+from cli.output import show_summary
 from factory.errors import PackError
 from factory.records import TEXT_ENCODER, Identity
-from factory.store.rows import identity_row
+from factory.store.rows import SCHEMAS, identity_row
 from factory.store.tables import Store
+from pipelines.jobs.job import Summary
 
 runner = CliRunner()
+FACE = dict.fromkeys(SCHEMAS["faces"].names) | {"face_id": "p-0", "photo_id": "p", "pack": "studio", "name": "Ann"}
 
 
 @pytest.fixture
@@ -128,7 +133,7 @@ def test_packs_list() -> None:
 
 def test_options_become_values(tmp_path: Path) -> None:
     assert parse_seeds("0, 4-6,2") == [0, 4, 5, 6, 2]
-    for wrong in ("", "a", "1-", "-1", "1,,2"):
+    for wrong in ("", "a", "1-", "-1", "1,,2", "5-4", "²", "0-9999999999", "9" * 19):
         with pytest.raises(typer.BadParameter):
             parse_seeds(wrong)
     assert parse_settings(["a=1", "b=none", "betas=[0.1, 0.2]"], num_steps=3, seed=None) == {
@@ -137,5 +142,103 @@ def test_options_become_values(tmp_path: Path) -> None:
         "betas": [0.1, 0.2],
         "num_steps": 3,
     }
-    (tmp_path / "prompts.txt").write_text("one\n\n  two  \n", encoding="utf-8")
-    assert read_prompts(tmp_path / "prompts.txt") == ["one", "two"]
+    for mark, encoding in (("", "utf-8"), ("\ufeff", "utf-8"), ("", "utf-16"), ("\ufeff", "utf-16-be"), ("", "utf-32")):
+        (tmp_path / "prompts.txt").write_bytes(f"{mark}one\r\n\n  zwö  \r\n".encode(encoding))
+        assert read_prompts(tmp_path / "prompts.txt") == ["one", "zwö"], encoding
+    for data in ("zwö".encode("latin-1"), "one".encode("utf-16-le")):
+        (tmp_path / "prompts.txt").write_bytes(data)
+        with pytest.raises(ValueError, match=r"is no text in UTF-8 .* save it as such"):
+            read_prompts(tmp_path / "prompts.txt")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        "run --photos a --root ROOT --root b",
+        "prepare --photos a --root ROOT --workers=1 --workers=2",
+        "identities list --root ROOT --root=b",
+        "generate --root ROOT --prompt x --seeds 1 --seeds 2",
+    ],
+)
+def test_an_option_of_one_value_is_not_given_twice(root: str, arguments: str) -> None:
+    result = runner.invoke(app, arguments.replace("ROOT", root).split())
+    assert result.exit_code == 2 and "is given twice" in result.stderr
+
+
+def test_photos_may_be_given_twice(root: str) -> None:
+    result = runner.invoke(app, ["prepare", "--photos", "/nowhere", "--photos", "/there", "--root", root])
+    assert result.exit_code == 1 and "there is nothing at /nowhere" in result.stderr
+
+
+def test_a_source_that_is_wrong_is_told_before_anything_starts(
+    root: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipelines.prepare.connect", lambda: pytest.fail("Ray was started"))
+    for command in ("prepare", "run"):
+        assert runner.invoke(app, [command, "--photos", str(tmp_path / "none"), "--root", f"{root}/new"]).exit_code == 1
+    assert not Path(root, "new").exists()
+
+
+def test_a_job_that_could_use_no_photo_has_a_status_of_its_own(root: str, capsys: pytest.CaptureFixture[str]) -> None:
+    summary = Summary(job="prepare", job_id="j", photos=3, rejected={"no_face": 2}, skipped_existing=1, duplicates=1)
+    with pytest.raises(typer.Exit) as ended:
+        show_summary(summary, root)
+    assert ended.value.exit_code == 3
+    assert "no photo could be used" in capsys.readouterr().err
+    for usable in (
+        Summary(job="prepare", job_id="j", photos=3, rejected={"no_face": 2}, photos_with_faces=1),
+        Summary(job="prepare", job_id="j", photos=3, rejected={"no_face": 2}, skipped_existing=1),
+        Summary(job="prepare", job_id="j", photos=1, skipped_existing=1),
+    ):
+        show_summary(usable, root)
+
+
+def test_nothing_of_a_name_is_executed_by_the_terminal(root: str, tmp_path: Path) -> None:
+    odd = "\x1b[31mred\nline\u202e\x9b \U0001f469\u200d\U0001f4bb"
+    namesake = identity_row(Store(root).find_identity("Ann"))
+    Store(root).upsert("identities", [{**namesake, "identity_id": "f" * 16, "name": odd}])
+    listed = runner.invoke(app, ["identities", "list", "--root", root]).output
+    assert len(listed.splitlines()) == 3
+    assert "\\x1b[31mred\\nline\\u202e\\x9b \U0001f469\u200d\U0001f4bb" in listed
+    refused = runner.invoke(app, ["prepare", "--photos", "/no\x1b[2Jwhere\udce9", "--root", root])
+    assert refused.exit_code == 1 and "\\x1b[2Jwhere\\xe9" in refused.stderr and "\x1b" not in refused.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["prepare", "--photos", "x", "--root", "/tmp/\udce9"],
+        ["generate", "--root", "ROOT", "--prompt", "a \udce9", "--identity", "Ann"],
+        ["identities", "show", "\udce9", "--root", "ROOT"],
+        ["train", "--root", "ROOT", "--set", "learning_rate=nan"],
+        ["train", "--root", "ROOT", "--set", "betas=[0.9, 1.0]"],
+        ["train", "--root", "ROOT", "--set", "betas=[0.9"],
+        ["prepare", "--photos", "x", "--root", "ROOT", "--set", "max_pixels=0"],
+        ["prepare", "--photos", "ROOT", "--root", "ROOT", "--gpus", "1.5"],
+    ],
+)
+def test_what_no_setting_can_be_is_one_line(root: str, arguments: list[str]) -> None:
+    Store(root).upsert("faces", [FACE])
+    result = runner.invoke(app, [argument.replace("ROOT", root) for argument in arguments])
+    assert result.exit_code == 1 and result.stderr.startswith("error: ") and result.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (AuthenticationError("Authentication failed"), "set RAY_AUTH_MODE=token"),
+        (RuntimeError("Request failed with status code 413: too large."), r"\.gitignore or a file \.rayignore"),
+        (ValueError("Package size (700MiB) exceeds the maximum size of 512MiB"), r"leave --working-dir out"),
+        (ConnectionError("Failed to connect"), "takes no job: Failed to connect; give the dashboard's URL"),
+    ],
+)
+def test_a_cluster_that_takes_no_job_says_why(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, error: Exception, message: str
+) -> None:
+    def refuse(address: str) -> None:
+        raise error
+
+    monkeypatch.setattr("ray.job_submission.JobSubmissionClient", refuse)
+    submitted = ["submit", "--address", "http://h:8265", "--working-dir", str(tmp_path), "run", "--photos", "x"]
+    result = runner.invoke(app, submitted)
+    assert result.exit_code == 1 and re.search(message, result.stderr) and result.stderr.count("\n") == 1

@@ -76,6 +76,10 @@ class Summary:
             *([] if new else ["nothing was left to do"]),
         ]
 
+    def all_refused(self) -> bool:
+        """Whether there were photos that nobody had seen before, and none of them could be used."""
+        return bool(self.rejected) and not self.photos_with_faces and self.skipped_existing == self.duplicates
+
     def count_rejects(self, counts: Mapping[str, int]) -> None:
         """Adds the "rejected:<reason>" and "rejected_face:<reason>" entries of a tally."""
         for what, num in counts.items():

@@ -21,6 +21,13 @@ class Workers:
     gpus: float | None = None  # what each takes of a GPU; None: 1 where the cluster has any now. An autoscaled one may
     # have none yet: say it there
 
+    def __post_init__(self) -> None:
+        """Raises ValueError for what no cluster can give."""
+        if self.num is not None and self.num < 1:
+            raise ValueError(f"{self.num} workers do nothing; give 1 or more")
+        if self.gpus is not None and not (0 <= self.gpus <= 1 or float(self.gpus).is_integer()):
+            raise ValueError(f"a worker takes part of a GPU (0 to 1), or whole ones, not {self.gpus:g}")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pool:

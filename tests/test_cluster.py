@@ -1,0 +1,75 @@
+"""RAY_ADDRESS: whatever it says, a job has a cluster or one line within 20 s."""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Iterator
+
+import pytest
+import ray
+
+import pipelines.jobs.cluster
+from factory.errors import ClusterError
+from pipelines.jobs.cluster import connect
+from pipelines.jobs.journal import explained
+
+
+@pytest.fixture
+def deaf() -> Iterator[int]:
+    """A port that takes connections, and says nothing."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield server.getsockname()[1]
+
+
+@pytest.fixture(autouse=True)
+def nothing_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", lambda **_: pytest.fail("Ray was asked for what is not there"))
+
+
+@pytest.mark.parametrize(
+    "address", ["127.0.0.1:9", "[::1]:9", "host.invalid:6379", "nonsense", "h:x", "ray://127.0.0.1:9"]
+)
+def test_an_address_without_anybody_is_told_at_once(monkeypatch: pytest.MonkeyPatch, address: str) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    started = time.monotonic()
+    with pytest.raises(
+        ClusterError, match=r"RAY_ADDRESS=.*: .*; start that cluster, correct RAY_ADDRESS, or unset it"
+    ) as told:
+        connect()
+    assert time.monotonic() - started < 7 and address in str(told.value)
+    assert explained(told.value, "root") is None, "it is not the root that is at fault"
+
+
+def test_a_port_behind_which_there_is_no_ray_is_told_in_20_s(monkeypatch: pytest.MonkeyPatch, deaf: int) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{deaf}")
+    assert pipelines.jobs.cluster._CONNECT_S + pipelines.jobs.cluster._LIMIT_S <= 20
+    monkeypatch.setattr(pipelines.jobs.cluster, "_LIMIT_S", 2.0)
+    with pytest.raises(ClusterError, match="no Ray cluster answers there"):
+        connect()
+
+
+def test_auto_without_a_cluster_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    def none_found(**_: object) -> None:
+        raise ConnectionError("Could not find any running Ray instance. Please specify ... `--address` flag")
+
+    monkeypatch.setenv("RAY_ADDRESS", "auto")
+    monkeypatch.setattr(ray, "init", none_found)
+    with pytest.raises(ClusterError, match=r"no Ray cluster runs on this machine; `ray start --head`") as told:
+        connect()
+    assert "--address" not in str(told.value)
+
+
+@pytest.mark.parametrize("address", [None, "", "local"])
+def test_a_job_starts_its_own_cluster_beside_one_that_runs(
+    monkeypatch: pytest.MonkeyPatch, address: str | None
+) -> None:
+    given: dict[str, object] = {}
+    monkeypatch.setattr(ray, "init", lambda **options: given.update(options))
+    if address is None:
+        monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    else:
+        monkeypatch.setenv("RAY_ADDRESS", address)
+    connect()
+    assert given["address"] == "local" and given["num_cpus"]
