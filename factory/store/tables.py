@@ -48,8 +48,12 @@ def where_in(column: str, values: Sequence[str]) -> str:
     values = [value for value in values if value.encode(errors="ignore").decode() == value]
     if not values:
         return "FALSE"  # SQL has no empty IN ()
-    quoted = ", ".join("'" + value.replace("'", "''") + "'" for value in values)
-    return f"{column} IN ({quoted})"
+    return f"{column} IN ({', '.join(map(_quoted, values))})"
+
+
+def _quoted(text: str) -> str:
+    """A text in SQL."""
+    return "'" + text.replace("'", "''") + "'"
 
 
 def _rows(dataset: lance.LanceDataset | None, table: Table, columns: list[str] | None, where: str | None) -> pa.Table:
@@ -193,8 +197,8 @@ class Store:
             last = self.read("identities", columns=["created_at"], where=where_in("identity_id", [after])).to_pylist()
             if not last:
                 raise IdentityNotFound(f"no identity {after!r} in {self.root} to go on from")
-            at = last[0]["created_at"]
-            clauses.append(f"(created_at < '{at}' OR (created_at = '{at}' AND identity_id < '{after}'))")
+            at, an_id = _quoted(last[0]["created_at"]), _quoted(after)
+            clauses.append(f"(created_at < {at} OR (created_at = {at} AND identity_id < {an_id}))")
         newest_first = [ColumnOrdering(name, ascending=False) for name in ("created_at", "identity_id")]
         page = dataset.scanner(
             columns=["identity_id", "name", "pack", "created_at"],
