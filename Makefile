@@ -43,6 +43,7 @@ format: $(STAMP) ## let ruff mend what it can
 bench: $(STAMP) ## seconds of training and drawing against the usual ways (make bench SIZE=tiny|studio|sd21 DEVICE=cpu|cuda)
 	$(BIN)/python -m benchmarks.train_identity --device $(DEVICE) --size $(SIZE) --out out/bench/train_identity_$(SIZE)_$(DEVICE)
 	$(BIN)/python -m benchmarks.generate --device $(DEVICE) --size $(SIZE) --out out/bench/generate_$(SIZE)_$(DEVICE)
+	$(BIN)/python -m benchmarks.serve --size $(SIZE) --out out/bench/serve_$(SIZE)
 	$(BIN)/python -m benchmarks.prepare
 	$(BIN)/python -m benchmarks.lookup
 

@@ -25,15 +25,13 @@ import torch
 from diffusers import DPMSolverMultistepScheduler, StableDiffusionPipeline
 
 from benchmarks.measure import CLOCKS, Contender, count_flops, hardware, interleave, markdown, measure_ceilings
-from benchmarks.setting import SIZES, bench_pack
+from benchmarks.setting import SIZES, bench_pack, noise_requests
 from factory.base.diffusion import DiffusionBase
 from factory.base.text import tokenise
 from factory.config import GenerateConfig
 from factory.draw.images import ImageGenerator
-from factory.learn.celebs import celeb_prior
-from factory.records import TEXT_ENCODER, Identity, ImageRequest
+from factory.records import TEXT_ENCODER, ImageRequest
 
-PROMPTS = ("a photo of <person>", "a photo of <person> in the snow", "a drawing of <person>", "<person> wearing a hat")
 ONE = "StableDiffusionPipeline, one request at a time"
 
 
@@ -46,7 +44,7 @@ def main() -> None:
     loader_s = clock() - started
     batches = [int(text) for text in arguments.batches.split(",")]
     config = GenerateConfig(num_inference_steps=arguments.steps)
-    requests = _requests(generator, max(batches), config)
+    requests = noise_requests(generator.base, max(batches), config)
     ceilings = measure_ceilings(arguments.device, generator.base.dtype, clock)
     pictures: dict[str, list[np.ndarray]] = {}
 
@@ -94,37 +92,6 @@ def main() -> None:
     text = _report(result)
     arguments.out.with_suffix(".md").write_text(text)
     print(text)
-
-
-def _requests(generator: ImageGenerator, num: int, config: GenerateConfig) -> list[ImageRequest]:
-    """People with random words that have the celebrities' moments."""
-    base = generator.base
-    prior = celeb_prior(base.pack.celebrities, base.tokenizer, base.token_embedding)
-    mean_VD, std_VD = (moment.cpu().numpy() for moment in prior.moments("shared"))
-    noise_BVD = np.random.default_rng(0).standard_normal((num, *mean_VD.shape))
-    return [
-        ImageRequest(
-            identity=Identity(
-                identity_id=f"{number:016x}",
-                face_id=f"face-{number}",
-                photo_id=f"photo-{number}",
-                name=f"person {number}",
-                words={TEXT_ENCODER: (mean_VD + std_VD * noise_VD).astype(np.float32)},
-                pack=base.pack.name,
-                fingerprint=base.fingerprint,
-                preset="custom",
-                config="{}",
-                num_steps=0,
-                final_loss=0.0,
-                train_s=0.0,
-                created_at="",
-            ),
-            prompt=PROMPTS[number % len(PROMPTS)],
-            seed=number,
-            config=config,
-        )
-        for number, noise_VD in enumerate(noise_BVD)
-    ]
 
 
 @torch.inference_mode()

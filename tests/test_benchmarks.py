@@ -1,5 +1,10 @@
 """The baselines do the same work as the factory: else their times would compare nothing."""
 
+import json
+import threading
+import time
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
@@ -7,6 +12,7 @@ import pytest
 import torch
 
 from benchmarks.baselines import ReleaseLoop, TextualInversion
+from benchmarks.load import arrivals, closed_loop
 from benchmarks.measure import Contender, count_flops, interleave
 from benchmarks.setting import noise_people
 from factory.config import EngineConfig, Recipe, preset
@@ -68,6 +74,58 @@ def test_look_ups_are_told_with_indexes_and_without(tmp_path: Path, monkeypatch:
     text = (tmp_path / "result.md").read_text()
     assert all(row in text for row in ("| look-up by name |", "| upsert of 32 |", "| look-up beside a job |"))
     assert not (tmp_path / "out" / "bench" / "lookup").exists()
+
+
+class Painter(BaseHTTPRequestHandler):
+    """An endpoint that takes 20 ms a picture and refuses every fifth one; two rows a step, ten steps a picture."""
+
+    protocol_version = "HTTP/1.1"
+    asked, lock = 0, threading.Lock()
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["content-length"]))
+        with Painter.lock:
+            Painter.asked += 1
+            number = Painter.asked
+        time.sleep(0.02)
+        self._answer(429 if number % 5 == 0 else 200, {})
+
+    def do_GET(self) -> None:
+        self._answer(200, {"steps": 10 * Painter.asked, "rows_per_step": 2.0})
+
+    def _answer(self, status: int, answer: dict[str, float]) -> None:
+        body = json.dumps(answer).encode()
+        self.send_response(status)
+        self.send_header("content-length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def painter() -> Iterator[str]:
+    Painter.asked = 0
+    with ThreadingHTTPServer(("127.0.0.1", 0), Painter) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_address[1]}"
+        server.shutdown()
+
+
+def test_a_closed_loop_asks_for_everything_once(painter: str) -> None:
+    load = closed_loop(painter, [{"seed": seed} for seed in range(20)], 4, seconds=20)
+    assert (len(load.latencies_s), load.refused, load.steps, Painter.asked) == (16, 4, 200, 20)
+    assert load.rows_per_step == 2.0 and load.percentile_s(50) >= 0.02
+    assert closed_loop(painter, [{}] * 1000, 2, seconds=0.1).seconds < 5, "time bounds it as well"
+
+
+def test_arrivals_do_not_wait_for_each_other_and_count_from_their_time(painter: str) -> None:
+    load = arrivals(painter, [{}], 100.0, seconds=0.5, seed=0)
+    assert Painter.asked == len(load.latencies_s) + load.refused and 25 < Painter.asked < 80  # 50 expected
+    assert min(load.latencies_s) >= 0.02
+    again = load + load
+    assert again.pictures_per_s == load.pictures_per_s and again.refused == 2 * load.refused
 
 
 @pytest.mark.slow

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from diffusers import DPMSolverMultistepScheduler
+from diffusers.models.attention_processor import AttnProcessor
 
 from factory.base.diffusion import DiffusionBase
 from factory.config import GenerateConfig
@@ -15,7 +16,7 @@ from factory.draw.engine import Engine, Row
 from factory.draw.images import ImageGenerator
 from factory.errors import IncompatibleIdentity
 from factory.pack import Pack
-from factory.records import TEXT_ENCODER, Identity, ImageRequest
+from factory.records import TEXT_ENCODER, Identity, ImageRequest, Region
 
 SHORT = GenerateConfig(num_inference_steps=4, guidance_scale=3.0)
 
@@ -150,3 +151,24 @@ def test_the_generator_takes_more_requests_than_fit_and_keeps_their_order(tiny_p
         assert np.abs(image.astype(int) - generator.generate([one])[0]).max() <= 8  # bfloat16 where it is native
     assert told[-1] == (13, 13) and [done for done, _ in told] == sorted(done for done, _ in told)
     assert generator.generate([]) == []
+
+
+def test_what_attends_faster_in_bfloat16_attends_to_the_same(base: DiffusionBase) -> None:
+    coarse = DiffusionBase.load(base.pack, dtype=torch.bfloat16)
+    (kind,) = {type(processor) for processor in coarse.unet.attn_processors.values()}
+    other = DiffusionBase.load(base.pack, dtype=torch.float32)
+    assert kind is AttnProcessor and kind not in map(type, other.unet.attn_processors.values())
+    other.unet.set_attn_processor(AttnProcessor())
+    people = [request(base, number) for number in (1, 2)]
+    halves = tuple(
+        Region(identity=one.identity, prompt=one.prompt, box=(x, 0.0, x + 0.5, 1.0))
+        for one, x in zip(people, (0.0, 0.5), strict=True)
+    )
+    latents: list[torch.Tensor] = []
+    for asked in (people[0], replace(people[0], regions=halves)):
+        rows = [(engine, *engine.add([asked])) for engine in (Engine(base), Engine(other))]
+        for engine, row in rows:
+            draw(engine, [row])
+        torch.testing.assert_close(rows[0][1].x_CHW, rows[1][1].x_CHW, atol=1e-4, rtol=1e-4)
+        latents.append(rows[0][1].x_CHW)
+    assert not torch.allclose(*latents, atol=1e-2), "masks change the picture"
