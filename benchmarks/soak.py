@@ -34,7 +34,7 @@ from factory.ids import content_id
 from factory.store.rows import KEYS, Table
 from factory.store.tables import Store
 from pipelines.jobs.journal import list_jobs
-from pipelines.prepare import BATCH
+from pipelines.photos.batches import BATCH
 
 REPO: Final = Path(__file__).resolve().parent.parent
 _TABLES: Final[tuple[Table, ...]] = ("faces", "rejects")

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import pyarrow as pa
 
@@ -24,12 +24,11 @@ from pipelines.jobs.job import Summary, open_job
 from pipelines.jobs.pools import Pool, Workers, cpu_and_model_pools
 from pipelines.jobs.progress import Progress
 from pipelines.jobs.stage import Stage, counts_table, tally
+from pipelines.photos.batches import BATCH, IsolatedBatches, read_batches
 from pipelines.photos.faces import FindFaces, ReadFaces, find_poisoned, read_poisoned
 from pipelines.photos.new import find_new_photos, work_units
 from pipelines.photos.samples import samples
-from pipelines.photos.sources import Places, find_places, read_photos
-
-BATCH: Final = 16  # photos: what is read, worked on and committed together
+from pipelines.photos.sources import Places, find_places
 
 
 def prepare(
@@ -58,7 +57,7 @@ def prepare(
         if new.num_rows:
             chain = (
                 work_units(new),
-                Stage(partial(read_photos, max_bytes=config.max_bytes)),
+                Stage(partial(read_batches, max_bytes=config.max_bytes)),
                 *_face_stages(loaded, config, *cpu_and_model_pools(workers)),
                 Stage(partial(commit, store=store, replaces=retry is not None)),
             )
@@ -78,7 +77,7 @@ def _face_stages(pack: Pack, config: PrepareConfig, finding: Pool, reading: Pool
     name, max_s = pack.portable_name(), config.max_photo_s
     find = [FindFaces, [name, config, finding.threads], find_poisoned, max_s]
     read = [ReadFaces, [name, config, reading.device, reading.threads], partial(read_poisoned, pack=pack.name), max_s]
-    return Stage(Isolated, find, finding, BATCH, cut=True), Stage(Isolated, read, reading, BATCH)
+    return Stage(IsolatedBatches, find, finding, 1, cut=True), Stage(Isolated, read, reading, BATCH)
 
 
 def commit(outcomes: pa.Table, store: Store, *, replaces: bool = False) -> pa.Table:

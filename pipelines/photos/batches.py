@@ -1,0 +1,45 @@
+"""Photos on their way to the workers, packed in batches of few rows and few bytes.
+
+Ray Data counts rows where it cuts blocks for workers: sixteen scans of 42 MB would be a block that no local object
+store holds, and what does not fit goes over the disk. So a batch travels as one row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final
+
+import pyarrow as pa
+
+from factory.faces.isolated import Isolated, packed
+from pipelines.photos.sources import read_photos
+
+BATCH: Final = 16  # photos: what is read, worked on and committed together
+_BYTES: Final = 32 * 2**20  # of photos: with these a batch is full
+PACKED: Final = pa.schema([("batch", pa.large_binary())])  # PHOTO in Arrow's stream format
+
+
+def read_batches(contents: pa.Table, *, max_bytes: int) -> Iterator[pa.Table]:
+    """CONTENT -> PACKED, one row at a time: up to BATCH photos, or 32 MB of them and the rest of the last one."""
+    waiting: list[pa.Table] = []
+    for photo in read_photos(contents, max_bytes=max_bytes):
+        waiting.append(photo)
+        if len(waiting) == BATCH or sum(table.nbytes for table in waiting) >= _BYTES:
+            yield _row(waiting)
+            waiting = []
+    if waiting:
+        yield _row(waiting)
+
+
+def _row(photos: list[pa.Table]) -> pa.Table:
+    return pa.table({"batch": [packed(pa.concat_tables(photos))]}, schema=PACKED)
+
+
+class IsolatedBatches(Isolated):
+    """`Isolated` on rows that are a batch each."""
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        """PACKED -> the stage's output for all of the photos."""
+        return pa.concat_tables(
+            self._run(pa.ipc.open_stream(row.as_buffer()).read_all()) for row in batch["batch"].combine_chunks()
+        )
