@@ -72,7 +72,7 @@ def _label(draw: ImageDraw.ImageDraw, name: str, notes: Sequence[str], top: int)
 
 
 def save_small(sheet: Image.Image, path: Path) -> None:
-    """The sheet as a JPEG for a page such as the README, which shows it no wider: under 400 kB for a dozen people with poses and pairs."""
+    """The sheet as a JPEG for a page such as the README, which shows it no wider: under 400 kB."""
     size = SMALL_PX, round(sheet.height * SMALL_PX / sheet.width)
     small = sheet.resize(size, Image.Resampling.LANCZOS)
     small.save(path, format="JPEG", quality=70, optimize=True, progressive=True)
