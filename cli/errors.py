@@ -20,6 +20,8 @@ def user_errors() -> Iterator[None]:
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     try:
         yield
+    except BrokenPipeError:  # whoever read the output has seen enough
+        raise
     except (ValueError, LookupError, OSError, MemoryError) as error:
         if isinstance(error, (KeyError, IndexError)) or os.environ.get(TRACEBACK, "0") not in ("", "0"):
             raise

@@ -61,8 +61,13 @@ def parse_settings(settings: list[str] | None, **options: int | str | None) -> d
         key, equals, value = text.partition("=")
         if not equals:
             raise typer.BadParameter(f"--set {text}: write KEY=VALUE")
+        if key.strip() in changes:
+            raise typer.BadParameter(f"--set {key.strip()} is given twice, and takes one value")
         changes[key.strip()] = json.loads(value) if value.startswith("[") else _NONE.get(value.strip(), value.strip())
-    return {**changes, **{key: value for key, value in options.items() if value is not None}}
+    given = {key: value for key, value in options.items() if value is not None}
+    if twice := sorted(set(given) & set(changes)):
+        raise typer.BadParameter(f"{', '.join(twice)} is given by --set and by an option of its own")
+    return {**changes, **given}
 
 
 def take_fields(changes: dict[str, object], fields: Collection[str]) -> dict[str, object]:

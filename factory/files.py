@@ -18,6 +18,8 @@ def filesystem(uri: str) -> tuple[pafs.FileSystem, str]:
     if not uri.isprintable() and any("\ud800" <= letter <= "\udfff" for letter in uri):
         raise ValueError(f"{shown(uri)} is no name in UTF-8; give another one")
     if uri.startswith("s3://"):
+        if not uri.removeprefix("s3://").partition("/")[0]:
+            raise ValueError(f"{uri} names no bucket; write s3://BUCKET/PREFIX")
         retries = pafs.AwsStandardS3RetryStrategy(max_attempts=10)
         return pafs.S3FileSystem(endpoint_override=s3_endpoint(), retry_strategy=retries), uri.removeprefix("s3://")
     return pafs.LocalFileSystem(), local_path(uri)
@@ -48,7 +50,12 @@ def _endpoint_of(config: str, profile: str | None) -> str | None:
 
 
 def local_path(uri: str) -> str:
-    """The absolute path that a local path or a file: uri means."""
+    """The absolute path that a local path or a file: uri means. Raises ValueError if it is empty, or elsewhere."""
+    if not uri:
+        raise ValueError("a path is empty; is a variable not set?")
+    scheme, is_uri, _ = uri.partition("://")
+    if is_uri and scheme.isalnum() and scheme != "file":
+        raise ValueError(f"{scheme}:// is not read or written, only local paths and s3://")
     if uri.startswith("file:/"):
         uri = unquote(urlsplit(uri).path, errors="surrogateescape")
     return str(Path(uri).expanduser().absolute())

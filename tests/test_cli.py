@@ -158,11 +158,14 @@ def test_options_become_values(tmp_path: Path) -> None:
         "prepare --photos a --root ROOT --workers=1 --workers=2",
         "identities list --root ROOT --root=b",
         "generate --root ROOT --prompt x --seeds 1 --seeds 2",
+        "prepare --photos a --root ROOT --set max_pixels=1 --set max_pixels=2",
     ],
 )
 def test_an_option_of_one_value_is_not_given_twice(root: str, arguments: str) -> None:
     result = runner.invoke(app, arguments.replace("ROOT", root).split())
     assert result.exit_code == 2 and "is given twice" in result.stderr
+    both = runner.invoke(app, ["run", "--photos", "a", "--root", root, "--steps", "2", "--set", "num_steps=3"])
+    assert both.exit_code == 2 and "by --set and by an option" in both.stderr
 
 
 def test_photos_may_be_given_twice(root: str) -> None:
@@ -208,6 +211,8 @@ def test_nothing_of_a_name_is_executed_by_the_terminal(root: str, tmp_path: Path
     "arguments",
     [
         ["prepare", "--photos", "x", "--root", "/tmp/\udce9"],
+        ["prepare", "--photos", "x", "--root", ""],
+        ["identities", "list", "--root", "gs://bucket/people"],
         ["generate", "--root", "ROOT", "--prompt", "a \udce9", "--identity", "Ann"],
         ["identities", "show", "\udce9", "--root", "ROOT"],
         ["train", "--root", "ROOT", "--set", "learning_rate=nan"],

@@ -82,6 +82,9 @@ def test_archives_are_read_member_by_member(tmp_path: Path) -> None:
             info = tarfile.TarInfo(name)
             info.size = len(name)
             shard.addfile(info, BytesIO(name.encode()))
+        link = tarfile.TarInfo("again.jpg")
+        link.type, link.linkname = tarfile.LNKTYPE, "000000000.jpg"
+        shard.addfile(link)
     with zipfile.ZipFile(tmp_path / "photos.zip", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.mkdir("empty")
         for name in ("ada.jpg", "deep/Zoë.jpg", "big.jpg", "Thumbs.db"):
@@ -98,7 +101,9 @@ def test_archives_are_read_member_by_member(tmp_path: Path) -> None:
     assert photos["big"]["reason"] == "too_large"
     assert "no readable archive" in photos["broken"]["detail"]
     assert all("only .tar and .zip" in photos[name]["detail"] for name in ("old", "more.tar"))
-    assert dict(find_places(str(tmp_path)).left_out) == {"sidecar": 2, "system": 2, "empty archive": 1}
+    assert dict(find_places(str(tmp_path)).left_out) == {
+        "sidecar": 2, "system": 2, "empty archive": 1, "link in an archive": 1,
+    }
     alone = photos_of(tmp_path / "photos.zip")
     assert [p["name"] for p in alone] == ["ada", "Zoë", "big"]
 

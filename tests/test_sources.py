@@ -76,9 +76,10 @@ def test_what_systems_and_programs_leave_beside_photos_is_counted(tmp_path: Path
         *("ada.jpg", "@eaDir/ada.jpg/SYNOPHOTO_THUMB_XL.jpg", "__MACOSX/._ada.jpg", "$RECYCLE.BIN/x.jpg", "Thumbs.db"),
         *("sub/desktop.ini", "sub/#recycle/bob.jpg", ".thumbnails/1.jpg", "._ada.jpg", ".DS_Store", "ada.XMP"),
         *("ada.jpg.json", "ada.txt", "IMG_1.AAE", "MVI.THM", "README.md", "LICENSE", "readme.jpg"),
+        *("My.photoslibrary/originals/1/eve.jpg", "My.photoslibrary/resources/derivatives/eve.jpg", "P.lrdata/x.jpg"),
     )
-    assert set(named(tmp_path)) == {"ada", "readme"}
-    assert dict(find_places(str(tmp_path)).left_out) == {"hidden": 3, "system": 6, "sidecar": 7}
+    assert set(named(tmp_path)) == {"ada", "readme", "eve"}
+    assert dict(find_places(str(tmp_path)).left_out) == {"hidden": 3, "system": 8, "sidecar": 7}
 
 
 def test_a_root_in_the_source_is_no_photo(tmp_path: Path) -> None:
@@ -111,6 +112,12 @@ def test_data_sets_are_found_as_they_are_laid_out(tmp_path: Path) -> None:
         "train-00001-of-00002-0": b"x", "train-00001-of-00002-1": b"y",
     }
     assert dict(find_places(str(hub)).left_out) == {"hidden": 1, "sidecar": 3, "beside Parquet": 2}
+    spark = tmp_path / "spark"
+    table(spark / "photos.parquet/part-0.snappy.parquet", {"image": [b"s"]})
+    table(spark / "photos.parquet/_temporary/0/part-1.parquet", {"half": [1]})
+    table(spark / "photos.parquet/_delta_log/0.checkpoint.parquet", {"add": [1]})
+    write(spark, "photos.parquet/_SUCCESS", "photos.parquet/.part-0.snappy.parquet.crc")
+    assert set(named(spark)) == {"part-0.snappy-0"}
     hive = tmp_path / "hive"
     for name in ("Ada", "Grace%20Hopper"):
         table(hive / f"year=2024/name={name}/part-0.parquet", {"image": [name.encode()]})
@@ -142,6 +149,9 @@ def test_what_git_lfs_left_in_a_file_s_place_is_told(tmp_path: Path) -> None:
 def test_a_source_that_cannot_be_used_says_why(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="there is nothing at"):
         find_places(str(tmp_path / "gone"))
+    for src in ("", "gs://bucket/photos", "https://host/photos", "s3://", "s3:///key"):
+        with pytest.raises(ValueError, match=r"a path is empty|only local paths and s3://|names no bucket"):
+            find_places(src)
     with pytest.raises(ValueError, match="holds no photos"):
         find_places(str(tmp_path))
     (tmp_path / "a.txt").touch()

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import chdir, contextmanager
 from pathlib import Path
@@ -58,7 +60,15 @@ def connect() -> None:
     with _silent_stderr(), chdir(_CODE):  # workers import what lies in the driver's folder: not in the user's
         if address not in ("", "local"):
             _join(address)
-            return
+        else:
+            _start()
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, _stop)  # Ray's own prints a stack of C++
+
+
+def _start() -> None:
+    """Raises ClusterError."""
+    try:
         ray.init(
             address="local",  # also where `ray start` runs here: that one is joined by RAY_ADDRESS=auto
             num_cpus=max(2, os.cpu_count() or 1),  # Ray Data needs room for a task beside the workers
@@ -67,6 +77,16 @@ def connect() -> None:
             log_to_driver=False,
             logging_level=logging.ERROR,
         )
+    except (OSError, ValueError, RuntimeError, RayError) as error:
+        raise ClusterError(f"Ray cannot start on this machine: {_line(error)}") from error
+
+
+def _stop(_signal: int, _frame: object) -> None:
+    raise KeyboardInterrupt
+
+
+def _line(error: BaseException) -> str:
+    return str(error).strip().partition("\n")[0][:300]
 
 
 def _join(address: str) -> None:
@@ -84,7 +104,7 @@ def _join(address: str) -> None:
                 "RAY_ADDRESS=auto, and no Ray cluster runs on this machine; `ray start --head` starts one, or unset "
                 "RAY_ADDRESS for a cluster of the job's own"
             ) from None
-        raise ClusterError(f"RAY_ADDRESS={address}: {str(error).strip().partition(chr(10))[0]}; {remedy}") from error
+        raise ClusterError(f"RAY_ADDRESS={address}: {_line(error)}; {remedy}") from error
 
 
 TOKEN: Final = (

@@ -27,7 +27,7 @@ class Member:
     name: str  # with its folders
     number: int  # of the archive's entries, as they are listed
     offset: int  # bytes from the start of a tar; -1: the zip knows
-    size: int  # bytes, as the archive says
+    size: int  # bytes, as the archive says; -1: it is a link to another, or no file
 
 
 def is_packed(file: str) -> bool:
@@ -39,13 +39,13 @@ def list_members(uri: str) -> tuple[list[Member], Counter[str]]:
     """The members that may be photos, and how many were left out, by kind. Raises SourceError if it is no archive."""
     try:
         with open_file(uri) as stream:
-            members = list(_zip_members(stream) if uri.lower().endswith(".zip") else _tar_members(stream))
+            found = list(_zip_members(stream) if uri.lower().endswith(".zip") else _tar_members(stream))
     except (tarfile.TarError, zipfile.BadZipFile, EOFError, ValueError, NotImplementedError) as error:
         if is_lfs_pointer(uri):
             raise SourceError("a Git LFS pointer in place of the archive; run `git lfs pull` there") from None
         raise SourceError(f"no readable archive: {shown(str(error))[:300]}") from None
-    kinds = [left_out_path(member.name) for member in members]
-    kept = [member for member, kind in zip(members, kinds, strict=True) if kind is None]
+    kinds = [left_out_path(member.name) if member.size >= 0 else "link in an archive" for member in found]
+    kept = [member for member, kind in zip(found, kinds, strict=True) if kind is None]
     return kept, Counter(kind for kind in kinds if kind is not None)
 
 
@@ -106,8 +106,8 @@ class _Part:
 def _tar_members(stream: IO[bytes]) -> Iterator[Member]:
     with tarfile.open(fileobj=stream, mode="r:") as archive:
         for number, info in enumerate(archive):
-            if info.isreg() and not info.sparse:
-                yield Member(info.name, number, info.offset_data, info.size)
+            if not info.isdir():
+                yield Member(info.name, number, info.offset_data, info.size if info.isreg() else -1)
 
 
 def _zip_members(stream: IO[bytes]) -> Iterator[Member]:

@@ -7,6 +7,7 @@ import stat
 from collections import Counter, deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path, PurePosixPath
 from typing import Final
 
@@ -20,9 +21,12 @@ _SYSTEM: Final = frozenset(  # what systems and NAS leave beside photos, thumbna
     "@eadir @recycle @tmp #recycle #snapshot __macosx $recycle.bin recycler lost+found thumbs.db ehthumbs.db "
     "ehthumbs_vista.db desktop.ini picasa.ini icon\r".split(" ")
 ) | {"system volume information"}
+_LIBRARIES: Final = (".photoslibrary", ".photolibrary", ".aplibrary")  # of Apple's programs: folders, where
+_ORIGINALS: Final = ("originals", "masters")  # photos are in these, and thumbnails and copies in others
+_CATALOGS: Final = (".lrdata", ".cocatalog", ".c1catalog")  # of other programs: previews
 _SIDECARS: Final = frozenset(  # what programs and people write about photos; .thm is a camera's thumbnail
     "xmp aae json jsonl ndjson txt xml csv tsv md rst html htm yaml yml toml ini log pp3 dop thm cos vrd cls npy url "
-    "lnk db".split()
+    "lnk db md5 sha1 sha256 sfv crc".split()
 )
 _TEXTS: Final = frozenset("readme license licence copying notice".split())
 TABLES: Final = ".lance"  # suffix of a folder that is a table
@@ -61,12 +65,12 @@ def list_files(src: str, root: str | None = None) -> Listed:
     return listed
 
 
-def left_out_as(name: str) -> str | None:
-    """Why an entry of this name is no photo, by its kind; None if it may be one."""
-    low = name.lower()
+def left_out_as(name: str, folder: str = "") -> str | None:
+    """Why an entry of this name, in a folder of that name, is no photo, by its kind; None if it may be one."""
+    low, within = name.lower(), folder.lower()
     if name.startswith(".") and name not in (".", ".."):  # which may be parts of a key in S3
         return "hidden"
-    if low in _SYSTEM:
+    if low in _SYSTEM or low.endswith(_CATALOGS) or (within.endswith(_LIBRARIES) and low not in _ORIGINALS):
         return "system"
     stem, dot, suffix = low.rpartition(".")
     return "sidecar" if (suffix in _SIDECARS if dot and stem else low in _TEXTS) else None
@@ -74,9 +78,9 @@ def left_out_as(name: str) -> str | None:
 
 def left_out_path(path: str) -> str | None:
     """As `left_out_as`, of a file by its path: also if one of its folders is left out."""
-    *folders, name = PurePosixPath(path).parts or ("",)
-    kinds = (why for folder in folders if (why := left_out_as(folder)) in ("hidden", "system"))
-    return next(kinds, None) or left_out_as(name)
+    parts = ("", *PurePosixPath(path).parts) if path else ("", "")
+    kinds = [left_out_as(name, folder) for folder, name in pairwise(parts)]
+    return next((kind for kind in kinds[:-1] if kind in ("hidden", "system")), kinds[-1])
 
 
 def _local_files(src: str, root: str | None, listed: Listed) -> Iterator[str]:
@@ -100,7 +104,7 @@ def _local_files(src: str, root: str | None, listed: Listed) -> Iterator[str]:
             seen.add(own)
         with os.scandir(folder) as entries:
             for entry in sorted(entries, key=lambda entry: entry.name):
-                if why := _why_not(entry, jobs):
+                if why := _why_not(entry, folder, jobs):
                     listed.leave_out(why)
                 elif _is_dir(entry):
                     (links if entry.is_symlink() else folders).append(entry.path)
@@ -108,12 +112,13 @@ def _local_files(src: str, root: str | None, listed: Listed) -> Iterator[str]:
                     yield entry.path
 
 
-def _why_not(entry: os.DirEntry[str], jobs: tuple[int, int] | None) -> str | None:
+def _why_not(entry: os.DirEntry[str], folder: str, jobs: tuple[int, int] | None) -> str | None:
+    why = left_out_as(entry.name, PurePosixPath(folder).name)
     if _is_dir(entry):
         if entry.name.endswith(TABLES) or (jobs is not None and _id_of(entry.path) == jobs):
             return "table or job of a root"
-        return why if (why := left_out_as(entry.name)) in ("hidden", "system") else None
-    return left_out_as(entry.name) or ("neither file nor folder" if _is_special(entry) else None)
+        return why if why in ("hidden", "system") else None
+    return why or ("neither file nor folder" if _is_special(entry) else None)
 
 
 def _is_dir(entry: os.DirEntry[str]) -> bool:

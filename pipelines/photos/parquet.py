@@ -47,11 +47,11 @@ def row_groups(uri: str) -> list[int]:
         with open_file(uri) as stream, pq.ParquetFile(stream) as parquet:
             schema, metadata = parquet.schema_arrow, parquet.metadata
             rows = [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
-    except pa.ArrowInvalid as error:
+    except (pa.ArrowException, OSError) as error:
         if is_lfs_pointer(uri):
             raise SourceError(f"{shown(uri)} is a Git LFS pointer, not the file; run `git lfs pull` there") from None
         raise SourceError(
-            f"{shown(uri)} is no readable Parquet file ({error}); repair it or take it out of the folder"
+            f"{shown(uri)} is no readable Parquet file ({shown(str(error))[:300]}); repair it, or take it away"
         ) from None
     _check(shown(uri), schema)
     return rows

@@ -7,6 +7,7 @@ stored is that of the bytes that are decoded: a file that is replaced after it w
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -61,6 +62,8 @@ _IMAGES: Final = frozenset(
     "jpg jpeg jpe jfif png webp tif tiff bmp gif avif heic heif jxl jp2 j2k jpf ppm pgm pbm pnm mpo tga ico psd exr "
     "dng cr2 cr3 nef nrw arw orf rw2 raf pef srw".split()
 )
+_MARKED: Final = re.compile(r"/_(?!.*/)|/_(?:temporary|delta_log|spark_metadata)/")  # what writers of Parquet keep for
+# themselves: files that begin with _, and these folders
 _FILE: Final[dict[str, Any]] = {  # of PLACE, where it is a file by itself
     "row_group": -1, "first_row": 0, "num_rows": 1,
     "member": None, "offset": -1, "size": -1,
@@ -138,7 +141,7 @@ def _places(listed: Listed) -> list[dict[str, Any]]:
     for file in listed.files:
         kinds[_kind(file)].append(file)
     if kinds["parquet"] and not kinds["image"] and not kinds["archive"]:
-        files = [file for file in kinds["parquet"] if not PurePosixPath(file).name.startswith("_")]
+        files = [file for file in kinds["parquet"] if not _MARKED.search(file)]
         listed.leave_out("beside Parquet", len(listed.files) - len(files))
         with ThreadPoolExecutor(16) as threads:
             groups = list(threads.map(row_groups, files))
