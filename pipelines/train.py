@@ -126,13 +126,21 @@ class IdentityTrainer:
         self.reporter = StepReporter(board)
 
     def __call__(self, batch: pa.Table) -> pa.Table:
-        """Rows of `faces` with the number of their recipe -> COUNTS, once all of them are committed."""
+        """Rows of `faces` with the number of their recipe -> COUNTS, once all of them are committed.
+
+        Raises MemoryError if one of them alone does not fit.
+        """
+        import torch
+
         rows: dict[int, list[dict[str, Any]]] = {}
         for row in batch.to_pylist():
             rows.setdefault(row.pop("recipe"), []).append(row)
         counts: Counter[str] = Counter()
-        for number, own in rows.items():
-            self._learn(own, self.recipes[number], counts)
+        try:
+            for number, own in rows.items():
+                self._learn(own, self.recipes[number], counts)
+        except torch.OutOfMemoryError as error:  # of one alone, with the remedy: a user's to mend
+            raise MemoryError(str(error)) from error
         self.reporter.finished()
         return counts_table(counts)
 

@@ -58,7 +58,8 @@ class StopSignals:
         """Returns when somebody asks to stop."""
         self._listen()  # again: Ray's core has put its own handler, which aborts, in the place of SIGTERM's meanwhile
         self._waiting = True
-        self._asked.wait()
+        while not self._asked.wait(_LOOK_S):  # Python's handlers run here; the kernel may tell any other thread instead
+            pass
 
     def _listen(self) -> None:
         for number in self._before:

@@ -10,12 +10,12 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from PIL import Image
-from ray.exceptions import RayTaskError, UserCodeException
+from ray.exceptions import NodeDiedError, RayTaskError, UserCodeException
 from typer.testing import CliRunner
 
 from cli.__main__ import app
 from factory.config import PrepareConfig
-from factory.errors import SourceError
+from factory.errors import ClusterError, SourceError
 from factory.ids import any_face, content_id, face_id
 from factory.pack import Pack
 from factory.records import Reject
@@ -206,7 +206,9 @@ def test_erasing_one_of_a_group_takes_pictures_of_the_whole_photo_out_of_reports
     report = Path(store.root) / "jobs" / "j" / "report.html"
     report.parent.mkdir(parents=True)
     refused = {"photo_id": group, "reject_id": face_id(group, 2), "name": "a third", "reason": "blurred", "detail": ""}
+    refused["uri"] = "/photos/<group>.jpg"
     report.write_text(page("prepare", [], [_refused(refused, "THEWHOLEGROUP").html]))
+    assert "/photos/&lt;group&gt;.jpg" in report.read_text(), "so that it can be found"
     assert erase(store, find_person(store, name="n0")).found == []
     assert "THEWHOLEGROUP" not in report.read_text()
 
@@ -247,6 +249,14 @@ def test_storage_that_fails_in_the_middle_is_told_with_the_remedy_and_nothing_is
     assert "\n" not in str(told.value) and "traceback" not in str(told.value)
     assert events(store, summary)[-1] == "failed"
     assert store.count("faces") == 1
+
+
+def test_a_cluster_that_is_lost_in_the_middle_is_told_in_one_line(store: Store) -> None:
+    with (
+        pytest.raises(ClusterError, match=r"the cluster failed: the node is gone; run the same command again"),
+        open_job("train", store),
+    ):
+        raise NodeDiedError("the node is gone\nand much more")
 
 
 def test_other_errors_stay_what_they_are(store: Store) -> None:

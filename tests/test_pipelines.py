@@ -19,8 +19,9 @@ from factory.errors import IdentityNotFound, IncompatibleIdentity
 from factory.faces.isolated import Isolated
 from factory.pack import Pack
 from factory.settings import train_settings
+from factory.store.rows import SCHEMAS
 from factory.store.tables import Store
-from pipelines.generate import generate
+from pipelines.generate import generate, write_pngs
 from pipelines.jobs.cluster import connect
 from pipelines.jobs.job import Summary, open_job
 from pipelines.jobs.pools import Pool
@@ -212,3 +213,17 @@ def test_generate_refuses_what_it_cannot_make(
         generate(root, tiny_pack_v.root, prompts=["x"])
     with pytest.raises(IdentityNotFound, match="no identities yet"):
         generate(str(tmp_path), tiny_pack.root, prompts=["x"])
+
+
+def test_pictures_are_written_to_files_by_one_scan_for_many(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store, scans = Store(tmp_path / "root"), []
+    names = ["ada", "bob", "ada", "gone"]
+    wanted = [{"image_id": f"{number:016x}", "name": name} for number, name in enumerate(names)]
+    empty = dict.fromkeys(SCHEMAS["images"].names)
+    store.upsert("images", [{**empty, **row, "image": row["image_id"].encode()} for row in wanted[:3]])
+    read = Store.read
+    monkeypatch.setattr(Store, "read", lambda self, table, **how: (scans.append(table), read(self, table, **how))[1])
+    write_pngs(store, wanted, tmp_path / "out")
+    written = {file.name: file.read_bytes().decode() for file in (tmp_path / "out").iterdir()}
+    assert written == {f"{name}.png": f"{number:016x}" for number, name in enumerate(("ada_0", "bob_0", "ada_1"))}
+    assert scans == ["images"]

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
+import torch
 
 import pipelines.train
 from factory.config import EngineConfig, MethodConfig, Recipe, TrainConfig
@@ -108,6 +109,17 @@ def test_a_block_whose_actor_was_lost_goes_on_where_it_was(
     assert counts(actor(block)) == {"faces": 5, "identities": 4, "rejected_face:diverged": 1}
     assert kept < store.existing_ids("identities")
     assert store.count("identities") == 4
+
+
+def test_a_face_that_alone_does_not_fit_is_an_error_that_a_user_reads(
+    actor: IdentityTrainer, block: pa.Table, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise torch.OutOfMemoryError("injected")
+
+    monkeypatch.setattr(actor.trainer.base, "denoise", full)
+    with pytest.raises(MemoryError, match=r"one identity alone does not fit .* set precision=bfloat16"):
+        actor(block)
 
 
 def test_a_block_may_mix_recipes(actor: IdentityTrainer, block: pa.Table, store: Store) -> None:

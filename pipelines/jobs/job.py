@@ -10,8 +10,9 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 
-from ray.exceptions import RayError, RayTaskError
+from ray.exceptions import RayError, RayTaskError, UserCodeException
 
+from factory.errors import ClusterError
 from factory.store.tables import Store
 from factory.store.tombstones import Tombstones
 from pipelines.jobs.journal import Journal, explained
@@ -116,7 +117,7 @@ def open_job(name: str, store: Store, within: Summary | None = None) -> Iterator
         cause = _cause(error)
         with suppress(OSError):  # what ends the job may well be that nothing can be written
             journal.write("failed", {"error": f"{type(cause).__name__}: {cause}"[:1000]})
-        clear = explained(cause, store.root)
+        clear = explained(cause, store.root) or _lost(cause)
         if clear is not None:
             raise clear from error
         raise
@@ -129,6 +130,15 @@ def _write_report(summary: Summary, store: Store, journal: Journal) -> None:
         lines = [sample.html for sample in summary.samples if not sample.shows(erased)]
         journal.file("report.html", page(f"{summary.job} {summary.job_id}", summary.lines(), lines))
         written = erased
+
+
+def _lost(cause: BaseException) -> ClusterError | None:
+    """An error of Ray itself, as when nodes die or memory runs out, in a user's terms; None if it is something else."""
+    text = str(cause).strip().partition("\n")[0][:300]
+    ours = isinstance(cause, (RayTaskError, UserCodeException)) or "creation task" in text  # what our code raised
+    if ours or not isinstance(cause, RayError):
+        return None
+    return ClusterError(f"the cluster failed: {text}; run the same command again, what was committed is kept")
 
 
 def _cause(error: BaseException) -> BaseException:

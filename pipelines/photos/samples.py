@@ -70,7 +70,8 @@ def _accepted(row: dict[str, Any]) -> Sample:
 
 def _refused(row: dict[str, Any], thumbnail: str | None) -> Sample:
     photo_id = row["photo_id"]
-    text = f"{escape(row['name'])} <b>{escape(row['reason'])}</b> {escape(row['detail'])}"
+    where = f"<br><code>{escape(row['uri'])}</code>" if row["uri"] else ""
+    text = f"{escape(row['name'])} <b>{escape(row['reason'])}</b> {escape(row['detail'])}{where}"
     return Sample(html=_figure([photo_id, row["reject_id"], any_face(photo_id)], text, thumbnail), photo_id=photo_id)
 
 
