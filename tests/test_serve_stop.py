@@ -73,6 +73,13 @@ def test_one_signal_asks_two_hurry_three_interrupt(number: signal.Signals) -> No
     assert signal.getsignal(number) == before
 
 
+def test_a_signal_that_another_thread_gets_ends_the_wait() -> None:
+    with StopSignals() as signals:
+        threading.Timer(0.05, lambda: signal.pthread_kill(threading.get_ident(), signal.SIGHUP)).start()
+        signals.wait()
+        assert not signals.urgent
+
+
 def test_a_signal_before_the_server_is_ready_interrupts_and_nohup_is_respected() -> None:
     with StopSignals(), pytest.raises(KeyboardInterrupt):
         signal.raise_signal(signal.SIGTERM)
