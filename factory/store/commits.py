@@ -79,12 +79,12 @@ def _create(uri: str, schema: pa.Schema, options: Options) -> Exception | None:
     return None
 
 
-def throw_back(dataset: lance.LanceDataset, options: Options) -> None:
+def throw_back(dataset: lance.LanceDataset, options: Options) -> lance.LanceDataset:
     """A commit without effect that whatever is under way on the table's versions before must not follow: each such
     upsert fails with a conflict and begins anew. Raises OSError (a conflict) if `dataset` is not the newest version.
 
     Lance lets most commits that run at once follow one another; a Merge, which is what adding columns is, it does not.
     """
     fragments = [fragment.metadata for fragment in dataset.get_fragments()]
-    same = lance.LanceOperation.Merge(fragments, dataset.lance_schema)
-    lance.LanceDataset.commit(dataset.uri, same, read_version=dataset.version, max_retries=0, storage_options=options)
+    same, version = lance.LanceOperation.Merge(fragments, dataset.lance_schema), dataset.version
+    return lance.LanceDataset.commit(dataset.uri, same, read_version=version, max_retries=0, storage_options=options)

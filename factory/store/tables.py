@@ -149,7 +149,7 @@ class Store:
         uri, options = self.uri(table), self._options
         retried(lambda: throw_back(open_to_write(uri, table, options), options))
         num = self.delete(table, where)
-        retried(lambda: drop_deleted(open_to_write(uri, table, options), table))
+        retried(lambda: drop_deleted(open_to_write(uri, table, options), table, options))
         return num
 
     def tidy(self, table: Table) -> None:

@@ -12,7 +12,8 @@ from typing import Final
 
 import lance
 
-from factory.store.commits import is_lost_race
+from factory.store.commits import is_lost_race, throw_back
+from factory.store.connection import Options
 from factory.store.rows import KEYS, SCHEMAS, Table
 
 TIDY_EVERY: Final = 256  # commits
@@ -67,7 +68,7 @@ def keep_indexes(dataset: lance.LanceDataset, table: Table) -> None:
             raise
 
 
-def drop_deleted(dataset: lance.LanceDataset, table: Table) -> None:
+def drop_deleted(dataset: lance.LanceDataset, table: Table, options: Options) -> None:
     """Writes files with deleted rows anew, and removes every version before, with its files. Raises OSError where
     another writer came first."""
     dataset.optimize.compact_files(
@@ -78,5 +79,7 @@ def drop_deleted(dataset: lance.LanceDataset, table: Table) -> None:
     if dataset.describe_indices() or dataset.count_rows() >= INDEX_FROM // 2:
         for column in indexed_columns(table):
             dataset.create_scalar_index(column, "BTREE", replace=True)
-    dataset.delete("FALSE")  # a commit without effect: the one before names the deleted ids in its log
+    # The commits before name the deleted ids in their logs, so one without effect follows them. It must be the one that
+    # throws back what is under way: an upsert looks for conflicts among the versions that are left.
+    dataset = throw_back(dataset, options)
     dataset.cleanup_old_versions(older_than=timedelta(0))
