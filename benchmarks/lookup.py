@@ -29,7 +29,7 @@ import torch
 
 from benchmarks.measure import hardware, markdown
 from factory.store.commits import open_to_write
-from factory.store.rows import SCHEMAS
+from factory.store.schemas import SCHEMAS
 from factory.store.tables import Store
 from factory.store.tombstones import Tombstones, tombstone_digest
 from factory.store.upkeep import INDEX_EVERY, indexed_columns

@@ -31,7 +31,7 @@ from benchmarks.soak_memory import growth, plot, watched
 from benchmarks.soak_photos import may_become, write
 from benchmarks.soak_stage import LOG, MAIN
 from factory.ids import content_id
-from factory.store.rows import KEYS, Table
+from factory.store.schemas import KEYS, Table
 from factory.store.tables import Store
 from pipelines.jobs.journal import list_jobs
 from pipelines.photos.batches import BATCH

@@ -61,7 +61,8 @@ def export_identities(
         typer.Option("--format", help="kohya suits most tools; parquet is a whole table."),
     ] = "kohya",
     table: Annotated[
-        Literal["faces", "identities", "images", "rejects", "names"], typer.Option("--table", help="For parquet.")
+        Literal["faces", "identities", "images", "videos", "rejects", "names"],
+        typer.Option("--table", help="For parquet."),
     ] = "identities",
 ) -> None:
     """Embedding files for other tools, or a table as Parquet.
@@ -115,7 +116,8 @@ def erase_identity(
         photo_id, content = _photo(photo) if photo else (None, b"")
         person = find_person(store, photo_id=photo_id, identity_id=identity, name=name, content=content)
         what = (
-            f"{len(person.photo_ids)} photos, {len(person.identity_ids)} identities, {len(person.image_ids)} pictures"
+            f"{len(person.photo_ids)} photos, {len(person.identity_ids)} identities, "
+            f"{len(person.image_ids)} pictures, {len(person.video_ids)} clips"
         )
         if not yes:
             typer.confirm(f"Erase {what} from {store.root} for good?", abort=True)

@@ -2,8 +2,9 @@
 
 Frozen models: `PrepareConfig` (photos -> faces), `MethodConfig` (the paper's maths) and `TrainConfig` (the optimiser
 and what it sees), which make a `Recipe`, `EngineConfig` (how training runs on the hardware), `GenerateConfig`
-(identities -> images), `EvaluateConfig` (images -> metrics). The defaults of the method are the paper's (arXiv
-2401.15975); `preset("release")` is what the authors' published code computes (docs/method.md tells them apart).
+(identities -> images), `AnimateConfig` (identities -> clips), `EvaluateConfig` (images -> metrics). The defaults of
+the method are the paper's (arXiv 2401.15975); `preset("release")` is what the authors' published code computes
+(docs/method.md tells them apart).
 """
 
 from __future__ import annotations
@@ -109,6 +110,14 @@ class GenerateConfig(Config):
     guidance_until: float = Field(default=1.0, ge=0.0, le=1.0)  # share of the steps that are guided, from the first on
     width_px: int | None = Field(default=None, ge=8, multiple_of=8)  # of the picture; None: the pack's resolution
     height_px: int | None = Field(default=None, ge=8, multiple_of=8)
+
+
+class AnimateConfig(Config):
+    """A clip: how long it is, and how each of its frames is sampled."""
+
+    num_frames: int = Field(default=16, ge=1, le=32)
+    fps: int = Field(default=8, ge=1, le=60)  # frames per second
+    generate: GenerateConfig = GenerateConfig()
 
 
 class EvaluateConfig(Config):

@@ -11,9 +11,9 @@ import json
 import unicodedata
 from typing import Any, Final
 
-from factory.config import Config, EvaluateConfig, GenerateConfig, MethodConfig, Recipe, TrainConfig
+from factory.config import AnimateConfig, Config, EvaluateConfig, GenerateConfig, MethodConfig, Recipe, TrainConfig
 from factory.prompts import with_person
-from factory.records import ImageRequest
+from factory.records import ClipRequest, ImageRequest, PoseControl
 
 _FIRST_FIELDS: Final[dict[type[Config], tuple[str, ...]]] = {  # hashed always; fields that came later are not listed
     MethodConfig: (
@@ -25,6 +25,7 @@ _FIRST_FIELDS: Final[dict[type[Config], tuple[str, ...]]] = {  # hashed always; 
         *("views", "num_views"),
     ),
     GenerateConfig: ("num_inference_steps", "guidance_scale", "negative_prompt"),
+    AnimateConfig: ("num_frames", "fps"),
     EvaluateConfig: ("face_div", "fid", "class_word"),
 }
 
@@ -111,9 +112,20 @@ def image_id(request: ImageRequest, model_fingerprint: str) -> str:
     for region in request.regions:
         asked += [region.identity.identity_id, region.prompt, json.dumps(region.box)]
     if request.pose is not None:
-        pose = request.pose
-        asked += [hashlib.sha256(pose.skeleton.tobytes()).hexdigest(), json.dumps([pose.scale, pose.start, pose.end])]
+        asked += _pose_lines(request.pose)
     return short_hash([*asked, hashed_json(request.config), model_fingerprint])
+
+
+def video_id(request: ClipRequest, model_fingerprint: str) -> str:
+    """16 hex digits: the same identity, prompt, seed, poses, config and networks (the fingerprint of all that draw a
+    clip) always give the same clip."""
+    asked = ["clip", request.identity.identity_id, with_person(request.prompt), str(request.seed)]
+    asked += [line for pose in request.poses for line in _pose_lines(pose)]
+    return short_hash([*asked, hashed_json(request.config), hashed_json(request.config.generate), model_fingerprint])
+
+
+def _pose_lines(pose: PoseControl) -> list[str]:
+    return [hashlib.sha256(pose.skeleton.tobytes()).hexdigest(), json.dumps([pose.scale, pose.start, pose.end])]
 
 
 def hashed_json(config: Config) -> str:
@@ -122,10 +134,12 @@ def hashed_json(config: Config) -> str:
 
 
 def hashed_fields(config: Config) -> dict[str, Any]:
-    """The fields that take part in a hash, in their order: the first version's, and later ones that are set."""
+    """The fields that take part in a hash, in their order: the first version's, and later ones that are set. A config
+    within a config is hashed by itself."""
     first = _FIRST_FIELDS[type(config)]
-    dumped = config.model_dump(mode="json")
-    defaults = type(config)().model_dump(mode="json")
+    inner = {name for name, value in config if isinstance(value, Config)}
+    dumped = config.model_dump(mode="json", exclude=inner)
+    defaults = type(config)().model_dump(mode="json", exclude=inner)
     return {name: value for name, value in dumped.items() if name in first or value != defaults[name]}
 
 

@@ -13,7 +13,7 @@ from typing import Final
 
 import numpy as np
 
-from factory.config import GenerateConfig
+from factory.config import AnimateConfig, GenerateConfig
 from factory.errors import PhotoRejected
 
 TEXT_ENCODER: Final = "text_encoder"  # the first text encoder of a base model; Stable Diffusion 1 and 2 have no other
@@ -161,6 +161,21 @@ class ImageRequest:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ClipRequest:
+    """One clip to make: frames of one person that follow one another."""
+
+    identity: Identity
+    prompt: str  # with or without <person>; it names the motion, too
+    seed: int
+    config: AnimateConfig  # num_frames, fps, and how each frame is sampled
+    poses: tuple[PoseControl, ...] = ()  # empty, or one for each frame: pose-driven video
+
+    def __post_init__(self) -> None:
+        if self.poses and len(self.poses) != self.config.num_frames:
+            raise ValueError(f"{len(self.poses)} poses for {self.config.num_frames} frames: give one for each, or none")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TokenCount:
     """How much of a text the text encoder reads: what lies beyond its length is cut."""
 
@@ -182,6 +197,27 @@ class GeneratedImage:
     created_at: str  # ISO 8601, UTC
     people: Sequence[str] | None = None  # identity_ids of all who are in it; None: one person
     pose: str | None = None  # what the pose was called when it was asked for
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GeneratedClip:
+    """A row of the `videos` table."""
+
+    video_id: str  # 16 hex digits, of identity_id, prompt, seed, poses, AnimateConfig and what draws it
+    identity_id: str
+    name: str  # of the identity
+    prompt: str  # as given, with <person>
+    seed: int
+    video: bytes  # MP4, H.264, of num_frames frames
+    poster: np.ndarray  # uint8 [H, W, 3], RGB: the first frame as it was drawn
+    num_frames: int
+    fps: int  # frames per second
+    width: int  # px, W
+    height: int  # px, H
+    config: str  # JSON of the AnimateConfig
+    created_at: str  # ISO 8601, UTC
+    people: Sequence[str]  # identity_ids of all who are in it
+    poses: str = ""  # what the path of poses was called when it was asked for; empty: none
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

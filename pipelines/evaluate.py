@@ -20,7 +20,8 @@ from factory.pack import Pack, load_pack
 from factory.records import Identity, ImageRequest
 from factory.settings import evaluate_settings, generate_settings
 from factory.store.queries import faces_by_id, measured, pictures
-from factory.store.rows import SCHEMAS, decode_png, image_from_row, metrics_row
+from factory.store.rows import decode_png, image_from_row, metrics_row
+from factory.store.schemas import SCHEMAS
 from factory.store.tables import Store
 from pipelines.jobs.cluster import connect
 from pipelines.jobs.job import Summary, open_job

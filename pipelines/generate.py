@@ -25,7 +25,8 @@ from factory.prompts import people_in
 from factory.records import Identity, ImageRequest
 from factory.settings import generate_settings
 from factory.store.queries import identities_by_id, pictures
-from factory.store.rows import SCHEMAS, encode_png
+from factory.store.rows import encode_png
+from factory.store.schemas import SCHEMAS
 from factory.store.tables import Store
 from pipelines.jobs.cluster import connect
 from pipelines.jobs.job import Summary, open_job

@@ -8,8 +8,8 @@ from dataclasses import replace
 import numpy as np
 
 from factory.pack import Pack
-from factory.records import TEXT_ENCODER, GeneratedImage, Identity, PictureMetrics, PreparedFace, Reject
-from factory.store.rows import encode_png, face_row, identity_row, image_row, metrics_row, reject_row
+from factory.records import TEXT_ENCODER, GeneratedClip, GeneratedImage, Identity, PictureMetrics, PreparedFace, Reject
+from factory.store.rows import encode_png, face_row, identity_row, image_row, metrics_row, reject_row, video_row
 from factory.store.tables import Store
 from factory.store.traces import scan
 from tests.make_faces import noise_face
@@ -42,6 +42,17 @@ def picture(of: Identity, number: int) -> GeneratedImage:
     )  # fmt: skip
 
 
+def clip(of: Identity) -> GeneratedClip:
+    random = np.random.default_rng(list(of.identity_id.encode()))
+    header = b"as every clip begins" * 205  # 4,100 bytes, as a clip's tables of frames
+    return GeneratedClip(
+        video_id=hashlib.sha256(f"{of.identity_id} clip".encode()).hexdigest()[:16], identity_id=of.identity_id,
+        name=of.name, prompt="x", seed=0, video=header + random.bytes(20_000),
+        poster=random.integers(0, 256, (64, 64, 3), np.uint8), num_frames=2, fps=8, width=64, height=64,
+        config="{}", created_at="2026-01-01T00:00:00+00:00", people=[of.identity_id],
+    )  # fmt: skip
+
+
 def measured(image: GeneratedImage) -> PictureMetrics:
     embedding, features = np.random.default_rng(list(image.image_id.encode())).random((2, 8), np.float32)
     return PictureMetrics(
@@ -60,6 +71,7 @@ def fill(store: Store, pack: Pack) -> tuple[list[PreparedFace], list[Identity], 
         store.upsert("faces", [face_row(one) for one in faces[some]])
         store.upsert("identities", [identity_row(one) for one in identities[some]])
         store.upsert("images", [image_row(one) for one in images[some]])
+        store.upsert("videos", [video_row(clip(one)) for one in identities[some]])
         store.upsert("metrics", [metrics_row(measured(one)) for one in images[some]])
     refused = Reject(
         reject_id=photo_id(1), photo_id=photo_id(1), name="person 1", pack="another", stage="prepare",
@@ -72,6 +84,7 @@ def fill(store: Store, pack: Pack) -> tuple[list[PreparedFace], list[Identity], 
 
 def traces(of: PreparedFace, identity: Identity, image: GeneratedImage) -> dict[bytes, str]:
     """What is looked for here, written down apart from what `erase` itself looks for."""
+    moving = clip(identity)
     return {
         of.face_id.encode(): "face_id",
         identity.identity_id.encode(): "identity_id",
@@ -80,6 +93,9 @@ def traces(of: PreparedFace, identity: Identity, image: GeneratedImage) -> dict[
         of.features.crop[:6].tobytes(): "features",
         encode_png(of.crop)[60:200]: "crop",
         encode_png(image.image)[60:200]: "image",
+        moving.video_id.encode(): "video_id",
+        moving.video[12_000:12_100]: "video",
+        encode_png(moving.poster)[60:200]: "poster",
     }
 
 

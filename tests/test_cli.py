@@ -20,7 +20,8 @@ from cli.options import parse_seeds, parse_settings, read_prompts
 from cli.output import show_summary
 from factory.errors import PackError
 from factory.records import TEXT_ENCODER, Identity
-from factory.store.rows import SCHEMAS, identity_row
+from factory.store.rows import identity_row
+from factory.store.schemas import SCHEMAS
 from factory.store.tables import Store
 from pipelines.jobs.job import Summary
 

@@ -14,7 +14,7 @@ from PIL import Image
 from cli.__main__ import app
 from factory.errors import REASONS
 from factory.pack import Pack
-from factory.store.rows import SCHEMAS
+from factory.store.schemas import SCHEMAS
 
 REPO = Path(__file__).resolve().parent.parent
 README = (REPO / "README.md").read_text(encoding="utf-8")

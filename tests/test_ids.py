@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import numpy as np
 import pytest
 
 from factory import ids
-from factory.config import Config, EvaluateConfig, GenerateConfig, MethodConfig, Recipe, TrainConfig, preset
-from factory.records import Identity, ImageRequest
+from factory.config import (
+    AnimateConfig,
+    Config,
+    EvaluateConfig,
+    GenerateConfig,
+    MethodConfig,
+    Recipe,
+    TrainConfig,
+    preset,
+)
+from factory.records import ClipRequest, Identity, ImageRequest, PoseControl
 
+SKELETON = PoseControl(skeleton=np.zeros((8, 8, 3), np.uint8))
 PAPER = preset("paper")
 STUDIO = {"learning_rate": 1e-3, "num_steps": 150, "average_power": 3.0, "samples_per_step": 2, "views": "pool"}
 # identity_id of face "ab12-0" and fingerprint "ffff...", as the version before factory/ids.py gave them
@@ -55,7 +68,46 @@ def test_image_ids_are_those_of_the_first_roots(prompt: str, seed: int, config: 
     assert ids.image_id(request, "m" * 16) == frozen
 
 
-@pytest.mark.parametrize("config", [MethodConfig(), TrainConfig(), GenerateConfig(), EvaluateConfig()])
+CLIPS: list[tuple[dict[str, object], str]] = [
+    ({}, "67cd64b1038789f1"),
+    ({"prompt": "<person> nods"}, "67cd64b1038789f1"),
+    ({"config": AnimateConfig(fps=12)}, "256171990c2ccbd6"),
+    ({"config": AnimateConfig(num_frames=1), "poses": (SKELETON,)}, "12dc1ff0be000039"),
+]
+
+
+@pytest.mark.parametrize(("changes", "frozen"), CLIPS)
+def test_video_ids_stay_as_they_were_first(changes: dict[str, object], frozen: str) -> None:
+    asked = {"identity": person("0123456789abcdef"), "prompt": "nods", "seed": 7, "config": AnimateConfig()}
+    assert ids.video_id(ClipRequest(**(asked | changes)), "m" * 16) == frozen  # type: ignore[arg-type]
+
+
+def test_a_clip_differs_from_another_in_all_that_is_asked_for() -> None:
+    asked = {"identity": person("0123456789abcdef"), "prompt": "nods", "seed": 7, "config": AnimateConfig(num_frames=1)}
+    changes: list[dict[str, object]] = [
+        {},
+        {"identity": person("1" * 16)},
+        {"prompt": "turns"},
+        {"seed": 8},
+        {"config": AnimateConfig(num_frames=1, fps=9)},
+        {"config": AnimateConfig(num_frames=1, generate=GenerateConfig(guidance_scale=2.0))},
+        {"config": AnimateConfig(num_frames=1, generate=GenerateConfig(sampler="ddim"))},
+        {"poses": (SKELETON,)},
+        {"poses": (replace(SKELETON, scale=0.5),)},
+    ]
+    made = [ids.video_id(ClipRequest(**(asked | change)), "m" * 16) for change in changes]  # type: ignore[arg-type]
+    made.append(ids.video_id(ClipRequest(**asked), "n" * 16))  # type: ignore[arg-type]
+    assert len(set(made)) == len(made)
+
+
+def test_poses_are_one_for_each_frame() -> None:
+    with pytest.raises(ValueError, match="1 poses for 16 frames"):
+        ClipRequest(identity=person("1"), prompt="", seed=0, config=AnimateConfig(), poses=(SKELETON,))
+
+
+@pytest.mark.parametrize(
+    "config", [MethodConfig(), TrainConfig(), GenerateConfig(), AnimateConfig(), EvaluateConfig()]
+)
 def test_a_later_field_counts_only_where_it_is_set(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
     before = ids.hashed_json(config)
 
@@ -67,7 +119,7 @@ def test_a_later_field_counts_only_where_it_is_set(config: Config, monkeypatch: 
     assert ids.hashed_json(Later(added=4)) != before
 
 
-@pytest.mark.parametrize("kind", [MethodConfig, TrainConfig, GenerateConfig, EvaluateConfig])
+@pytest.mark.parametrize("kind", [MethodConfig, TrainConfig, GenerateConfig, AnimateConfig, EvaluateConfig])
 def test_a_field_cannot_vanish_from_the_hash(kind: type[Config]) -> None:
     # renaming or removing one would change every id, or let two configs share one
     assert set(ids._FIRST_FIELDS[kind]) <= set(kind.model_fields)

@@ -30,7 +30,8 @@ from factory.measure.pictures import PictureMeasurer, protocol_id
 from factory.pack import Pack
 from factory.records import TEXT_ENCODER, GeneratedImage
 from factory.settings import evaluate_settings
-from factory.store.rows import SCHEMAS, metrics_from_row, metrics_row
+from factory.store.rows import metrics_from_row, metrics_row
+from factory.store.schemas import SCHEMAS
 from studio.demo.people import portrait
 
 NAN = float("nan")

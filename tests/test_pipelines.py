@@ -19,7 +19,7 @@ from factory.errors import IdentityNotFound, IncompatibleIdentity
 from factory.faces.isolated import Isolated
 from factory.pack import Pack
 from factory.settings import train_settings
-from factory.store.rows import SCHEMAS
+from factory.store.schemas import SCHEMAS
 from factory.store.tables import Store
 from pipelines.generate import generate, write_pngs
 from pipelines.jobs.cluster import connect

@@ -19,7 +19,8 @@ from factory.records import TEXT_ENCODER, FaceFeatures, FaceMasks, GeneratedImag
 from factory.store import tables
 from factory.store.erase import find_person
 from factory.store.export import export_identity
-from factory.store.rows import SCHEMAS, Table, face_row, identity_row, image_row, reject_row
+from factory.store.rows import face_row, identity_row, image_row, reject_row
+from factory.store.schemas import SCHEMAS, Table
 from factory.store.tables import Store
 
 RNG = np.random.default_rng(0)

@@ -16,7 +16,8 @@ import pipelines.train
 from factory.config import EngineConfig, MethodConfig, Recipe, TrainConfig
 from factory.learn.trainer import Learned
 from factory.pack import Pack
-from factory.store.rows import SCHEMAS, Table, face_row
+from factory.store.rows import face_row
+from factory.store.schemas import SCHEMAS, Table
 from factory.store.tables import Store
 from pipelines.train import IdentityTrainer, _blocks, read_faces
 from tests.make_faces import noise_face

@@ -15,7 +15,7 @@ import pytest
 from factory.errors import IdentityNotFound
 from factory.store import upkeep
 from factory.store.erase import erase, find_person
-from factory.store.rows import SCHEMAS
+from factory.store.schemas import SCHEMAS
 from factory.store.tables import Store, where_in
 from factory.store.traces import scan
 
@@ -59,6 +59,7 @@ def test_every_table_is_indexed_by_its_ids_and_names() -> None:
         "faces": ["face_id", "photo_id", "name"],
         "identities": ["identity_id", "face_id", "photo_id", "name"],
         "images": ["image_id", "identity_id", "name"],
+        "videos": ["video_id", "identity_id", "name"],
         "metrics": ["image_id", "identity_id"],
         "rejects": ["reject_id", "photo_id", "name"],
         "names": ["photo_id", "name"],

@@ -6,7 +6,7 @@ import re
 
 import pyarrow as pa
 
-from factory.store.rows import LATER, SCHEMAS, Table
+from factory.store.schemas import LATER, SCHEMAS, Table
 
 
 def check_columns(uri: str, table: Table, schema: pa.Schema) -> None:

@@ -11,7 +11,7 @@ import lance
 import pyarrow as pa
 
 from factory.store.connection import Options, lance_uri, open_table
-from factory.store.rows import SCHEMAS, Table
+from factory.store.schemas import SCHEMAS, Table
 
 _Result = TypeVar("_Result")
 _RETRY_FOR_S: Final = 300.0

@@ -11,7 +11,7 @@ import lance
 
 from factory.files import s3_endpoint
 from factory.store.columns import check_columns
-from factory.store.rows import Table
+from factory.store.schemas import Table
 
 _INDEX_CACHE, _METADATA_CACHE = 2**28, 2**27  # bytes a process, at most
 _KEPT: Final = "".join(chr(code) for code in range(128) if chr(code) not in "#?%")

@@ -23,13 +23,14 @@ import pyarrow as pa
 from factory.errors import IdentityNotFound
 from factory.files import filesystem
 from factory.ids import any_face, index_of, photo_of, spellings
-from factory.store.rows import SCHEMAS, Table
+from factory.store.schemas import KEYS, SCHEMAS, Table
 from factory.store.tables import Store, where_in
 from factory.store.tombstones import tombstone_digest
 from factory.store.traces import Search, list_files, pieces_of, scan, with_base64
 
 _WINDOW = 8  # numbers of an embedding that are looked for together, 32 bytes
 _PNG_HEADER, _PICTURE_BYTES = 41, 256  # all PNGs begin alike; of what follows, so many bytes are looked for
+_VIDEO_HEADER = 4096  # bytes; so do clips of one length: their tables of frames, and the encoder's remarks
 _TABLES: Final[list[Table]] = [table for table in SCHEMAS if table != "tombstones"]
 _LONG_TEXT = 24  # characters; a shorter one holds no piece of a photo
 _HASH = re.compile("(?:[0-9a-f]{2}){8,}")
@@ -43,13 +44,14 @@ class Person:
     face_ids: set[str]  # single faces of photos that show others too
     identity_ids: set[str]
     image_ids: set[str]
+    video_ids: set[str]
     reject_ids: set[str]  # of files that could not be read, which have no photo_id
     content: bytes = b""  # of the photo, where it is at hand
 
     def clauses(self, table: Table) -> str:
         """The person's rows of a table, as an SQL condition."""
         ids = {"photo_id": self.photo_ids, "face_id": self.face_ids}
-        ids |= {"identity_id": self.identity_ids, "image_id": self.image_ids}
+        ids |= {"identity_id": self.identity_ids, "image_id": self.image_ids, "video_id": self.video_ids}
         if table == "rejects":  # its reasons name the photo, whoever else is on it
             ids["photo_id"] = self.photo_ids | {photo_of(face_id) for face_id in self.face_ids}
             ids["reject_id"] = self.reject_ids
@@ -62,7 +64,8 @@ class Person:
         """What the tombstones remember. `<photo_id>-any`: no face of the photo is prepared anew, as another detector
         may number them differently."""
         photos = {any_face(photo_of(face_id)) for face_id in self.face_ids}
-        return self.photo_ids | self.face_ids | self.identity_ids | self.image_ids | self.reject_ids | photos
+        drawn = self.image_ids | self.video_ids
+        return self.photo_ids | self.face_ids | self.identity_ids | drawn | self.reject_ids | photos
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,15 +117,16 @@ def find_person(
     single = {face for face in faces if photo_of(face) in shared}
     who = f"{where_in('photo_id', sorted(photos))} OR {where_in('face_id', sorted(single))}"
     identities = _column(store, "identities", "identity_id", who)
-    images = _column(store, "images", "image_id", where_in("identity_id", sorted(identities)))
-    images |= _shown_beside_others(store, identities)
-    return Person(photos, single, identities, images, rejects, content)
+    images, videos = _drawn(store, "images", identities), _drawn(store, "videos", identities)
+    return Person(photos, single, identities, images, videos, rejects, content)
 
 
-def _shown_beside_others(store: Store, identities: set[str]) -> set[str]:
-    """Pictures of several people with one of these among them."""
-    several = store.read("images", columns=["image_id", "people"], where="people IS NOT NULL").to_pylist()
-    return {row["image_id"] for row in several if identities.intersection(row["people"])}
+def _drawn(store: Store, table: Table, identities: set[str]) -> set[str]:
+    """Ids of pictures or clips that show one of these identities, alone or among others."""
+    key = KEYS[table][0]
+    alone = _column(store, table, key, where_in("identity_id", sorted(identities)))
+    several = store.read(table, columns=[key, "people"], where="people IS NOT NULL").to_pylist()
+    return alone | {row[key] for row in several if identities.intersection(row["people"])}
 
 
 def _rejects_that_quote(store: Store, content: bytes) -> set[str]:
@@ -182,7 +186,7 @@ def _needles(store: Store, person: Person) -> dict[bytes, str]:
     """Byte strings that only this person's rows put on disk: ids, pieces of embeddings, pieces of pictures."""
     photos = sorted(map(photo_of, person.face_ids))
     kept = _column(store, "faces", "face_id", where_in("photo_id", photos)) - person.face_ids
-    ids = person.photo_ids | person.identity_ids | person.image_ids
+    ids = person.photo_ids | person.identity_ids | person.image_ids | person.video_ids
     # "<photo>-1" is also how "<photo>-10" begins
     ids |= {face for face in person.face_ids if not any(other.startswith(face) for other in kept)}
     ids |= {any_face(photo_of(face)) for face in person.face_ids}  # in reports, of pictures that show a whole photo
@@ -191,12 +195,15 @@ def _needles(store: Store, person: Person) -> dict[bytes, str]:
         ("identities", ["words"]),
         ("faces", ["features", "features_mirror", "crop"]),
         ("images", ["image"]),
+        ("videos", ["poster", "video"]),
         ("metrics", ["face_embedding", "features"]),
     ]
     for table, columns in wanted:
         for row in store.read(table, columns=columns, where=person.clauses(table)).to_pylist():
             for column, value in row.items():
-                if isinstance(value, bytes):
+                if column == "video":
+                    needles |= dict.fromkeys(pieces_of(value[_VIDEO_HEADER:]), f"{table}.{column}")
+                elif isinstance(value, bytes):
                     needles[value[_PNG_HEADER:][:_PICTURE_BYTES]] = f"{table}.{column}"
                 else:
                     needles[np.array(value[:_WINDOW], np.float32).tobytes()] = f"{table}.{column}"

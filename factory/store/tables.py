@@ -2,7 +2,7 @@
 
 They are the factory's only state, and the checkpoint of every job: a stage asks which ids are there, works on the
 rest, and upserts each finished batch in one atomic commit. Ids are content-addressed, so writing a row twice changes
-nothing. Rows of erased people (factory/store/erase.py) are never written. The columns are in factory/store/rows.py.
+nothing. Rows of erased people (factory/store/erase.py) are never written. The columns are in factory/store/schemas.py.
 """
 
 from __future__ import annotations
@@ -26,15 +26,8 @@ from factory.records import GeneratedImage, Identity, PictureMetrics, PreparedFa
 from factory.store.columns import as_stored, with_columns
 from factory.store.commits import open_to_write, retried, throw_back
 from factory.store.connection import open_table, storage_options
-from factory.store.rows import (
-    KEYS,
-    SCHEMAS,
-    Table,
-    face_from_row,
-    identity_from_row,
-    image_from_row,
-    metrics_from_row,
-)
+from factory.store.rows import face_from_row, identity_from_row, image_from_row, metrics_from_row
+from factory.store.schemas import KEYS, SCHEMAS, Table
 from factory.store.tombstones import Tombstones
 from factory.store.upkeep import after_commit, drop_deleted, tidy
 

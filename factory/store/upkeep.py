@@ -14,7 +14,7 @@ import lance
 
 from factory.store.commits import is_lost_race, throw_back
 from factory.store.connection import Options
-from factory.store.rows import KEYS, SCHEMAS, Table
+from factory.store.schemas import KEYS, SCHEMAS, Table
 
 TIDY_EVERY: Final = 256  # commits
 INDEX_EVERY: Final = 8  # commits; a look-up takes some 0.3 ms longer for each that no index knows

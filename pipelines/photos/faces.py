@@ -19,7 +19,8 @@ from factory.errors import PhotoRejected
 from factory.ids import face_id
 from factory.pack import load_pack
 from factory.records import Face, FoundFaces, Origin, Reject
-from factory.store.rows import SCHEMAS, face_row, reject_row
+from factory.store.rows import face_row, reject_row
+from factory.store.schemas import SCHEMAS
 
 _PHOTO: Final = [(name, pa.string()) for name in ("photo_id", "reject_id", "name", "uri")]  # as in sources.PHOTO
 _FACE: Final = [

@@ -1,0 +1,157 @@
+"""The columns of the tables, each with a sentence of documentation and its unit.
+
+Pictures and masks are PNG bytes, clips MP4: any tool that reads the table can show them. Words and features are
+lists with their own length, because one root may hold the work of several packs.
+"""
+
+from __future__ import annotations
+
+from typing import Final, Literal
+
+import pyarrow as pa
+
+Table = Literal["faces", "identities", "images", "videos", "metrics", "rejects", "names", "tombstones"]
+
+
+_LATER = b"later"
+
+
+def _field(
+    name: str, kind: pa.DataType, doc: str, unit: str = "", *, key: bool = False, later: bool = False
+) -> pa.Field:
+    """`later`: older roots lack it; it is null in their rows, and comes last in its table."""
+    metadata = {"doc": doc, **({"unit": unit} if unit else {}), **({_LATER.decode(): "true"} if later else {})}
+    if key:  # lets Lance see that two concurrent upserts insert the same row, and retry one of them
+        metadata["lance-schema:unenforced-primary-key"] = "true"
+    return pa.field(name, kind, nullable=not key, metadata=metadata)
+
+
+_TEXT, _FLOATS, _PACK = pa.string(), pa.list_(pa.float32()), "name of the model pack"
+_REJECTED = "photo_id; face_id of one face; identity_id that training would give; sha256 of an unreadable uri"
+_ROTATION = "the photo was turned so after EXIF, and box and landmarks are of the turned one; null: 0"
+_WHERE = "where the photo was; null: an older version wrote it, or no job did"
+_ENCODERS = pa.list_(pa.struct([("name", pa.string()), ("width", pa.int32())]))
+
+SCHEMAS: Final[dict[Table, pa.Schema]] = {
+    "faces": pa.schema(
+        [
+            _field("face_id", _TEXT, "photo_id, '-', face_index", key=True),
+            _field("pack", _TEXT, _PACK + " that prepared it", key=True),
+            _field("photo_id", _TEXT, "sha256 of the photo's bytes, hex"),
+            _field("name", _TEXT, "the photo's name; faces after the first are <name>-<face_index>"),
+            _field("face_index", pa.int32(), "0 is the largest face of the photo"),
+            _field("box", pa.list_(pa.float32(), 4), "x0 y0 x1 y1 of the face in the photo", "px"),
+            _field("landmarks", pa.list_(pa.float32(), 10), "x y of eyes, nose, mouth corners in the photo", "px"),
+            _field("score", pa.float32(), "the detector's confidence, 0..1"),
+            _field("crop", pa.binary(), "aligned face, RGB", "PNG"),
+            _field("face_mask", pa.binary(), "where the face is in the crop, 1 bit", "PNG"),
+            _field("hair_mask", pa.binary(), "where the hair is in the crop, 1 bit", "PNG"),
+            _field("features", _FLOATS, "FR-ViT features of the crop [F]"),
+            _field("features_mirror", _FLOATS, "FR-ViT features of the mirrored crop [F]"),
+            _field("rotation", pa.int32(), _ROTATION, "degrees clockwise", later=True),
+            _field("frame", pa.int32(), "of an animation, page of a TIFF, from 0; null: 0", later=True),
+            _field("salvaged", pa.bool_(), "only the whole rows of a damaged file were used; null: no", later=True),
+            _field("uri", _TEXT, _WHERE, later=True),
+        ]
+    ),
+    "identities": pa.schema(
+        [
+            _field("identity_id", _TEXT, "hash of face, configs, base model, celebrities, training texts", key=True),
+            _field("face_id", _TEXT, "the face it was learned from"),
+            _field("photo_id", _TEXT, "sha256 of the photo's bytes, hex"),
+            _field("name", _TEXT, "the face's name"),
+            _field("words", _FLOATS, "token embeddings, for each text encoder [num_words * its width], row by row"),
+            _field("num_words", pa.int32(), "words per identity"),
+            _field("pack", _TEXT, _PACK + " it was learned with"),
+            _field("fingerprint", _TEXT, "of the pack's text encoder; the words mean nothing to another one"),
+            _field("preset", _TEXT, "paper, release or custom"),
+            _field("config", _TEXT, "MethodConfig and TrainConfig", "JSON"),
+            _field("num_steps", pa.int32(), "updates; fewer than the config's where it stopped early"),
+            _field("final_loss", pa.float32(), "mean masked loss over the last 10 % of the steps"),
+            _field("train_s", pa.float32(), "its share of the time of the batches it was in", "s"),
+            _field("created_at", _TEXT, "ISO 8601, UTC"),
+            _field("encoders", _ENCODERS, "the blocks of `words`, in order; null: one of text_encoder", later=True),
+        ]
+    ),
+    "images": pa.schema(
+        [
+            _field("image_id", _TEXT, "hash of identity, prompt, seed, config and base model", key=True),
+            _field("identity_id", _TEXT, "who is in it"),
+            _field("name", _TEXT, "of the identity"),
+            _field("prompt", _TEXT, "as given, with <person>"),
+            _field("seed", pa.int64(), "of the initial noise"),
+            _field("image", pa.binary(), "RGB", "PNG"),
+            _field("config", _TEXT, "GenerateConfig", "JSON"),
+            _field("created_at", _TEXT, "ISO 8601, UTC"),
+            _field("people", pa.list_(_TEXT), "identity_ids of all who are in it; null: one person", later=True),
+            _field("pose", _TEXT, "what the pose was called when it was asked for; empty: none", later=True),
+        ]
+    ),
+    "videos": pa.schema(
+        [
+            _field("video_id", _TEXT, "hash of identity, prompt, seed, poses, config and what draws it", key=True),
+            _field("identity_id", _TEXT, "who is in it"),
+            _field("name", _TEXT, "of the identity"),
+            _field("prompt", _TEXT, "as given, with <person>"),
+            _field("seed", pa.int64(), "of the initial noise"),
+            _field("video", pa.binary(), "H.264, yuv420p", "MP4"),
+            _field("poster", pa.binary(), "the first frame as it was drawn, RGB", "PNG"),
+            _field("num_frames", pa.int32(), "of the clip"),
+            _field("fps", pa.int32(), "frames per second", "1/s"),
+            _field("width", pa.int32(), "of a frame", "px"),
+            _field("height", pa.int32(), "of a frame", "px"),
+            _field("config", _TEXT, "AnimateConfig", "JSON"),
+            _field("created_at", _TEXT, "ISO 8601, UTC"),
+            _field("people", pa.list_(_TEXT), "identity_ids of all who are in it"),
+            _field("poses", _TEXT, "what the path of poses was called when it was asked for; empty: none"),
+        ]
+    ),
+    "metrics": pa.schema(
+        [
+            _field("image_id", _TEXT, "the picture measured", key=True),
+            _field(
+                "protocol", _TEXT, "hash of prompts, seeds, configs and measuring networks, 16 hex digits", key=True
+            ),
+            _field("identity_id", _TEXT, "who is in it"),
+            _field("prompt", _TEXT, "as given, with <person>"),
+            _field("seed", pa.int64(), "of the initial noise"),
+            _field("clip_i", pa.float32(), "CLIP-I: cosine to the aligned crop of the photo, -1..1"),
+            _field("clip_t", pa.float32(), "CLIP-T: cosine to the prompt's text, -1..1"),
+            _field("face_sim", pa.float32(), "Face Sim: the judge's cosine to the photo's face, -1..1; NaN: no face"),
+            _field("face_div", pa.float32(), "Face Div: mean distance to the identity's other faces; NaN: no face"),
+            _field("trusted_div", pa.float32(), "Trusted Div: mean over pairs of Face Sim x Face Div; NaN: no face"),
+            _field("face_embedding", _FLOATS, "the judge's, length 1 [E]; empty: no face"),
+            _field("features", _FLOATS, "what FID compares [K]"),
+            _field("created_at", _TEXT, "ISO 8601, UTC"),
+        ]
+    ),
+    "rejects": pa.schema(
+        [
+            _field("reject_id", _TEXT, _REJECTED, key=True),
+            _field("pack", _TEXT, _PACK + " in use", key=True),
+            _field("photo_id", _TEXT, "sha256 of the photo's bytes, hex; empty if they could not be read"),
+            _field("name", _TEXT, "the photo's name"),
+            _field("stage", _TEXT, "prepare or train"),
+            _field("reason", _TEXT, "one of factory.errors.REASONS"),
+            _field("detail", _TEXT, "what was found, for a person to read"),
+            _field("uri", _TEXT, _WHERE, later=True),
+        ]
+    ),
+    "names": pa.schema(
+        [
+            _field("photo_id", _TEXT, "sha256 of the photo's bytes, hex", key=True),
+            _field("name", _TEXT, "another name under which the same bytes came", key=True),
+        ]
+    ),
+    "tombstones": pa.schema(
+        [
+            _field("digest", _TEXT, "sha256 of salt and an erased id, hex", key=True),
+            _field("salt", _TEXT, "random, the same in all rows but for first erasures at once, hex"),
+            _field("erased_at", _TEXT, "ISO 8601, UTC"),
+        ]
+    ),
+}
+LATER: Final[dict[Table, list[str]]] = {
+    name: [field.name for field in schema if _LATER in field.metadata] for name, schema in SCHEMAS.items()
+}
+KEYS: Final[dict[Table, list[str]]] = {name: [f.name for f in s if not f.nullable] for name, s in SCHEMAS.items()}
