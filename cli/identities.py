@@ -10,7 +10,7 @@ import typer
 
 from cli.commands import Commands
 from cli.errors import user_errors
-from cli.options import Names, Root
+from cli.options import Names, PackName, Root
 from cli.output import say, show_table
 
 identities_app = typer.Typer(
@@ -51,6 +51,41 @@ def show_identity(name: Annotated[str, typer.Argument(help="Name or id.")], root
         show_table(["field", "value"], rows)
 
 
+@identities_app.command("people")
+def list_people(
+    root: Root,
+    pack: PackName = "studio",
+    at: Annotated[
+        float | None,
+        typer.Option(
+            "--at", metavar="COSINE", min=0, max=1, help="From which likeness on two faces are one person's. [default: "
+            "the pack's]"
+        ),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
+) -> None:  # fmt: skip
+    """Who comes more than once: faces of the person, or nearly of the very picture, that a larger one shows.
+
+    Nothing is merged by this; `run --merge-people` and `train --merge-people` learn one face of each person.
+
+    Example: `identity-factory identities people --root out/people`
+    """
+    with user_errors():
+        from dataclasses import asdict
+
+        from factory.pack import load_pack
+        from factory.store.people import seen_again
+        from factory.store.tables import Store
+
+        found = sorted(seen_again(Store(root), load_pack(pack), least=at), key=lambda face: (face.of_name, face.name))
+        if as_json:
+            for face in found:
+                print(json.dumps(asdict(face)))
+        else:
+            rows = [[face.of_name, face.name, face.kind, f"{face.similarity:.3f}"] for face in found]
+            show_table(["person", "again as", "which is", "similarity"], rows)
+
+
 @identities_app.command("export")
 def export_identities(
     root: Root,
@@ -64,19 +99,22 @@ def export_identities(
         Literal["faces", "identities", "images", "videos", "rejects", "names"],
         typer.Option("--table", help="For parquet."),
     ] = "identities",
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace other files of the same names.")] = False,
 ) -> None:
-    """Embedding files for other tools, or a table as Parquet.
+    """Embedding files for other tools, or a table as Parquet. Other files that are there already are not replaced.
 
     Examples: `identity-factory identities export alex --root out/people --format diffusers --out alex.safetensors`;
     `identity-factory identities export --root out/people --format parquet --table images --out images.parquet`
     """
     with user_errors():
-        from factory.store.export import export_identities
+        from factory.store.export import check_free, export_identities
         from factory.store.tables import Store
 
         store = Store(root)
         if file_format == "parquet":
             target = out if out.suffix else out / f"{table}.parquet"
+            if not overwrite:
+                check_free(target)
             target.parent.mkdir(parents=True, exist_ok=True)
             store.export_parquet(table, target)
             say(str(target))
@@ -86,7 +124,7 @@ def export_identities(
             raise ValueError(f"{root} holds no identities yet")
         if len(people) > 1 and out.suffix:
             raise typer.BadParameter(f"{len(people)} identities need a folder, not {out}; or name one identity")
-        for path, token in export_identities(people, out, file_format).items():
+        for path, token in export_identities(people, out, file_format, overwrite=overwrite).items():
             say(f"{path} (in prompts: {token})" if file_format == "diffusers" else str(path))
 
 

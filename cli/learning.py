@@ -14,6 +14,7 @@ from cli.options import (
     Changes,
     Faces,
     Gpus,
+    MergePeople,
     NumWorkers,
     PackName,
     Photos,
@@ -35,6 +36,7 @@ def run(
     workers: NumWorkers = None,
     gpus: Gpus = None,
     faces: Faces = None,
+    merge_people: MergePeople = False,
     settings: Changes = None,
 ) -> None:
     """Photos in, identities learned: `prepare`, then `train`.
@@ -60,6 +62,7 @@ def run(
             config=prepare_settings(limits),
             engine=engine_settings(engine),
             workers=Workers(num=workers, gpus=gpus),
+            merge_people=merge_people,
         )
         show_summary(summary, root)
 
@@ -127,6 +130,7 @@ def train(
     steps: Steps = None,
     workers: NumWorkers = None,
     gpus: Gpus = None,
+    merge_people: MergePeople = False,
     settings: Changes = None,
 ) -> None:
     """Faces -> identities: learn two words for every face that has none with these settings.
@@ -147,5 +151,6 @@ def train(
         changes = parse_settings(settings, num_steps=steps)
         engine = engine_settings(take_fields(changes, EngineConfig.model_fields))
         recipe = train_settings(load_pack(pack), preset, changes)
-        summary = train_job(root, pack, [recipe], engine=engine, workers=Workers(num=workers, gpus=gpus))
+        models = Workers(num=workers, gpus=gpus)
+        summary = train_job(root, pack, [recipe], engine=engine, workers=models, merge_people=merge_people)
         show_summary(summary, root)

@@ -46,6 +46,12 @@ Faces = Annotated[
     Literal["all", "largest"] | None,
     typer.Option("--faces", help="Which faces of a group photo become identities. [default: all]"),
 ]
+MergePeople = Annotated[
+    bool,
+    typer.Option(
+        "--merge-people", help="Learn one face of each person, the largest; `identities people` shows the others."
+    ),
+]
 _NUMBER = re.compile("[0-9]{1,18}")
 _MOST_SEEDS = 1_000_000
 _MARKS = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF32_LE, "utf-32"), (codecs.BOM_UTF32_BE, "utf-32"),

@@ -22,7 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from factory.config import EvaluateConfig, GenerateConfig, MethodConfig, TrainConfig
 from factory.errors import IncompatibleIdentity, PackError
 from factory.pack_cache import cache_folder, node_copy, source_of
-from factory.parts import ControlPart, FacesPart, ParserPart, Source
+from factory.parts import ControlPart, FacesPart, FeaturesPart, ParserPart, Source
 from factory.records import Identity
 
 PACKS = Path(__file__).resolve().parent.parent / "packs"
@@ -40,7 +40,7 @@ class Pack(BaseModel):
     resolution: int = Field(gt=0)  # px, side S of the aligned crop and of generated images
     crop_box: tuple[float, float, float, float]  # x0 y0 x1 y1 of the FR-ViT's view, fractions of the crop's side
     base: Source  # diffusers folder: tokenizer, text_encoder, vae, unet, scheduler
-    fr_vit: Source  # transformers ViTModel folder with its image processor
+    fr_vit: FeaturesPart  # features of faces, which the method reads
     clip: Source | None = None  # transformers CLIPModel folder: evaluation, and the ablation of the encoder
     faces: FacesPart
     parser: ParserPart

@@ -33,6 +33,13 @@ class FacesPart(Source):
     det_size: int = Field(640, gt=0, multiple_of=32)  # px, side of the detector's square input
 
 
+class FeaturesPart(Source):
+    """A transformers ViTModel folder with its image processor, and how alike its features of one person are."""
+
+    same_person: float | None = Field(None, gt=0, le=1)  # cosine from which two faces are one person's; None: not known
+    near_duplicate: float | None = Field(None, gt=0, le=1)  # from which one may be a copy of the other's photo
+
+
 class ParserPart(Source):
     """A 19-class face parsing network of facexlib, and what its classes mean (the two networks number them apart)."""
 

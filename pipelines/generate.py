@@ -57,7 +57,8 @@ def generate(
     """Fills `images` with every identity (or the named ones) in every prompt and pose with every seed, where not there
     yet. A prompt may name others beside the identity: <person:NAME>.
 
-    With `out` the pictures asked for are also written there as <name>_<n>.png, n counting prompts x seeds x poses.
+    With `out` the pictures asked for are also written there as <name>_<n>.png, n counting prompts x seeds x poses, and
+    on where another file is.
     `workers` are the generators.
     Raises IdentityNotFound, IncompatibleIdentity, SceneRefused or PackError before anything is done.
     """
@@ -165,7 +166,7 @@ def commit(images: pa.Table, store: Store) -> pa.Table:
 
 
 def write_pngs(store: Store, requests: Sequence[Mapping[str, Any]], out: Path) -> None:
-    """The stored pictures of these requests as files <name>_<n>.png."""
+    """The stored pictures of these requests as files <name>_<n>.png; n goes on where another picture is there."""
     from factory.store.export import file_stem
 
     out.mkdir(parents=True, exist_ok=True)
@@ -177,7 +178,9 @@ def write_pngs(store: Store, requests: Sequence[Mapping[str, Any]], out: Path) -
         for request in batch:
             stem = file_stem(request["name"])
             if image := images.get(request["image_id"]):  # else erased meanwhile
-                (out / f"{stem}_{counters[stem]}.png").write_bytes(image)
+                while (file := out / f"{stem}_{counters[stem]}.png").exists() and file.read_bytes() != image:
+                    counters[stem] += 1
+                file.write_bytes(image)
             counters[stem] += 1
 
 

@@ -27,6 +27,7 @@ from pipelines.jobs.stage import Stage, counts_table, tally
 from pipelines.photos.batches import BATCH, IsolatedBatches, read_batches
 from pipelines.photos.faces import FindFaces, ReadFaces, find_poisoned, read_poisoned
 from pipelines.photos.new import find_new_photos, work_units
+from pipelines.photos.people import tell_people
 from pipelines.photos.samples import samples
 from pipelines.photos.sources import Places, find_places
 
@@ -65,6 +66,7 @@ def prepare(
                 for counts in tally(*chain):
                     _count(summary, counts)
                     progress.add(counts["photos"])
+            tell_people(summary, store, loaded, set(new["photo_id"].to_pylist()))
             summary.samples += samples(store, loaded.name, new, config)
             store.tidy("faces")
             store.tidy("rejects")

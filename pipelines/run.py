@@ -7,6 +7,7 @@ from pathlib import Path
 
 from factory.config import EngineConfig, PrepareConfig, Recipe
 from factory.pack import load_pack
+from factory.store.people import same_person
 from factory.store.tables import Store
 from pipelines.jobs.job import Summary, open_job
 from pipelines.jobs.pools import Workers
@@ -24,13 +25,18 @@ def run(
     config: PrepareConfig | None = None,
     engine: EngineConfig | None = None,
     workers: Workers = Workers(),
+    merge_people: bool = False,
 ) -> Summary:
-    """`prepare`, then `train` for every face of ROOT that this recipe has not learned. Raises what they raise."""
+    """`prepare`, then `train` for every face of ROOT that this recipe has not learned, with `merge_people` one of each
+    person. Raises what they raise."""
     loaded = load_pack(pack)
     loaded.folder(loaded.base)  # missing weights are told now, not after an hour of preparing
+    if merge_people:
+        same_person(loaded)
     store = Store(root)
     places = find_places(photos, store.root)  # so is a source that cannot be used
     with open_job("run", store) as summary:
         prepare(places, root, pack, config, workers=workers, within=summary)
-        train(root, pack, [recipe] if recipe else (), engine=engine, workers=workers, within=summary)
+        recipes = [recipe] if recipe else ()
+        train(root, pack, recipes, engine=engine, workers=workers, merge_people=merge_people, within=summary)
     return summary

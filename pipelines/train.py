@@ -21,6 +21,7 @@ from factory.ids import identity_id
 from factory.pack import Pack, load_pack
 from factory.records import PreparedFace, Reject
 from factory.settings import train_settings
+from factory.store.people import seen_again
 from factory.store.queries import diverged, faces_by_id, faces_of_pack, learned
 from factory.store.rows import face_from_row, identity_row, reject_row
 from factory.store.tables import Store
@@ -46,23 +47,25 @@ def train(
     engine: EngineConfig | None = None,
     workers: Workers = Workers(),
     faces_per_block: int = FACES_PER_BLOCK,
+    merge_people: bool = False,
     within: Summary | None = None,
 ) -> Summary:
     """Learns every face of `faces` that this pack prepared and that these recipes have not learned yet.
 
     Without `recipes` the paper's is used, with what the pack needs otherwise. Several are learned in one job: its
     trainers start once. Faces that are learned together share their recipe, so a block of faces has one; a recipe that
-    is given twice is learned once. `engine` is how it runs on the hardware, `workers` are the trainers.
+    is given twice is learned once. `engine` is how it runs on the hardware, `workers` are the trainers. With
+    `merge_people` one face of each person is learned, the largest if none is yet; the others stay in `faces`.
 
     Raises:
-        PackError: the base model is missing; nothing has been done then.
+        PackError: the base model is missing, or `merge_people` and the pack knows no likeness; nothing has been done.
     """
     store, loaded = Store(root), load_pack(pack)
     loaded.folder(loaded.base)
     recipes = recipes or [train_settings(loaded)]
     recipes = list({(recipe.method, recipe.train): recipe for recipe in recipes}.values())
     with open_job("train", store, within) as summary:
-        new = [_new_faces(store, loaded, recipe, summary, counts_faces=within is None) for recipe in recipes]
+        new = [_new_faces(store, loaded, recipe, summary, merge_people, within is None) for recipe in recipes]
         num_new = sum(map(len, new))
         if not num_new:
             return summary
@@ -189,13 +192,21 @@ class IdentityTrainer:
         )
 
 
-def _new_faces(store: Store, pack: Pack, recipe: Recipe, summary: Summary, *, counts_faces: bool) -> list[str]:
+def _new_faces(
+    store: Store, pack: Pack, recipe: Recipe, summary: Summary, merge_people: bool, counts_faces: bool
+) -> list[str]:
     """Ids of the faces still to be learned; ids are all the driver holds."""
     faces = faces_of_pack(store, pack.name, ["face_id", "photo_id"])
     fingerprint, known, refused = pack.learning_fingerprint(), learned(store), diverged(store)
     face_ids: list[str] = faces["face_id"].to_pylist()
     ids = {face_id: identity_id(face_id, recipe, fingerprint) for face_id in face_ids}
     new = sorted(face_id for face_id, identity in ids.items() if identity not in known and identity not in refused)
+    if merge_people:
+        before = {face_id for face_id, identity in ids.items() if identity in known}
+        again = seen_again(store, pack, before=before, but={face for face in face_ids if ids[face] in refused})
+        merged = {face.face_id for face in again}
+        summary.merged += len(merged)
+        new = [face_id for face_id in new if face_id not in merged]
     summary.identities_existing += sum(identity in known for identity in ids.values())
     if counts_faces:
         summary.faces = len(face_ids)

@@ -81,6 +81,20 @@ def test_files_never_overwrite_one_another_and_their_names_do_everywhere(format:
     assert len(export_identities([*everybody[1:3], again], tmp_path / "again", format)) == 3
 
 
+@pytest.mark.parametrize("format", SUFFIXES)
+def test_another_file_that_is_there_is_not_replaced_unasked(format: ExportFormat, tmp_path: Path) -> None:
+    ada, bob = identity("Ada", "a" * 16), identity("Bob", "b" * 16)
+    for _ in range(2):  # the same again is no other file
+        export_identities([ada], tmp_path, format)
+    other = replace(ada, words={TEXT_ENCODER: ada.words[TEXT_ENCODER] + 1})
+    before = (tmp_path / f"Ada{SUFFIXES[format]}").read_bytes()
+    with pytest.raises(FileExistsError, match=r"Ada.* is another file; give another --out, or --overwrite"):
+        export_identities([bob, other], tmp_path, format)
+    assert [file.read_bytes() for file in tmp_path.iterdir()] == [before], "nothing is written then"
+    export_identities([bob, other], tmp_path, format, overwrite=True)
+    assert (tmp_path / f"Ada{SUFFIXES[format]}").read_bytes() != before and len(list(tmp_path.iterdir())) == 2
+
+
 def test_names_of_files() -> None:
     assert file_stem("Ann/B") == "Ann_B" and file_stem("Zoe\u0308") == "Zo\xeb" and file_stem("...") == "_"
     assert file_stem("con") == "_con" and file_stem("NUL.tar") == "_NUL.tar" and file_stem("console") == "console"

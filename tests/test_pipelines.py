@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,7 +16,7 @@ import skimage.data
 from PIL import Image
 
 from factory.config import GenerateConfig, PrepareConfig, Recipe, TrainConfig
-from factory.errors import IdentityNotFound, IncompatibleIdentity
+from factory.errors import IdentityNotFound, IncompatibleIdentity, PackError
 from factory.faces.isolated import Isolated
 from factory.pack import Pack
 from factory.settings import train_settings
@@ -184,6 +185,26 @@ def test_other_settings_are_other_identities(learned: tuple[str, Summary], tiny_
 
 
 @pytest.mark.cluster
+def test_one_face_of_a_person_is_learned_where_that_is_asked_for(
+    learned: tuple[str, Summary], tiny_pack: Pack, tmp_path: Path
+) -> None:
+    root, _ = learned  # three faces of one portrait, one of them mirrored
+    alike = shutil.copytree(tiny_pack.root, tmp_path / tiny_pack.name)
+    known = (alike / "pack.toml").read_text()
+    (alike / "pack.toml").write_text(known.replace('path = "fr_vit"', 'path = "fr_vit"\nsame_person = 0.9'))
+    recipe = train_settings(tiny_pack, "paper", {"num_steps": "1", "seed": "5"})
+    for merged, learned_before in ((2, 0), (2, 1)):
+        summary = train(root, alike, [recipe], merge_people=True)
+        assert (summary.identities + summary.identities_existing, summary.merged) == (1, merged)
+        assert summary.identities_existing == learned_before
+        assert any("same person" in line for line in summary.lines())
+    summary = train(root, tiny_pack.root, [recipe])
+    assert (summary.identities, summary.identities_existing, summary.merged) == (2, 1, 0), "nobody is lost by it"
+    with pytest.raises(PackError, match="same_person"):
+        train(root, tiny_pack.root, [recipe], merge_people=True)
+
+
+@pytest.mark.cluster
 def test_generate_makes_each_picture_once(learned: tuple[str, Summary], tiny_pack: Pack, tmp_path: Path) -> None:
     root, _ = learned
     store = Store(root)
@@ -227,3 +248,10 @@ def test_pictures_are_written_to_files_by_one_scan_for_many(tmp_path: Path, monk
     written = {file.name: file.read_bytes().decode() for file in (tmp_path / "out").iterdir()}
     assert written == {f"{name}.png": f"{number:016x}" for number, name in enumerate(("ada_0", "bob_0", "ada_1"))}
     assert scans == ["images"]
+    other = [{**empty, "image_id": "f" * 16, "name": "ada", "image": b"another"}]
+    store.upsert("images", other)
+    for _ in range(2):
+        write_pngs(store, other, tmp_path / "out")
+        write_pngs(store, wanted, tmp_path / "out")
+    files = {file.name: file.read_bytes().decode() for file in (tmp_path / "out").iterdir()}
+    assert files == {**written, "ada_2.png": "another"}

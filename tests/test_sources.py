@@ -146,6 +146,38 @@ def test_what_git_lfs_left_in_a_file_s_place_is_told(tmp_path: Path) -> None:
         find_places(str(tmp_path / "train.parquet"))
 
 
+def test_a_folder_that_may_not_be_read_is_counted_and_the_others_are_listed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path, "ada.jpg", "locked/bob.jpg", "open/cy.jpg")
+    scan, locked = os.scandir, [str(tmp_path / "locked")]
+
+    def scandir(folder: str) -> object:
+        if folder in locked:
+            raise PermissionError(13, "Permission denied", folder)
+        return scan(folder)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    places = find_places(str(tmp_path))
+    assert (places.num_photos, dict(places.left_out)) == (2, {"folder that cannot be read": 1})
+    locked.append(str(tmp_path))
+    with pytest.raises(SourceError, match="cannot be listed"):
+        find_places(str(tmp_path))
+
+
+def test_a_parquet_file_that_cannot_be_used_is_one_reject_among_the_others(tmp_path: Path) -> None:
+    table(tmp_path / "a.parquet", {"image": [b"one", b"two"]})
+    (tmp_path / "b.parquet").write_bytes(b"PAR1 and nothing more PAR1")
+    (tmp_path / "c.parquet").write_text(POINTER)
+    table(tmp_path / "captions.parquet", {"text": ["a photo"]})
+    assert find_places(str(tmp_path)).num_photos == 5
+    found = {photo["name"]: (photo["image"], photo["detail"] or "") for photo in photos_of(tmp_path)}
+    assert [found.pop(name)[0] for name in ("a-0", "a-1")] == [b"one", b"two"]
+    assert {name: image for name, (image, _) in found.items()} == dict.fromkeys(("b", "c", "captions"))
+    for name, said in (("b", "no readable Parquet file"), ("c", "git lfs pull"), ("captions", "has columns text; it")):
+        assert said in found[name][1]
+
+
 def test_a_source_that_cannot_be_used_says_why(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="there is nothing at"):
         find_places(str(tmp_path / "gone"))

@@ -19,12 +19,17 @@ class FaceFinder:
         self._config = config
         self._detector = FaceDetector(pack, config, num_threads=num_threads)
 
-    def find(self, data: bytes, name: str) -> FoundFaces:
-        """The faces of an image file. What is wrong with it is part of the answer: nothing is raised for a photo."""
+    def find(self, data: bytes, name: str, photo_id: str | None = None) -> FoundFaces:
+        """The faces of an image file. What is wrong with it is part of the answer: nothing is raised for a photo.
+
+        `photo_id` is its `content_id`, where it is known.
+        """
+        photo_id = photo_id or content_id(data)
         try:
-            return self._detector.find(decode_photo(data, name=name, config=self._config))
+            photo = decode_photo(data, name=name, config=self._config, photo_id=photo_id)
+            return self._detector.find(photo)
         except PhotoRejected as error:
             refusal = error
         except MemoryError:
             refusal = PhotoRejected("out_of_memory", f"{len(data)} bytes need more memory than there is")
-        return FoundFaces(photo_id=content_id(data), name=name, faces=[], refused=[(0, refusal)])
+        return FoundFaces(photo_id=photo_id, name=name, faces=[], refused=[(0, refusal)])

@@ -34,8 +34,8 @@ _UPRIGHT: Final = {  # EXIF orientation -> what turns the picture upright
 _BY_ROWS: Final = ("PNG", "GIF", "BMP", "TIFF", "PPM")  # formats of which a part shows a part of the picture
 
 
-def decode_photo(data: bytes, *, name: str, config: PrepareConfig) -> Photo:
-    """Decode an image file to an upright sRGB photo of its full size.
+def decode_photo(data: bytes, *, name: str, config: PrepareConfig, photo_id: str | None = None) -> Photo:
+    """Decode an image file to an upright sRGB photo of its full size. `photo_id` is its `content_id`, where known.
 
     Transparent parts become white; deep pixels are scaled by their range; colours go through the file's profile. Of an
     animation the first frame counts in which something is to be seen, of a TIFF the largest page. Of a file that is cut
@@ -60,7 +60,7 @@ def decode_photo(data: bytes, *, name: str, config: PrepareConfig) -> Photo:
     upright = decoded.image if turn is None else decoded.image.transpose(turn)
     check_size(upright.size, config)
     return Photo(
-        photo_id=content_id(data),
+        photo_id=photo_id or content_id(data),
         name=name,
         image=np.array(upright),
         origin=Origin(frame=decoded.frame, salvaged=decoded.salvaged),

@@ -5,6 +5,8 @@ A person's name may be anything; a file's name must do on every file system, and
 
 from __future__ import annotations
 
+import io
+import json
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -12,7 +14,7 @@ from pathlib import Path
 from typing import Final, Literal, assert_never
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 from factory.records import TEXT_ENCODER, Identity
 
@@ -39,11 +41,16 @@ def export_identity(
     """
     target = Path(path)
     if target.is_dir() or not target.suffix:
-        target.mkdir(parents=True, exist_ok=True)
         target /= file_stem(identity.name) + SUFFIXES[format]
-    elif target.suffix != SUFFIXES[format]:
-        raise ValueError(f"format {format} is a {SUFFIXES[format]} file, not {target.name}")
+    data = _file_of(identity, target, format, token or token_of(identity))
     target.parent.mkdir(parents=True, exist_ok=True)
+    target.write_bytes(data)
+    return target
+
+
+def _file_of(identity: Identity, target: Path, format: ExportFormat, token: str) -> bytes:
+    if target.suffix != SUFFIXES[format]:
+        raise ValueError(f"format {format} is a {SUFFIXES[format]} file, not {target.name}")
     if set(identity.words) != {TEXT_ENCODER}:
         encoders = ", ".join(identity.words)
         raise ValueError(f"{identity.name!r} has words for {encoders}; format {format} holds one block")
@@ -56,31 +63,61 @@ def export_identity(
     }
     match format:
         case "kohya":
-            save_file({"emb_params": words_VD}, target, metadata=about)
+            return save({"emb_params": words_VD}, metadata=about)
         case "diffusers":
-            save_file({token or token_of(identity): words_VD}, target, metadata=about)
+            return save({token: words_VD}, metadata=about)
         case "a1111":
-            torch.save(_a1111(identity, words_VD), target)
+            return _pickled(_a1111(identity, words_VD))
         case "release":
-            torch.save(words_VD[None], target)
+            return _pickled(words_VD[None])
         case _:
             assert_never(format)
-    return target
 
 
-def export_identities(identities: Sequence[Identity], out: Path, format: ExportFormat) -> dict[Path, str]:
+def _pickled(value: object) -> bytes:
+    buffer = io.BytesIO()
+    torch.save(value, buffer)
+    return buffer.getvalue()
+
+
+def export_identities(
+    identities: Sequence[Identity], out: Path, format: ExportFormat, *, overwrite: bool = False
+) -> dict[Path, str]:
     """A file each, and the token by which diffusers knows it: `out` itself if it is one, else <name><suffix> in it.
 
-    Names and tokens that two of these people would share get the identity's id behind them.
+    Names and tokens that two of these people would share get the identity's id behind them. Raises FileExistsError,
+    before anything is written, where another file is in the way, unless `overwrite`.
     """
     if out.suffix and not out.is_dir():
-        return {export_identity(who, out, format): token_of(who) for who in identities}
-    stems = _told_apart(identities, lambda who: file_stem(who.name).replace(" ", "_").replace(",", "_"))
-    tokens = [f"<{slug}>" for slug in _told_apart(identities, _slug)]
-    return {
-        export_identity(who, out / f"{stem}{SUFFIXES[format]}", format, token=token): token
-        for who, stem, token in zip(identities, stems, tokens, strict=True)
-    }
+        targets, tokens = [out for _ in identities], [token_of(who) for who in identities]
+    else:
+        stems = _told_apart(identities, lambda who: file_stem(who.name).replace(" ", "_").replace(",", "_"))
+        targets = [out / f"{stem}{SUFFIXES[format]}" for stem in stems]
+        tokens = [f"<{slug}>" for slug in _told_apart(identities, _slug)]
+    whose = list(zip(identities, targets, tokens, strict=True))
+    files = {target: _file_of(who, target, format, token) for who, target, token in whose}
+    for target, data in files.items():
+        if not overwrite:
+            check_free(target, data)
+    for target, data in files.items():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(data)
+    return dict(zip(targets, tokens, strict=True))
+
+
+def check_free(target: Path, data: bytes | None = None) -> None:
+    """Raises FileExistsError, with the remedy, if there is a file, unless it says the same."""
+    if target.exists() and (data is None or _content(target.read_bytes()) != _content(data)):
+        raise FileExistsError(f"{target} is there already, and is another file; give another --out, or --overwrite")
+
+
+def _content(data: bytes) -> object:
+    """What a file says; safetensors writes the entries of its header (JSON behind its length) in any order."""
+    end = 8 + int.from_bytes(data[:8], "little")
+    try:
+        return json.loads(data[8:end]), data[end:]
+    except ValueError:  # another format
+        return data
 
 
 def token_of(identity: Identity) -> str:

@@ -39,6 +39,10 @@ class Summary:
     photos_with_faces: int = 0
     rejected_faces: dict[str, int] = field(default_factory=dict)  # single faces, beyond the photos in `rejected`
     duplicates: int = 0  # part of skipped_existing: photos with the same bytes as an earlier one of this input
+    near_duplicates: int = 0  # new faces as alike to another one as a photo's and its copy's
+    same_person: int = 0  # other new faces of somebody who is there already, or comes more than once
+    not_compared: int = 0  # faces, too many for a job to look for either
+    merged: int = 0  # faces that were not learned, as another of the same person was
     identities_existing: int = 0  # learned by an earlier job
     images: int = 0  # new rows of `images`
     metrics: int = 0  # new rows of `metrics`
@@ -65,6 +69,7 @@ class Summary:
         rows += [("left out", num, kind) for kind, num in sorted(self.left_out.items())]
         rows += [("rejected", num, reason) for reason, num in sorted(self.rejected.items())]
         rows += [("rejected faces", num, reason) for reason, num in sorted(self.rejected_faces.items())]
+        rows += self._people()
         things = {"train": "faces", "generate": "images", "evaluate": "images"}.get(self.job, "photos")
         copies = f"; {self.duplicates} are copies of another" if self.duplicates else ""
         rows.append(("skipped", self.skipped_existing, f"{things} that were done before{copies}"))
@@ -76,6 +81,16 @@ class Summary:
             *(f"  {label:<15} {num:>8,}  {note}".rstrip() for label, num, note in rows),
             *([] if new else ["nothing was left to do"]),
         ]
+
+    def _people(self) -> list[tuple[str, int, str]]:
+        """What is told of people who come more than once."""
+        told = [
+            ("near-duplicates", self.near_duplicates, "faces as alike as those of a photo and its copy"),
+            ("same person", self.same_person, "faces of somebody who is there on another photo"),
+            ("not compared", self.not_compared, "faces are too many for a job to look who comes more than once"),
+            ("merged", self.merged, "faces not learned, as another face of the same person is"),
+        ]
+        return [(what, num, f"{note}; see `identities people`") for what, num, note in told if num]
 
     def all_refused(self) -> bool:
         """Whether there were photos that nobody had seen before, and none of them could be used."""

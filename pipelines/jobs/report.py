@@ -17,15 +17,18 @@ _STYLE: Final = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sample:
-    """A face that was found, or a photo that was refused. Its line names all whom it shows, so that erasing one of
-    them can take it out."""
+    """A face that was found, or shows somebody again, or a photo that was refused. Its line names all whom it shows, so
+    that erasing one of them can take it out."""
 
     html: str  # one line
     photo_id: str
     face_id: str | None = None  # None: the whole photo is shown, with everybody on it
+    also: tuple[str, ...] = ()  # ids of another face and its photo
 
     def shows(self, erased: Tombstones) -> bool:
         """Whether somebody erased may be in it."""
+        if any(map(erased.hold, self.also)):
+            return True
         if self.face_id is None:
             return erased.hold_photo(self.photo_id)
         return erased.hold(self.photo_id) or erased.hold(self.face_id)

@@ -68,7 +68,7 @@ class FindFaces:
     def _find(self, row: dict[str, Any]) -> dict[str, Any]:
         if row["reason"] is not None:
             return _refused(row, row["reason"], row["detail"])
-        found = self.finder.find(row["image"], row["name"])
+        found = self.finder.find(row["image"], row["name"], row["photo_id"])
         refused = [{"face_index": i, "reason": error.reason, "detail": error.detail} for i, error in found.refused]
         faces = [_sent(face) for face in found.faces]
         return {**_photo(row), "faces": faces, "refused": refused, "origin": asdict(found.origin)}

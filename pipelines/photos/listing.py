@@ -102,14 +102,21 @@ def _local_files(src: str, root: str | None, listed: Listed) -> Iterator[str]:
                 listed.leave_out("link to a folder listed already")
                 continue
             seen.add(own)
-        with os.scandir(folder) as entries:
-            for entry in sorted(entries, key=lambda entry: entry.name):
-                if why := _why_not(entry, folder, jobs):
-                    listed.leave_out(why)
-                elif _is_dir(entry):
-                    (links if entry.is_symlink() else folders).append(entry.path)
-                else:
-                    yield entry.path
+        try:
+            with os.scandir(folder) as found:
+                entries = sorted(found, key=lambda entry: entry.name)
+        except OSError:
+            if folder == src:
+                raise
+            listed.leave_out("folder that cannot be read")
+            continue
+        for entry in entries:
+            if why := _why_not(entry, folder, jobs):
+                listed.leave_out(why)
+            elif _is_dir(entry):
+                (links if entry.is_symlink() else folders).append(entry.path)
+            else:
+                yield entry.path
 
 
 def _why_not(entry: os.DirEntry[str], folder: str, jobs: tuple[int, int] | None) -> str | None:

@@ -144,8 +144,11 @@ def _places(listed: Listed) -> list[dict[str, Any]]:
         files = [file for file in kinds["parquet"] if not _MARKED.search(file)]
         listed.leave_out("beside Parquet", len(listed.files) - len(files))
         with ThreadPoolExecutor(16) as threads:
-            groups = list(threads.map(row_groups, files))
-        return list(_of_parquet(files, groups))
+            found = list(threads.map(_groups, files))
+        faults = [groups for groups in found if isinstance(groups, SourceError)]
+        if faults and len(faults) == len(files):
+            raise faults[0]
+        return list(_of_parquet(files, found))
     listed.leave_out("Parquet beside photos", len(kinds["parquet"]))
     return _of_files([*kinds["image"], *kinds["other"]], kinds["archive"], listed)
 
@@ -167,6 +170,13 @@ def _of_files(alone: list[str], archives: Sequence[str], listed: Listed) -> list
     return rows
 
 
+def _groups(parquet: str) -> list[int] | SourceError:
+    try:
+        return row_groups(parquet)
+    except SourceError as error:
+        return error
+
+
 def _members(archive: str) -> tuple[list[Member] | None, Counter[str]]:
     try:
         return list_members(archive)
@@ -181,8 +191,17 @@ def _why_not_listed(archive: str) -> str:
         return str(error)
 
 
-def _of_parquet(files: Sequence[str], groups: Sequence[Sequence[int]]) -> Iterator[dict[str, Any]]:
+def _why_not_read(parquet: str) -> str:
+    groups = _groups(parquet)
+    return str(groups) if isinstance(groups, SourceError) else "the Parquet file could not be read when it was listed"
+
+
+def _of_parquet(files: Sequence[str], groups: Sequence[list[int] | SourceError]) -> Iterator[dict[str, Any]]:
+    """The row groups; a Parquet file that cannot be used, among others that can, is a file that cannot be read."""
     for file, stem, sizes in zip(files, unique_names(files), groups, strict=True):
+        if isinstance(sizes, SourceError):
+            yield {"uri": _packed(file), "stem": stem, **_FILE}
+            continue
         first_row = 0
         for group, num_rows in enumerate(sizes):
             where = {"row_group": group, "first_row": first_row, "num_rows": num_rows}
@@ -207,6 +226,8 @@ def _entries(place: dict[str, Any], archives: Archives) -> Iterator[Entry]:
     elif place["member"] is not None:
         member = Member(_unpacked(place["member"]), place["first_row"], place["offset"], place["size"])
         yield archives.entry(stem, uri, member)
+    elif _kind(uri) == "parquet":
+        yield faulty(stem, shown(uri), _why_not_read(uri))
     elif _kind(uri) == "archive":
         yield faulty(stem, shown(uri), _why_not_listed(uri))
     elif is_packed(uri):

@@ -1,0 +1,39 @@
+"""Faces of one person, and near-duplicates: how alike FR-ViT features are. From where on is the pack's to say."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+
+_ROWS: Final = 256  # faces that are compared with all others at once: 100 MB of products for 100,000 faces
+
+
+def embeddings(crops_NF: np.ndarray, mirrors_NF: np.ndarray) -> np.ndarray:
+    """What faces are compared by, float32 [N, F] of length 1: the mean of the features of the crop and of its mirror
+    image, so that a mirrored photo is the same."""
+    mean_NF = (crops_NF + mirrors_NF).astype(np.float32)
+    length_N1 = np.linalg.norm(mean_NF, axis=1, keepdims=True)
+    return np.asarray(mean_NF / np.maximum(length_N1, 1e-12), np.float32)
+
+
+def seen_before(faces_NF: np.ndarray, least: float, first: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """For each face an earlier one with a cosine of at least `least`: its row int64 [N], -1 for none, and the cosine.
+
+    The best among those that have none themselves, so that all faces of a person point to the same one and no chain of
+    likenesses joins strangers. Rows before `first` are taken to have none, whatever they are like. The cost is a matrix
+    product of [N, F] by [F, N - first]; memory grows with N alone.
+    """
+    num = len(faces_NF)
+    earlier, cosine = np.full(num, -1), np.full(num, least, np.float32)
+    for start in range(0, num, _ROWS):
+        since = max(start, first)
+        cosines = faces_NF[start : start + _ROWS] @ faces_NF[since:].T
+        for row in range(start, min(start + _ROWS, num)):
+            if earlier[row] >= 0:
+                continue
+            later = max(row + 1, first)
+            own = cosines[row - start, later - since :]
+            closer = np.flatnonzero(own >= cosine[later:])
+            earlier[later + closer], cosine[later + closer] = row, own[closer]
+    return earlier, np.where(earlier >= 0, cosine, np.float32(np.nan))
