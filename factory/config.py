@@ -2,7 +2,8 @@
 
 Frozen models: `PrepareConfig` (photos -> faces), `MethodConfig` (the paper's maths) and `TrainConfig` (the optimiser
 and what it sees), which make a `Recipe`, `EngineConfig` (how training runs on the hardware), `GenerateConfig`
-(identities -> images), `AnimateConfig` (identities -> clips), `EvaluateConfig` (images -> metrics). The defaults of
+(identities -> images), `AnimateConfig` (identities -> clips), `SculptConfig` (identities -> heads),
+`EvaluateConfig` (images -> metrics). The defaults of
 the method are the paper's (arXiv 2401.15975); `preset("release")` is what the authors' published code computes
 (docs/method.md tells them apart).
 """
@@ -118,6 +119,34 @@ class AnimateConfig(Config):
     num_frames: int = Field(default=16, ge=1, le=32)
     fps: int = Field(default=8, ge=1, le=60)  # frames per second
     generate: GenerateConfig = GenerateConfig()
+
+
+class SculptConfig(Config):
+    """A head of 3D Gaussians from an identity's words. What no source is named for was tuned on the studio pack
+    (docs/log.md, 2026-11-28)."""
+
+    objective: Literal["ism", "reconstruction"] = "ism"  # LucidDreamer's interval score matching (arXiv 2311.11284,
+    # Eq. 17), or few-step denoisings of the noised renders as targets
+    num_iterations: int = Field(default=400, ge=1)  # updates of the Gaussians
+    views_per_iteration: int = Field(default=4, ge=1)
+    guidance_scale: float = Field(default=2.0, ge=0.0)  # 1 and less: none
+    control: bool = True  # the pack's pose ControlNet shows the view's head pose, if it takes such; else view words
+    control_scale: float = Field(default=1.0, ge=0.0, le=2.0)
+    yaw_limit: float = Field(default=32.0, gt=0.0, le=180.0)  # degrees to either side
+    pitch_limit: float = Field(default=10.0, ge=0.0, le=60.0)  # degrees up and down
+    side_px: int | None = Field(default=None, ge=8, multiple_of=8)  # of a render; None: the pack's resolution
+    num_gaussians: int = Field(default=2500, ge=8, le=1_000_000)  # at the start
+    max_gaussians: int = Field(default=4000, ge=8, le=1_000_000)
+    sh_degree: Literal[0, 1] = 0  # of the colours' spherical harmonics
+    densify_every: int = Field(default=50, ge=1)  # iterations, between a tenth and three quarters of them
+    prune_below: float = Field(default=0.03, ge=0.0, lt=1.0)  # opacity
+    first_t: tuple[float, float] = (0.5, 0.95)  # noise levels at the start, shares of T ...
+    last_t: tuple[float, float] = (0.1, 0.4)  # ... and at the end; in between they move evenly
+    interval_t: float = Field(default=0.05, gt=0.0, lt=1.0)  # ISM: t - s, a share of T (the source: 50 of 1000)
+    inversion_t: float = Field(default=0.2, gt=0.0, le=1.0)  # ISM: step of the DDIM inversion (the source: 200)
+    denoising_steps: int = Field(default=4, ge=1)  # reconstruction: of a target
+    refresh_every: int = Field(default=30, ge=1)  # reconstruction: iterations that share their targets
+    seed: int = 0
 
 
 class EvaluateConfig(Config):

@@ -13,7 +13,7 @@ from typing import Final
 
 import numpy as np
 
-from factory.config import AnimateConfig, GenerateConfig
+from factory.config import AnimateConfig, GenerateConfig, SculptConfig
 from factory.errors import PhotoRejected
 
 TEXT_ENCODER: Final = "text_encoder"  # the first text encoder of a base model; Stable Diffusion 1 and 2 have no other
@@ -173,6 +173,17 @@ class ClipRequest:
     def __post_init__(self) -> None:
         if self.poses and len(self.poses) != self.config.num_frames:
             raise ValueError(f"{len(self.poses)} poses for {self.config.num_frames} frames: give one for each, or none")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SculptRequest:
+    """One head to make."""
+
+    identity: Identity
+    prompt: str  # with or without <person>
+    config: SculptConfig
+    crop: np.ndarray | None = None  # uint8 [S, S, 3], RGB, of the identity's face: its first colours; None: grey
+    mask: np.ndarray | None = None  # bool [S, S], face and hair in it; None: all of it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

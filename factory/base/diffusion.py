@@ -123,6 +123,10 @@ class DiffusionBase:
     @torch.no_grad()
     def encode_images(self, images_BCHW: torch.Tensor) -> EncodedImages:
         """Scaled latents of RGB images in -1..1, float32 [B, 3, S, S]."""
+        return self.encode_with_gradient(images_BCHW)
+
+    def encode_with_gradient(self, images_BCHW: torch.Tensor) -> EncodedImages:
+        """As `encode_images`, and gradients reach the images."""
         encoded = self.vae.encode(images_BCHW.to(device=self.device, dtype=self.dtype))
         if isinstance(self.vae, AutoencoderTiny):
             mean = encoded.latents.to(self.exact_dtype) * self.vae_scaling
