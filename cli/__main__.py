@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from cli.commands import Commands
-from cli.drawing import generate, serve
+from cli.drawing import generate, sculpt, serve
 from cli.errors import TRACEBACK, user_errors
 from cli.identities import identities_app
 from cli.jobs import jobs_app, submit
@@ -42,6 +42,7 @@ app.command()(prepare)
 app.command("retry-rejects")(retry_rejects)
 app.command()(train)
 app.command()(generate)
+app.command()(sculpt)
 app.command()(serve)
 
 

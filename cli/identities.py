@@ -96,7 +96,7 @@ def export_identities(
         typer.Option("--format", help="kohya suits most tools; parquet is a whole table."),
     ] = "kohya",
     table: Annotated[
-        Literal["faces", "identities", "images", "videos", "rejects", "names"],
+        Literal["faces", "identities", "images", "videos", "models", "rejects", "names"],
         typer.Option("--table", help="For parquet."),
     ] = "identities",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace other files of the same names.")] = False,

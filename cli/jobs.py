@@ -17,7 +17,7 @@ from cli.output import say, show_table
 jobs_app = typer.Typer(cls=Commands, no_args_is_help=True, help="Look at the jobs of a root.")
 
 # `submit` may send these; what else there is belongs to this machine.
-_REMOTE = ("run", "prepare", "train", "generate", "retry-rejects")
+_REMOTE = ("run", "prepare", "train", "generate", "sculpt", "retry-rejects")
 _NOT_SENT = [".venv", "out", ".git", "**/__pycache__", ".*_cache", "*.egg-info"]
 
 

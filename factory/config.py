@@ -2,10 +2,9 @@
 
 Frozen models: `PrepareConfig` (photos -> faces), `MethodConfig` (the paper's maths) and `TrainConfig` (the optimiser
 and what it sees), which make a `Recipe`, `EngineConfig` (how training runs on the hardware), `GenerateConfig`
-(identities -> images), `AnimateConfig` (identities -> clips), `SculptConfig` (identities -> heads),
-`EvaluateConfig` (images -> metrics). The defaults of
-the method are the paper's (arXiv 2401.15975); `preset("release")` is what the authors' published code computes
-(docs/method.md tells them apart).
+(identities -> images), `AnimateConfig` (identities -> clips), `SculptConfig` (identities -> heads), `EvaluateConfig`
+(images -> metrics). The defaults of the method are the paper's (arXiv 2401.15975); `preset("release")` is what the
+authors' published code computes (docs/method.md tells them apart).
 """
 
 from __future__ import annotations

@@ -11,9 +11,18 @@ import json
 import unicodedata
 from typing import Any, Final
 
-from factory.config import AnimateConfig, Config, EvaluateConfig, GenerateConfig, MethodConfig, Recipe, TrainConfig
+from factory.config import (
+    AnimateConfig,
+    Config,
+    EvaluateConfig,
+    GenerateConfig,
+    MethodConfig,
+    Recipe,
+    SculptConfig,
+    TrainConfig,
+)
 from factory.prompts import with_person
-from factory.records import ClipRequest, ImageRequest, PoseControl
+from factory.records import ClipRequest, ImageRequest, PoseControl, SculptRequest
 
 _FIRST_FIELDS: Final[dict[type[Config], tuple[str, ...]]] = {  # hashed always; fields that came later are not listed
     MethodConfig: (
@@ -26,6 +35,11 @@ _FIRST_FIELDS: Final[dict[type[Config], tuple[str, ...]]] = {  # hashed always; 
     ),
     GenerateConfig: ("num_inference_steps", "guidance_scale", "negative_prompt"),
     AnimateConfig: ("num_frames", "fps"),
+    SculptConfig: (
+        *("objective", "num_iterations", "views_per_iteration", "guidance_scale", "control", "control_scale"),
+        *("yaw_limit", "pitch_limit", "side_px", "num_gaussians", "max_gaussians", "sh_degree", "densify_every"),
+        *("prune_below", "first_t", "last_t", "interval_t", "inversion_t", "denoising_steps", "refresh_every", "seed"),
+    ),
     EvaluateConfig: ("face_div", "fid", "class_word"),
 }
 
@@ -122,6 +136,13 @@ def video_id(request: ClipRequest, model_fingerprint: str) -> str:
     asked = ["clip", request.identity.identity_id, with_person(request.prompt), str(request.seed)]
     asked += [line for pose in request.poses for line in _pose_lines(pose)]
     return short_hash([*asked, hashed_json(request.config), hashed_json(request.config.generate), model_fingerprint])
+
+
+def model_id(request: SculptRequest, model_fingerprint: str) -> str:
+    """16 hex digits: the same identity, prompt, config and base model (the pack's `model_fingerprint`) always give the
+    same head."""
+    asked = ["head", request.identity.identity_id, with_person(request.prompt)]
+    return short_hash([*asked, hashed_json(request.config), model_fingerprint])
 
 
 def _pose_lines(pose: PoseControl) -> list[str]:

@@ -232,6 +232,24 @@ class GeneratedClip:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SculptedModel:
+    """A row of the `models` table."""
+
+    model_id: str  # 16 hex digits, of identity_id, prompt, SculptConfig and Pack.model_fingerprint
+    identity_id: str
+    name: str  # of the identity
+    prompt: str  # as given, with <person>
+    splats: bytes  # PLY of 3D Gaussians (factory/draw/splat_files.py)
+    turntable: bytes  # animated WebP
+    poster: np.ndarray  # uint8 [H, W, 3], RGB: from the front
+    num_gaussians: int
+    num_iterations: int  # updates
+    seconds: float  # of work, also of jobs that were interrupted
+    config: str  # JSON of the SculptConfig
+    created_at: str  # ISO 8601, UTC
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PictureMetrics:
     """A row of the `metrics` table: what one picture measures within one protocol. NaN where no face was found."""
 

@@ -15,6 +15,7 @@ from factory.config import (
     MethodConfig,
     PrepareConfig,
     Recipe,
+    SculptConfig,
     TrainConfig,
     preset,
 )
@@ -50,6 +51,11 @@ def generate_settings(pack: Pack, overrides: Mapping[str, object] | None = None)
     """The config of generation. Raises ValueError naming the field and what it takes."""
     changes = _known(overrides, GenerateConfig)
     return _changed(_changed(GenerateConfig(), pack.generate), changes)
+
+
+def sculpt_settings(overrides: Mapping[str, object] | None = None) -> SculptConfig:
+    """The config of sculpting. Raises ValueError naming the field and what it takes."""
+    return _changed(SculptConfig(), _known(overrides, SculptConfig))
 
 
 def evaluate_settings(pack: Pack, overrides: Mapping[str, object] | None = None) -> EvaluateConfig:

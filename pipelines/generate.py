@@ -18,13 +18,12 @@ import pyarrow as pa
 
 from factory.config import GenerateConfig
 from factory.draw.compose import Pose, compose
-from factory.errors import IdentityNotFound
 from factory.ids import image_id
 from factory.pack import Pack, load_pack
 from factory.prompts import people_in
 from factory.records import Identity, ImageRequest
 from factory.settings import generate_settings
-from factory.store.queries import identities_by_id, pictures
+from factory.store.queries import identities_by_id, people_to_draw, pictures
 from factory.store.rows import encode_png
 from factory.store.schemas import SCHEMAS
 from factory.store.tables import Store
@@ -66,7 +65,7 @@ def generate(
     config = config or generate_settings(loaded)
     if not prompts or not seeds:
         raise ValueError("give at least one prompt and one seed")
-    people = _people(store, loaded, identities)
+    people = people_to_draw(store, loaded, identities)
     with open_job("generate", store) as summary:
         summary.identities = len(people)
         known = store.existing_ids("images")
@@ -182,23 +181,6 @@ def write_pngs(store: Store, requests: Sequence[Mapping[str, Any]], out: Path) -
                     counters[stem] += 1
                 file.write_bytes(image)
             counters[stem] += 1
-
-
-def _people(store: Store, pack: Pack, names_or_ids: Sequence[str] | None) -> list[Identity]:
-    """The identities asked for; without names those that fit this pack."""
-    fingerprint = pack.fingerprint()
-    if names_or_ids is None:
-        stored = store.identities()
-        people = [identity for identity in stored if identity.fingerprint == fingerprint]
-        if not stored:
-            raise IdentityNotFound(f"{store.root} holds no identities yet; run `identity-factory run` or `train` first")
-        if people:
-            return people
-        names_or_ids = [stored[0].identity_id]  # nobody fits: say so of one of them
-    people = store.identities(names_or_ids)
-    for identity in people:
-        pack.check_fit(identity)
-    return people
 
 
 def _requests(

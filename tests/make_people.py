@@ -4,12 +4,31 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
 from factory.pack import Pack
-from factory.records import TEXT_ENCODER, GeneratedClip, GeneratedImage, Identity, PictureMetrics, PreparedFace, Reject
-from factory.store.rows import encode_png, face_row, identity_row, image_row, metrics_row, reject_row, video_row
+from factory.records import (
+    TEXT_ENCODER,
+    GeneratedClip,
+    GeneratedImage,
+    Identity,
+    PictureMetrics,
+    PreparedFace,
+    Reject,
+    SculptedModel,
+)
+from factory.store.rows import (
+    encode_png,
+    face_row,
+    identity_row,
+    image_row,
+    metrics_row,
+    model_row,
+    reject_row,
+    video_row,
+)
 from factory.store.tables import Store
 from factory.store.traces import scan
 from tests.make_faces import noise_face
@@ -53,6 +72,26 @@ def clip(of: Identity) -> GeneratedClip:
     )  # fmt: skip
 
 
+def head(of: Identity) -> SculptedModel:
+    random = np.random.default_rng([3, *of.identity_id.encode()])
+    header = b"as every PLY begins." * 205
+    return SculptedModel(
+        model_id=hashlib.sha256(f"{of.identity_id} head".encode()).hexdigest()[:16], identity_id=of.identity_id,
+        name=of.name, prompt="x", splats=header + random.bytes(20_000), turntable=header + random.bytes(20_000),
+        poster=random.integers(0, 256, (64, 64, 3), np.uint8), num_gaussians=2, num_iterations=1, seconds=1.0,
+        config="{}", created_at="2026-01-01T00:00:00+00:00",
+    )  # fmt: skip
+
+
+def state_of(of: Identity) -> bytes:
+    return np.random.default_rng([4, *of.identity_id.encode()]).bytes(20_000)
+
+
+def in_the_making(of: Identity) -> dict[str, Any]:
+    ids = {"model_id": head(of).model_id, "identity_id": of.identity_id}
+    return {**ids, "num_iterations": 1, "seconds": 1.0, "state": state_of(of)}
+
+
 def measured(image: GeneratedImage) -> PictureMetrics:
     embedding, features = np.random.default_rng(list(image.image_id.encode())).random((2, 8), np.float32)
     return PictureMetrics(
@@ -72,6 +111,8 @@ def fill(store: Store, pack: Pack) -> tuple[list[PreparedFace], list[Identity], 
         store.upsert("identities", [identity_row(one) for one in identities[some]])
         store.upsert("images", [image_row(one) for one in images[some]])
         store.upsert("videos", [video_row(clip(one)) for one in identities[some]])
+        store.upsert("models", [model_row(head(one)) for one in identities[some]])
+        store.upsert("checkpoints", [in_the_making(one) for one in identities[some]])
         store.upsert("metrics", [metrics_row(measured(one)) for one in images[some]])
     refused = Reject(
         reject_id=photo_id(1), photo_id=photo_id(1), name="person 1", pack="another", stage="prepare",
@@ -84,7 +125,7 @@ def fill(store: Store, pack: Pack) -> tuple[list[PreparedFace], list[Identity], 
 
 def traces(of: PreparedFace, identity: Identity, image: GeneratedImage) -> dict[bytes, str]:
     """What is looked for here, written down apart from what `erase` itself looks for."""
-    moving = clip(identity)
+    moving, round_about = clip(identity), head(identity)
     return {
         of.face_id.encode(): "face_id",
         identity.identity_id.encode(): "identity_id",
@@ -96,6 +137,11 @@ def traces(of: PreparedFace, identity: Identity, image: GeneratedImage) -> dict[
         moving.video_id.encode(): "video_id",
         moving.video[12_000:12_100]: "video",
         encode_png(moving.poster)[60:200]: "poster",
+        round_about.model_id.encode(): "model_id",
+        round_about.splats[12_000:12_100]: "splats",
+        round_about.turntable[12_000:12_100]: "turntable",
+        encode_png(round_about.poster)[60:200]: "poster of a head",
+        state_of(identity)[9_000:9_100]: "state",
     }
 
 

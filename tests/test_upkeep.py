@@ -60,6 +60,8 @@ def test_every_table_is_indexed_by_its_ids_and_names() -> None:
         "identities": ["identity_id", "face_id", "photo_id", "name"],
         "images": ["image_id", "identity_id", "name"],
         "videos": ["video_id", "identity_id", "name"],
+        "models": ["model_id", "identity_id", "name"],
+        "checkpoints": ["model_id", "identity_id"],
         "metrics": ["image_id", "identity_id"],
         "rejects": ["reject_id", "photo_id", "name"],
         "names": ["photo_id", "name"],

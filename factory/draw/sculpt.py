@@ -9,6 +9,7 @@ often its making was interrupted.
 from __future__ import annotations
 
 import io
+import time
 from collections.abc import Callable, Sequence
 from typing import Any, Final, TypeAlias
 
@@ -50,10 +51,11 @@ class Sculptor:
         *,
         on_step: OnStep | None = None,
         on_checkpoint: OnCheckpoint | None = None,
+        checkpoint_every_s: float = 30.0,
         checkpoint: bytes | None = None,
     ) -> Splats:
-        """A head; from `checkpoint` on, if one is given, with the same result. `on_checkpoint` is called after every
-        iteration that may be one's end.
+        """A head; from `checkpoint` on, if one is given, with the same result. `on_checkpoint` is called between
+        iterations, at most once in so many seconds.
 
         Raises:
             IncompatibleIdentity: the identity was learned for another text encoder than this pack's.
@@ -65,12 +67,15 @@ class Sculptor:
         work = _Work(guide, request)
         if checkpoint is not None:
             work.restore(checkpoint)
+        last = time.monotonic()
         while work.done < request.config.num_iterations:
             work.iterate()
             if on_step is not None:
                 on_step(work.done, request.config.num_iterations)
-            if on_checkpoint is not None and work.done < request.config.num_iterations:
+            due = time.monotonic() - last >= checkpoint_every_s
+            if on_checkpoint is not None and due and work.done < request.config.num_iterations:
                 on_checkpoint(work.checkpoint(), work.done)
+                last = time.monotonic()
         return work.growing.splats.detached()
 
 

@@ -14,13 +14,12 @@ from typing import Any, Final
 
 import torch
 
+from factory.draw.compositing import FAINT, composited
 from factory.faces.pose import EYE_LINE, HEAD_UNIT, PITCH_PIVOT, YAW_PIVOT, HeadPose
 
 SH_C0: Final = 0.28209479177387814  # of degree 0
 SH_C1: Final = 0.4886025119029199  # of degree 1
 _DILATION: Final = 0.3  # px^2 added to a projected covariance: no Gaussian falls between pixels
-_OPAQUE: Final = 0.999  # alpha at most, as light must pass for a gradient to
-_FAINT: Final = 1 / 255  # alpha below which a Gaussian is not drawn at a pixel
 _NEAR: Final = 0.2  # depth from which on Gaussians are drawn
 _TILE_PX: Final = 8
 _TOGETHER: Final = 32  # tiles of similar numbers of Gaussians are padded to one length and share a call
@@ -122,10 +121,10 @@ def rasterise(splats: Splats, camera: Camera, *, tile_px: int | None = _TILE_PX)
     log_opacity_N = torch.nn.functional.logsigmoid(splats.logits_N)
     with torch.no_grad():
         order = seen_N3[:, 2].argsort()
-        drawn = (seen_N3[:, 2] > _NEAR) & (log_opacity_N > log(_FAINT))
+        drawn = (seen_N3[:, 2] > _NEAR) & (log_opacity_N > log(FAINT))
         order = order[drawn[order]]
-        # where alpha falls to _FAINT: x^2 <= 2 log(opacity / faint) variance
-        reach_N2 = (2 * (log_opacity_N - log(_FAINT)).clamp(min=0)[:, None] * covariances_N3[:, :2]).sqrt()
+        # where alpha falls to FAINT: x^2 <= 2 log(opacity / faint) variance
+        reach_N2 = (2 * (log_opacity_N - log(FAINT)).clamp(min=0)[:, None] * covariances_N3[:, :2]).sqrt()
         side = tile_px or max(width, height)
         corners_T2 = _corners(width, height, side, splats.means_N3)
         members = _members(centres_N2[order], reach_N2[order], corners_T2, side)
@@ -136,7 +135,7 @@ def rasterise(splats: Splats, camera: Camera, *, tile_px: int | None = _TILE_PX)
     colours = _appended(colours_N3, colours_N3.new_zeros(3))[of_G]
     pixels_P2 = _pixels(side, splats.means_N3)
     parts = [
-        _composited(
+        composited(
             exponents[index_TG], colours[index_TG], corners_T2[tiles] + side / 2, pixels_P2, splats.background_3
         )
         for tiles, index_TG in members
@@ -228,70 +227,6 @@ def _unseen(like: torch.Tensor) -> torch.Tensor:
 
 def _appended(rows: torch.Tensor, row: torch.Tensor) -> torch.Tensor:
     return torch.cat([rows, row[None]])
-
-
-def _composited(
-    exponents_TG6: torch.Tensor,
-    colours_TG3: torch.Tensor,
-    middles_T2: torch.Tensor,
-    pixels_P2: torch.Tensor,
-    background_3: torch.Tensor,
-) -> torch.Tensor:
-    """Colours of the tiles' pixels [T, P, 3], front to back (Eq. 3).
-
-    The exponent is a polynomial of the pixel's x and y: its coefficients times the pixels' monomials are one product.
-    They count from the tile's middle, as float32 would lose the difference of large squares.
-    """
-    centre, conic, log_opacity = exponents_TG6[..., :2], exponents_TG6[..., 2:5], exponents_TG6[..., 5]
-    x, y = (centre - middles_T2[:, None]).unbind(2)
-    xx, yy, xy = conic.unbind(2)
-    coefficients_TG6 = torch.stack(
-        [
-            log_opacity - 0.5 * (xx * x * x + yy * y * y) - xy * x * y,
-            xx * x + xy * y,
-            yy * y + xy * x,
-            -0.5 * xx,
-            -0.5 * yy,
-            -xy,
-        ],
-        2,
-    )
-    px, py = pixels_P2.unbind(1)
-    monomials_6P = torch.stack([torch.ones_like(px), px, py, px * px, py * py, px * py])
-    alpha_TGP = (coefficients_TG6 @ monomials_6P).clamp(max=0).exp().clamp(max=_OPAQUE)
-    alpha_TGP = torch.where(alpha_TGP < _FAINT, 0, alpha_TGP)
-    return _Composite.apply(alpha_TGP, colours_TG3, background_3)  # type: ignore[no-untyped-call]
-
-
-class _Composite(torch.autograd.Function):
-    """c = sum_i T_i alpha_i c_i + T_end c_background, T_i = prod_{j < i} (1 - alpha_j): with the closed form of its
-    slopes, which needs half of the memory and of the time of the automatic one."""
-
-    @staticmethod
-    def forward(
-        ctx: Any, alpha_TGP: torch.Tensor, colours_TG3: torch.Tensor, background_3: torch.Tensor
-    ) -> torch.Tensor:
-        through_TGP = (1 - alpha_TGP).cumprod(1)
-        weights_TGP = alpha_TGP.clone()
-        weights_TGP[:, 1:] *= through_TGP[:, :-1]
-        picture = weights_TGP.transpose(1, 2) @ colours_TG3 + through_TGP[:, -1, :, None] * background_3
-        ctx.save_for_backward(alpha_TGP, weights_TGP, through_TGP[:, -1], colours_TG3, background_3)
-        return picture
-
-    @staticmethod
-    def backward(ctx: Any, *slopes: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        (slope_TP3,) = slopes
-        alpha_TGP, weights_TGP, end_TP, colours_TG3, background_3 = ctx.saved_tensors
-        shade_TGP = colours_TG3 @ slope_TP3.transpose(1, 2)
-        shaded_TGP = weights_TGP * shade_TGP
-        end = (end_TP * (slope_TP3 @ background_3))[:, None]
-        total = shaded_TGP.sum(1, keepdim=True) + end
-        behind_TGP = total - shaded_TGP.cumsum(1)  # what the slope says of all that lies behind, the background too
-        # d c / d alpha_i = T_i c_i - behind_i / (1 - alpha_i); T_i = weight_i / alpha_i, or from the next one's
-        front_TGP = torch.ones_like(alpha_TGP)
-        front_TGP[:, 1:] = (1 - alpha_TGP[:, :-1]).cumprod(1)
-        to_alpha = front_TGP * shade_TGP - behind_TGP / (1 - alpha_TGP)
-        return to_alpha, weights_TGP @ slope_TP3, (end_TP[..., None] * slope_TP3).sum((0, 1))
 
 
 def _gsplat() -> Any:

@@ -30,7 +30,7 @@ from factory.store.traces import Search, list_files, pieces_of, scan, with_base6
 
 _WINDOW = 8  # numbers of an embedding that are looked for together, 32 bytes
 _PNG_HEADER, _PICTURE_BYTES = 41, 256  # all PNGs begin alike; of what follows, so many bytes are looked for
-_VIDEO_HEADER = 4096  # bytes; so do clips of one length: their tables of frames, and the encoder's remarks
+_VIDEO_HEADER = 4096  # bytes; so do clips of one length: their tables of frames, and the encoder's remarks; and PLYs
 _TABLES: Final[list[Table]] = [table for table in SCHEMAS if table != "tombstones"]
 _LONG_TEXT = 24  # characters; a shorter one holds no piece of a photo
 _HASH = re.compile("(?:[0-9a-f]{2}){8,}")
@@ -45,6 +45,7 @@ class Person:
     identity_ids: set[str]
     image_ids: set[str]
     video_ids: set[str]
+    model_ids: set[str]
     reject_ids: set[str]  # of files that could not be read, which have no photo_id
     content: bytes = b""  # of the photo, where it is at hand
 
@@ -52,6 +53,7 @@ class Person:
         """The person's rows of a table, as an SQL condition."""
         ids = {"photo_id": self.photo_ids, "face_id": self.face_ids}
         ids |= {"identity_id": self.identity_ids, "image_id": self.image_ids, "video_id": self.video_ids}
+        ids |= {"model_id": self.model_ids}
         if table == "rejects":  # its reasons name the photo, whoever else is on it
             ids["photo_id"] = self.photo_ids | {photo_of(face_id) for face_id in self.face_ids}
             ids["reject_id"] = self.reject_ids
@@ -64,7 +66,7 @@ class Person:
         """What the tombstones remember. `<photo_id>-any`: no face of the photo is prepared anew, as another detector
         may number them differently."""
         photos = {any_face(photo_of(face_id)) for face_id in self.face_ids}
-        drawn = self.image_ids | self.video_ids
+        drawn = self.image_ids | self.video_ids | self.model_ids
         return self.photo_ids | self.face_ids | self.identity_ids | drawn | self.reject_ids | photos
 
 
@@ -118,7 +120,9 @@ def find_person(
     who = f"{where_in('photo_id', sorted(photos))} OR {where_in('face_id', sorted(single))}"
     identities = _column(store, "identities", "identity_id", who)
     images, videos = _drawn(store, "images", identities), _drawn(store, "videos", identities)
-    return Person(photos, single, identities, images, videos, rejects, content)
+    models = _column(store, "models", "model_id", where_in("identity_id", sorted(identities)))
+    models |= _column(store, "checkpoints", "model_id", where_in("identity_id", sorted(identities)))
+    return Person(photos, single, identities, images, videos, models, rejects, content)
 
 
 def _drawn(store: Store, table: Table, identities: set[str]) -> set[str]:
@@ -186,7 +190,7 @@ def _needles(store: Store, person: Person) -> dict[bytes, str]:
     """Byte strings that only this person's rows put on disk: ids, pieces of embeddings, pieces of pictures."""
     photos = sorted(map(photo_of, person.face_ids))
     kept = _column(store, "faces", "face_id", where_in("photo_id", photos)) - person.face_ids
-    ids = person.photo_ids | person.identity_ids | person.image_ids | person.video_ids
+    ids = person.photo_ids | person.identity_ids | person.image_ids | person.video_ids | person.model_ids
     # "<photo>-1" is also how "<photo>-10" begins
     ids |= {face for face in person.face_ids if not any(other.startswith(face) for other in kept)}
     ids |= {any_face(photo_of(face)) for face in person.face_ids}  # in reports, of pictures that show a whole photo
@@ -196,12 +200,13 @@ def _needles(store: Store, person: Person) -> dict[bytes, str]:
         ("faces", ["features", "features_mirror", "crop"]),
         ("images", ["image"]),
         ("videos", ["poster", "video"]),
+        ("models", ["poster", "turntable", "splats"]),  # a checkpoint's file goes with its id, of which it holds few
         ("metrics", ["face_embedding", "features"]),
     ]
     for table, columns in wanted:
         for row in store.read(table, columns=columns, where=person.clauses(table)).to_pylist():
             for column, value in row.items():
-                if column == "video":
+                if column in ("video", "turntable", "splats"):
                     needles |= dict.fromkeys(pieces_of(value[_VIDEO_HEADER:]), f"{table}.{column}")
                 elif isinstance(value, bytes):
                     needles[value[_PNG_HEADER:][:_PICTURE_BYTES]] = f"{table}.{column}"

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 
 import pyarrow as pa
 
+from factory.errors import IdentityNotFound
+from factory.pack import Pack
 from factory.records import Identity
 from factory.store.rows import identity_from_row
 from factory.store.tables import Store, where_in
@@ -58,6 +60,23 @@ def identities_by_id(store: Store, identity_ids: Sequence[str]) -> dict[str, Ide
     return {row["identity_id"]: identity_from_row(row) for row in rows}
 
 
+def heads(store: Store, model_ids: Sequence[str], columns: list[str] | None = None) -> pa.Table:
+    """Rows of `models` with these ids, in any order."""
+    return store.read("models", columns=columns, where=where_in("model_id", model_ids))
+
+
+def checkpoint_of(store: Store, model_id: str) -> tuple[bytes, float] | None:
+    """What an interrupted job kept of a head in the making, and its seconds of work; None if there is nothing."""
+    rows = store.read("checkpoints", columns=["state", "seconds"], where=where_in("model_id", [model_id])).to_pylist()
+    return (rows[0]["state"], rows[0]["seconds"]) if rows else None
+
+
+def drop_checkpoints(store: Store, model_ids: Sequence[str]) -> None:
+    """Removes what was kept of heads that are finished."""
+    if model_ids:
+        store.delete("checkpoints", where_in("model_id", model_ids))
+
+
 def pictures(store: Store, image_ids: Sequence[str], columns: list[str] | None = None) -> pa.Table:
     """Rows of `images` with these ids, in any order."""
     return store.read("images", columns=columns, where=where_in("image_id", image_ids))
@@ -66,3 +85,20 @@ def pictures(store: Store, image_ids: Sequence[str], columns: list[str] | None =
 def measured(store: Store, protocol: str) -> set[str]:
     """Ids of pictures that were measured under a protocol."""
     return store.existing_ids("metrics", where=where_in("protocol", [protocol]))
+
+
+def people_to_draw(store: Store, pack: Pack, names_or_ids: Sequence[str] | None) -> list[Identity]:
+    """The identities asked for; without names those that fit this pack."""
+    fingerprint = pack.fingerprint()
+    if names_or_ids is None:
+        stored = store.identities()
+        people = [identity for identity in stored if identity.fingerprint == fingerprint]
+        if not stored:
+            raise IdentityNotFound(f"{store.root} holds no identities yet; run `identity-factory run` or `train` first")
+        if people:
+            return people
+        names_or_ids = [stored[0].identity_id]  # nobody fits: say so of one of them
+    people = store.identities(names_or_ids)
+    for identity in people:
+        pack.check_fit(identity)
+    return people

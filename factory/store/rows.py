@@ -19,6 +19,7 @@ from factory.records import (
     PictureMetrics,
     PreparedFace,
     Reject,
+    SculptedModel,
 )
 from factory.store.schemas import SCHEMAS
 
@@ -124,6 +125,17 @@ def video_row(clip: GeneratedClip) -> dict[str, Any]:
 def video_from_row(row: dict[str, Any]) -> GeneratedClip:
     """The record of a row of `videos`."""
     return GeneratedClip(**{**row, "poster": decode_png(row["poster"])})
+
+
+def model_row(model: SculptedModel) -> dict[str, Any]:
+    """A row of `models`."""
+    row = {name: getattr(model, name) for name in SCHEMAS["models"].names}
+    return {**row, "poster": encode_png(model.poster)}
+
+
+def model_from_row(row: dict[str, Any]) -> SculptedModel:
+    """The record of a row of `models`."""
+    return SculptedModel(**{**row, "poster": decode_png(row["poster"])})
 
 
 def metrics_row(metrics: PictureMetrics) -> dict[str, Any]:

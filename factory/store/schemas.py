@@ -1,7 +1,7 @@
 """The columns of the tables, each with a sentence of documentation and its unit.
 
-Pictures and masks are PNG bytes, clips MP4: any tool that reads the table can show them. Words and features are
-lists with their own length, because one root may hold the work of several packs.
+Pictures and masks are PNG bytes, clips MP4, heads PLY: any tool that reads the table can show them. Words and features
+are lists with their own length, because one root may hold the work of several packs.
 """
 
 from __future__ import annotations
@@ -10,7 +10,9 @@ from typing import Final, Literal
 
 import pyarrow as pa
 
-Table = Literal["faces", "identities", "images", "videos", "metrics", "rejects", "names", "tombstones"]
+Table = Literal[
+    "faces", "identities", "images", "videos", "models", "checkpoints", "metrics", "rejects", "names", "tombstones"
+]
 
 
 _LATER = b"later"
@@ -104,6 +106,31 @@ SCHEMAS: Final[dict[Table, pa.Schema]] = {
             _field("created_at", _TEXT, "ISO 8601, UTC"),
             _field("people", pa.list_(_TEXT), "identity_ids of all who are in it"),
             _field("poses", _TEXT, "what the path of poses was called when it was asked for; empty: none"),
+        ]
+    ),
+    "models": pa.schema(
+        [
+            _field("model_id", _TEXT, "hash of identity, prompt, config and base model", key=True),
+            _field("identity_id", _TEXT, "whose head it is"),
+            _field("name", _TEXT, "of the identity"),
+            _field("prompt", _TEXT, "as given, with <person>"),
+            _field("splats", pa.binary(), "3D Gaussians in the layout of 3D Gaussian Splatting", "PLY"),
+            _field("turntable", pa.binary(), "the head as it turns, animated", "WebP"),
+            _field("poster", pa.binary(), "from the front, RGB", "PNG"),
+            _field("num_gaussians", pa.int32(), "of the head"),
+            _field("num_iterations", pa.int32(), "updates"),
+            _field("seconds", pa.float32(), "of work, also of jobs that were interrupted", "s"),
+            _field("config", _TEXT, "SculptConfig", "JSON"),
+            _field("created_at", _TEXT, "ISO 8601, UTC"),
+        ]
+    ),
+    "checkpoints": pa.schema(
+        [
+            _field("model_id", _TEXT, "of the head in the making", key=True),
+            _field("identity_id", _TEXT, "whose head it is"),
+            _field("num_iterations", pa.int32(), "updates done"),
+            _field("seconds", pa.float32(), "of work so far", "s"),
+            _field("state", pa.binary(), "what factory/draw/sculpt.py goes on from, as torch.save writes it"),
         ]
     ),
     "metrics": pa.schema(

@@ -11,7 +11,7 @@ from factory.ids import any_face, face_id
 from factory.store.schemas import Table
 
 # In every table, whose row it is. A reject's id may be a photo's, a face's or an identity's (factory/records.py).
-ID_COLUMNS: Final = ("photo_id", "face_id", "identity_id", "image_id", "video_id", "reject_id")
+ID_COLUMNS: Final = ("photo_id", "face_id", "identity_id", "image_id", "video_id", "model_id", "reject_id")
 
 
 def tombstone_digest(salt: str, erased_id: str) -> str:
@@ -28,7 +28,7 @@ class Tombstones:
     digests: frozenset[str]
 
     def hold(self, an_id: str) -> bool:
-        """Whether this photo_id, face_id, identity_id, image_id, video_id or reject_id was erased."""
+        """Whether this photo_id, face_id, identity_id, image_id, video_id, model_id or reject_id was erased."""
         return any(tombstone_digest(salt, an_id) in self.digests for salt in self.salts)
 
     def hold_photo(self, photo_id: str) -> bool:

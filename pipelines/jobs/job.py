@@ -46,22 +46,25 @@ class Summary:
     identities_existing: int = 0  # learned by an earlier job
     images: int = 0  # new rows of `images`
     metrics: int = 0  # new rows of `metrics`
+    models: int = 0  # new rows of `models`
     stage_seconds: dict[str, float] = field(default_factory=dict)
     samples: list[Sample] = field(default_factory=list, repr=False)  # for report.html; not in summary.json
 
     def counts(self) -> dict[str, int]:
         """What grows while the job runs. Another thread asks; `copy` is atomic, iterating over what grows is not."""
         counts = {"photos_with_faces": self.photos_with_faces, "faces": self.faces, "identities": self.identities}
-        counts |= {"images": self.images, "metrics": self.metrics, "skipped_existing": self.skipped_existing}
+        counts |= {"images": self.images, "metrics": self.metrics, "models": self.models}
+        counts |= {"skipped_existing": self.skipped_existing}
         counts |= {f"rejected:{reason}": num for reason, num in self.rejected.copy().items()}
         return counts | {f"rejected_face:{reason}": num for reason, num in self.rejected_faces.copy().items()}
 
     def lines(self) -> list[str]:
         """The summary for a person to read."""
-        of_pictures = self.job in ("generate", "evaluate")
+        of_pictures = self.job in ("generate", "evaluate", "sculpt")
         rows = [("photos", self.photos, "")]
         if of_pictures:
-            rows = [("images", self.images, "new") if self.job == "generate" else ("metrics", self.metrics, "new")]
+            made = {"generate": ("images", self.images), "evaluate": ("metrics", self.metrics)}
+            rows = [(*made.get(self.job, ("models", self.models)), "new")]
         else:
             rows.append(("faces", self.faces, "" if self.job == "train" else "new"))
         if self.job in ("run", "train"):
@@ -70,10 +73,11 @@ class Summary:
         rows += [("rejected", num, reason) for reason, num in sorted(self.rejected.items())]
         rows += [("rejected faces", num, reason) for reason, num in sorted(self.rejected_faces.items())]
         rows += self._people()
-        things = {"train": "faces", "generate": "images", "evaluate": "images"}.get(self.job, "photos")
+        kinds = {"train": "faces", "generate": "images", "evaluate": "images", "sculpt": "models"}
+        things = kinds.get(self.job, "photos")
         copies = f"; {self.duplicates} are copies of another" if self.duplicates else ""
         rows.append(("skipped", self.skipped_existing, f"{things} that were done before{copies}"))
-        new = self.images + self.metrics + sum(self.rejected.values())
+        new = self.images + self.metrics + self.models + sum(self.rejected.values())
         new += 0 if of_pictures else self.identities
         new += 0 if self.job == "train" else self.faces
         return [

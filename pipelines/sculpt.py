@@ -1,0 +1,211 @@
+"""identities x prompts -> models: look the identities up, sculpt each head, commit it.
+
+A head takes minutes, so the worker keeps checkpoints in a table of their own: whoever does the head next goes on from
+there, and erasing a person reaches them. Networks are imported where they are needed.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from functools import partial
+from itertools import product
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import pyarrow as pa
+
+from factory.config import SculptConfig
+from factory.ids import model_id
+from factory.pack import Pack, load_pack
+from factory.records import Identity, SculptedModel, SculptRequest
+from factory.settings import sculpt_settings
+from factory.store.queries import (
+    checkpoint_of,
+    drop_checkpoints,
+    faces_by_id,
+    heads,
+    identities_by_id,
+    people_to_draw,
+)
+from factory.store.rows import face_from_row, model_row
+from factory.store.schemas import SCHEMAS
+from factory.store.tables import Store
+from pipelines.jobs.cluster import connect
+from pipelines.jobs.job import Summary, open_job
+from pipelines.jobs.pools import Workers, model_pool
+from pipelines.jobs.progress import Board, Progress, StepReporter, open_board, read_board
+from pipelines.jobs.stage import Stage, counts_table, tally
+
+if TYPE_CHECKING:
+    from factory.draw.splat_files import SplatFormat
+    from factory.draw.splats import Splats
+
+CHECKPOINT_EVERY_S: Final = 30.0  # of a worker
+_FRAMES: Final = 24  # of a turntable
+REQUEST: Final = pa.schema(
+    [SCHEMAS["models"].field(column) for column in ("model_id", "identity_id", "name", "prompt")]
+)
+
+
+def sculpt(
+    root: str,
+    pack: str | Path = "studio",
+    *,
+    prompts: Sequence[str],
+    identities: Sequence[str] | None = None,
+    config: SculptConfig | None = None,
+    workers: Workers = Workers(),
+    out: str | Path | None = None,
+    file_format: SplatFormat = "ply",
+) -> Summary:
+    """Fills `models` with every identity (or the named ones) in every prompt, where not there yet.
+
+    With `out` the heads asked for are also written there, as <name>_<n>.ply (or .spz) and <name>_<n>.webp.
+    Raises IdentityNotFound, IncompatibleIdentity or PackError before anything is done.
+    """
+    store, loaded = Store(root), load_pack(pack)
+    loaded.folder(loaded.base)
+    config = config or sculpt_settings()
+    if not prompts:
+        raise ValueError("give at least one prompt")
+    people = people_to_draw(store, loaded, identities)
+    with open_job("sculpt", store) as summary:
+        summary.identities = len(people)
+        wanted = list({row["model_id"]: row for row in _requests(people, prompts, config, loaded)}.values())
+        known = store.existing_ids("models")
+        new = [row for row in wanted if row["model_id"] not in known]
+        summary.skipped_existing = len(wanted) - len(new)
+        if new:
+            _make(new, store, loaded, config, workers, summary)
+        # a job that was killed between the two left them
+        drop_checkpoints(store, [row["model_id"] for row in wanted if row["model_id"] in known])
+        if out is not None:
+            write_files(store, wanted, Path(out), file_format)
+    return summary
+
+
+def _make(
+    rows: list[dict[str, Any]], store: Store, pack: Pack, config: SculptConfig, workers: Workers, summary: Summary
+) -> None:
+    connect()
+    pool = model_pool(workers, at_most=len(rows), pack=pack)
+    board = open_board()
+    arguments = [pack.portable_name(), config, store, board, pool.device, pool.threads]
+    blocks = [pa.Table.from_pylist([row], REQUEST) for row in rows]
+    with Progress("sculpt", "models", len(rows), partial(read_board, board)) as progress:
+        for counts in tally(blocks, Stage(HeadSculptor, arguments, pool, 1)):
+            summary.models += counts["models"]
+            progress.add(counts["done"])
+    store.tidy("models")
+    store.tidy("checkpoints")
+
+
+class HeadSculptor:
+    """Holds the base model; makes a head per row, and commits it."""
+
+    def __init__(self, pack: str, config: SculptConfig, store: Store, board: Board, device: str, threads: int) -> None:
+        import torch
+
+        from factory.draw.sculpt import Sculptor
+
+        torch.set_num_threads(threads)
+        self.sculptor = Sculptor(load_pack(pack), device=device)
+        self.config, self.store = config, store
+        self.reporter = StepReporter(board)
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        """REQUEST -> COUNTS, once all of them are committed."""
+        num = 0
+        for row in batch.to_pylist():
+            num += self._sculpt(row)
+        self.reporter.finished()
+        return counts_table({"models": num, "done": batch.num_rows})
+
+    def _sculpt(self, row: dict[str, Any]) -> int:
+        """Whether the head is there now: not if its person was erased meanwhile."""
+        if heads(self.store, [row["model_id"]], ["model_id"]).num_rows:
+            return 1  # a block that is done again after its worker was lost
+        people = identities_by_id(self.store, [row["identity_id"]])
+        if row["identity_id"] not in people:
+            return 0
+        request = _request(people[row["identity_id"]], row["prompt"], self.config, self.store)
+        kept = checkpoint_of(self.store, row["model_id"])
+        state, before_s = kept or (None, 0.0)
+        started = time.monotonic()
+
+        def seconds() -> float:
+            return before_s + time.monotonic() - started
+
+        def keep(state: bytes, done: int) -> None:
+            ids = {"model_id": row["model_id"], "identity_id": row["identity_id"]}
+            self.store.upsert("checkpoints", [{**ids, "num_iterations": done, "seconds": seconds(), "state": state}])
+
+        splats = self.sculptor.sculpt(
+            request,
+            on_step=partial(self.reporter.step, 1),
+            on_checkpoint=keep,
+            checkpoint_every_s=CHECKPOINT_EVERY_S,
+            checkpoint=state,
+        )
+        self.store.upsert("models", [model_row(self._model(row, splats, seconds()))])
+        drop_checkpoints(self.store, [row["model_id"]])
+        return 1
+
+    def _model(self, row: dict[str, Any], splats: Splats, seconds: float) -> SculptedModel:
+        from factory.draw.sculpt import show, turntable
+        from factory.draw.splat_files import encode_turntable, to_ply
+        from factory.draw.splats import View
+
+        side_px = self.config.side_px or self.sculptor.base.pack.resolution
+        frames = show(splats, [View(), *turntable(_FRAMES, self.config.yaw_limit)], side_px)
+        return SculptedModel(
+            **row,
+            splats=to_ply(splats),
+            turntable=encode_turntable(frames[1:]),
+            poster=frames[0],
+            num_gaussians=len(splats),
+            num_iterations=self.config.num_iterations,
+            seconds=seconds,
+            config=self.config.model_dump_json(),
+            created_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        )
+
+
+def _request(identity: Identity, prompt: str, config: SculptConfig, store: Store) -> SculptRequest:
+    """With the colours of the face it was learned from, if that is still there."""
+    rows = faces_by_id(store, identity.pack, [identity.face_id]).to_pylist()
+    if not rows:
+        return SculptRequest(identity=identity, prompt=prompt, config=config)
+    face = face_from_row(rows[0])
+    mask = face.masks.face | face.masks.hair
+    return SculptRequest(identity=identity, prompt=prompt, config=config, crop=face.crop, mask=mask)
+
+
+def _requests(
+    people: Iterable[Identity], prompts: Sequence[str], config: SculptConfig, pack: Pack
+) -> Iterable[dict[str, Any]]:
+    """Rows of REQUEST."""
+    model = pack.model_fingerprint()
+    for identity, prompt in product(people, prompts):
+        request = SculptRequest(identity=identity, prompt=prompt, config=config)
+        ids = {"model_id": model_id(request, model), "identity_id": identity.identity_id}
+        yield {**ids, "name": identity.name, "prompt": prompt}
+
+
+def write_files(store: Store, requests: Sequence[dict[str, Any]], out: Path, file_format: SplatFormat = "ply") -> None:
+    """The stored heads of these requests as files."""
+    from factory.draw.splat_files import export_head
+    from factory.store.export import file_stem
+
+    out.mkdir(parents=True, exist_ok=True)
+    counters: Counter[str] = Counter()
+    for request in requests:
+        stem = file_stem(request["name"])
+        for row in heads(store, [request["model_id"]], ["splats", "turntable"]).to_pylist():  # else erased meanwhile
+            name = f"{stem}_{counters[stem]}"
+            (out / f"{name}.{file_format}").write_bytes(export_head(row["splats"], file_format))
+            (out / f"{name}.webp").write_bytes(row["turntable"])
+        counters[stem] += 1
