@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -13,6 +14,8 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import numpy as np
+
+from benchmarks.processes import cpu_seconds
 
 Body = Mapping[str, Any]  # of a POST to /v1/images/generations
 _TIMEOUT_S = 120.0
@@ -28,6 +31,7 @@ class Load:
     seconds: float = 0.0  # of all runs, from the first request to the last picture
     steps: int = 0  # of the engine meanwhile
     rows: float = 0.0  # of all these steps together
+    cpu_s: Counter[str] = field(default_factory=Counter)  # meanwhile, by role (benchmarks/processes.py)
 
     @property
     def pictures_per_s(self) -> float:
@@ -48,6 +52,7 @@ class Load:
             seconds=self.seconds + other.seconds,
             steps=self.steps + other.steps,
             rows=self.rows + other.rows,
+            cpu_s=self.cpu_s + other.cpu_s,
         )
 
 
@@ -124,11 +129,12 @@ def arrivals(url: str, bodies: Sequence[Body], rate: float, *, seconds: float, s
 def _run(url: str, load: Load, threads: int, work: Sequence[Any]) -> Load:
     """Does the work, and looks at the engine before and after."""
     client = Client(url)
-    before, began = client.stats(), time.perf_counter()
+    before, began, cpu_before = client.stats(), time.perf_counter(), cpu_seconds()
     with ThreadPoolExecutor(threads) as pool:
         for one in [pool.submit(each) for each in work]:
             one.result()
     load.seconds = time.perf_counter() - began
+    load.cpu_s = cpu_seconds() - cpu_before
     after = client.stats()
     load.steps = int(after["steps"] - before["steps"])
     load.rows = after["steps"] * after["rows_per_step"] - before["steps"] * before["rows_per_step"]

@@ -17,7 +17,7 @@ import socket
 import statistics
 import tempfile
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -36,6 +36,7 @@ import serve.app
 import serve.drawing
 from benchmarks.load import Body, Client, Load, arrivals, closed_loop
 from benchmarks.measure import hardware, markdown
+from benchmarks.processes import CLIENTS, ROLES
 from benchmarks.setting import SIZES, bench_pack, noise_requests
 from factory.draw.images import ImageGenerator
 from factory.pack import Pack
@@ -117,10 +118,10 @@ def best_batch(generator: ImageGenerator, requests: Sequence[ImageRequest]) -> i
 
 def offline(generator: ImageGenerator, requests: Sequence[ImageRequest]) -> Load:
     """All of them in this process."""
-    began = time.perf_counter()
+    began, cpu_began = time.perf_counter(), time.process_time()
     generator.generate(requests)
-    seconds = time.perf_counter() - began
-    return Load(latencies_s=[seconds] * len(requests), seconds=seconds)
+    seconds, cpu_s = time.perf_counter() - began, time.process_time() - cpu_began
+    return Load(latencies_s=[seconds] * len(requests), seconds=seconds, cpu_s=Counter({CLIENTS: cpu_s}))  # type: ignore[dict-item]
 
 
 def one_round(
@@ -213,6 +214,7 @@ def summary(load: Load) -> dict[str, float]:
         "p50_s": load.percentile_s(50),
         "p95_s": load.percentile_s(95),
         "rows_per_step": load.rows_per_step,
+        "cpu_ms_a_picture": {role: 1e3 * used / len(load.latencies_s) for role, used in load.cpu_s.items()},
     }
 
 
@@ -230,6 +232,11 @@ def report(result: dict[str, Any]) -> str:
         ]
         for name, one in result["loads"].items()
     ]
+    cpu = {name: one["cpu_ms_a_picture"] for name, one in result["loads"].items() if one["cpu_ms_a_picture"]}
+    roles = [CLIENTS, *ROLES.values(), "Ray"]
+    costs = [
+        [name, *(f"{of.get(role, 0):.1f}" for role in roles), f"{sum(of.values()):.1f}"] for name, of in cpu.items()
+    ]
     return (
         f"# The endpoint, size {result['size']}, {result['denoising_steps']} steps with guidance\n\n"
         f"{result['hardware']}; torch {result['torch']}, {result['precision']}; clients, server and the engine in a "
@@ -239,6 +246,9 @@ def report(result: dict[str, Any]) -> str:
         + markdown(["", "measured", "bar"], shares)
         + "\n"
         + markdown(["", "pictures", "pictures / s", "p50, s", "p95, s", "rows a step", "refused"], rows)
+        + "\nMilliseconds of CPU time a picture, by process (offline: the engine in this process; the clients' is this "
+        "process's):\n\n"
+        + markdown(["", *roles, "together"], costs)
     )
 
 

@@ -73,6 +73,9 @@ def demo(
 @app.command("evaluate")
 def protocol(
     quick: Annotated[bool, typer.Option("--quick", help="Minutes: fewer people, prompts and steps.")] = False,
+    only_scenes: Annotated[
+        bool, typer.Option("--only-scenes", help="Poses and two people alone, put into the results that are there.")
+    ] = False,
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where work is kept.")] = Path("out/evaluate"),
     results: Annotated[
         Path | None, typer.Option("--results", metavar="DIR", help="[default: docs/results; of --quick DIR of --out]")
@@ -86,7 +89,7 @@ def protocol(
     with user_errors():
         from studio.results.evaluation import run as run_evaluation
 
-        raise typer.Exit(run_evaluation(out, results, quick=quick, pack=pack))
+        raise typer.Exit(run_evaluation(out, results, quick=quick, only_scenes=only_scenes, pack=pack))
 
 
 if __name__ == "__main__":

@@ -10,13 +10,11 @@ from factory.config import Config
 class Settings(Config):
     """How the endpoint batches, queues and scales. serve.yaml comments on them for a cluster."""
 
-    max_batch: int = Field(default=8, ge=1, le=32)  # pictures in the making at a time; guidance doubles their samples
+    max_batch: int = Field(default=16, ge=1, le=32)  # pictures in the making at a time; guidance doubles their samples
     max_ongoing: int = Field(default=32, ge=1)  # pictures a replica holds: in the making and next in line; >= max_batch
     max_queued: int = Field(default=64, ge=1)  # images the ingress holds beyond that; more are refused with 429
     timeout_s: float = Field(default=300.0, gt=0.0)  # of one request, queue included
-    num_cpus: float = Field(
-        default=0.9, gt=0.0
-    )  # reserved by a generator; with the ingress's 0.1, one CPU of a small machine
+    num_cpus: float = Field(default=0.2, gt=0.0)  # booked by a generator: small, so that jobs find room
     num_gpus: float | None = Field(default=None, ge=0.0)  # None: 1 where the cluster has GPUs, else 0
     num_threads: int | None = Field(default=None, ge=1)  # of torch in a generator; None: num_cpus rounded up
 

@@ -171,6 +171,7 @@ def test_the_whole_protocol_on_three_people(tmp_path: Path, capsys: pytest.Captu
             "people.webp",
             "results.json",
             "results.md",
+            "scenes.webp",
             "words.png",
         ]
         first = json.loads((tmp_path / "results/results.json").read_text())

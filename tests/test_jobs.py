@@ -104,6 +104,19 @@ def test_the_line_tells_rates_rejects_and_the_time_left(monkeypatch: pytest.Monk
     assert line == "prepare  50/100 photos  50 %  8.0/s  0:06 left  50 faces 6.0/s  3 rejected"
 
 
+def test_a_job_that_gets_no_cpus_says_who_has_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    import pipelines.jobs.progress as module
+
+    monkeypatch.setattr(module, "held_cpus", lambda: 1.9)
+    monkeypatch.setattr(module, "_PATIENCE_S", 0.0)
+    monkeypatch.setattr(module.ray, "cluster_resources", lambda: {"CPU": 2.0})
+    progress = Progress("train", "identities", 3)
+    said = "1.9 of 2 are held by an endpoint or another job of this cluster; end it, or unset RAY_ADDRESS"
+    assert said in progress.line() and "starting" not in progress.line()
+    monkeypatch.setattr(module, "held_cpus", lambda: 0.0)
+    assert "starting" in Progress("train", "identities", 3).line()
+
+
 def test_a_line_cut_short_by_a_kill_does_not_hide_the_job(store: Store) -> None:
     with open_job("prepare", store) as summary:
         summary.photos = 1

@@ -30,6 +30,7 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
             return [{"Alive": True, "Resources": {"CPU": has["CPU"], "memory": has.get("memory", 1e12)}}]
 
     monkeypatch.setattr(pipelines.jobs.pools, "ray", FakeRay)
+    monkeypatch.setattr(pipelines.jobs.pools, "held_cpus", lambda: has.get("held", 0.0))
     return has
 
 
@@ -78,6 +79,15 @@ def test_light_tasks_find_room_beside_the_workers_and_a_task_that_cuts_blocks(
     alone = pool(pack)
     assert alone.size * alone.num_cpus <= cpus - 2 * LIGHT
     assert all(pool.threads >= 1 for pool in (*pools, alone))
+
+
+@pytest.mark.parametrize(("cpus", "held"), [(2, 0.3), (8, 3.0)])
+def test_a_job_finds_room_beside_an_endpoint(cluster: dict[str, float], pack: Pack, cpus: int, held: float) -> None:
+    """And a task that cuts blocks, which books a whole CPU, beside its workers."""
+    cluster |= {"CPU": cpus, "held": held}
+    for pools in (cpu_and_model_pools(Workers()), (pool(pack),)):
+        assert sum(pool.size * pool.num_cpus for pool in pools) <= cpus - held - 1 - 2 * LIGHT
+        assert all(pool.num_cpus > 0 for pool in pools)
 
 
 def test_pools_of_short_tasks_shrink_and_grow_back(cluster: dict[str, float]) -> None:

@@ -12,12 +12,17 @@ from factory.config import EvaluateConfig
 from factory.measure.formulas import Interval
 from factory.records import PictureMetrics
 from studio.results.charts import picture_grid, sweep_chart, whiskers, word_map
+from studio.results.evaluation import with_scenes
 from studio.results.findings import Claim, bars, claims
-from studio.results.page import BOUNDS, Results, WordFacts, page, to_json
+from studio.results.page import BOUNDS, Results, WordFacts, page, scene_section, to_json
 from studio.results.protocol import FULL, PAPER, QUICK
 from studio.results.scores import Scores, by_identity, difference, ratio, scores_of, table_row, verification
 
 NAN = float("nan")
+SCENES = (
+    *("px", "px_real", "px_between", "front_to_free", "nearest", "nearest_free", "clip_t_to_free", "face_sim"),
+    *("face_sim_free", "pair_nearest", "pair_own", "pair_other", "pair_to_free"),
+)
 
 
 def measured(identity: str, likeness: float, rng: np.random.Generator, own: int, num: int = 6) -> list[PictureMetrics]:
@@ -90,6 +95,7 @@ def results(learned: float = 0.5, without_adain: float = 0.6) -> Results:
         feature_width=4,
         steps=dict.fromkeys(plan.arms(), 100),
         outside={"without AdaIN": 3},
+        scenes={name: Interval(value=0.9, low=0.8, high=1.0, num=5) for name in SCENES},
         facts={"Command": "identity-factory evaluate", "Date": "2026-11-24"},
         stages={"learn": 12.3},
     )
@@ -107,6 +113,15 @@ def test_the_page_tells_what_the_numbers_say() -> None:
     for line in text.splitlines():  # a cell more or less breaks a table
         assert not line.startswith("|") or line.endswith("|")
     assert "nan" not in text
+
+
+def test_poses_and_pairs_are_put_into_a_page_once() -> None:
+    text = page(results())
+    measured = {name: Interval(value=0.7, low=0.6, high=0.8, num=5) for name in SCENES}
+    renewed = with_scenes(text, scene_section(measured))
+    assert text.count("| two people / pictures of one, Face Sim | >= 0.85 | 0.900 [0.800, 1.000] | reached |") == 1
+    assert renewed.count("## Poses and two people") == 1 and "0.700 [0.600, 0.800] | not reached |" in renewed
+    assert with_scenes(renewed, scene_section(results().scenes)) == text
 
 
 def test_verdicts_follow_the_numbers() -> None:

@@ -38,6 +38,14 @@ _ASK: Final = "import sys; from ray._raylet import GcsClient; GcsClient(address=
 _CODE: Final = Path(__file__).parents[2]  # where `pipelines` and `factory` are
 
 
+_held = 0.0
+
+
+def held_cpus() -> float:
+    """CPUs that others, such as an endpoint, had booked when this process joined their cluster; 0 of one of its own."""
+    return _held
+
+
 def connect() -> None:
     """Joins the cluster of RAY_ADDRESS, or starts one on this machine; nothing if there is one already.
 
@@ -105,6 +113,9 @@ def _join(address: str) -> None:
                 "RAY_ADDRESS for a cluster of the job's own"
             ) from None
         raise ClusterError(f"RAY_ADDRESS={address}: {_line(error)}; {remedy}") from error
+    global _held
+    total, free = ray.cluster_resources(), ray.available_resources()  # type: ignore[no-untyped-call]
+    _held = max(0.0, total.get("CPU", 0.0) - free.get("CPU", 0.0))
 
 
 TOKEN: Final = (

@@ -9,6 +9,7 @@ import ray
 from ray.data import ActorPoolStrategy
 
 from factory.pack import Pack
+from pipelines.jobs.cluster import held_cpus
 
 LIGHT: Final = 0.1  # logical CPUs of a task that reads or commits; it must find room beside the workers
 
@@ -58,7 +59,7 @@ def cpu_and_model_pools(workers: Workers) -> tuple[Pool, Pool]:
     each = min(gpus, 1) if workers.gpus is None else workers.gpus
     models = workers.num or (_that_fit(gpus, each) if each else max(1, cpus // 2))
     others = max(1, cpus - models)
-    share = _share(cpus, models + others)
+    share = min(_share(cpus, models + others), _share_of_rest(models + others))
     threads = max(1, cpus // (models + others))
     return (
         Pool(size=others, num_cpus=share, num_gpus=0, threads=threads),
@@ -85,6 +86,7 @@ def model_pool(workers: Workers, *, at_most: int, pack: Pack) -> Pool:
     threads = smallest // here
     size = max(1, min(at_most, sum(int(node["CPU"]) // threads for node in nodes)))
     share = max(0.5, smallest - 1.0) / here  # together nearly all of a node: no node gets more than its share
+    share = min(share, _share_of_rest(size))
     return Pool(size=size, num_cpus=share, num_gpus=0, threads=threads, steady=True)
 
 
@@ -113,6 +115,14 @@ def _share(cpus: int, workers: int) -> float:
     if cpus == 0:
         return 1.0
     return round(min(1.0, (cpus - (1.0 if cpus > 1 else 0.0) - 3 * LIGHT) / workers), 3)
+
+
+def _share_of_rest(workers: int) -> float:
+    """CPUs a worker books at most where an endpoint or another job holds some of the only node's. (Of several nodes no
+    one may get more workers than it has room for, so there a job waits.)"""
+    if not held_cpus() or len(_nodes()) != 1:
+        return 1.0
+    return max(0.01, round((_cluster()[0] - held_cpus() - 1.0 - 3 * LIGHT) / workers, 3))
 
 
 def _cluster() -> tuple[int, int]:

@@ -18,9 +18,12 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
+from pipelines.jobs.cluster import held_cpus
 from pipelines.jobs.rate import Rate
 
 Board: TypeAlias = ActorHandle[Any]  # of a StepBoard
+_PATIENCE_S = 20.0  # nothing came for so long: others may hold the CPUs
+_NOTICEABLE = 0.05  # CPUs; below it is rounding
 _LINE_EVERY_S = 10.0  # between lines where the output is a file and a line cannot be redrawn
 
 
@@ -45,6 +48,7 @@ class Progress:
         self._rate = Rate()
         self._rates: defaultdict[str, Rate] = defaultdict(Rate)
         self._left: Gauge | None = None
+        self._began = time.monotonic()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._show, daemon=True)
 
@@ -71,11 +75,21 @@ class Progress:
         self._export(seconds)
         percent = 100 * worth / self.total if self.total else 100
         parts = [f"{self.what}  {self.done}/{self.total} {self.unit}", f"{percent:.0f} %", _speed(self._rate)]
-        parts.append("starting" if seconds is None else f"{_clock(seconds)} left")
+        parts.append(self._start() if seconds is None else f"{_clock(seconds)} left")
         for name, num in (self.counts() if self.counts else {}).items():
             self._rates[name].see(num)
             parts.append(f"{num} {name} {_speed(self._rates[name])}".rstrip())
         return "  ".join(part for part in parts if part)
+
+    def _start(self) -> str:
+        """What is told while nothing has come: also whom a job waits for that gets no CPUs."""
+        if held_cpus() < _NOTICEABLE or time.monotonic() - self._began < _PATIENCE_S:
+            return "starting"
+        total = ray.cluster_resources().get("CPU", 0.0)  # type: ignore[no-untyped-call]
+        return (
+            f"waiting for CPUs: {held_cpus():.1f} of {total:g} are held by an endpoint or another job of this cluster; "
+            "end it, or unset RAY_ADDRESS for a cluster of the job's own"
+        )
 
     def _show(self) -> None:
         console = Console(stderr=True)

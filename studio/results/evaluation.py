@@ -6,9 +6,12 @@ this file says which people, arms and bounds they get. studio/results/gather.py 
 
 from __future__ import annotations
 
+import json
+import re
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 
 from factory.config import PrepareConfig
@@ -16,25 +19,67 @@ from factory.pack import load_pack
 from factory.settings import generate_settings
 from factory.store.rows import image_row
 from factory.store.tables import Store
+from studio.results import scenes
 from studio.results.bounds import renders
-from studio.results.gather import write
+from studio.results.gather import gallery, write
+from studio.results.page import scene_section
 from studio.results.protocol import FULL, QUICK, Plan, celebrities_of, people_of, write_portraits
 from studio.results.ready import check
 from studio.results.work import Cast, Work, cast_of
 
 RESULTS = Path(__file__).resolve().parents[2] / "docs" / "results"
+SCENES = "poses and two people"  # the stage's name
 
 
-def run(out: Path, results: Path | None = None, *, quick: bool = False, pack: str = "studio") -> int:
+def run(
+    out: Path, results: Path | None = None, *, quick: bool = False, only_scenes: bool = False, pack: str = "studio"
+) -> int:
     """Carries out the protocol and writes results.md, results.json and pictures; returns the exit status.
 
     Work is kept under `out`; a second run only writes the results anew. `results` is docs/results by default, and of a
-    quick run a folder under `out`.
+    quick run a folder under `out`. `only_scenes` learns the method's row alone, and puts poses and pictures of two into
+    the results that are there.
     """
     plan = QUICK if quick else FULL
     folder = (out / plan.name).resolve()
-    carry_out(plan, folder, results or (folder / "results" if quick else RESULTS), pack)
+    place = results or (folder / "results" if quick else RESULTS)
+    (renew_scenes if only_scenes else carry_out)(plan, folder, place, pack)
     return 0
+
+
+def renew_scenes(plan: Plan, folder: Path, results: Path, pack: str) -> None:
+    """Poses and pictures of two alone, put into the page and the numbers under `results`. FileNotFoundError if there
+    are none, PackError if the pack cannot be evaluated."""
+    page, numbers = results / "results.md", results / "results.json"
+    text, known = page.read_text(encoding="utf-8"), json.loads(numbers.read_text(encoding="utf-8"))
+    alone = plan.model_copy(update={"table_1": plan.table_1[:1], "table_2": (), "sweep": ()})
+    work = Work(plan=alone, pack=load_pack(pack), folder=folder)
+    check(work.pack)
+    folder.mkdir(parents=True, exist_ok=True)
+    learn(work)
+    measured = show_scenes(work, cast_of(work))
+    known["scenes"] = {name: asdict(cell) for name, cell in measured.items()}
+    known["stages"] |= {name: seconds for name, seconds in work.stages.items() if name == SCENES}
+    page.write_text(with_scenes(text, scene_section(measured)), encoding="utf-8")
+    numbers.write_text(json.dumps(known, indent=1) + "\n", encoding="utf-8")
+    scenes.copy_sheet(work, results)
+    print(page)
+
+
+def with_scenes(page: str, section: str) -> str:
+    """A page with this section in place of its older one, or before what limits its numbers."""
+    parts = re.split(r"(?m)^(?=## )", page)
+    kept = [part for part in parts if not part.startswith(scenes.HEADING)]
+    at = next((n for n, part in enumerate(kept) if part.startswith("## What is different")), len(kept))
+    return "".join([*kept[:at], section + "\n\n", *kept[at:]])
+
+
+def show_scenes(work: Work, cast: Cast) -> scenes.Figures:
+    """Poses and pictures of two: drawn and measured, unless they were before."""
+    with stage(work, SCENES) as did:
+        measured, new = scenes.figures(work, cast, gallery(work.pack, cast.faces))
+        did.append(int(new))
+    return measured
 
 
 def carry_out(plan: Plan, folder: Path, results: Path, pack: str) -> None:
@@ -45,6 +90,7 @@ def carry_out(plan: Plan, folder: Path, results: Path, pack: str) -> None:
     learn(work)
     cast = cast_of(work)
     draw_and_measure(work, cast)
+    show_scenes(work, cast)
     with stage(work, "results"):
         write(work, cast, results)
     for name in ("results.md", "results.json"):

@@ -19,6 +19,7 @@ from factory.pack import Pack
 from factory.records import TEXT_ENCODER, GeneratedImage, Identity, PictureMetrics, PreparedFace
 from factory.settings import evaluate_settings, generate_settings
 from factory.store.tables import Store
+from studio.results import scenes
 from studio.results.charts import picture_grid, sweep_chart, whiskers, word_map
 from studio.results.findings import bars, claims
 from studio.results.page import BOUNDS, Results, WordFacts, page, to_json
@@ -47,6 +48,7 @@ def write(work: Work, cast: Cast, folder: Path) -> Results:
     drawn.save(folder / "words.png")
     _charts(work, results, folder)
     _grids(work, cast, folder)
+    scenes.copy_sheet(work, folder)
     return results
 
 
@@ -74,6 +76,7 @@ def gather(work: Work, cast: Cast, outside: Mapping[str, int]) -> Results:
         feature_width=reference.shape[1],
         steps={key: cast.identities[key][0].num_steps for key in plan.arms()},
         outside=outside,
+        scenes=scenes.figures(work, cast, galleries["people"])[0],
         facts=_facts(work),
         stages=work.stages,
     )

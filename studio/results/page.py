@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 
 from factory.config import EvaluateConfig
 from factory.measure.formulas import Interval
+from studio.results import scenes
 from studio.results.findings import Bar, Claim
 from studio.results.protocol import Arm, Plan
 from studio.results.scores import MEASURES
@@ -50,6 +51,7 @@ class Results:
     feature_width: int  # K of those features
     steps: Mapping[str, int]  # updates, by arm
     outside: Mapping[str, int]  # words outside the map, by its groups
+    scenes: scenes.Figures  # poses and pictures of two
     facts: Mapping[str, str]  # hardware, versions, date, commands
     stages: Mapping[str, float]  # seconds of the run that did the work
 
@@ -89,6 +91,7 @@ def page(results: Results) -> str:
         _account(results),
         _table(["a", "b", "measure", "paper: a - b", "here: a - b", "the claim"],
                [_claim(claim, plan) for claim in results.claims]),
+        scene_section(results.scenes),
         "## What is different here, and what limits these numbers",
         "\n".join(f"- {note}" for note in notes(results)),
         "## Pictures",
@@ -99,6 +102,13 @@ def page(results: Results) -> str:
         _table(["stage", "seconds"], [[name, f"{seconds:.0f}"] for name, seconds in results.stages.items()]),
     ]  # fmt: skip
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def scene_section(measured: scenes.Figures) -> str:
+    """What the page tells of poses and pictures of two."""
+    rows = [_bar(bar) for bar in scenes.bars(measured)]
+    parts = [scenes.HEADING, _table(["what", "bar", "measured", ""], rows), scenes.sentences(measured)]
+    return "\n\n".join([*parts, "![poses and pictures of two people](scenes.webp)"])
 
 
 def notes(results: Results) -> list[str]:
@@ -154,6 +164,7 @@ def to_json(results: Results) -> str:
         "words": {key: asdict(facts) for key, facts in results.words.items()},
         "bars": [{**asdict(bar), "verdict": bar.verdict} for bar in results.bars],
         "claims": [{**asdict(claim), "verdict": claim.verdict} for claim in results.claims],
+        "scenes": {name: asdict(cell) for name, cell in results.scenes.items()},
         "pictures_per_row": results.num_pictures,
         "facts": dict(results.facts),
         "stages": dict(results.stages),

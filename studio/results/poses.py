@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
-import cv2
 import numpy as np
 import torch
 from diffusers import ControlNetModel, DPMSolverMultistepScheduler, StableDiffusionControlNetPipeline
@@ -20,18 +19,18 @@ from diffusers.models.attention_processor import AttnProcessor
 
 from factory.base.diffusion import DiffusionBase
 from factory.base.text import tokenise
-from factory.config import EvaluateConfig
+from factory.config import EvaluateConfig, PrepareConfig
 from factory.faces.detect import FaceRecogniser
 from factory.faces.pose import HeadPose, draw_skeleton
+from factory.faces.scan import Scan
 from factory.measure.clip import ClipScorer
 from factory.measure.formulas import cosine
-from factory.pack import load_pack
+from factory.pack import Pack, load_pack
 from factory.prompts import PERSON
 from studio.training import grid, landmarks
 from studio.training import pose as training
 from studio.training.build import PACK
 from studio.training.dataset import PICTURE_PX, held_out
-from studio.training.samples import Faces
 from studio.training.words import true_words
 from studio.world.people import Person
 from studio.world.render import render
@@ -126,21 +125,25 @@ class Posing:
         return (output * 255).round().astype(np.uint8)
 
 
-def _real(person: Person, pose: HeadPose, context: dict[str, str]) -> tuple[np.ndarray, np.ndarray]:
-    """A render and its landmarks [5, 2] in pixels."""
+def real_render(person: Person, pose: HeadPose, context: dict[str, str]) -> tuple[np.ndarray, np.ndarray]:
+    """A render, uint8 [S, S, 3] RGB, and its landmarks [5, 2] in pixels."""
     scene = sample_scene(np.random.default_rng(5), context="plain", **asdict(pose), **context, smile=0.1)
     made = render(person, scene)
     return made.image, made.landmarks
 
 
-def _detected(faces: Faces, image: np.ndarray) -> np.ndarray:
-    """The detector's five points [5, 2] in pixels, NaN where it finds no face."""
-    padded = cv2.copyMakeBorder(image, 32, 32, 32, 32, cv2.BORDER_REPLICATE)[..., ::-1].copy()
-    boxes, points = faces.detector.detect(padded, max_num=1)
-    return np.asarray(points[0] - 32 if len(boxes) else np.full((5, 2), np.nan))
+def detector(pack: Pack) -> Scan:
+    """The pack's detector, as `detected` uses it."""
+    return Scan(pack, PrepareConfig().min_score, 1)
 
 
-def _apart(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+def detected(scan: Scan, image: np.ndarray) -> np.ndarray:
+    """The detector's five points of the largest face, [5, 2] in pixels; NaN where it finds none."""
+    found = scan(image)
+    return found[0].landmarks if found else np.full((5, 2), np.nan)
+
+
+def apart(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Mean distance of five points [N, 5, 2], pixels [N]."""
     out: np.ndarray = np.linalg.norm(a - b, axis=2).mean(1)
     return out
@@ -154,7 +157,7 @@ def measure(net: ControlNetModel, state: Path, sheet: Path, *, first: int = 24, 
         for prompt, context in CONTEXTS:
             shown = posing.draw(person, prompt, POSES, seed=number)
             alone = posing.draw(person, prompt, [None], seed=number)
-            truth = [_real(person, pose, context) for pose in POSES]
+            truth = [real_render(person, pose, context) for pose in POSES]
             made.append(shown)
             free.append(alone)
             real.append(np.stack([image for image, _ in truth]))
@@ -169,9 +172,9 @@ def measure(net: ControlNetModel, state: Path, sheet: Path, *, first: int = 24, 
 
 def _figures(arrays: Sequence[np.ndarray], people: Sequence[Person], state: Path, pack: Path, names: str) -> Figures:
     made, free, real, truth = arrays
-    faces, ruler = Faces(pack), landmarks.load(state, pack)
-    seen, seen_real = (np.stack([_detected(faces, image) for image in images]) for images in (made, real))
-    by_ruler, by_ruler_real = (_apart(ruler(images), truth) for images in (made, real))
+    scan, ruler = detector(load_pack(pack)), landmarks.load(state, pack)
+    seen, seen_real = (np.stack([detected(scan, image) for image in images]) for images in (made, real))
+    by_ruler, by_ruler_real = (apart(ruler(images), truth) for images in (made, real))
     likeness = _likeness(made, free, people, pack)
     clip = ClipScorer(load_pack(pack))
     word = EvaluateConfig().class_word
@@ -180,9 +183,9 @@ def _figures(arrays: Sequence[np.ndarray], people: Sequence[Person], state: Path
     clip_t_free = float(cosine(clip.images(list(free)), texts).mean())
     return Figures(
         people=names,
-        detector_px=float(np.nanmedian(_apart(seen, truth))),
-        detector_px_real=float(np.nanmedian(_apart(seen_real, truth))),
-        detector_px_paired=float(np.nanmedian(_apart(seen, seen_real))),
+        detector_px=float(np.nanmedian(apart(seen, truth))),
+        detector_px_real=float(np.nanmedian(apart(seen_real, truth))),
+        detector_px_paired=float(np.nanmedian(apart(seen, seen_real))),
         ruler_px=float(np.median(by_ruler)),
         ruler_px_real=float(np.median(by_ruler_real)),
         ruler_px_p90=float(np.quantile(by_ruler, 0.9)),
@@ -198,7 +201,7 @@ def _figures(arrays: Sequence[np.ndarray], people: Sequence[Person], state: Path
 def _likeness(made: np.ndarray, free: np.ndarray, people: Sequence[Person], pack: Path) -> dict[str, float]:
     """Face Sim to a plain photo of the same person, and how often that is the nearest of all people."""
     judge = FaceRecogniser(load_pack(pack))
-    photos = [_real(person, HeadPose(), {})[0] for person in people]
+    photos = [real_render(person, HeadPose(), {})[0] for person in people]
     own = np.stack([face for photo in photos if (face := judge.embed(photo, aligned=True)) is not None])
     missing = np.full(own.shape[1], np.nan, np.float32)
 
