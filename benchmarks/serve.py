@@ -121,7 +121,7 @@ def offline(generator: ImageGenerator, requests: Sequence[ImageRequest]) -> Load
     began, cpu_began = time.perf_counter(), time.process_time()
     generator.generate(requests)
     seconds, cpu_s = time.perf_counter() - began, time.process_time() - cpu_began
-    return Load(latencies_s=[seconds] * len(requests), seconds=seconds, cpu_s=Counter({CLIENTS: cpu_s}))  # type: ignore[dict-item]
+    return Load(latencies_s=[seconds] * len(requests), seconds=seconds, cpu_s=Counter({CLIENTS: cpu_s}))
 
 
 def one_round(
@@ -205,7 +205,7 @@ def ratios(rounds: Rounds) -> dict[str, tuple[float, str]]:
     }
 
 
-def summary(load: Load) -> dict[str, float]:
+def summary(load: Load) -> dict[str, Any]:
     """What the table tells of a load."""
     return {
         "pictures": len(load.latencies_s),

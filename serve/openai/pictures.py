@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 OutputFormat = Literal["png", "jpeg", "webp"]
+_PNG_LEVEL = 2  # of zlib's 0..9: a third of the usual 6's time for a sixth more bytes, and the pixels are the same
 
 
 def resized(image: np.ndarray, size: tuple[int, int] | None) -> np.ndarray:
@@ -28,7 +29,7 @@ def encode(image: np.ndarray, output_format: OutputFormat, quality: int) -> str:
     """Base64 of a picture (uint8 [S, S, 3] RGB) as a file; `quality` 0..100 is of jpeg and webp."""
     buffer = io.BytesIO()
     if output_format == "png":
-        Image.fromarray(image).save(buffer, "PNG")
+        Image.fromarray(image).save(buffer, "PNG", compress_level=_PNG_LEVEL)
     else:
         Image.fromarray(image).save(buffer, output_format.upper(), quality=quality)
     return base64.b64encode(buffer.getvalue()).decode("ascii")
