@@ -103,7 +103,7 @@ def sculpt(
         Literal["ply", "spz"], typer.Option("--format", help="Of --out; spz is a tenth as large.")
     ] = "ply",
     pack: PackName = "studio",
-    steps: Annotated[int | None, typer.Option("--steps", min=1, help="Updates of a head. [default: 400]")] = None,
+    steps: Annotated[int | None, typer.Option("--steps", min=1, help="Updates of a head. [default: 240]")] = None,
     workers: NumWorkers = None,
     gpus: Gpus = None,
     settings: Changes = None,

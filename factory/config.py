@@ -124,9 +124,9 @@ class SculptConfig(Config):
     """A head of 3D Gaussians from an identity's words. What no source is named for was tuned on the studio pack
     (docs/log.md, 2026-11-28)."""
 
-    objective: Literal["ism", "reconstruction"] = "ism"  # LucidDreamer's interval score matching (arXiv 2311.11284,
-    # Eq. 17), or few-step denoisings of the noised renders as targets
-    num_iterations: int = Field(default=400, ge=1)  # updates of the Gaussians
+    objective: Literal["ism", "reconstruction"] = "reconstruction"  # few-step denoisings of the noised renders as
+    # targets, or LucidDreamer's interval score matching (arXiv 2311.11284, Eq. 17)
+    num_iterations: int = Field(default=240, ge=1)  # updates of the Gaussians
     views_per_iteration: int = Field(default=4, ge=1)
     guidance_scale: float = Field(default=2.0, ge=0.0)  # 1 and less: none
     control: bool = True  # the pack's pose ControlNet shows the view's head pose, if it takes such; else view words

@@ -8,12 +8,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import gsply
 import numpy as np
 import pyarrow as pa
 import pytest
+import ray
 import torch
 from diffusers import UNet2DConditionModel
 from PIL import Image
+from plyfile import PlyData
 
 from factory.base.diffusion import DiffusionBase
 from factory.config import SculptConfig
@@ -21,7 +24,7 @@ from factory.draw.control import PoseNet
 from factory.draw.distill import Guide
 from factory.draw.gaussians import Growing, ellipsoid
 from factory.draw.sculpt import Sculptor, _Work, show, turntable
-from factory.draw.splat_files import encode_turntable, from_ply, to_ply
+from factory.draw.splat_files import encode_turntable, export_head, from_ply, to_ply
 from factory.draw.splats import SH_C0, Splats, View
 from factory.draw.texts import TextStates
 from factory.ids import model_id
@@ -216,12 +219,28 @@ def test_a_ply_is_read_by_others_and_read_back(degree: int, tmp_path: Path) -> N
         expected = torch.nn.functional.normalize(tensor, dim=1) if name == "quats_N4" else tensor
         torch.testing.assert_close(back.tensors()[name], expected, atol=1e-6, rtol=1e-6)
     np.testing.assert_array_equal(show(back, [View()], 32), show(splats, [View()], 32))
-    plyfile = pytest.importorskip("plyfile")
-    vertex = plyfile.PlyData.read(io.BytesIO(data))["vertex"]
+    vertex = PlyData.read(io.BytesIO(data))["vertex"]
     np.testing.assert_allclose(vertex["x"], splats.means_N3[:, 0])
     np.testing.assert_allclose(vertex["f_dc_2"], splats.sh_NK3[:, 0, 2])
     if degree:  # channel by channel: green's first coefficient is the fourth
         np.testing.assert_allclose(vertex["f_rest_3"], splats.sh_NK3[:, 1, 1])
+
+
+@pytest.mark.parametrize("degree", [0, 1])
+def test_a_splat_library_reads_both_formats(degree: int, tmp_path: Path) -> None:
+    """gsply reads 3DGS's PLY as it was meant, and the SPZ up to its rounding, in a quarter of the bytes."""
+    splats = some(degree)
+    ply, spz = tmp_path / "head.ply", tmp_path / "head.spz"
+    ply.write_bytes(to_ply(splats))
+    spz.write_bytes(export_head(ply.read_bytes(), "spz"))
+    exact, packed = gsply.plyread(str(ply)), gsply.read_spz(str(spz))
+    np.testing.assert_allclose(exact.scales, splats.log_scales_N3)
+    for read, near in ((exact, 1e-6), (packed, 0.15)):
+        np.testing.assert_allclose(read.means, splats.means_N3, atol=min(near, 1e-3))
+        np.testing.assert_allclose(read.opacities.ravel(), splats.logits_N, atol=near)
+        np.testing.assert_allclose(read.sh0, splats.sh_NK3[:, 0], atol=near)
+        if degree:
+            np.testing.assert_allclose(read.shN.reshape(30, 3, 3), splats.sh_NK3[:, 1:], atol=near)
 
 
 def test_what_is_no_ply_of_ours_is_told() -> None:
@@ -301,3 +320,21 @@ def test_erasing_reaches_heads_and_heads_in_the_making(
     assert store.count("checkpoints") == 0, "a running job's checkpoint is refused"
     counts = dict(zip(*working(asked).to_pydict().values(), strict=True))
     assert counts == {"models": 0, "done": 1} and store.count("models") == 0
+
+
+@pytest.mark.cluster
+@pytest.mark.timeout(600)  # Ray starts
+def test_the_job_on_a_cluster_and_its_files(posed: Pack, store: Store, tmp_path: Path) -> None:
+    for number, name in ((1, "ada"), (2, "bob")):
+        store.upsert("identities", [identity_row(person(number, name, posed.fingerprint()))])
+    prompts = ["a photo of <person>", "<person> at sea"]
+    try:
+        first = job.sculpt(store.root, posed.root, prompts=prompts, identities=["ada"], config=CONFIG)
+        again = job.sculpt(store.root, posed.root, prompts=prompts, config=CONFIG, out=tmp_path / "out")
+    finally:
+        ray.shutdown()
+    assert (first.models, first.skipped_existing) == (2, 0) and (again.models, again.skipped_existing) == (2, 2)
+    assert store.count("models") == 4 and store.count("checkpoints") == 0
+    files = sorted(file.name for file in (tmp_path / "out").iterdir())
+    assert files == [f"{name}_{n}.{kind}" for name in ("ada", "bob") for n in (0, 1) for kind in ("ply", "webp")]
+    assert len(from_ply((tmp_path / "out" / "ada_0.ply").read_bytes())) > 8

@@ -21,7 +21,7 @@ _SHOULDERS: Final = 0.25  # share of the Gaussians
 _SIZE: Final = 0.1  # of a Gaussian among 2000
 _SPLIT: Final = 1.6  # by what the halves of a split Gaussian are smaller (the source's)
 _LARGE: Final = 0.08  # standard deviation from which on a Gaussian is split rather than copied
-_RATES: Final = {  # Adam's, of num_iterations = 400
+_RATES: Final = {  # Adam's, at the start
     "means_N3": 8e-3,
     "log_scales_N3": 2e-2,
     "quats_N4": 2e-2,
@@ -81,6 +81,7 @@ class Growing:
         self._tensors = {name: tensor.requires_grad_() for name, tensor in tensors.items()}
         groups = [{"params": [tensor], "lr": rate * _RATES[name]} for name, tensor in self._tensors.items()]
         self._adam = torch.optim.Adam(groups, eps=1e-15)
+        self._rates = [rate * _RATES[name] for name in self._tensors]
         self._pull_N = torch.zeros(len(splats))  # what the pictures' gradients pulled at each since the last densifying
 
     @property
@@ -90,15 +91,13 @@ class Growing:
 
     def step(self, centres_VN2: list[torch.Tensor], *, decay: float = 1.0) -> None:
         """One update of the loss whose gradients are there; `centres` of its renders have theirs. `decay` multiplies
-        the rates of places, as means settle at last."""
+        all rates, as a head settles at last."""
         for centres_N2 in centres_VN2:
             if centres_N2.grad is not None:
                 self._pull_N += centres_N2.grad.norm(dim=1).cpu()
-        group = self._adam.param_groups[0]
-        rate = group["lr"]
-        group["lr"] = rate * decay
+        for group, rate in zip(self._adam.param_groups, self._rates, strict=True):
+            group["lr"] = rate * decay
         self._adam.step()
-        group["lr"] = rate
         self._adam.zero_grad(set_to_none=True)
 
     @torch.no_grad()

@@ -34,7 +34,8 @@ _FIRST: Final = 1 / 3  # reconstruction: share of the iterations whose targets a
 _FIRST_STEPS: Final = 10  # of those
 _RANDOM_VIEWS: Final = 3  # reconstruction: of each set of targets, beside the fixed ones
 _TOO_LARGE: Final = 1e-3  # weight of the Gaussians' mean square size, head units^2
-_TUNED_FOR: Final = 400  # iterations that learning rates are meant for
+_TUNED_FOR: Final = 240  # iterations that learning rates are meant for
+_SLOWER: Final = 0.4  # ISM's share of them: each of its slopes is of another noise level and view
 
 
 class Sculptor:
@@ -89,7 +90,8 @@ class _Work:
         config, device = self.config, guide.base.device
         start = ellipsoid(config.num_gaussians, config.sh_degree, request.crop, request.mask, self.random)
         start = Splats(**{name: tensor.to(device) for name, tensor in start.tensors().items()})
-        self.growing = Growing(start, rate=min(1.0, _TUNED_FOR / config.num_iterations) ** 0.5)
+        rate = min(1.0, _TUNED_FOR / config.num_iterations) ** 0.5
+        self.growing = Growing(start, rate=rate * (_SLOWER if config.objective == "ism" else 1.0))
         self.noise_1CHW = guide.noise(1, self.random)
         self.targets_V3SS: torch.Tensor | None = None
         self.views: list[View] = []
@@ -103,7 +105,7 @@ class _Work:
             loss, centres = self._reconstruction(share)
         sizes_N3 = self.growing.splats.log_scales_N3.exp()
         (loss + _TOO_LARGE * sizes_N3.square().mean()).backward()
-        self.growing.step(centres, decay=0.1**share)
+        self.growing.step(centres, decay=0.2**share)
         self.done += 1
         first, last = (round(part * config.num_iterations) for part in _GROWS)
         if self.done % config.densify_every == 0 and first <= self.done <= last:

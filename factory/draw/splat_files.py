@@ -7,6 +7,7 @@ import tempfile
 from pathlib import Path
 from typing import Final, Literal
 
+import gsply
 import numpy as np
 import torch
 from PIL import Image
@@ -68,13 +69,7 @@ def _properties(num_rest: int) -> list[str]:
 
 
 def to_spz(splats: Splats) -> bytes:
-    """Niantic's compressed format, written by gsply; ValueError with the remedy where that is missing."""
-    try:
-        import gsply
-    except ImportError:
-        raise ValueError(
-            "SPZ files are written by gsply, which is not there: pip install --no-deps gsply"
-        ) from None
+    """Niantic's compressed format, a fifth of the PLY, written by gsply."""
     with tempfile.TemporaryDirectory() as folder:
         ply, spz = Path(folder) / "head.ply", Path(folder) / "head.spz"
         ply.write_bytes(to_ply(splats))
