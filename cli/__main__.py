@@ -20,6 +20,7 @@ from cli.learning import prepare, retry_rejects, run, train
 from cli.options import PackName
 from cli.output import any_text
 from cli.packs import packs_app
+from cli.videos import animate, videos_app
 
 app = typer.Typer(
     cls=Commands,
@@ -34,6 +35,7 @@ app = typer.Typer(
     "`identity-factory serve --root ROOT` does so over HTTP; `identity-factory demo` shows all of it.",
 )
 app.add_typer(identities_app, name="identities")
+app.add_typer(videos_app, name="videos")
 app.add_typer(packs_app, name="packs")
 app.add_typer(jobs_app, name="jobs")
 app.command("submit", context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(submit)
@@ -42,6 +44,7 @@ app.command()(prepare)
 app.command("retry-rejects")(retry_rejects)
 app.command()(train)
 app.command()(generate)
+app.command()(animate)
 app.command()(sculpt)
 app.command()(serve)
 

@@ -60,7 +60,7 @@ _NONE: dict[str, str | None] = {"none": None}
 Names = Annotated[list[str] | None, typer.Argument(metavar="[NAME]...", help="Names or ids. [default: all]")]
 
 
-def parse_settings(settings: list[str] | None, **options: int | str | None) -> dict[str, object]:
+def parse_settings(settings: list[str] | None, **options: float | str | None) -> dict[str, object]:
     """KEY=VALUE pairs and the options of the same name that were given; lists in JSON, "none" where a field may be."""
     changes: dict[str, object] = {}
     for text in settings or []:

@@ -161,6 +161,20 @@ class Pack(BaseModel):
         names = [" ".join(pair) for pair in self.celebrities]
         return _digest([self.model_fingerprint(), *names, *self.prompt_templates])
 
+    def clip_fingerprint(self) -> str:
+        """16 hex digits over all that a clip depends on besides words, prompt, seed, poses and settings: the base model
+        and what makes clips of its pictures, or in its place. Raises PackError where the pack has nothing of the kind,
+        or not its weights."""
+        makers = [part for name, part in self.parts().items() if name in ("motion", "video")]
+        if not makers:
+            raise PackError(
+                f"pack {self.name!r} makes no clips: its pack.toml has neither [motion] nor [video]; use one that has"
+            )
+        settings = [part.model_dump_json(exclude=set(Source.model_fields)) for part in makers]
+        files = [file for part in makers for file in sorted(self.folder(part).rglob("*"))]
+        kept = [file for file in files if file.suffix in (".json", ".safetensors", ".bin")]
+        return _digest([self.model_fingerprint(), *settings, *map(file_sha256, kept)])
+
 
 def list_packs() -> list[str]:
     """Names of the packs that come with the factory, sorted."""

@@ -8,6 +8,7 @@ from typing import TypeVar
 from pydantic import ValidationError
 
 from factory.config import (
+    AnimateConfig,
     Config,
     EngineConfig,
     EvaluateConfig,
@@ -56,6 +57,13 @@ def generate_settings(pack: Pack, overrides: Mapping[str, object] | None = None)
 def sculpt_settings(overrides: Mapping[str, object] | None = None) -> SculptConfig:
     """The config of sculpting. Raises ValueError naming the field and what it takes."""
     return _changed(SculptConfig(), _known(overrides, SculptConfig))
+
+
+def animate_settings(pack: Pack, overrides: Mapping[str, object] | None = None) -> AnimateConfig:
+    """The config of clips, their frames' included. Raises ValueError naming the field and what it takes."""
+    changes = _known({"generate": None, **(overrides or {})}, AnimateConfig, GenerateConfig)
+    of_frames = _changed(_changed(GenerateConfig(), pack.generate), changes)
+    return _changed(AnimateConfig(), {**changes, "generate": of_frames})
 
 
 def evaluate_settings(pack: Pack, overrides: Mapping[str, object] | None = None) -> EvaluateConfig:

@@ -1,4 +1,5 @@
-"""What somebody asks for -> an ImageRequest: who is in the picture, where, in which pose, and of what size.
+"""What somebody asks for -> an ImageRequest: who is in the picture, where, in which pose, and of what size; or a
+ClipRequest: who moves, and along which poses.
 
 Light: no network is loaded here, so the endpoint's ingress and a job's driver can use it.
 """
@@ -7,17 +8,17 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Final, TypeAlias
 
 import numpy as np
 
-from factory.config import GenerateConfig
+from factory.config import AnimateConfig, GenerateConfig
 from factory.errors import SceneRefused
 from factory.faces.pose import LIMITS, SHIFT_LIMITS, HeadPose, draw_skeleton
 from factory.pack import Pack
 from factory.prompts import PERSON, people_in, texts_by_person
-from factory.records import Identity, ImageRequest, PoseControl, Region
+from factory.records import ClipRequest, Identity, ImageRequest, PoseControl, Region
 
 Box: TypeAlias = tuple[float, float, float, float]  # x0 y0 x1 y1, shares of the picture
 Pose: TypeAlias = HeadPose | np.ndarray  # of a head, or a whole picture's skeleton: uint8 [H, W, 3], RGB
@@ -72,6 +73,43 @@ def compose(
     control = _control(pack, heads, list(places.values()), size)
     start, end = pose_range
     return replace(request, pose=PoseControl(skeleton=control, scale=pose_scale, start=start, end=end))
+
+
+def compose_clip(
+    prompt: str,
+    seed: int,
+    config: AnimateConfig,
+    *,
+    pack: Pack,
+    own: Identity | None,
+    find: Callable[[str], Identity],
+    poses: Sequence[Pose] = (),
+    pose_scale: float = 1.0,
+) -> ClipRequest:
+    """A request of one clip, of one person. `poses` are one for all frames, or one a frame (`pose_path`).
+
+    Raises as `compose`.
+    """
+    if len(poses) not in (0, 1, config.num_frames):
+        message = f"{len(poses)} poses for {config.num_frames} frames: give one for all, or one each"
+        raise SceneRefused(message, "pose")
+    if len(people_in(prompt)) > 1:
+        raise SceneRefused("a clip shows one person, and this prompt names several", "prompt")
+    frames = [
+        compose(prompt, seed, config.generate, pack=pack, own=own, find=find, poses=some, pose_scale=pose_scale)
+        for some in ([[pose] for pose in poses] or [[]])
+    ]
+    controls = [frame.pose for frame in frames if frame.pose is not None]
+    first, every = frames[0], controls * (config.num_frames if len(controls) == 1 else 1)
+    return ClipRequest(identity=first.identity, prompt=first.prompt, seed=seed, config=config, poses=tuple(every))
+
+
+def pose_path(stops: Sequence[HeadPose], num_frames: int) -> list[HeadPose]:
+    """Poses of a clip's frames, from the first stop to the last at one pace from stop to stop; one stop: a still."""
+    at = np.linspace(0, len(stops) - 1, num_frames)
+    names = [field.name for field in fields(HeadPose)]
+    along = {name: np.interp(at, range(len(stops)), [getattr(stop, name) for stop in stops]) for name in names}
+    return [HeadPose(**{name: float(along[name][frame]) for name in names}) for frame in range(num_frames)]
 
 
 def drawn_size(width_px: int, height_px: int, *, side: int) -> tuple[int, int]:

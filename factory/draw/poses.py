@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
 
 from factory.config import PrepareConfig
-from factory.draw.compose import Pose, named_pose
+from factory.draw.compose import Pose, named_pose, pose_path
 from factory.errors import PhotoRejected
 from factory.faces.detect import FaceDetector
 from factory.faces.openpose import BodyEstimator
@@ -17,6 +18,8 @@ from factory.pack import Pack
 
 # The pose of a cut-off, small or blurred face is as good as any other.
 _ANY_FACE = PrepareConfig(faces="largest", min_visible=0.0, min_sharpness=0.0, min_face_px=8.0)
+
+_BETWEEN_STOPS = re.compile(r"(?<![/.:])\.\.(?![/.])")  # not the ".." of a file's path
 
 
 class PhotoPoses:
@@ -77,3 +80,27 @@ def read_pose(pack: Pack, text: str, size_px: tuple[int, int]) -> list[Pose]:
         return [PhotoPoses(pack).read(data, size_px) if kind == "photo" else skeleton_pose(data)]
     except (PhotoRejected, ValueError) as error:
         raise ValueError(f"--pose {text}: {error}") from None
+
+
+def read_path(pack: Pack, text: str, size_px: tuple[int, int], num_frames: int) -> list[Pose]:
+    """Poses over time as they are written on a command line: one for each of a clip's frames.
+
+    That is POSE..POSE (of `read_pose`, of one person; the frames lie between them), or skeletons:DIR, a folder with a
+    ready skeleton for each frame, in the order of their names. Raises as `read_pose`.
+    """
+    kind, _, folder = text.partition(":")
+    if kind == "skeletons":
+        files = sorted(file for file in Path(folder).expanduser().iterdir() if file.is_file())
+        if len(files) != num_frames:
+            raise ValueError(f"--pose-path {text}: {len(files)} files for {num_frames} frames (--frames): one for each")
+        return [pose for file in files for pose in read_pose(pack, f"skeleton:{file}", size_px)]
+    stops: list[HeadPose] = []
+    for stop in _BETWEEN_STOPS.split(text):
+        (pose, *others) = read_pose(pack, stop.strip(), size_px)
+        if others or not isinstance(pose, HeadPose):
+            raise ValueError(
+                f"--pose-path {text}: {stop!r} is not the pose of one head, and only such have poses between them; "
+                "skeletons:DIR takes a ready skeleton for each frame"
+            )
+        stops.append(pose)
+    return list(pose_path(stops, num_frames))

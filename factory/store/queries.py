@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import pyarrow as pa
 
@@ -80,6 +81,29 @@ def drop_checkpoints(store: Store, model_ids: Sequence[str]) -> None:
 def pictures(store: Store, image_ids: Sequence[str], columns: list[str] | None = None) -> pa.Table:
     """Rows of `images` with these ids, in any order."""
     return store.read("images", columns=columns, where=where_in("image_id", image_ids))
+
+
+def clips(store: Store, video_ids: Sequence[str], columns: list[str]) -> list[dict[str, Any]]:
+    """Rows of `videos` with these ids, in their order; `columns` has video_id among them."""
+    rows = store.read("videos", columns=columns, where=where_in("video_id", video_ids)).to_pylist()
+    order = {an_id: number for number, an_id in enumerate(video_ids)}
+    return sorted(rows, key=lambda row: order[row["video_id"]])
+
+
+def clips_of(store: Store, names_or_ids: Sequence[str] | None, columns: list[str]) -> list[dict[str, Any]]:
+    """Rows of `videos`, oldest first: all, or of these people (by name or identity_id) and with these video_ids.
+
+    Raises LookupError for a name or id that none has.
+    """
+    where = None
+    if names_or_ids is not None:
+        where = " OR ".join(where_in(column, names_or_ids) for column in ("name", "identity_id", "video_id"))
+    wanted = list(dict.fromkeys([*columns, "name", "identity_id", "video_id", "created_at"]))
+    rows = store.read("videos", columns=wanted, where=where).to_pylist()
+    known = {row[column] for row in rows for column in ("name", "identity_id", "video_id")}
+    if unknown := [name for name in names_or_ids or () if name not in known]:
+        raise LookupError(f"{store.root} holds no clip of {', '.join(map(repr, unknown))}; `videos list` shows them")
+    return sorted(rows, key=lambda row: (row["created_at"], row["video_id"]))
 
 
 def measured(store: Store, protocol: str) -> set[str]:

@@ -45,6 +45,7 @@ class Summary:
     merged: int = 0  # faces that were not learned, as another of the same person was
     identities_existing: int = 0  # learned by an earlier job
     images: int = 0  # new rows of `images`
+    videos: int = 0  # new rows of `videos`
     metrics: int = 0  # new rows of `metrics`
     models: int = 0  # new rows of `models`
     stage_seconds: dict[str, float] = field(default_factory=dict)
@@ -53,18 +54,17 @@ class Summary:
     def counts(self) -> dict[str, int]:
         """What grows while the job runs. Another thread asks; `copy` is atomic, iterating over what grows is not."""
         counts = {"photos_with_faces": self.photos_with_faces, "faces": self.faces, "identities": self.identities}
-        counts |= {"images": self.images, "metrics": self.metrics, "models": self.models}
+        counts |= {"images": self.images, "videos": self.videos, "metrics": self.metrics, "models": self.models}
         counts |= {"skipped_existing": self.skipped_existing}
         counts |= {f"rejected:{reason}": num for reason, num in self.rejected.copy().items()}
         return counts | {f"rejected_face:{reason}": num for reason, num in self.rejected_faces.copy().items()}
 
     def lines(self) -> list[str]:
         """The summary for a person to read."""
-        of_pictures = self.job in ("generate", "evaluate", "sculpt")
+        made = {"generate": "images", "animate": "videos", "evaluate": "metrics", "sculpt": "models"}.get(self.job)
         rows = [("photos", self.photos, "")]
-        if of_pictures:
-            made = {"generate": ("images", self.images), "evaluate": ("metrics", self.metrics)}
-            rows = [(*made.get(self.job, ("models", self.models)), "new")]
+        if made:
+            rows = [(made, getattr(self, made), "new")]
         else:
             rows.append(("faces", self.faces, "" if self.job == "train" else "new"))
         if self.job in ("run", "train"):
@@ -73,12 +73,12 @@ class Summary:
         rows += [("rejected", num, reason) for reason, num in sorted(self.rejected.items())]
         rows += [("rejected faces", num, reason) for reason, num in sorted(self.rejected_faces.items())]
         rows += self._people()
-        kinds = {"train": "faces", "generate": "images", "evaluate": "images", "sculpt": "models"}
+        kinds = {"train": "faces", "generate": "images", "animate": "videos", "evaluate": "images", "sculpt": "models"}
         things = kinds.get(self.job, "photos")
         copies = f"; {self.duplicates} are copies of another" if self.duplicates else ""
         rows.append(("skipped", self.skipped_existing, f"{things} that were done before{copies}"))
-        new = self.images + self.metrics + self.models + sum(self.rejected.values())
-        new += 0 if of_pictures else self.identities
+        new = self.images + self.videos + self.metrics + self.models + sum(self.rejected.values())
+        new += 0 if made else self.identities
         new += 0 if self.job == "train" else self.faces
         return [
             f"{self.job} took {self.seconds:.1f} s",
