@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 import pyarrow as pa
 
 from factory.config import SculptConfig
+from factory.draw.compose import check_views
 from factory.ids import model_id
 from factory.pack import Pack, load_pack
 from factory.records import Identity, SculptedModel, SculptRequest
@@ -64,11 +65,13 @@ def sculpt(
     """Fills `models` with every identity (or the named ones) in every prompt, where not there yet.
 
     With `out` the heads asked for are also written there, as <name>_<n>.ply (or .spz) and <name>_<n>.webp.
-    Raises IdentityNotFound, IncompatibleIdentity or PackError before anything is done.
+    Raises IdentityNotFound, IncompatibleIdentity, PackError, or ValueError for views that the pack's pose control does
+    not know, before anything is done.
     """
     store, loaded = Store(root), load_pack(pack)
     loaded.folder(loaded.base)
     config = config or sculpt_settings()
+    check_views(loaded, config)
     if not prompts:
         raise ValueError("give at least one prompt")
     people = people_to_draw(store, loaded, identities)

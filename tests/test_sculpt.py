@@ -147,6 +147,17 @@ def test_the_control_is_what_tells_views_apart(sculptor: Sculptor) -> None:
     assert [text.rpartition(", ")[2] for text in words] == ["front view", "side view", "back view"]
 
 
+def test_a_pack_without_heads_is_seen_from_all_around_and_one_with_them_is_not(
+    posed: Pack, tiny_pack_posed: Pack, store: Store
+) -> None:
+    """A control of OpenPose's bodies says nothing of a head's view: words do."""
+    around = {"yaw_limit": 180.0, "pitch_limit": 30.0, "num_iterations": 2, "objective": "ism"}
+    config = CONFIG.model_copy(update=around)
+    assert len(Sculptor(tiny_pack_posed).sculpt(request(tiny_pack_posed, config))) >= 8
+    with pytest.raises(ValueError, match="yaw_limit 180 is beyond the 32 degrees"):
+        job.sculpt(store.root, posed.root, prompts=["<person>"], config=config)
+
+
 @pytest.mark.parametrize("objective", ["ism", "reconstruction"])
 def test_an_interrupted_head_is_the_one_made_in_one_go(sculptor: Sculptor, posed: Pack, objective: str) -> None:
     asked = request(posed, CONFIG.model_copy(update={"objective": objective}))

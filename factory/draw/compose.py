@@ -13,7 +13,7 @@ from typing import Final, TypeAlias
 
 import numpy as np
 
-from factory.config import AnimateConfig, GenerateConfig
+from factory.config import AnimateConfig, GenerateConfig, SculptConfig
 from factory.errors import SceneRefused
 from factory.faces.pose import LIMITS, SHIFT_LIMITS, HeadPose, draw_skeleton
 from factory.pack import Pack
@@ -67,7 +67,7 @@ def compose(
     request = ImageRequest(identity=first, prompt=prompt, seed=seed, config=config, regions=regions)
     if len(named) == 1:
         request = replace(request, prompt=everybodys, regions=())
-    heads = list(poses) or ([HeadPose()] if _takes_heads(pack) and size[0] != size[1] else [])
+    heads = list(poses) or ([HeadPose()] if takes_heads(pack) and size[0] != size[1] else [])
     if not heads:
         return request
     control = _control(pack, heads, list(places.values()), size)
@@ -143,7 +143,18 @@ def _places(names: Sequence[str | None], boxes: Mapping[str | None, Box]) -> dic
     return {name: check_box(boxes.get(name, columns[name])) for name in names}
 
 
-def _takes_heads(pack: Pack) -> bool:
+def check_views(pack: Pack, config: SculptConfig) -> None:
+    """ValueError with the remedy if a head is to be seen from where the pack's pose control has never looked."""
+    for name, limit in (("yaw", config.yaw_limit), ("pitch", config.pitch_limit)):
+        if config.control and takes_heads(pack) and limit > LIMITS[name][1]:
+            raise ValueError(
+                f"{name}_limit {limit:g} is beyond the {LIMITS[name][1]:g} degrees that the pose control of pack "
+                f"{pack.name!r} knows; --set control=false goes without it"
+            )
+
+
+def takes_heads(pack: Pack) -> bool:
+    """Whether the pack's pose control is shown the skeleton of a head."""
     return "pose" in pack.control and pack.control["pose"].conditioning == "head_pose"
 
 
@@ -157,7 +168,7 @@ def _control(pack: Pack, poses: list[Pose], boxes: Sequence[Box], size: tuple[in
             height, width = skeleton.shape[:2]
             raise SceneRefused(f"the skeleton has {width}x{height} px, the picture {size[0]}x{size[1]}", "pose")
         return skeleton
-    if not _takes_heads(pack):
+    if not takes_heads(pack):
         raise SceneRefused(f"the pose control of pack {pack.name!r} takes a skeleton or a photo, no named pose", "pose")
     if len(poses) not in (1, len(boxes)):
         raise SceneRefused(f"{len(poses)} poses for {len(boxes)} people: give one for all, or one each", "pose")

@@ -15,6 +15,7 @@ import torch
 from factory.base.diffusion import DiffusionBase
 from factory.config import SculptConfig
 from factory.draw import samplers
+from factory.draw.compose import check_views, takes_heads
 from factory.draw.control import Control, PoseNet
 from factory.draw.samplers import Level
 from factory.draw.splats import View
@@ -38,10 +39,11 @@ class Guide:
         prompt: str,
         config: SculptConfig,
     ) -> None:
+        check_views(base.pack, config)
         self.base, self.config, self.side_px = base, config, config.side_px or base.pack.resolution
         self._poses, self._texts = poses, texts
         self._words, self._prompt = identity.words[TEXT_ENCODER], with_person(prompt)
-        self.posed = config.control and takes_heads(base)
+        self.posed = config.control and takes_heads(base.pack)
         [self._empty_LD] = texts.encode([(None, "")])
 
     def matching_loss(self, renders_V3SS: torch.Tensor, views: Sequence[View], share_t: float) -> torch.Tensor:
@@ -145,9 +147,3 @@ class Guide:
         turned = abs((view.yaw + 180) % 360 - 180)
         where = "front view" if turned <= _FRONT else "side view" if turned <= _SIDE else "back view"
         return f"{self._prompt}, {where}"
-
-
-def takes_heads(base: DiffusionBase) -> bool:
-    """Whether the pack's pose control is shown the skeleton of a head."""
-    control = base.pack.control
-    return "pose" in control and control["pose"].conditioning == "head_pose"
