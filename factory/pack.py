@@ -1,9 +1,9 @@
 """A model pack: everything the factory must know about models, read from one `pack.toml`.
 
 A pack is a folder with a `pack.toml`, the list of celebrity names and the weights of five parts: the base model, the
-face-recognition ViT, CLIP (optional), the face detector and recogniser, and the face parser; and of controls such as
-the pose's, which a pack may lack. Where the weights may not
-be redistributed the folder holds only the description, and `identity-factory packs fetch` brings the rest
+face-recognition ViT, CLIP (optional), the face detector and recogniser, and the face parser; and of those that a pack
+may lack: controls such as the pose's, and what makes clips. Where the weights may not be redistributed the folder holds
+only the description, and `identity-factory packs fetch` brings the rest
 (`factory.supply.fetch`); `packs verify` says what is missing, changed or does not fit (`factory.supply.verify`).
 """
 
@@ -22,7 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from factory.config import EvaluateConfig, GenerateConfig, MethodConfig, TrainConfig
 from factory.errors import IncompatibleIdentity, PackError
 from factory.pack_cache import cache_folder, node_copy, source_of
-from factory.parts import ControlPart, FacesPart, FeaturesPart, ParserPart, Source
+from factory.parts import ControlPart, FacesPart, FeaturesPart, MotionPart, ParserPart, Source, VideoPart
 from factory.records import Identity
 
 PACKS = Path(__file__).resolve().parent.parent / "packs"
@@ -46,6 +46,8 @@ class Pack(BaseModel):
     parser: ParserPart
     several_px: tuple[int, int] | None = None  # width, height of a picture of several people; None: twice as wide
     control: dict[str, ControlPart] = {}  # by what they control: "pose"; a pack works without
+    motion: MotionPart | None = None  # makes clips with the base model's own UNet; a pack works without
+    video: VideoPart | None = None  # makes clips in the place of the base model; a pack works without
     celebrities: list[tuple[str, str]]  # first and last name, from the file that pack.toml names
     prompt_templates: list[str] = []  # training texts with {} for the identity; empty: those of factory.prompts
     train: dict[str, Setting] = {}  # what this base model needs otherwise than MethodConfig and TrainConfig say
@@ -83,14 +85,18 @@ class Pack(BaseModel):
         return _known(settings, EvaluateConfig.model_fields)
 
     def parts(self) -> dict[str, Source]:
-        """The parts by name, in the order of pack.toml; without `clip` and controls where the pack has none."""
+        """The parts by name, in the order of pack.toml; without those that the pack has none of."""
         clip = {} if self.clip is None else {"clip": self.clip}
         control: dict[str, Source] = {}
+        clips: dict[str, Source] = {} if self.motion is None else {"motion": self.motion}
+        if self.video is not None:
+            clips["video"] = self.video
         for name, part in self.control.items():
             control[f"control.{name}"] = part
             if part.estimator is not None:
                 control[f"control.{name}.estimator"] = part.estimator
-        return {"base": self.base, "fr_vit": self.fr_vit, **clip, "faces": self.faces, "parser": self.parser, **control}
+        needed = {"base": self.base, "fr_vit": self.fr_vit, **clip, "faces": self.faces, "parser": self.parser}
+        return {**needed, **control, **clips}
 
     def place(self, part: Source) -> Path:
         """Where a part belongs, whether or not it is there."""

@@ -65,3 +65,19 @@ class ControlPart(Source):
     conditioning: Literal["head_pose", "openpose"]  # a skeleton of factory/faces/pose.py, or of openpose.py
     poses: dict[str, dict[str, float]] = {}  # named ones: fields of HeadPose that are not as in front
     estimator: PoseEstimatorPart | None = None  # of bodies; head poses come from the pack's face detector
+
+
+class MotionPart(Source):
+    """Motion layers for the base model's own UNet: `adapter`, a diffusers MotionAdapter folder, and perhaps `text`."""
+
+    num_frames: int = Field(16, ge=2, le=32)  # the longest clip that they were trained on
+    fps: int = Field(8, ge=1, le=60)  # frames a second of what they were trained on
+    shared_noise: float = Field(0.0, ge=0, lt=1)  # share of the noise's variance that is the same in every frame
+
+
+class VideoPart(Source):
+    """A whole text-to-video model, a diffusers folder as ModelScope's, with the text encoder of the base model."""
+
+    resolution: int = Field(256, gt=0, multiple_of=8)  # px, side of its frames
+    num_frames: int = Field(16, ge=2, le=64)
+    fps: int = Field(8, ge=1, le=60)

@@ -36,6 +36,18 @@ def tiny_pack_posed(tmp_path_factory: pytest.TempPathFactory) -> Pack:
     return load_pack(make_pack(tmp_path_factory.mktemp("packs_posed") / "tiny_posed", pose=True))
 
 
+@pytest.fixture(scope="session")
+def tiny_pack_moving(tmp_path_factory: pytest.TempPathFactory) -> Pack:
+    """The first one with motion layers and a ControlNet."""
+    return load_pack(make_pack(tmp_path_factory.mktemp("packs_moving") / "tiny_moving", pose=True, clips="motion"))
+
+
+@pytest.fixture(scope="session")
+def tiny_pack_video(tmp_path_factory: pytest.TempPathFactory) -> Pack:
+    """The first one with a whole text-to-video model of 32 px."""
+    return load_pack(make_pack(tmp_path_factory.mktemp("packs_video") / "tiny_video", clips="video"))
+
+
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
     """A root that holds nothing yet."""

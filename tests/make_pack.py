@@ -33,6 +33,7 @@ from tests.make_networks import (
     save_parser,
 )
 from tests.make_tokenizer import CELEBRITIES, make_tokenizer
+from tests.make_video import save_motion, save_video
 
 
 def make_pack(
@@ -42,11 +43,13 @@ def make_pack(
     prediction_type: Literal["epsilon", "v_prediction"] = "epsilon",
     vae: Literal["kl", "tiny"] = "kl",
     pose: bool = False,
+    clips: Literal["motion", "video"] | None = None,
     seed: int = 0,
 ) -> Path:
     """Write a complete pack with random weights to `folder` and return it. The same seed gives the same bytes.
 
-    With `pose` it has a ControlNet of OpenPose's bodies, and the body estimator of tests/make_estimator.py.
+    With `pose` it has a ControlNet of OpenPose's bodies, and the body estimator of tests/make_estimator.py. `clips`:
+    with motion layers, or with a whole text-to-video model.
     """
     sizes = TINY if size == "tiny" else SD21
     folder.mkdir(parents=True, exist_ok=True)
@@ -60,9 +63,15 @@ def make_pack(
         if pose:
             save_control(folder / "control" / "pose", sizes)
             make_estimator(folder / "control" / "estimator")
+        if clips == "motion":
+            save_motion(folder / "motion", sizes)
+        elif clips == "video":
+            save_video(folder / "video", sizes, folder / "base")
     save_faces(folder / "faces", np.random.default_rng(seed))
     (folder / "celebrities.txt").write_text("".join(f"{first} {last}\n" for first, last in CELEBRITIES))
-    (folder / "pack.toml").write_text(_description(folder.name, sizes) + (_POSE if pose else ""))
+    (folder / "pack.toml").write_text(
+        _description(folder.name, sizes) + (_POSE if pose else "") + (_clips(clips, sizes) if clips else "")
+    )
     return folder
 
 
@@ -122,6 +131,16 @@ path = "control/estimator"
 licence = "none: made by hand"
 det_file = "{BODY_DET_FILE}"
 pose_file = "{POSE_FILE}"
+'''
+
+
+def _clips(kind: str, sizes: Sizes) -> str:
+    extra = "shared_noise = 0.5" if kind == "motion" else f"resolution = {sizes.resolution // 2}"
+    return f'''
+[{kind}]
+path = "{kind}"
+licence = "none: random numbers"
+{extra}
 '''
 
 

@@ -65,7 +65,8 @@ class DiffusionBase:
         self.prediction_type: PredictionType = _prediction_type(noise_schedule, pack)
         self.text_width: int = self.text_encoder.config.hidden_size
         self.vae_scaling: float = self.vae.config.scaling_factor
-        self.latent_side: int = pack.resolution // pipeline.vae_scale_factor
+        self.resolution: int = pack.resolution  # px
+        self.latent_side: int = self.resolution // pipeline.vae_scale_factor
         self.num_channels: int = self.unet.config.in_channels
         self.fingerprint = pack.fingerprint()
 
@@ -147,7 +148,7 @@ class DiffusionBase:
         Raises ValueError for a size that the base model does not draw: each side must be a multiple of 8 px, and 0.5
         to 2 times the pack's resolution.
         """
-        side = self.pack.resolution
+        side = self.resolution
         sizes = [side if px is None else px for px in (height_px, width_px)]
         for px in sizes:
             if px % 8 or not side // 2 <= px <= 2 * side:

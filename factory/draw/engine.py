@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import groupby, islice
 
 import numpy as np
 import torch
@@ -20,11 +20,12 @@ from factory.base.text import count_tokens
 from factory.config import GenerateConfig
 from factory.draw import samplers
 from factory.draw.control import Control, PoseNet
+from factory.draw.motion import ClipRows, FramesTogether, MotionNet, clip_noise
 from factory.draw.regions import RegionalAttention, region_masks
 from factory.draw.samplers import Level, Sampler, Schedule
 from factory.draw.texts import Text, TextStates
 from factory.prompts import with_person
-from factory.records import TEXT_ENCODER, ImageRequest, TokenCount
+from factory.records import TEXT_ENCODER, ClipRequest, ImageRequest, TokenCount
 
 _MAX_SAMPLES = 64  # of one UNet call
 
@@ -44,6 +45,7 @@ class Row:
     num_guided: int  # steps that are guided: the first ones
     prompt: TokenCount  # the longest, where it has several texts
     negative_prompt: TokenCount
+    clip: Clip | None = None  # that it is a frame of
     step: int = 0  # steps done
     guess_CHW: torch.Tensor | None = None  # x0 as the last step saw it
 
@@ -58,15 +60,26 @@ class Row:
         return self.step == len(self.plan)
 
 
+@dataclass(slots=True, kw_only=True, eq=False)
+class Clip:
+    """Frames that see each other: they enter, step and leave together."""
+
+    frames: list[Row]
+
+
 class Engine:
     """Rows of one base model. Not safe for concurrent calls: one thread owns it."""
 
-    def __init__(self, base: DiffusionBase, *, max_samples: int = _MAX_SAMPLES) -> None:
+    def __init__(
+        self, base: DiffusionBase, *, max_samples: int = _MAX_SAMPLES, motion: FramesTogether | None = None
+    ) -> None:
+        """`motion` lets the frames of clips see each other; None: the motion layers of the base model's pack."""
         self.base, self.rows = base, list[Row]()
         self._max_samples = max_samples
         self._texts = TextStates(base)
         self._poses = PoseNet(base)
         self._regions = RegionalAttention(base.unet)
+        self._motion = MotionNet(base) if motion is None else motion
         self._abar_T = base.abar_T.double().cpu().numpy()
         self._scheduler = dict(base.pipeline.scheduler.config)
         self._plans: dict[tuple[Sampler, int], Schedule] = {}
@@ -86,10 +99,26 @@ class Engine:
         self.rows += made
         return made
 
+    def add_clip(self, request: ClipRequest) -> list[Row]:
+        """A clip enters: a row for each frame, which see each other and are finished by the same step.
+
+        Raises:
+            IncompatibleIdentity: the identity was learned for another text encoder than this pack's.
+            PackError: the pack cannot make clips, or not with poses.
+            ValueError: a clip of more frames than it can make, or as `add`.
+        """
+        self._motion.prepare(request.config.num_frames, posed=bool(request.poses))
+        rows = self.add(_frames_of(request))
+        clip, random = Clip(frames=rows), torch.Generator().manual_seed(request.seed)
+        shape = len(rows), *rows[0].x_CHW.shape
+        for row, noise_CHW in zip(rows, clip_noise(shape, random, self._motion.shared_noise), strict=True):
+            row.x_CHW, row.clip = noise_CHW.to(row.x_CHW), clip
+        return rows
+
     def drop(self, row: Row) -> None:
-        """A picture that nobody wants any more leaves; nothing happens if it is finished."""
-        if row in self.rows:
-            self.rows.remove(row)
+        """A picture that nobody wants any more leaves, a frame with its clip; nothing happens if it is finished."""
+        leaving = [row] if row.clip is None else row.clip.frames
+        self.rows = [row for row in self.rows if row not in leaving]
 
     @torch.inference_mode()
     def step(self) -> list[Row]:
@@ -155,12 +184,13 @@ class Engine:
         parts: list[list[Row]] = []
         for rows in by_size.values():
             room = 0
-            for row in rows:
-                cost = 2 if row.guided else 1
+            for _, together in groupby(rows, lambda row: row.clip or row):
+                unit = list(together)
+                cost = sum(2 if row.guided else 1 for row in unit)
                 if cost > room:
                     parts.append([])
                     room = self._max_samples
-                parts[-1].append(row)
+                parts[-1] += unit
                 room -= cost
         return parts
 
@@ -174,10 +204,12 @@ class Engine:
         timesteps_S = timesteps.to(self.base.device, torch.float32)
         texts = [*(row.texts for row in rows), *([rows[number].empty_LD] for number in guided)]
         acting = [row.control if row.control and row.control.acts(row.step) else None for row in asked]
-        residuals = self._poses.residuals(x_SCHW, timesteps_S, torch.stack([text[0] for text in texts]), acting)
+        first_text_SLD = torch.stack([text[0] for text in texts])
+        residuals = self._poses.residuals(x_SCHW, timesteps_S, first_text_SLD, acting)
+        clips = [*_clips(rows, 0), *_clips(asked[len(rows) :], len(rows))]
         masks = [*(row.masks_RHW for row in rows), *(None for _ in guided)]
         text_SKD, masks_SRHW = _side_by_side(texts, masks)
-        with self._regions.of(masks_SRHW, len(texts[0][0])):
+        with self._regions.of(masks_SRHW, len(texts[0][0])), self._motion.of(clips, first_text_SLD):
             output_SCHW = self.base.denoise(x_SCHW, timesteps_S, text_SKD, residuals)
         output_BCHW = output_SCHW[: len(rows)]
         if guided:
@@ -215,6 +247,26 @@ def _texts_of(request: ImageRequest) -> list[Text]:
     people = [(region.identity, region.prompt) for region in request.regions] or [(request.identity, request.prompt)]
     own: list[Text] = [(who.words[TEXT_ENCODER], with_person(prompt)) for who, prompt in people]
     return [*own, (None, request.config.negative_prompt)]
+
+
+def _frames_of(request: ClipRequest) -> list[ImageRequest]:
+    """Its frames as pictures."""
+    poses = request.poses or [None] * request.config.num_frames
+    who, config = request.identity, request.config.generate
+    return [
+        ImageRequest(identity=who, prompt=request.prompt, seed=request.seed, config=config, pose=pose) for pose in poses
+    ]
+
+
+def _clips(rows: Sequence[Row], first: int) -> list[ClipRows]:
+    """Where whole clips lie among samples, of which these rows' are the ones from `first` on."""
+    found = []
+    for clip, frames in groupby(rows, lambda row: row.clip):
+        num_frames = len(list(frames))
+        if clip is not None:
+            found.append(ClipRows(first, num_frames))
+        first += num_frames
+    return found
 
 
 def _side_by_side(

@@ -32,7 +32,7 @@ _BIG = 64 * 2**20  # bytes; hashing a file of this size takes a noticeable part 
 class Problem:
     """Something about a pack that a user should know."""
 
-    part: str  # base, fr_vit, clip, faces, parser, control.pose, control.pose.estimator, or a field of pack.toml
+    part: str  # base, fr_vit, clip, faces, parser, control.pose(.estimator), motion, video, or a field of pack.toml
     message: str
     remedy: str
     level: Literal["error", "warning"] = "error"  # a pack with warnings works
@@ -51,7 +51,7 @@ def verify_pack(pack: Pack, on_progress: Callable[[str], None] | None = None) ->
         missing = missing_files(pack, name)
         if missing:
             text = f"missing in {pack.place(part)}: {', '.join(missing)}"
-            level: Literal["error", "warning"] = "warning" if name.startswith("control.") else "error"
+            level: Literal["error", "warning"] = "warning" if _optional(name) else "error"
             problems.append(Problem(part=name, message=text, remedy=pack.remedy(part), level=level))
         else:
             complete.add(name)
@@ -81,16 +81,23 @@ def missing_files(pack: Pack, name: str) -> list[str]:
     if name == "faces":
         wanted = [pack.faces.det_file, *([pack.faces.judge] if pack.faces.judge else [])]
         return [file for file in wanted if not (place / file).is_file()]
-    if name == "base":
+    if name in ("base", "video"):
         models = ["text_encoder/", "unet/", "vae/"]
         files = ["model_index.json", "scheduler/scheduler_config.json", "tokenizer/tokenizer_config.json"]
         if not (place / "tokenizer" / "tokenizer.json").is_file():
             files += ["tokenizer/vocab.json", "tokenizer/merges.txt"]
+    elif name == "motion":
+        models, files = ["adapter/", *(["text/"] if (place / "text").exists() else [])], []
     else:
-        models, files = [""], [] if name.startswith("control.") else ["preprocessor_config.json"]
+        models, files = [""], [] if _optional(name) else ["preprocessor_config.json"]
     files += [f"{model}config.json" for model in models]
     missing = [file for file in files if not (place / file).is_file()]
     return missing + [f"{model}*.safetensors (or *.bin)" for model in models if not _has_weights(place / model)]
+
+
+def _optional(name: str) -> bool:
+    """Whether a pack works without this part, but for what it is there for."""
+    return name.startswith("control.") or name in ("motion", "video")
 
 
 def check_hashes(pack: Pack, name: str, on_progress: Callable[[str], None] | None = None) -> list[Problem]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 
@@ -31,6 +31,14 @@ MOODS: dict[str | None, Mood] = {
     "surprised": Mood(open=0.15, width=0.62, raise_brow=0.13, lids=1.45),
     "closed": Mood(lids=0.0, curve=0.01),
 }
+
+
+def mood_of(scene: Scene) -> Mood:
+    """What a scene's expression does to a face, as far as it shows."""
+    full, calm = MOODS[scene.expression], MOODS[None]
+    if scene.amount == 1:
+        return full
+    return Mood(**{f.name: mix(getattr(calm, f.name), getattr(full, f.name), scene.amount) for f in fields(Mood)})
 
 
 def mix(low: float, high: float, t: float) -> float:
@@ -85,7 +93,7 @@ class Shape:
 
 def measure(p: Person, scene: Scene) -> Shape:
     """The head's measures from identity and expression."""
-    mood = MOODS[scene.expression]
+    mood = mood_of(scene)
     chin = mix(0.96, 1.24, p.face_length)
     nose_y = mix(0.37, 0.55, p.nose_length)
     gap = chin - nose_y

@@ -6,6 +6,9 @@ import numpy as np
 
 from studio.world.shapes import Canvas, bump, noise, smooth
 
+SNOWFALL = 0.3  # sides a second that flakes fall
+WAVES, TIDE = 9.0, np.pi  # radians a second: of the lines on the water, of the water's edge on the sand
+
 
 def _fade(t: np.ndarray, *stops: tuple[float, float, float]) -> np.ndarray:
     """Piecewise linear colour ramp over t in [0, 1], float32 [H, W, 3]."""
@@ -46,8 +49,9 @@ def _beach(c: Canvas, rng: np.random.Generator) -> np.ndarray:
     cloud = noise(c.scene.seed, 6, c.size, stretch=1.5) * smooth(0.45, 0.2, c.v)
     _over(image, 0.9 * smooth(0.5, 0.75, cloud), (1.0, 1.0, 1.0))
     _over(image, _edge(0.50 - c.v), (0.06, 0.45, 0.72))
-    _over(image, 0.5 * smooth(0.4, 0.9, np.sin(150 * c.v + 5 * np.sin(9 * c.u))) * _edge(0.50 - c.v), (0.3, 0.75, 0.9))
-    shore = 0.68 + 0.025 * np.sin(7 * c.u + rng.uniform(0, 6))
+    lines = np.sin(150 * c.v + 5 * np.sin(9 * c.u) - WAVES * c.scene.time)
+    _over(image, 0.5 * smooth(0.4, 0.9, lines) * _edge(0.50 - c.v), (0.3, 0.75, 0.9))
+    shore = 0.68 + 0.025 * np.sin(7 * c.u + rng.uniform(0, 6)) - 0.045 * np.sin(TIDE * c.scene.time)
     _over(image, _edge(shore - 0.03 - c.v), (0.93, 0.98, 1.0))
     _over(image, _edge(shore - c.v), (0.95, 0.83, 0.58))
     lean = 0.09 if rng.random() < 0.5 else 0.91  # a palm at one side
@@ -164,7 +168,7 @@ def atmosphere(c: Canvas) -> np.ndarray:
     if c.scene.place == "snow":
         rng, flakes = np.random.default_rng([c.scene.seed, 1]), np.zeros_like(c.u)
         for _ in range(42):
-            x, y, r = rng.random(), rng.random(), rng.uniform(0.006, 0.014)
+            x, y, r = rng.random(), (rng.random() + SNOWFALL * c.scene.time) % 1, rng.uniform(0.006, 0.014)
             if abs(x - 0.5) < 0.2 and 0.25 < y < 0.8:  # not on the face
                 continue
             flakes = np.maximum(flakes, smooth(r * 1.2, r * 0.6, np.hypot(c.u - x, c.v - y)))

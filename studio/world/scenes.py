@@ -80,6 +80,8 @@ class Scene:
     clothes: str | None = None
     place: str | None = None
     style: str | None = None
+    amount: float = 1.0  # share of the expression that the face shows, [0, 1]: clips pass through what lies between
+    time: float = 0.0  # seconds since the picture as it stands: snow falls on, waves roll on
 
 
 def _colour(rng: np.random.Generator, saturation: tuple[float, float], value: tuple[float, float]) -> Rgb:
