@@ -20,6 +20,7 @@ RESULTS = {
 }
 
 POSE = ("pose", "pose_results")  # the pose control needs the pack that `build` makes
+MOTION = "motion"  # and so do the motion layers
 
 
 def training(name: str) -> Callable[..., None]:
@@ -54,10 +55,22 @@ def pose(stage: str, state: Path, device: str, minutes: float | None) -> None:
         training.into_pack(state)
 
 
+def motion(state: Path, device: str, minutes: float | None) -> None:
+    """Train the motion layers, from those in the pack where there are any, and put them into the pack."""
+    import torch
+
+    from studio.training import motion as training
+    from studio.training import motion_data
+
+    motion_data.build(state)
+    training.train(state, device=torch.device(device), minutes=minutes)
+    training.into_pack(state)
+
+
 def main() -> None:
     """Parse the command line and run one stage, or all that are not done."""
     parser = argparse.ArgumentParser(prog="python -m studio", description=__doc__)
-    parser.add_argument("stage", choices=["dataset", "unpack", *RESULTS, "build", *POSE, "look", "all"])
+    parser.add_argument("stage", choices=["dataset", "unpack", *RESULTS, "build", *POSE, MOTION, "look", "all"])
     parser.add_argument("--state", type=Path, default=Path("out/studio"), help="data, checkpoints, logs (not in git)")
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--minutes", type=float, help="length of the training in place of its number of steps")
@@ -89,6 +102,8 @@ def main() -> None:
         build(options.state)
     if options.stage in (*POSE, "all"):
         pose(options.stage, options.state, options.device, options.minutes)
+    if options.stage == MOTION or (options.stage == "all" and not (options.state / "models" / MOTION).exists()):
+        motion(options.state, options.device, options.minutes)
     if options.stage in ("look", "all"):
         from studio.results.look import look
 

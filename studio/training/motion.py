@@ -54,6 +54,18 @@ def make(unet: UNet2DConditionModel, text_width: int) -> nn.ModuleDict:
     return nn.ModuleDict({"adapter": adapter, "text": reader})
 
 
+def _begin(net: nn.ModuleDict, pack: Path) -> nn.ModuleDict:
+    """What the pack has already, to go on from; else the untrained layers."""
+    described = load_pack(pack)
+    assert described.motion is not None, "its pack.toml has a [motion]"
+    folder = described.place(described.motion)
+    kinds: dict[str, Any] = {"adapter": MotionAdapter, "text": MotionText}
+    for name, part in net.items():
+        if (folder / name).exists():
+            part.load_state_dict(kinds[name].from_pretrained(folder / name).state_dict())
+    return net
+
+
 def _optimisers(net: nn.Module) -> dict[str, torch.optim.Optimizer]:
     """Muon for the matrices, AdamW for the rest."""
     named = list(net.named_parameters())
@@ -144,7 +156,7 @@ def train(state: Path, *, device: torch.device, minutes: float | None = None) ->
     """Train to `<state>/models/motion`, on the clips of `motion_data`."""
     torch.manual_seed(7)
     task = MotionTask(state, device)
-    net = make(task.unet, task.text_width).to(device)
+    net = _begin(make(task.unet, task.text_width), pack=PACK).to(device)
     average = copy.deepcopy(net).requires_grad_(False)
     layers = MotionLayers(task.unet, net["adapter"], net["text"])  # type: ignore[arg-type]
     for module in net["adapter"].modules():
