@@ -75,7 +75,7 @@ def animate(
     The prompt names the motion. A clip takes as long as its frames' pictures, some 4 s on two cores. The same command
     again draws only what is missing; `identity-factory videos export` writes GIFs, WebPs or single frames.
 
-    Examples: `identity-factory animate --root out/people --identity ada --prompt "a photo of <person> smiling slowly" --out clips`;
+    Examples: `identity-factory animate --root out/people --prompt "a photo of <person> smiling slowly" --out clips`;
     a head that turns from one side to the other: `identity-factory animate --root out/people --prompt "<person> at sea"
     --pose-path left..right --out clips`
     """
