@@ -63,7 +63,9 @@ def animate_settings(pack: Pack, overrides: Mapping[str, object] | None = None) 
     """The config of clips, their frames' included. Raises ValueError naming the field and what it takes."""
     changes = _known({"generate": None, **(overrides or {})}, AnimateConfig, GenerateConfig)
     of_frames = _changed(_changed(GenerateConfig(), pack.generate), changes)
-    return _changed(AnimateConfig(), {**changes, "generate": of_frames})
+    maker = pack.video or pack.motion
+    trained_on = {} if maker is None else {"num_frames": maker.num_frames, "fps": maker.fps}
+    return _changed(AnimateConfig(), {**trained_on, **changes, "generate": of_frames})
 
 
 def evaluate_settings(pack: Pack, overrides: Mapping[str, object] | None = None) -> EvaluateConfig:

@@ -6,7 +6,6 @@ Networks are imported where they are needed: the light tasks need none, and star
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from datetime import UTC, datetime
 from functools import cache, partial
 from itertools import product
 from pathlib import Path
@@ -20,7 +19,7 @@ from factory.draw.compose import Pose, compose_clip
 from factory.ids import video_id
 from factory.pack import Pack, load_pack
 from factory.prompts import people_in
-from factory.records import ClipRequest, GeneratedClip, Identity
+from factory.records import ClipRequest, Identity
 from factory.settings import animate_settings
 from factory.store.queries import clips, identities_by_id, people_to_draw
 from factory.store.rows import video_row
@@ -133,7 +132,7 @@ class ClipMaker:
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         """REQUEST -> rows of `videos`."""
-        from factory.draw.clips import encode_mp4
+        from factory.draw.clips import as_clip
 
         rows = batch.to_pylist()
         people = identities_by_id(self.store, sorted({who for row in rows for who in row["people"]}))
@@ -141,20 +140,10 @@ class ClipMaker:
         requests = [self._request(row, people) for row in rows]
         drawn = self.generator.generate(requests, on_step=partial(self.reporter.step, len(rows))) if rows else []
         self.reporter.finished()
-        made = []
-        for row, frames in zip(rows, drawn, strict=True):
-            clip = GeneratedClip(
-                **row,
-                video=encode_mp4(frames, self.config.fps),
-                poster=frames[0],
-                num_frames=len(frames),
-                fps=self.config.fps,
-                width=frames.shape[2],
-                height=frames.shape[1],
-                config=self.config.model_dump_json(),
-                created_at=datetime.now(UTC).isoformat(timespec="seconds"),
-            )
-            made.append(video_row(clip))
+        made = [
+            video_row(as_clip(row["video_id"], request, frames, prompt=row["prompt"], poses=row["poses"]))
+            for row, request, frames in zip(rows, requests, drawn, strict=True)
+        ]
         return pa.Table.from_pylist(made, SCHEMAS["videos"])
 
     def _request(self, row: Mapping[str, Any], people: Mapping[str, Identity]) -> ClipRequest:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import math
 import sys
-from collections.abc import Callable
-from contextlib import closing
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, closing
 from http.client import HTTPConnection
 from typing import Any
 
 import ray
-from fastapi import FastAPI
+from fastapi import APIRouter, FastAPI
 from pyarrow.fs import FileType
 from ray import serve as ray_serve
 from ray.exceptions import RayTaskError
@@ -26,13 +27,18 @@ from factory.store.tables import Store
 from serve.catalog import Catalog
 from serve.client import ImageClient
 from serve.drawing import Drawer
+from serve.filming import KIND as FILM
+from serve.filming import Filming
 from serve.loop import LoopStats
 from serve.openai.door import DoorMiddleware
-from serve.openai.errors import ANSWERS, answer_error
+from serve.openai.errors import ANSWERS, answer_error, kept_of
 from serve.openai.images import Endpoint
 from serve.openai.schemas import ImagesRequest, ImagesResponse
+from serve.openai.videos import Videos, video_routes
+from serve.openai.work import work_routes
 from serve.settings import AppArgs, Settings
 from serve.stopping import Door, StopSignals, finish
+from serve.work import Kind, WorkBook
 
 APP_NAME = "identity-factory"
 DRAIN_S = 60.0  # for what is under way when the server is asked to stop
@@ -50,9 +56,24 @@ class _Name(PathConvertor):
 register_url_convertor("name", _Name())
 
 
-def create_app(endpoint: Endpoint, door: Door) -> FastAPI:
-    """The endpoint as an ASGI app: its routes behind a door, and every error in OpenAI's shape."""
-    app = FastAPI(title="identity factory", description="Pictures of stored identities, in OpenAI's format.")
+def create_app(endpoint: Endpoint, door: Door, book: WorkBook | None = None, *routers: APIRouter) -> FastAPI:
+    """The endpoint as an ASGI app: its routes behind a door, and every error in OpenAI's shape.
+
+    The work of `book` is seen to while the app runs; `routers` are the routes of whatever else there is.
+    """
+
+    @asynccontextmanager
+    async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+        keeping = asyncio.create_task(book.keep()) if book is not None else None
+        yield
+        if keeping is not None:
+            keeping.cancel()
+            await asyncio.wait([keeping])
+
+    what = "Pictures and clips of stored identities, in OpenAI's format."
+    app = FastAPI(title="identity factory", description=what, lifespan=lifespan)
+    for router in routers:
+        app.include_router(router)
     images = "/v1/images/generations"
     app.add_api_route(
         images, endpoint.generate_images, methods=["POST"], response_model=ImagesResponse, openapi_extra=_IMAGES_BODY
@@ -84,15 +105,23 @@ class Ingress:
 
         self._door = Door()
         streaming: Any = drawer.options(stream=True).draw_with_previews.remote
-        self._client = ImageClient(drawer.draw.remote, streaming, timeout_s=args.timeout_s)
-        self._endpoint = Endpoint(load_pack(args.pack), Catalog(args.root), self._client, read_stats)
+        filming: Any = drawer.options(stream=True).animate.remote
+        self._client = ImageClient(drawer.draw.remote, streaming, filming, timeout_s=args.timeout_s)
+        pack, catalog, store = load_pack(args.pack), Catalog(args.root), Store(args.root)
+        self._endpoint = Endpoint(pack, catalog, self._client, read_stats)
+        films = Filming(pack, catalog, store, self._client)
+        self._book = WorkBook(store, {FILM: Kind(do=films.film)}, kept_of)
+        videos = Videos(pack, catalog, store, self._book, films)
+        self._routers = [work_routes(self._book), video_routes(videos)]
 
     def __serve_build_asgi_app__(self) -> FastAPI:
-        return create_app(self._endpoint, self._door)
+        return create_app(self._endpoint, self._door, self._book, *self._routers)
 
     async def close(self) -> int:
-        """Lets no request in any more; returns how many are being answered."""
-        self._door.closed = True
+        """Lets no request in any more and puts work down for the next server; returns how many are being answered."""
+        if not self._door.closed:
+            self._door.closed = True
+            await self._book.put_down()
         return self._door.num_inside
 
     async def give_up(self) -> None:

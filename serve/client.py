@@ -11,9 +11,9 @@ from typing import Any, Protocol, TypeAlias
 from ray.exceptions import RayActorError
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 
-from factory.records import ImageRequest
+from factory.records import ClipRequest, ImageRequest
 from serve.drawing import Preview
-from serve.loop import ImageResult
+from serve.loop import ClipResult, ImageResult, OnProgress
 from serve.stopping import Stopping
 
 Event: TypeAlias = tuple[int, Preview | ImageResult]  # which request of several, what came of it
@@ -58,6 +58,16 @@ class PendingEvents(Protocol):
         ...
 
 
+class PendingClip(Protocol):
+    """A clip, after the shares of its steps that are done: Ray's DeploymentResponseGenerator."""
+
+    def __aiter__(self) -> AsyncIterator[float | ClipResult]: ...
+
+    def cancel(self) -> None:
+        """As Pending's."""
+        ...
+
+
 class ImageClient:
     """Asks the replicas for the pictures of one HTTP request after the other."""
 
@@ -65,10 +75,11 @@ class ImageClient:
         self,
         submit: Callable[[ImageRequest], Pending],
         submit_with_previews: Callable[[ImageRequest, int], PendingEvents],
+        submit_clip: Callable[[ClipRequest], PendingClip],
         *,
         timeout_s: float,
     ) -> None:
-        self._submit, self._submit_with_previews = submit, submit_with_previews
+        self._submit, self._submit_with_previews, self._submit_clip = submit, submit_with_previews, submit_clip
         self._timeout_s = timeout_s
         self._picture_s = 1.0  # of the last picture, the unit of the advice to try again
         self._given_up = False
@@ -130,6 +141,26 @@ class ImageClient:
         finally:
             for task in tasks:
                 task.cancel()
+
+    async def clip(self, request: ClipRequest, on_progress: OnProgress = lambda _: None) -> ClipResult:
+        """One clip, however long it takes; it is taken back if the caller goes away.
+
+        Raises:
+            QueueFull, GeneratorDown, Stopping, IncompatibleIdentity, PackError, PromptTooLong
+        """
+        with self._told_apart():
+            if self._given_up:
+                raise Stopping
+            pending = self._submit_clip(request)
+            try:
+                async for event in pending:
+                    if isinstance(event, ClipResult):
+                        return event
+                    on_progress(event)
+            except BaseException:
+                pending.cancel()
+                raise
+        raise GeneratorDown("the generator gave no clip; try again")
 
     def give_up(self) -> None:
         """Ends all that is under way at once, and whatever comes later: Stopping."""

@@ -12,8 +12,8 @@ import numpy as np
 from ray.util.metrics import Counter, Gauge
 
 from factory.pack import load_pack
-from factory.records import ImageRequest
-from serve.loop import EngineLoop, ImageResult, LoopStats
+from factory.records import ClipRequest, ImageRequest
+from serve.loop import ClipResult, EngineLoop, ImageResult, LoopStats
 
 Preview: TypeAlias = tuple[int, np.ndarray]  # which one, from 0; the picture as it is guessed, uint8 [H, W, 3]
 _STATS_EVERY_S = 5.0  # between two looks for Prometheus
@@ -30,8 +30,11 @@ class Drawer:
 
         engine = Engine(DiffusionBase.load(load_pack(pack), device=device), max_samples=2 * max_batch)
         # In the thread that computes: OpenMP's number is each thread's own, and Ray starts replicas with 1.
-        prepare = partial(torch.set_num_threads, num_threads)
-        self._loop = EngineLoop(engine, max_rows=max_batch, start_thread=prepare)
+        self._start_thread = partial(torch.set_num_threads, num_threads)
+        self._loop = EngineLoop(engine, max_rows=max_batch, start_thread=self._start_thread)
+        self._pack, self._device = engine.base.pack, device
+        self._whole_clips: EngineLoop | None = None  # of the pack's text-to-video model, loaded with the first clip
+        self._loading = asyncio.Lock()
         self._exported = LoopStats()
         self._made = {
             "images": Counter("identity_factory_images", "Pictures drawn"),
@@ -70,6 +73,42 @@ class Drawer:
             yield await future
         finally:
             future.cancel()
+
+    async def animate(self, request: ClipRequest) -> AsyncIterator[float | ClipResult]:
+        """One clip, after the shares of its steps that are done. Closed, its rows are free at the next step.
+
+        Raises:
+            PackError: the pack makes no clips, or not with poses.
+            IncompatibleIdentity, ValueError: as `Engine.add_clip`.
+        """
+        loop, events = asyncio.get_running_loop(), asyncio.Queue[float | None]()
+        maker = self._loop if self._pack.video is None else await self._video_loop()
+
+        def progressed(share: float) -> None:
+            loop.call_soon_threadsafe(events.put_nowait, share)
+
+        future = asyncio.wrap_future(maker.submit_clip(request, on_progress=progressed))
+        future.add_done_callback(lambda _: events.put_nowait(None))
+        try:
+            while (share := await events.get()) is not None:
+                yield share
+            yield await future
+        finally:
+            future.cancel()
+
+    async def _video_loop(self) -> EngineLoop:
+        """Of the whole text-to-video model, which is another network than the one of pictures."""
+        async with self._loading:
+            if self._whole_clips is None:
+                self._whole_clips = await asyncio.to_thread(self._load_video)
+        return self._whole_clips
+
+    def _load_video(self) -> EngineLoop:
+        from factory.draw.engine import Engine
+        from factory.draw.video import VideoBase
+
+        base = VideoBase.load(self._pack, device=self._device)
+        return EngineLoop(Engine(base, motion=base), max_rows=1, start_thread=self._start_thread)
 
     async def stats(self) -> LoopStats:
         """What this replica has done so far, and what it is at."""

@@ -7,17 +7,19 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from factory.records import ImageRequest, TokenCount
+from factory.errors import PackError
+from factory.records import ClipRequest, ImageRequest, TokenCount
 
 if TYPE_CHECKING:
     from factory.draw.engine import Engine, Row
 
 OnPreview = Callable[[int, np.ndarray], None]  # which preview, from 0; the picture as it is guessed, uint8 [H, W, 3]
+OnProgress = Callable[[float], None]  # share of a clip's steps that are done
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,6 +31,14 @@ class ImageResult:
     seconds: float  # from its first step to the picture
     prompt: TokenCount  # of the prompt with <person> in it
     negative_prompt: TokenCount
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClipResult:
+    """One clip, and what its making was like."""
+
+    frames: np.ndarray  # uint8 [F, H, W, 3], RGB
+    seconds: float  # from its first step to the frames
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,14 +76,30 @@ class _Ticket:
         return self.previewed < self.num_previews and step >= (self.previewed + 1) * num_steps / (self.num_previews + 1)
 
 
+@dataclass(slots=True, kw_only=True, eq=False)
+class _ClipTicket:
+    """A clip that somebody waits for."""
+
+    request: ClipRequest
+    future: Future[ClipResult]
+    on_progress: OnProgress
+    frames: list[Row] = field(default_factory=list)  # while it is in the making
+    began: float = 0.0  # monotonic, s
+
+
 class EngineLoop:
-    """Draws in a thread of its own until closed. Its methods may be called from any thread."""
+    """Draws in a thread of its own until closed. Its methods may be called from any thread.
+
+    Beside the pictures one clip at a time is in the making: its frames are many rows, and pictures join its steps.
+    """
 
     def __init__(self, engine: Engine, *, max_rows: int, start_thread: Callable[[], None] = lambda: None) -> None:
         """`max_rows` pictures are in the making at a time; `start_thread` is called first in the thread."""
         self._engine, self._max_rows, self._start_thread = engine, max_rows, start_thread
         self._waiting: deque[_Ticket] = deque()
         self._making: dict[Row, _Ticket] = {}
+        self._clips: deque[_ClipTicket] = deque()
+        self._clip: _ClipTicket | None = None  # in the making
         self._wake = threading.Condition()
         self._closed = False
         self._stats = LoopStats()
@@ -90,8 +116,16 @@ class EngineLoop:
             self._wake.notify()
         return ticket.future
 
+    def submit_clip(self, request: ClipRequest, *, on_progress: OnProgress = lambda _: None) -> Future[ClipResult]:
+        """Asks for a clip. Cancelling the future takes it out. Errors are those of `Engine.add_clip`."""
+        ticket = _ClipTicket(request=request, future=Future(), on_progress=on_progress)
+        with self._wake:
+            self._clips.append(ticket)
+            self._wake.notify()
+        return ticket.future
+
     def stats(self) -> LoopStats:
-        """What was done so far, and what is going on."""
+        """What was done so far, and what is going on; frames are not counted among the pictures."""
         done = self._stats
         return done + LoopStats(waiting=len(self._waiting), in_the_making=len(self._making))
 
@@ -106,7 +140,7 @@ class EngineLoop:
         self._start_thread()
         while True:
             with self._wake:
-                while not (self._waiting or self._making or self._closed):
+                while not (self._waiting or self._making or self._clips or self._clip or self._closed):
                     self._wake.wait()
                 if self._closed:
                     break
@@ -114,12 +148,14 @@ class EngineLoop:
                 new = self._next_tickets()
             try:
                 self._admit(new)
-                if self._making:
+                self._admit_clip()
+                if self._making or self._clip:
                     self._step()
             except Exception as error:  # noqa: BLE001 (whoever waits must hear of it; the next one may do better)
                 self._fail(error)
-        for ticket in (*self._waiting, *self._making.values()):
-            ticket.future.cancel()
+        for ticket in (*self._waiting, *self._making.values(), *self._clips, self._clip):
+            if ticket is not None:
+                ticket.future.cancel()
 
     def _next_tickets(self) -> list[_Ticket]:
         """Those who waited longest, as many as there is room for."""
@@ -150,13 +186,31 @@ class EngineLoop:
         for row in [row for row, ticket in self._making.items() if ticket.future.cancelled()]:
             self._engine.drop(row)
             del self._making[row]
+        if self._clip is not None and self._clip.future.cancelled():
+            self._engine.drop(self._clip.frames[0])
+            self._clip = None
+
+    def _admit_clip(self) -> None:
+        """The next clip enters if none is in the making."""
+        while self._clip is None and self._clips:
+            ticket = self._clips.popleft()
+            if ticket.future.cancelled():
+                continue
+            try:
+                ticket.frames = self._engine.add_clip(ticket.request)
+            except (ValueError, PackError) as error:
+                _settle(ticket, error)
+                continue
+            ticket.began = time.monotonic()
+            self._clip = ticket
 
     def _step(self) -> None:
         began, num_rows = time.perf_counter(), len(self._making)
         for ticket in self._making.values():
             ticket.rows += num_rows
-        finished = self._engine.step()
+        finished = [row for row in self._engine.step() if row.clip is None]
         self._show_previews()
+        self._see_to_clip()
         images = self._engine.decode([row.x_CHW for row in finished])
         now = time.monotonic()
         for row, image in zip(finished, images, strict=True):
@@ -186,15 +240,32 @@ class EngineLoop:
                 ticket.on_preview(ticket.previewed, image)
             ticket.previewed += 1
 
+    def _see_to_clip(self) -> None:
+        """Tells how far the clip is, and gives it out once it is finished."""
+        ticket = self._clip
+        if ticket is None:
+            return
+        (row, *_) = ticket.frames
+        ticket.on_progress(row.step / len(row.plan))
+        if row.done:
+            frames = np.stack(self._engine.decode([frame.x_CHW for frame in ticket.frames]))
+            self._clip = None
+            _settle(ticket, ClipResult(frames=frames, seconds=time.monotonic() - ticket.began))
+
     def _fail(self, error: Exception) -> None:
         """Whatever is in the making ends with this error."""
+        if self._clip is not None:
+            self._engine.drop(self._clip.frames[0])
+            _settle(self._clip, error)
+            self._clip = None
         for row, ticket in self._making.items():
             self._engine.drop(row)
             _settle(ticket, error)
         self._making.clear()
 
 
-def _settle(ticket: _Ticket, outcome: ImageResult | Exception) -> None:
+def _settle(ticket: _Ticket | _ClipTicket, outcome: Any) -> None:
+    """`outcome`: what was waited for, or an exception."""
     if not ticket.future.set_running_or_notify_cancel():  # nobody waits any more
         return
     if isinstance(outcome, Exception):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from dataclasses import replace
 from typing import Any
 
@@ -101,6 +102,18 @@ def measured(image: GeneratedImage) -> PictureMetrics:
     )  # fmt: skip
 
 
+def asked_for(identity: Identity) -> dict[str, Any]:
+    """A row of `work`: a clip that somebody waits for."""
+    request = json.dumps({"identity": identity.identity_id, "prompt": f"{identity.name} in the snow"})
+    who = {"identity_id": identity.identity_id, "people": [identity.identity_id]}
+    times = {"progress": 0.0, "created_at": 0.0, "beat_at": 0.0}
+    return (
+        {"work_id": f"video_{identity.identity_id}", "kind": "video", "status": "queued", "request": request}
+        | who
+        | times
+    )
+
+
 def fill(store: Store, pack: Pack) -> tuple[list[PreparedFace], list[Identity], list[GeneratedImage]]:
     """Five people on photos of their own, and 20 and 20-1 on one photo; committed in several versions."""
     faces = [*(face(number, pack) for number in range(5)), face(20, pack), face(20, pack, 1)]
@@ -112,6 +125,7 @@ def fill(store: Store, pack: Pack) -> tuple[list[PreparedFace], list[Identity], 
         store.upsert("images", [image_row(one) for one in images[some]])
         store.upsert("videos", [video_row(clip(one)) for one in identities[some]])
         store.upsert("models", [model_row(head(one)) for one in identities[some]])
+        store.upsert("work", [asked_for(one) for one in identities[some]])
         store.upsert("checkpoints", [in_the_making(one) for one in identities[some]])
         store.upsert("metrics", [metrics_row(measured(one)) for one in images[some]])
     refused = Reject(

@@ -12,14 +12,14 @@ import pytest
 from starlette.testclient import TestClient
 
 from factory.pack import Pack
-from factory.records import TEXT_ENCODER, Identity, ImageRequest, TokenCount
+from factory.records import TEXT_ENCODER, ClipRequest, Identity, ImageRequest, TokenCount
 from factory.store.rows import identity_row
 from factory.store.tables import Store
 from serve.app import create_app
 from serve.catalog import Catalog
 from serve.client import ImageClient
 from serve.drawing import Preview
-from serve.loop import ImageResult, LoopStats
+from serve.loop import ClipResult, ImageResult, LoopStats
 from serve.openai.images import Endpoint
 from serve.stopping import Door
 
@@ -74,6 +74,26 @@ class FakePendingEvents:
         self.pending.cancel()
 
 
+@dataclass
+class FakePendingClip:
+    """Stands for Ray's DeploymentResponseGenerator: half of the steps, then grey frames."""
+
+    job: ClipRequest
+    fake: "FakeGenerator"
+    cancelled: bool = False
+
+    async def __aiter__(self) -> AsyncIterator[float | ClipResult]:
+        yield 0.5
+        if self.fake.endless:
+            await asyncio.Event().wait()
+        if self.fake.error is not None:
+            raise self.fake.error
+        yield ClipResult(frames=np.full((self.job.config.num_frames, 64, 64, 3), 99, np.uint8), seconds=1.0)
+
+    def cancel(self) -> None:
+        self.cancelled = True
+
+
 def words_of(text: str) -> TokenCount:
     """A text encoder that reads 30 words."""
     given = len(text.split())
@@ -85,6 +105,7 @@ class FakeGenerator:
 
     def __init__(self) -> None:
         self.jobs: list[ImageRequest] = []
+        self.clips: list[FakePendingClip] = []
         self.pending: list[FakePending] = []
         self.error: Exception | None = None
         self.endless = False
@@ -108,6 +129,10 @@ class FakeGenerator:
     def submit_with_previews(self, job: ImageRequest, num_previews: int) -> FakePendingEvents:
         return FakePendingEvents(self.submit(job), num_previews)
 
+    def submit_clip(self, job: ClipRequest) -> FakePendingClip:
+        self.clips.append(FakePendingClip(job, self))
+        return self.clips[-1]
+
     async def stats(self) -> LoopStats:
         return LoopStats(images=2, steps=4, rows=6, step_s=1.0, most_rows=2, waiting=1)
 
@@ -123,7 +148,7 @@ def people_store(root: Path, tiny_pack: Pack) -> Store:
 
 def client_of(store: Store, pack: Pack, fake: FakeGenerator, door: Door | None = None) -> TestClient:
     """The endpoint without Ray."""
-    client = ImageClient(fake.submit, fake.submit_with_previews, timeout_s=5.0)
+    client = ImageClient(fake.submit, fake.submit_with_previews, fake.submit_clip, timeout_s=5.0)
     app = create_app(Endpoint(pack, Catalog(store.root), client, fake.stats), door or Door())
     return TestClient(app, raise_server_exceptions=False)
 

@@ -24,7 +24,7 @@ NONE = TokenCount(given=0, read=0)
 class FakeRow:
     request: ImageRequest
     step: int = 0
-
+    clip: None = None
     prompt: TokenCount = NONE
     negative_prompt: TokenCount = NONE
 

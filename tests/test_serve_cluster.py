@@ -121,7 +121,8 @@ def test_what_nobody_waits_for_is_not_drawn(client: openai.OpenAI, url: str, tin
     """A caller goes away, and a request's time is up: their rows are free at the next step."""
     drawer = ray_serve.get_deployment_handle("Drawer", APP_NAME)
     streaming: Any = drawer.options(stream=True).draw_with_previews.remote
-    images = ImageClient(drawer.draw.remote, streaming, timeout_s=0.4)
+    filming: Any = drawer.options(stream=True).animate.remote
+    images = ImageClient(drawer.draw.remote, streaming, filming, timeout_s=0.4)
     who = person(2, "bob", tiny_pack.fingerprint())
     config = GenerateConfig(num_inference_steps=200)
     requests = [ImageRequest(identity=who, prompt="snow", seed=i, config=config) for i in range(2)]

@@ -25,6 +25,7 @@ from serve.openai.images import Endpoint
 from serve.openai.schemas import RequestRefused
 from serve.reading import PoseReader
 from serve.stopping import Door, Stopping
+from serve.work import KeyReused, TooMuchWork, UnknownWork
 from tests import serving
 from tests.serving import SECRET, FakeGenerator, ask, error_of
 
@@ -152,7 +153,7 @@ def test_when_time_is_up_all_is_taken_back_and_the_client_does_not_ask_again(
     store: Store, tiny_pack: Pack, fake: FakeGenerator
 ) -> None:
     fake.endless = True
-    client = ImageClient(fake.submit, fake.submit_with_previews, timeout_s=0.05)
+    client = ImageClient(fake.submit, fake.submit_with_previews, fake.submit_clip, timeout_s=0.05)
     http = TestClient(create_app(Endpoint(tiny_pack, Catalog(store.root), client, fake.stats), Door()))
     response = ask(http, n=3)
     assert response.status_code == 504 and response.headers["x-should-retry"] == "false"
@@ -168,6 +169,9 @@ PROVOKED: dict[type[Exception], Callable[[TestClient, FakeGenerator], Any]] = {
     PromptTooLong: lambda http, fake: failing(http, fake, PromptTooLong("<person> lies beyond the 75 tokens")),
     HTTPException: lambda http, _fake: http.get("/v2"),
     QueueFull: lambda http, fake: failing(http, fake, BackPressureError(64, 64)),
+    UnknownWork: lambda http, fake: failing(http, fake, UnknownWork("there is no work")),
+    KeyReused: lambda http, fake: failing(http, fake, KeyReused("it came before")),
+    TooMuchWork: lambda http, fake: failing(http, fake, TooMuchWork()),
     GeneratorDown: lambda http, fake: failing(http, fake, ActorDiedError()),
     Stopping: lambda http, fake: failing(http, fake, Stopping()),
     GenerationTimeout: lambda http, fake: failing(http, fake, TimeoutError(SECRET)),

@@ -137,7 +137,7 @@ def test_who_is_inside_is_counted_until_the_answer_is_sent(store: Store, tiny_pa
 
 def test_what_is_given_up_is_taken_back_and_told(fake: FakeGenerator) -> None:
     fake.endless = True
-    client = ImageClient(fake.submit, fake.submit_with_previews, timeout_s=60.0)
+    client = ImageClient(fake.submit, fake.submit_with_previews, fake.submit_clip, timeout_s=60.0)
     request = ImageRequest(identity=person(1, "ada", ""), prompt="snow", seed=0, config=GenerateConfig())
 
     async def given_up() -> None:
@@ -155,7 +155,7 @@ def test_what_is_given_up_is_taken_back_and_told(fake: FakeGenerator) -> None:
 
 def test_streams_are_given_up_too(fake: FakeGenerator) -> None:
     fake.endless = True
-    client = ImageClient(fake.submit, fake.submit_with_previews, timeout_s=60.0)
+    client = ImageClient(fake.submit, fake.submit_with_previews, fake.submit_clip, timeout_s=60.0)
     request = ImageRequest(identity=person(1, "ada", ""), prompt="snow", seed=0, config=GenerateConfig())
 
     async def given_up() -> None:

@@ -162,7 +162,7 @@ def test_all_erasures_of_a_root_share_a_salt(store: Store, tiny_pack: Pack) -> N
 def test_the_endpoint_answers_404_at_once(store: Store, tiny_pack: Pack) -> None:
     fill(store, tiny_pack)
     fake = FakeGenerator()
-    client = ImageClient(fake.submit, fake.submit_with_previews, timeout_s=5.0)
+    client = ImageClient(fake.submit, fake.submit_with_previews, fake.submit_clip, timeout_s=5.0)
     endpoint = Endpoint(tiny_pack, Catalog(store.root), client, fake.stats)
     http = TestClient(create_app(endpoint, Door()), raise_server_exceptions=False)
     assert ask(http, model="person 1").status_code == 200
@@ -180,7 +180,7 @@ def test_a_picture_in_the_making_does_not_leave_after_the_erasure(store: Store, 
             return await super().work(job)
 
     fake = SlowGenerator()
-    client = ImageClient(fake.submit, fake.submit_with_previews, timeout_s=60.0)
+    client = ImageClient(fake.submit, fake.submit_with_previews, fake.submit_clip, timeout_s=60.0)
     endpoint = Endpoint(tiny_pack, Catalog(store.root), client, fake.stats)
     response = ask(TestClient(create_app(endpoint, Door()), raise_server_exceptions=False), model="person 3")
     assert len(fake.jobs) == 1 and response.status_code == 404

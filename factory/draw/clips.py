@@ -6,6 +6,7 @@ MP4 is written by FFmpeg through PyAV. What its wheel holds, and on whose terms:
 from __future__ import annotations
 
 import io
+from datetime import UTC, datetime
 from fractions import Fraction
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -15,6 +16,8 @@ import av
 import numpy as np
 from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc
 from PIL import Image
+
+from factory.records import ClipRequest, GeneratedClip
 
 ClipFormat = Literal["mp4", "gif", "webp", "frames"]
 _H264: Final = {
@@ -54,6 +57,28 @@ def _write_mp4(file: Path, frames: np.ndarray, fps: int) -> None:
             frame.pts, frame.time_base = number, Fraction(1, fps)
             container.mux(stream.encode(frame))
         container.mux(stream.encode())
+
+
+def as_clip(video_id: str, request: ClipRequest, frames: np.ndarray, *, prompt: str, poses: str) -> GeneratedClip:
+    """What is kept of drawn frames. `prompt` is as it was given, `poses` what their path was called."""
+    config, who = request.config, request.identity
+    return GeneratedClip(
+        video_id=video_id,
+        identity_id=who.identity_id,
+        name=who.name,
+        prompt=prompt,
+        seed=request.seed,
+        video=encode_mp4(frames, config.fps),
+        poster=frames[0],
+        num_frames=len(frames),
+        fps=config.fps,
+        width=frames.shape[2],
+        height=frames.shape[1],
+        config=config.model_dump_json(),
+        created_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        people=[who.identity_id],
+        poses=poses,
+    )
 
 
 def decode_mp4(data: bytes) -> np.ndarray:

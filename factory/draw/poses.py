@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -94,12 +95,17 @@ def read_path(pack: Pack, text: str, size_px: tuple[int, int], num_frames: int) 
         if len(files) != num_frames:
             raise ValueError(f"--pose-path {text}: {len(files)} files for {num_frames} frames (--frames): one for each")
         return [pose for file in files for pose in read_pose(pack, f"skeleton:{file}", size_px)]
+    return path_between(text, lambda stop: read_pose(pack, stop, size_px), num_frames)
+
+
+def path_between(text: str, read: Callable[[str], Sequence[Pose]], num_frames: int) -> list[Pose]:
+    """POSE..POSE as one pose a frame; `read` gives those of one stop. Raises ValueError, and what `read` does."""
     stops: list[HeadPose] = []
     for stop in _BETWEEN_STOPS.split(text):
-        (pose, *others) = read_pose(pack, stop.strip(), size_px)
+        (pose, *others) = read(stop.strip())
         if others or not isinstance(pose, HeadPose):
             raise ValueError(
-                f"--pose-path {text}: {stop!r} is not the pose of one head, and only such have poses between them; "
+                f"path of poses {text}: {stop!r} is not the pose of one head, and only such have poses between them; "
                 "skeletons:DIR takes a ready skeleton for each frame"
             )
         stops.append(pose)

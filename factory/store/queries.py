@@ -90,6 +90,28 @@ def clips(store: Store, video_ids: Sequence[str], columns: list[str]) -> list[di
     return sorted(rows, key=lambda row: order[row["video_id"]])
 
 
+def find_work(store: Store, kind: str, column: str, value: str) -> list[dict[str, Any]]:
+    """Rows of `work` of a kind with this value in a column, oldest first."""
+    where = f"{where_in('kind', [kind])} AND {where_in(column, [value])}"
+    return sorted(store.read("work", where=where).to_pylist(), key=_coming)
+
+
+def work_page(
+    store: Store, kind: str | None, limit: int, after: tuple[float, str] | None, newest_first: bool
+) -> list[dict[str, Any]]:
+    """At most `limit` rows of `work` (of a kind) in the order of their coming, behind the one of this time and id."""
+    where = None if kind is None else where_in("kind", [kind])
+    places = store.read("work", columns=["created_at", "work_id"], where=where).to_pylist()
+    order = sorted(map(_coming, places), reverse=newest_first)
+    behind = [at for at in order if after is None or (at < after if newest_first else at > after)][:limit]
+    rows = store.read("work", where=where_in("work_id", [work_id for _, work_id in behind])).to_pylist()
+    return sorted(rows, key=_coming, reverse=newest_first)
+
+
+def _coming(row: dict[str, Any]) -> tuple[float, str]:
+    return row["created_at"], row["work_id"]
+
+
 def clips_of(store: Store, names_or_ids: Sequence[str] | None, columns: list[str]) -> list[dict[str, Any]]:
     """Rows of `videos`, oldest first: all, or of these people (by name or identity_id) and with these video_ids.
 

@@ -11,7 +11,17 @@ from typing import Final, Literal
 import pyarrow as pa
 
 Table = Literal[
-    "faces", "identities", "images", "videos", "models", "checkpoints", "metrics", "rejects", "names", "tombstones"
+    "faces",
+    "identities",
+    "images",
+    "videos",
+    "models",
+    "checkpoints",
+    "metrics",
+    "rejects",
+    "names",
+    "work",
+    "tombstones",
 ]
 
 
@@ -168,6 +178,24 @@ SCHEMAS: Final[dict[Table, pa.Schema]] = {
         [
             _field("photo_id", _TEXT, "sha256 of the photo's bytes, hex", key=True),
             _field("name", _TEXT, "another name under which the same bytes came", key=True),
+        ]
+    ),
+    "work": pa.schema(
+        [
+            _field("work_id", _TEXT, "its kind, '_', 24 random hex digits", key=True),
+            _field("kind", _TEXT, "what is to be done: video, head, identity, batch"),
+            _field("status", _TEXT, "queued, in_progress, completed, failed or cancelled"),
+            _field("request", _TEXT, "all that is needed to do it", "JSON"),
+            _field("identity_id", _TEXT, "whom it is about; empty: nobody alone"),
+            _field("people", pa.list_(_TEXT), "identity_ids of all whom it is about"),
+            _field("progress", pa.float64(), "0..1"),
+            _field("result_id", _TEXT, "of the row that came of it; null: none did yet"),
+            _field("error", _TEXT, "why it failed, as it is told; null: it did not", "JSON"),
+            _field("idempotency_key", _TEXT, "sha256 of the caller's, hex; null: none was given"),
+            _field("created_at", pa.float64(), "Unix time", "s"),
+            _field("started_at", pa.float64(), "Unix time; null: it has not begun", "s"),
+            _field("finished_at", pa.float64(), "Unix time; null: it is not over", "s"),
+            _field("beat_at", pa.float64(), "Unix time when a server last saw to it; 0: it was put down", "s"),
         ]
     ),
     "tombstones": pa.schema(

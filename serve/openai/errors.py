@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from dataclasses import dataclass
 from typing import Any, Final
@@ -18,6 +19,7 @@ from serve.client import GenerationTimeout, GeneratorDown, QueueFull
 from serve.openai.body import first_fault
 from serve.openai.schemas import RequestRefused
 from serve.stopping import Stopping
+from serve.work import KeyReused, TooMuchWork, UnknownWork
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +41,9 @@ ANSWERS: Final[dict[type[Exception], Answer]] = {
     PromptTooLong: Answer(422, "invalid_request_error", "invalid_value", "prompt"),
     HTTPException: Answer(404, "invalid_request_error", "no_such_route"),  # its own status: 404, 405
     QueueFull: Answer(429, "rate_limit_error", "queue_full", retry=True),
+    UnknownWork: Answer(404, "invalid_request_error", "no_such_work"),
+    KeyReused: Answer(422, "invalid_request_error", "idempotency_key_reused", "idempotency-key", retry=False),
+    TooMuchWork: Answer(429, "rate_limit_error", "queue_full", retry=True),
     Stopping: Answer(503, "server_error", "server_stopping", retry=True),
     GeneratorDown: Answer(503, "server_error", "generator_unavailable", retry=True),
     GenerationTimeout: Answer(504, "server_error", "timeout", retry=False),  # again costs as much again
@@ -65,7 +70,7 @@ def told(error: Exception) -> tuple[int, dict[str, Any], dict[str, str]]:
     elif isinstance(cause, HTTPException):
         status, message = cause.status_code, str(cause.detail)
         headers = dict(cause.headers or {})  # 405 tells what is allowed
-    elif isinstance(cause, (QueueFull, Stopping)):
+    elif isinstance(cause, (QueueFull, TooMuchWork, Stopping)):
         milliseconds = math.ceil(cause.retry_after_s * 1000)
         headers = {"retry-after": str(math.ceil(milliseconds / 1000)), "retry-after-ms": str(milliseconds)}
     elif status == 500:
@@ -74,3 +79,11 @@ def told(error: Exception) -> tuple[int, dict[str, Any], dict[str, str]]:
         headers["x-should-retry"] = str(answer.retry).lower()
     body = {"message": message, "type": answer.type, "param": param, "code": answer.code}
     return status, {"error": body}, headers
+
+
+def kept_of(error: Exception) -> dict[str, str]:
+    """What is kept of an error that ended a piece of work."""
+    _, body, _ = told(error)
+    if body["error"]["code"] == "internal_error":
+        logging.getLogger("ray.serve").error("a piece of work failed", exc_info=error)
+    return {"code": body["error"]["code"], "message": body["error"]["message"]}

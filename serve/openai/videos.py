@@ -1,0 +1,228 @@
+"""POST /v1/videos and what belongs to it, as the openai client's `videos` asks: clips that are made in their time."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import re
+import secrets
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import numpy as np
+from fastapi import APIRouter, Request
+from fastapi.responses import JSONResponse, Response
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from starlette.formparsers import MultiPartException
+
+from factory.config import AnimateConfig
+from factory.draw.compose import drawn_size
+from factory.errors import IncompatibleIdentity, SceneRefused
+from factory.pack import Pack
+from factory.prompts import people_in
+from factory.store.queries import clips
+from factory.store.tables import Store
+from serve.catalog import Catalog
+from serve.filming import KIND, ClipOrder, Filming
+from serve.openai.body import first_fault, read_body
+from serve.openai.pictures import encode
+from serve.openai.schemas import MAX_SEED, MAX_SIDE_PX, MIN_SIDE_PX, RequestRefused
+from serve.openai.work import Limit, Order, as_page, find_page, poll_headers, work_card
+from serve.work import UnknownWork, Work, WorkBook
+
+_SIZE = re.compile(r"([0-9]{1,5})x([0-9]{1,5})")
+_MAX_FORM = 2**20  # bytes of one field; pictures are not taken
+_VARIANTS = {"video": ("video", "video/mp4"), "thumbnail": ("poster", "image/png")}
+
+
+class VideosRequest(BaseModel):
+    """POST /v1/videos: OpenAI's fields, then ours. An unknown field is named in x-ignored-fields."""
+
+    model_config = ConfigDict(extra="allow")
+
+    prompt: str = Field(min_length=1, max_length=32_000)  # it names the motion, too
+    model: str | None = None  # the identity's name or id
+    seconds: float | None = Field(default=None, gt=0, le=60)  # None: as long as the pack's clips are
+    size: str | None = None  # WIDTHxHEIGHT; drawn in the nearest shape that the pack does well, and told in the answer
+    input_reference: Any = None  # refused
+    identity: str | None = None  # name or id; overrides `model`
+    seed: int | None = Field(default=None, ge=0, le=MAX_SEED)
+    num_frames: int | None = Field(default=None, ge=2, le=64)
+    fps: int | None = Field(default=None, ge=1, le=60)
+    num_inference_steps: int | None = Field(default=None, ge=1, le=200)
+    guidance_scale: float | None = Field(default=None, ge=0.0, le=100.0, allow_inf_nan=False)
+    negative_prompt: str | None = Field(default=None, max_length=32_000)
+    pose_path: str = Field(default="", max_length=1000)  # NAME..NAME of the pack's poses
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_nulls(cls, fields: Any) -> Any:
+        return {k: v for k, v in fields.items() if v is not None} if isinstance(fields, dict) else fields
+
+    @field_validator("input_reference")
+    @classmethod
+    def _no_reference(cls, value: Any) -> None:
+        raise ValueError("clips begin from an identity, not from a picture: leave it out, and name who in `model`")
+
+    @field_validator("size")
+    @classmethod
+    def _readable(cls, size: str) -> str:
+        sides = _SIZE.fullmatch(size)
+        if sides is None or not all(MIN_SIDE_PX <= int(side) <= MAX_SIDE_PX for side in sides.groups()):
+            raise ValueError(f"must be WIDTHxHEIGHT, {MIN_SIDE_PX} to {MAX_SIDE_PX} pixels each, as 512x512")
+        return size
+
+
+class Videos:
+    """The handlers of /v1/videos."""
+
+    def __init__(self, pack: Pack, catalog: Catalog, store: Store, book: WorkBook, filming: Filming) -> None:
+        self._pack, self._catalog, self._store, self._book, self._filming = pack, catalog, store, book, filming
+
+    async def create(self, request: Request) -> Response:
+        """A clip of one identity, to be polled."""
+        body = await _read(request)
+        order = await asyncio.to_thread(self._order, body)
+        work = await self._book.submit(KIND, order.model_dump(), [order.identity], _key(request))
+        headers = {"x-ignored-fields": ", ".join(body.model_extra)} if body.model_extra else {}
+        return JSONResponse(self._card(work), headers={**headers, **poll_headers(work)})
+
+    async def list_all(self, limit: Limit = 20, after: str | None = None, order: Order = "desc") -> dict[str, Any]:
+        """Clips that were asked for here, newest first."""
+        found = await find_page(self._book, limit, after, order, KIND)
+        return as_page([self._card(work) for work in found], limit)
+
+    async def show(self, video_id: str) -> Response:
+        """How far a clip is."""
+        work = await self._book.find(video_id, KIND)
+        return JSONResponse(self._card(work), headers=poll_headers(work))
+
+    async def content(self, video_id: str, variant: Literal["video", "thumbnail", "spritesheet"] = "video") -> Response:
+        """The finished clip: MP4, its first frame as PNG, or all frames side by side as PNG."""
+        work = await self._book.find(video_id, KIND)
+        if work.status != "completed":
+            raise RequestRefused(f"this clip is {work.status}; its content is there when it is completed", status=409)
+        column, media_type = _VARIANTS.get(variant, ("video", "image/png"))
+        rows = await asyncio.to_thread(clips, self._store, [work.result_id or ""], ["video_id", column])
+        if not rows:  # its person was erased
+            raise UnknownWork(f"there is no video {video_id[:100]!r}")
+        data: bytes = rows[0][column]
+        if variant == "spritesheet":
+            data = await asyncio.to_thread(_sheet, data)
+        return Response(data, media_type=media_type)
+
+    async def delete(self, video_id: str) -> dict[str, Any]:
+        """Forgets a clip, and takes it back if it is under way."""
+        work = await self._book.remove(video_id, KIND)
+        if work.result_id is not None:
+            await asyncio.to_thread(self._store.purge, "videos", f"video_id = '{work.result_id}'")
+        return {"id": work.work_id, "object": "video.deleted", "deleted": True}
+
+    def _order(self, body: VideosRequest) -> ClipOrder:
+        """What is asked for, whole. Raises RequestRefused, UnknownIdentity, IncompatibleIdentity."""
+        wanted = body.identity or body.model
+        named = people_in(body.prompt)
+        if not wanted and None in named:
+            raise RequestRefused("name an identity in `model` (or `identity`); GET /v1/models lists them", "model")
+        order = ClipOrder(
+            identity=self._catalog.find(wanted or named[0] or "").identity_id,
+            prompt=body.prompt,
+            seed=secrets.randbelow(MAX_SEED) if body.seed is None else body.seed,
+            pose_path=body.pose_path,
+            config=self._config(body),
+        )
+        try:
+            request = self._filming.compose(order)
+        except SceneRefused as error:
+            raise RequestRefused(error.message, error.about) from None
+        except IncompatibleIdentity:
+            raise
+        except ValueError as error:
+            raise RequestRefused(str(error), "pose_path" if body.pose_path else None) from None
+        return order.model_copy(update={"identity": request.identity.identity_id})
+
+    def _config(self, body: VideosRequest) -> AnimateConfig:
+        defaults, most = self._filming.defaults, self._filming.max_frames
+        if not self._filming.possible:
+            raise RequestRefused(f"pack {self._pack.name!r} makes no clips", status=404)
+        fps = body.fps or defaults.fps
+        frames = body.num_frames or defaults.num_frames
+        if body.seconds is not None and body.num_frames is None:
+            frames = round(body.seconds * fps)
+        if not 2 <= frames <= most:
+            raise RequestRefused(
+                f"{frames} frames: this pack makes clips of 2 to {most} frames, {most / fps:g} s at {fps} a second",
+                "seconds" if body.seconds is not None else "num_frames",
+            )
+        changes: dict[str, Any] = body.model_dump(
+            include={"num_inference_steps", "guidance_scale", "negative_prompt"}, exclude_none=True
+        )
+        if body.size is not None:
+            width, height = map(int, body.size.split("x"))
+            if width != height:
+                sides = drawn_size(width, height, side=self._pack.resolution)
+                changes |= {"width_px": sides[0], "height_px": sides[1]}
+        generate = defaults.generate.model_validate({**defaults.generate.model_dump(), **changes})
+        return AnimateConfig(num_frames=frames, fps=fps, generate=generate)
+
+    def _card(self, work: Work) -> dict[str, Any]:
+        order = ClipOrder.model_validate_json(work.request)
+        config = order.config
+        maker = self._pack.video or self._pack
+        sides = config.generate.width_px or maker.resolution, config.generate.height_px or maker.resolution
+        return work_card(
+            work,
+            self._book,
+            model=order.identity,
+            prompt=order.prompt,
+            seconds=f"{config.num_frames / config.fps:g}",
+            size=f"{sides[0]}x{sides[1]}",
+            seed=order.seed,
+            num_frames=config.num_frames,
+            fps=config.fps,
+            pose_path=order.pose_path,
+        )
+
+
+def video_routes(videos: Videos) -> APIRouter:
+    """The routes of the openai client's `videos`."""
+    router, one = APIRouter(), "/v1/videos/{video_id}"
+    router.add_api_route("/v1/videos", videos.create, methods=["POST"])
+    router.add_api_route("/v1/videos", videos.list_all, methods=["GET"])
+    router.add_api_route(one, videos.show, methods=["GET"], response_model=None)
+    router.add_api_route(one, videos.delete, methods=["DELETE"])
+    router.add_api_route(f"{one}/content", videos.content, methods=["GET"], response_model=None)
+    for path in (f"{one}/remix", "/v1/videos/edits", "/v1/videos/extensions", "/v1/videos/characters"):
+        router.add_api_route(path, _refuse, methods=["POST"], include_in_schema=False)
+    return router
+
+
+async def _refuse() -> None:
+    """What the openai client has and this server cannot do."""
+    raise RequestRefused("clips are not edited here: ask for a new one in POST /v1/videos", status=501)
+
+
+async def _read(request: Request) -> VideosRequest:
+    """JSON, or the form that the openai client sends."""
+    if not request.headers.get("content-type", "").lower().startswith("multipart/form-data"):
+        return await read_body(request, VideosRequest)
+    try:
+        async with request.form(max_files=1, max_fields=100, max_part_size=_MAX_FORM) as form:
+            fields: Mapping[str, Any] = {name: value for name, value in form.items() if value != ""}
+    except MultiPartException as error:
+        raise RequestRefused(f"the form cannot be read: {error.message}", status=400) from None
+    try:
+        return VideosRequest.model_validate(fields)
+    except ValidationError as error:
+        param, message = first_fault([(fault["loc"], fault["msg"]) for fault in error.errors()])
+        raise RequestRefused(message, param) from None
+
+
+def _key(request: Request) -> str | None:
+    return request.headers.get("idempotency-key") or None
+
+
+def _sheet(mp4: bytes) -> bytes:
+    from factory.draw.clips import decode_mp4
+
+    return base64.b64decode(encode(np.concatenate(list(decode_mp4(mp4)), axis=1), "png", 100))

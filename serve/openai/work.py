@@ -1,0 +1,85 @@
+"""Work of every kind over the wire: one shape, to poll, to list and to take back."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Query
+from fastapi.responses import JSONResponse
+
+from serve.openai.schemas import RequestRefused
+from serve.work import UnknownWork, Work, WorkBook
+
+MAX_PAGE = 1000  # pieces of one answer
+_POLL_MS = 1000  # how soon a client is to ask again
+
+Order = Literal["asc", "desc"]
+Limit = Annotated[int, Query(ge=1, le=MAX_PAGE)]
+
+
+def work_card(work: Work, book: WorkBook, **own: Any) -> dict[str, Any]:
+    """A piece of work as it is told, with the fields of its kind beside those that all have."""
+    left_s = book.seconds_left(work)
+    return {
+        "id": work.work_id,
+        "object": work.kind,
+        "kind": work.kind,
+        "status": work.status,
+        "progress": math.floor(100 * work.progress),
+        "queue_position": book.position(work),
+        "seconds_left": None if left_s is None else round(left_s, 1),
+        "created_at": int(work.created_at),
+        "started_at": None if work.started_at is None else int(work.started_at),
+        "completed_at": None if work.finished_at is None else int(work.finished_at),
+        "error": None if work.error is None else json.loads(work.error),
+        "result_id": work.result_id,
+        **own,
+    }
+
+
+def poll_headers(work: Work) -> dict[str, str]:
+    """When to ask again, as the openai client reads it."""
+    return {"openai-poll-after-ms": str(_POLL_MS)} if work.under_way else {}
+
+
+def as_page(cards: list[dict[str, Any]], limit: int) -> dict[str, Any]:
+    """The first `limit` of the cards; more of them than that means that there are more."""
+    shown = cards[:limit]
+    first, last = (shown[0]["id"], shown[-1]["id"]) if shown else (None, None)
+    return {"object": "list", "data": shown, "first_id": first, "last_id": last, "has_more": len(cards) > limit}
+
+
+async def find_page(book: WorkBook, limit: int, after: str | None, order: Order, kind: str | None = None) -> list[Work]:
+    """One more than `limit`, so that it shows whether there are more. Raises RequestRefused."""
+    try:
+        return await book.page(limit + 1, after, kind=kind, newest_first=order == "desc")
+    except UnknownWork as error:
+        raise RequestRefused(str(error), "after") from None
+
+
+def work_routes(book: WorkBook) -> APIRouter:
+    """GET /v1/work, GET /v1/work/{id}, POST /v1/work/{id}/cancel."""
+    router = APIRouter()
+
+    @router.get("/v1/work")
+    async def list_work(
+        limit: Limit = 20, after: str | None = None, order: Order = "desc", kind: str | None = None
+    ) -> dict[str, Any]:
+        """What was asked for and is answered later, newest first."""
+        found = await find_page(book, limit, after, order, kind)
+        return as_page([work_card(work, book) for work in found], limit)
+
+    @router.get("/v1/work/{work_id}")
+    async def show_work(work_id: str) -> JSONResponse:
+        """How far a piece of work is, how long it may still take, and what came of it."""
+        work = await book.find(work_id)
+        return JSONResponse(work_card(work, book), headers=poll_headers(work))
+
+    @router.post("/v1/work/{work_id}/cancel")
+    async def cancel_work(work_id: str) -> dict[str, Any]:
+        """Takes back what is under way; what is over stays as it is."""
+        return work_card(await book.cancel(work_id), book)
+
+    return router

@@ -1,0 +1,257 @@
+"""Work that is answered before it is done: what was asked for, how far it is, what came of it.
+
+It knows no kind of work: each is done by the function that it is given. Every change is a row of the table `work`, so a
+restart loses nothing: what nobody tends any more (its beat has stopped) is taken up again by whichever server is there.
+Two that take it up at one moment do the same thing twice, which is one row of its result, as ids are content-addressed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import secrets
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Final, Literal, TypeAlias
+
+from factory.store.queries import find_work, work_page
+from factory.store.tables import Store
+
+Status = Literal["queued", "in_progress", "completed", "failed", "cancelled"]
+UNDER_WAY: Final = ("queued", "in_progress")
+_DEAD_AFTER: Final = 3  # beats that were missed
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Work:
+    """A row of the table `work`."""
+
+    work_id: str  # its kind, "_", 24 random hex digits
+    kind: str
+    status: Status
+    request: str  # JSON: all that is needed to do it, here or elsewhere
+    identity_id: str  # whom it is about; empty: nobody alone
+    people: list[str]  # identity_ids of all whom it is about
+    progress: float = 0.0  # 0..1
+    result_id: str | None = None  # of the row that came of it
+    error: str | None = None  # JSON, as it is told to whoever asks
+    idempotency_key: str | None = None
+    created_at: float  # Unix time, s, as the next three
+    started_at: float | None = None
+    finished_at: float | None = None
+    beat_at: float  # when it was last seen to
+
+    @property
+    def under_way(self) -> bool:
+        """Whether it is still to be done, or being done."""
+        return self.status in UNDER_WAY
+
+
+OnProgress: TypeAlias = Callable[[float], None]  # 0..1
+Do: TypeAlias = Callable[[Work, OnProgress], Awaitable[str]]  # gives the result's id
+
+
+@dataclass(slots=True, kw_only=True)
+class Kind:
+    """A kind of work: how it is done, and how many pieces at once."""
+
+    do: Do  # cancelled where nobody wants it any more
+    at_once: int = 1
+    max_waiting: int = 64  # pieces that are begun or wait; more are refused
+    room: asyncio.Semaphore = field(init=False)
+    took_s: float = 0.0  # of the last piece
+
+    def __post_init__(self) -> None:
+        self.room = asyncio.Semaphore(self.at_once)
+
+
+class UnknownWork(LookupError):
+    """There is no such work, or it was erased."""
+
+
+class KeyReused(ValueError):
+    """An Idempotency-Key came again with another request."""
+
+
+class TooMuchWork(Exception):
+    """As much is waiting as may wait."""
+
+    retry_after_s = 10.0
+
+    def __str__(self) -> str:
+        return "too much is waiting; try again later"
+
+
+class WorkBook:
+    """Does the work of one server, each kind so many pieces at once, oldest first. For one event loop."""
+
+    def __init__(
+        self,
+        store: Store,
+        kinds: Mapping[str, Kind],
+        tell: Callable[[Exception], Mapping[str, Any]],
+        *,
+        beat_s: float = 5.0,
+    ) -> None:
+        """`tell` makes an error what is kept of it: `code` and `message`."""
+        self._store, self._kinds, self._tell, self._beat_s = store, kinds, tell, beat_s
+        self._mine: dict[str, Work] = {}  # under way here, oldest first
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._submitting = asyncio.Lock()
+        self._closed = False
+
+    async def submit(
+        self, kind: str, request: Mapping[str, Any], people: Sequence[str] = (), key: str | None = None
+    ) -> Work:
+        """Takes work in; the same key and request again give the work that is there.
+
+        Raises KeyReused, TooMuchWork.
+        """
+        text, now = json.dumps(request, sort_keys=True), time.time()
+        async with self._submitting:
+            if key is not None:
+                key = hashlib.sha256(key.encode()).hexdigest()  # whatever a caller writes, an id of ours
+                for row in await asyncio.to_thread(find_work, self._store, kind, "idempotency_key", key):
+                    if row["request"] != text:
+                        raise KeyReused("this Idempotency-Key came before, with another request")
+                    return self._mine.get(row["work_id"], Work(**row))
+            if sum(work.kind == kind for work in self._mine.values()) >= self._kinds[kind].max_waiting:
+                raise TooMuchWork
+            work = Work(
+                work_id=f"{kind}_{secrets.token_hex(12)}",
+                kind=kind,
+                status="queued",
+                request=text,
+                identity_id=people[0] if people else "",
+                people=list(people),
+                idempotency_key=key,
+                created_at=now,
+                beat_at=now,
+            )
+            await self._write(work)
+            self._begin(work)
+        return work
+
+    async def find(self, work_id: str, kind: str | None = None) -> Work:
+        """A piece of work as it stands. Raises UnknownWork, also if it is of another kind."""
+        if (mine := self._mine.get(work_id)) is not None and kind in (mine.kind, None):
+            return mine
+        own_kind = work_id.rpartition("_")[0]
+        rows = await asyncio.to_thread(find_work, self._store, own_kind, "work_id", work_id)
+        if not rows or kind not in (own_kind, None):
+            raise UnknownWork(f"there is no {kind or 'work'} {work_id[:100]!r}")
+        return Work(**rows[0])
+
+    async def page(
+        self, limit: int, after: str | None = None, *, kind: str | None = None, newest_first: bool = True
+    ) -> list[Work]:
+        """At most `limit` pieces in the order of their coming, from the one that follows `after` (UnknownWork) on."""
+        last = None if after is None else await self.find(after, kind)
+        place = None if last is None else (last.created_at, last.work_id)
+        rows = await asyncio.to_thread(work_page, self._store, kind, limit, place, newest_first)
+        return [self._mine.get(row["work_id"], Work(**row)) for row in rows]
+
+    async def cancel(self, work_id: str, kind: str | None = None) -> Work:
+        """Takes back what is under way; what is over stays as it is. Raises UnknownWork."""
+        work = await self.find(work_id, kind)
+        if not work.under_way:
+            return work
+        await self._end(work_id)
+        work = await self.find(work_id, kind)  # it may have ended by itself meanwhile
+        if work.under_way:
+            work = replace(work, status="cancelled", finished_at=time.time())
+            await self._write(work)
+        return work
+
+    async def remove(self, work_id: str, kind: str | None = None) -> Work:
+        """Forgets a piece of work, after taking it back if it is under way. Raises UnknownWork."""
+        work = await self.cancel(work_id, kind)
+        await asyncio.to_thread(self._store.purge, "work", f"work_id = '{work.work_id}'")
+        return work
+
+    def position(self, work: Work) -> int | None:
+        """How many of its kind are to be begun before it here; None of what does not wait here."""
+        waiting = [one.work_id for one in self._mine.values() if one.kind == work.kind and one.status == "queued"]
+        return waiting.index(work.work_id) if work.work_id in waiting else None
+
+    def seconds_left(self, work: Work) -> float | None:
+        """Until it is done, by its own pace or by the last one's; None where nothing is known yet."""
+        if work.status == "in_progress" and work.progress > 0 and work.started_at is not None:
+            return (time.time() - work.started_at) * (1 / work.progress - 1)
+        place, kind = self.position(work), self._kinds.get(work.kind)
+        return None if place is None or kind is None or not kind.took_s else kind.took_s * (place // kind.at_once + 2)
+
+    async def keep(self) -> None:
+        """Beats, and takes up what nobody tends any more. Runs until it is cancelled, which puts everything down."""
+        try:
+            while not self._closed:
+                await self._take_up()
+                await asyncio.sleep(self._beat_s)
+                await self._beat()
+        finally:
+            await self.put_down()
+
+    async def put_down(self) -> None:
+        """Ends what is under way here, so that the next server takes it up at once. Nothing is begun any more."""
+        self._closed = True
+        left = list(self._mine.values())
+        for work in left:
+            await self._end(work.work_id)
+            await self._write(replace(work, status="queued", progress=0.0, beat_at=0.0))
+
+    async def _beat(self) -> None:
+        """Tells that all here is tended, and how far it is; ends what somebody else cancelled or erased."""
+        for work in list(self._mine.values()):
+            rows = await asyncio.to_thread(find_work, self._store, work.kind, "work_id", work.work_id)
+            if not rows or rows[0]["status"] not in UNDER_WAY:
+                if work.work_id in self._mine:  # else it has ended by itself meanwhile
+                    await self._end(work.work_id)
+            elif (now := self._mine.get(work.work_id)) is not None:
+                await self._write(replace(now, beat_at=time.time()))
+
+    async def _take_up(self) -> None:
+        for kind in self._kinds:
+            for status in UNDER_WAY:
+                for row in await asyncio.to_thread(find_work, self._store, kind, "status", status):
+                    dead = row["beat_at"] < time.time() - _DEAD_AFTER * self._beat_s
+                    if dead and row["work_id"] not in self._mine and not self._closed:
+                        work = replace(Work(**row), status="queued", progress=0.0, beat_at=time.time())
+                        await self._write(work)
+                        self._begin(work)
+
+    def _begin(self, work: Work) -> None:
+        self._mine[work.work_id] = work
+        self._tasks[work.work_id] = asyncio.create_task(self._run(work))
+
+    async def _end(self, work_id: str) -> None:
+        if (task := self._tasks.get(work_id)) is not None:
+            task.cancel()
+            await asyncio.wait([task])
+
+    async def _run(self, work: Work) -> None:
+        kind = self._kinds[work.kind]
+
+        def on_progress(share: float) -> None:
+            self._mine[work.work_id] = replace(self._mine[work.work_id], progress=min(max(share, 0.0), 1.0))
+
+        try:
+            async with kind.room:
+                began = time.time()
+                started = self._mine[work.work_id] = replace(work, status="in_progress", started_at=began)
+                await self._write(started)
+                try:
+                    result = await kind.do(started, on_progress)
+                    over = replace(started, status="completed", progress=1.0, result_id=result)
+                    kind.took_s = time.time() - began
+                except Exception as error:  # noqa: BLE001 (whoever asks must hear of it)
+                    over = replace(started, status="failed", error=json.dumps(self._tell(error)))
+                await self._write(replace(over, finished_at=time.time(), beat_at=time.time()))
+        finally:
+            with suppress(KeyError):
+                del self._mine[work.work_id], self._tasks[work.work_id]
+
+    async def _write(self, work: Work) -> None:
+        await asyncio.to_thread(self._store.upsert, "work", [asdict(work)])

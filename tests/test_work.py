@@ -1,0 +1,196 @@
+"""The book of work: what is asked for is done once, survives its server, and is taken back when nobody wants it."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from factory.store.queries import find_work
+from factory.store.tables import Store
+from serve.work import KeyReused, Kind, TooMuchWork, UnknownWork, Work, WorkBook
+
+
+class Doer:
+    """Does work when it is let."""
+
+    def __init__(self) -> None:
+        self.begun: list[str] = []
+        self.cancelled: list[str] = []
+        self.go = asyncio.Event()
+        self.error: Exception | None = None
+
+    async def do(self, work: Work, on_progress: Callable[[float], None]) -> str:
+        self.begun.append(work.work_id)
+        on_progress(0.25)
+        try:
+            await self.go.wait()
+        except asyncio.CancelledError:
+            self.cancelled.append(work.work_id)
+            raise
+        if self.error is not None:
+            raise self.error
+        return f"result of {work.request}"
+
+
+def book_of(store: Store, doer: Doer, **how: Any) -> WorkBook:
+    kinds = {"video": Kind(do=doer.do, **how), "head": Kind(do=doer.do)}
+    return WorkBook(store, kinds, lambda error: {"code": "broken", "message": str(error)}, beat_s=0.05)
+
+
+async def until(true: Callable[[], bool] | Callable[[], Awaitable[bool]]) -> None:
+    async with asyncio.timeout(20):
+        while True:
+            told = true()
+            if await told if isinstance(told, Awaitable) else told:
+                return
+            await asyncio.sleep(0.01)
+
+
+def run(test: Callable[[], Awaitable[None]]) -> None:
+    asyncio.run(test())  # type: ignore[arg-type]
+
+
+def test_done_in_the_order_of_its_coming(store: Store) -> None:
+    async def test() -> None:
+        doer = Doer()
+        book = book_of(store, doer)
+        first, second, other = [
+            await book.submit(kind, {"n": n}, ["ada"]) for n, kind in enumerate(["video", "video", "head"])
+        ]
+        await until(lambda: doer.begun == [first.work_id, other.work_id])  # of one kind one at a time
+        assert book.position(await book.find(second.work_id)) == 0
+        assert (await book.find(first.work_id)).progress == 0.25
+        assert (await book.find(first.work_id, "video")).status == "in_progress"
+        with pytest.raises(UnknownWork):
+            await book.find(first.work_id, "head")
+        doer.go.set()
+
+        async def all_done() -> bool:
+            return all([(await book.find(one.work_id)).status == "completed" for one in (first, second, other)])
+
+        await until(all_done)
+        assert (await book.find(second.work_id)).result_id == 'result of {"n": 1}'
+        listed = [work.work_id for work in await book.page(2)]
+        assert listed == [other.work_id, second.work_id]  # the newest first
+        assert [work.work_id for work in await book.page(5, listed[-1])] == [first.work_id]
+        assert [work.work_id for work in await book.page(5, kind="head", newest_first=False)] == [other.work_id]
+
+    run(test)
+
+
+def test_an_error_is_kept_and_what_follows_is_done(store: Store) -> None:
+    async def test() -> None:
+        doer = Doer()
+        book = book_of(store, doer)
+        doer.error = ValueError("no such light")
+        doer.go.set()
+        failed = await book.submit("video", {}, ["ada"])
+
+        async def over() -> bool:
+            return not (await book.find(failed.work_id)).under_way
+
+        await until(over)
+        work = await book.find(failed.work_id)
+        assert (work.status, work.error) == ("failed", '{"code": "broken", "message": "no such light"}')
+
+    run(test)
+
+
+def test_the_same_key_is_the_same_work(store: Store) -> None:
+    async def test() -> None:
+        doer = Doer()
+        book = book_of(store, doer, max_waiting=2)
+        first = await book.submit("video", {"n": 1}, ["ada"], "a key")
+        assert (await book.submit("video", {"n": 1}, ["ada"], "a key")).work_id == first.work_id
+        with pytest.raises(KeyReused):
+            await book.submit("video", {"n": 2}, ["ada"], "a key")
+        await book.submit("video", {"n": 2}, ["ada"])
+        with pytest.raises(TooMuchWork):
+            await book.submit("video", {"n": 3}, ["ada"])
+        assert store.count("work") == 2
+
+    run(test)
+
+
+def test_taken_back_while_it_waits_and_while_it_is_done(store: Store) -> None:
+    async def test() -> None:
+        doer = Doer()
+        book = book_of(store, doer)
+        begun, waiting = [await book.submit("video", {"n": n}, ["ada"]) for n in range(2)]
+        await until(lambda: doer.begun == [begun.work_id])
+        for work in (waiting, begun):
+            assert (await book.cancel(work.work_id)).status == "cancelled"
+        assert doer.cancelled == doer.begun == [begun.work_id]
+        assert (await book.cancel(begun.work_id)).status == "cancelled"  # again: nothing
+        await book.remove(begun.work_id)
+        with pytest.raises(UnknownWork):
+            await book.find(begun.work_id)
+        last = await book.submit("video", {"n": 3}, ["ada"])
+        await until(lambda: doer.begun[-1] == last.work_id)  # its place is free
+
+    run(test)
+
+
+def test_a_server_that_stops_hands_over_and_one_that_dies_is_missed(store: Store) -> None:
+    async def test() -> None:
+        stopped, died, heir = Doer(), Doer(), Doer()
+        book = book_of(store, stopped)
+        keeping = asyncio.create_task(book.keep())
+        handed = await book.submit("video", {"n": 1}, ["ada"])
+        await until(lambda: stopped.begun == [handed.work_id])
+        keeping.cancel()
+        await asyncio.wait([keeping])
+        assert stopped.cancelled == [handed.work_id]
+        (row,) = find_work(store, "video", "work_id", handed.work_id)
+        assert (row["status"], row["beat_at"]) == ("queued", 0.0)
+
+        dead = book_of(store, died)  # nobody keeps it: its beat stops at once
+        lost = await dead.submit("video", {"n": 2}, ["ada"])
+        await until(lambda: died.begun == [lost.work_id])
+        (row,) = find_work(store, "video", "work_id", lost.work_id)
+        store.upsert("work", [{**row, "beat_at": time.time() - 60}])
+        heir.go.set()
+        next_book = book_of(store, heir)
+        keeping = asyncio.create_task(next_book.keep())
+
+        async def all_done() -> bool:
+            return all([(await next_book.find(work.work_id)).status == "completed" for work in (handed, lost)])
+
+        await until(all_done)
+        assert heir.begun == [handed.work_id, lost.work_id]
+        keeping.cancel()
+        await asyncio.wait([keeping])
+
+    run(test)
+
+
+def test_what_another_server_cancels_or_somebody_erases_ends(store: Store) -> None:
+    async def test() -> None:
+        doer = Doer()
+        book = book_of(store, doer, at_once=2)
+        keeping = asyncio.create_task(book.keep())
+        cancelled, erased = [await book.submit("video", {"n": n}, ["ada"]) for n in range(2)]
+        await until(lambda: len(doer.begun) == 2)
+        other = book_of(store, Doer())
+        assert (await other.cancel(cancelled.work_id)).status == "cancelled"
+        store.purge("work", f"work_id = '{erased.work_id}'")
+        await until(lambda: sorted(doer.cancelled) == sorted([cancelled.work_id, erased.work_id]))
+        assert (await book.find(cancelled.work_id)).status == "cancelled"
+        with pytest.raises(UnknownWork):
+            await book.find(erased.work_id)
+        keeping.cancel()
+        await asyncio.wait([keeping])
+
+    run(test)
+
+
+def test_seconds_left_are_of_its_own_pace(store: Store) -> None:
+    book = book_of(store, Doer())
+    now = time.time()
+    work = Work(work_id="video_1", kind="video", status="in_progress", request="{}", identity_id="", people=[],
+                created_at=now, started_at=now - 10, beat_at=now, progress=0.25)  # fmt: skip
+    assert book.seconds_left(work) == pytest.approx(30, abs=1)
+    assert book.seconds_left(replace(work, progress=0.0)) is None
