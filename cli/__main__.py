@@ -79,6 +79,9 @@ def protocol(
     only_scenes: Annotated[
         bool, typer.Option("--only-scenes", help="Poses and two people alone, put into the results that are there.")
     ] = False,
+    only_clips: Annotated[
+        bool, typer.Option("--only-clips", help="Clips alone, of six people: docs/results/clips.md.")
+    ] = False,
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where work is kept.")] = Path("out/evaluate"),
     results: Annotated[
         Path | None, typer.Option("--results", metavar="DIR", help="[default: docs/results; of --quick DIR of --out]")
@@ -92,7 +95,8 @@ def protocol(
     with user_errors():
         from studio.results.evaluation import run as run_evaluation
 
-        raise typer.Exit(run_evaluation(out, results, quick=quick, only_scenes=only_scenes, pack=pack))
+        how = {"quick": quick, "only_scenes": only_scenes, "only_clips": only_clips}
+        raise typer.Exit(run_evaluation(out, results, **how, pack=pack))
 
 
 if __name__ == "__main__":

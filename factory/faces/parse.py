@@ -50,20 +50,21 @@ class FaceParser:
         masks: list[FaceMasks] = []
         for start in range(0, len(crops), self._batch_size):
             batch = crops[start : start + self._batch_size]
-            labels = self._labels(batch).cpu().numpy()
+            labels = self.labels(batch)
             face = np.isin(labels, self._part.face_classes)
             hair = np.isin(labels, self._part.hair_classes) & ~face
             masks += [FaceMasks(face=f, hair=h) for f, h in zip(face, hair, strict=True)]
         return masks
 
-    def _labels(self, crops: np.ndarray) -> torch.Tensor:
-        """The likeliest class of each pixel, int64 [N, S, S]."""
+    @torch.inference_mode()
+    def labels(self, crops: np.ndarray) -> np.ndarray:
+        """The likeliest class of each pixel of crops uint8 [N, S, S, 3], int64 [N, S, S]; all N at once."""
         side = crops.shape[1]
         pixels = torch.from_numpy(np.ascontiguousarray(crops)).to(self._device).permute(0, 3, 1, 2).float() / 255
         pixels = _resize(pixels, self._part.input_px, antialias=True)
         scores = self._network((pixels - self._mean_3) / self._std_3)[0]  # both networks give the final map first
         # Scores are resized rather than labels: edges stay smooth, and no class appears that lies between two others.
-        return _resize(scores, side, antialias=False).argmax(1)
+        return _resize(scores, side, antialias=False).argmax(1).cpu().numpy()
 
 
 def check_masks(masks: FaceMasks, config: PrepareConfig) -> None:

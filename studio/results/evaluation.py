@@ -19,32 +19,83 @@ from factory.pack import load_pack
 from factory.settings import generate_settings
 from factory.store.rows import image_row
 from factory.store.tables import Store
-from studio.results import scenes
+from studio.results import clips, scenes
 from studio.results.bounds import renders
 from studio.results.gather import gallery, write
 from studio.results.page import scene_section
 from studio.results.protocol import FULL, QUICK, Plan, celebrities_of, people_of, write_portraits
 from studio.results.ready import check
 from studio.results.work import Cast, Work, cast_of
+from studio.world.motions import MOTIONS
 
 RESULTS = Path(__file__).resolve().parents[2] / "docs" / "results"
 SCENES = "poses and two people"  # the stage's name
+CLIP_PEOPLE = 6
 
 
 def run(
-    out: Path, results: Path | None = None, *, quick: bool = False, only_scenes: bool = False, pack: str = "studio"
+    out: Path,
+    results: Path | None = None,
+    *,
+    quick: bool = False,
+    only_scenes: bool = False,
+    only_clips: bool = False,
+    pack: str = "studio",
 ) -> int:
     """Carries out the protocol and writes results.md, results.json and pictures; returns the exit status.
 
     Work is kept under `out`; a second run only writes the results anew. `results` is docs/results by default, and of a
     quick run a folder under `out`. `only_scenes` learns the method's row alone, and puts poses and pictures of two into
-    the results that are there.
+    the results that are there; `only_clips` learns fewer people, and writes clips.md, clips.json and clips.webp alone.
     """
     plan = QUICK if quick else FULL
     folder = (out / plan.name).resolve()
     place = results or (folder / "results" if quick else RESULTS)
-    (renew_scenes if only_scenes else carry_out)(plan, folder, place, pack)
+    if only_clips:
+        show_clips(plan, folder, place, pack)
+    else:
+        (renew_scenes if only_scenes else carry_out)(plan, folder, place, pack)
     return 0
+
+
+def show_clips(plan: Plan, folder: Path, results: Path, pack: str) -> None:
+    """Clips of a few people as the method's row learns them: learned, drawn, measured, written under `results`. Kept
+    under `folder`/clips, apart from the other tables, which hold more people. PackError if the pack cannot."""
+    from pipelines.animate import animate
+    from pipelines.generate import generate
+    from pipelines.prepare import prepare
+    from pipelines.train import train
+
+    quick = plan.name == "quick"
+    few = plan.model_copy(update={"num_people": 2 if quick else CLIP_PEOPLE, "table_1": plan.table_1[:1]})
+    motions = list(MOTIONS)[:: 4 if quick else 1]
+    work = Work(plan=few, pack=load_pack(pack), folder=folder / "clips")
+    check(work.pack)
+    work.pack.clip_fingerprint()  # a pack that makes no clips says so now
+    work.folder.mkdir(parents=True, exist_ok=True)
+    photos, store, root = work.folder / "people.parquet", work.people, work.pack.root
+    people, arm = people_of(few), few.table_1[0]
+    if not photos.exists():
+        write_portraits(photos, people)
+    with stage(work, "clips: learn"):
+        prepare(str(photos), store.root, root, PrepareConfig(faces="largest"))
+        train(store.root, root, [work.recipe(arm)])
+    faces = {face.name: face for face in store.faces()}
+    learned = {who.identity_id: who for who in store.identities()}
+    ids = {name: work.id_of(arm, faces[name]) for name in people if name in faces}
+    cast = {name: learned[one] for name, one in ids.items() if one in learned}
+    if not cast:
+        raise ValueError(f"nobody was learned; see the table rejects under {store.root}")
+    prompts, whom = [clips.prompt_of(motion) for motion in motions], [who.identity_id for who in cast.values()]
+    with stage(work, "clips: draw"):
+        animate(store.root, root, prompts=prompts, seeds=[clips.CLIP_SEED], identities=whom)
+        generate(store.root, root, prompts=prompts, seeds=clips.SINGLE_SEEDS, identities=whom)
+    with stage(work, "clips: measure"):
+        photos_PE = gallery(work.pack, [faces[name] for name in cast])
+        known = {name: (who, people[name], own) for (name, who), own in zip(cast.items(), photos_PE, strict=True)}
+        rows, strip = clips.cells(store, work.pack, known, motions, clips.ClipMeasurer(work.pack))
+    clips.write(rows, strip, results)
+    print(results / "clips.md")
 
 
 def renew_scenes(plan: Plan, folder: Path, results: Path, pack: str) -> None:
@@ -93,6 +144,8 @@ def carry_out(plan: Plan, folder: Path, results: Path, pack: str) -> None:
     show_scenes(work, cast)
     with stage(work, "results"):
         write(work, cast, results)
+    if work.pack.motion is not None or work.pack.video is not None:
+        show_clips(plan, folder, results, pack)
     for name in ("results.md", "results.json"):
         print(results / name)
 
