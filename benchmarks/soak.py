@@ -31,9 +31,9 @@ from benchmarks.soak_memory import growth, plot, watched
 from benchmarks.soak_photos import may_become, write
 from benchmarks.soak_stage import LOG, MAIN
 from factory.ids import content_id
+from factory.store.jobs import list_jobs
 from factory.store.schemas import KEYS, Table
 from factory.store.tables import Store
-from pipelines.jobs.journal import list_jobs
 from pipelines.photos.batches import BATCH
 
 REPO: Final = Path(__file__).resolve().parent.parent

@@ -25,8 +25,8 @@ _NOT_SENT = [".venv", "out", ".git", "**/__pycache__", ".*_cache", "*.egg-info"]
 def list_all(root: Root) -> None:
     """Every job, newest last: whether it ended, and what it did. `no end`: it still runs, or was killed."""
     with user_errors():
+        from factory.store.jobs import list_jobs
         from factory.store.tables import Store
-        from pipelines.jobs.journal import list_jobs
 
         columns = ["job", "state", "last event", "photos", "faces", "identities", "images", "rejected", "seconds"]
         rows = []
@@ -41,8 +41,8 @@ def list_all(root: Root) -> None:
 def show_one(job_id: Annotated[str, typer.Argument(help="As `jobs list` shows it.")], root: Root) -> None:
     """One job: how far it is or what it did, its last events, and where its report is."""
     with user_errors():
+        from factory.store.jobs import read_job
         from factory.store.tables import Store
-        from pipelines.jobs.journal import read_job
 
         store = Store(root)
         job = read_job(store.root, job_id)

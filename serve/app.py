@@ -24,6 +24,7 @@ from starlette.convertors import PathConvertor, register_url_convertor
 from factory.files import filesystem
 from factory.pack import Pack, load_pack
 from factory.store.tables import Store
+from serve.browsing import browse_router
 from serve.catalog import Catalog
 from serve.client import ImageClient
 from serve.drawing import Drawer
@@ -38,6 +39,7 @@ from serve.openai.videos import Videos, video_routes
 from serve.openai.work import work_routes
 from serve.settings import AppArgs, Settings
 from serve.stopping import Door, StopSignals, finish
+from serve.web.page import page_router
 from serve.work import Kind, WorkBook
 
 APP_NAME = "identity-factory"
@@ -78,6 +80,8 @@ def create_app(endpoint: Endpoint, door: Door, book: WorkBook | None = None, *ro
     app.add_api_route(
         images, endpoint.generate_images, methods=["POST"], response_model=ImagesResponse, openapi_extra=_IMAGES_BODY
     )
+    app.include_router(page_router(endpoint.pack))
+    app.include_router(browse_router(endpoint.pack, endpoint.catalog))  # before the names, which hold any "/"
     reading: dict[str, Callable[..., Any]] = {
         "/v1/models": endpoint.list_models,
         "/v1/models/": endpoint.list_models,
@@ -261,5 +265,6 @@ def _announce(store: Store, root: str, url: str) -> None:
     if store.count("identities") == 0:
         print(f"warning: {root} holds no identities yet; who is learned appears by itself", file=sys.stderr)
     body = json.dumps({"model": "NAME", "prompt": "a photo of <person> wearing a red hat", "seed": 0})
-    print(f"serving {root} at {url}; identities: curl -s {url}/v1/models", flush=True)
+    print(f"serving {root}; open {url} in a browser, or ask:", flush=True)
+    print(f"curl -s {url}/v1/models", flush=True)
     print(f"curl -s {url}/v1/images/generations -H 'content-type: application/json' -d '{body}'", flush=True)

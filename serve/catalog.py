@@ -49,7 +49,7 @@ class Catalog:
         max_entries: int = 4096,  # 8 KB each at D = 1024
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._store = Store(root)
+        self.store = Store(root)
         self._ttl_s = ttl_s
         self._max_entries = max_entries
         self._clock = clock
@@ -70,7 +70,7 @@ class Catalog:
                 self._found.move_to_end(name_or_id)
                 return identity
         try:
-            identity = self._store.find_identity(name_or_id)
+            identity = self.store.find_identity(name_or_id)
         except IdentityNotFound:
             shown = name_or_id if len(name_or_id) <= _SHOWN_CHARS else name_or_id[:_SHOWN_CHARS] + "..."
             raise UnknownIdentity(f"no identity {shown!r}; GET /v1/models lists those that there are") from None
@@ -91,8 +91,8 @@ class Catalog:
         """At most `limit` identities that work with this text encoder, newest first, from the one that follows `after`
         (a name or an id; UnknownIdentity) on."""
         last = None if after is None else self.find(after).identity_id
-        rows = self._store.identity_page(limit, last, fingerprint)
-        owners = self._store.name_owners([row["name"] for row in rows])
+        rows = self.store.identity_page(limit, last, fingerprint)
+        owners = self.store.name_owners([row["name"] for row in rows])
         return [_listed(row, owners[row["name"]] == row["identity_id"]) for row in rows]
 
     def _refresh(self) -> int:
@@ -113,7 +113,7 @@ class Catalog:
 
     def _read_version(self) -> int:
         if self._dataset is None:  # opening reads the newest manifest; asking for its number reads nothing
-            self._dataset = self._store.open("identities")
+            self._dataset = self.store.open("identities")
         return 0 if self._dataset is None else int(self._dataset.latest_version)
 
 

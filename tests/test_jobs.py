@@ -20,11 +20,12 @@ from factory.ids import any_face, content_id, face_id
 from factory.pack import Pack
 from factory.records import Reject
 from factory.store.erase import erase, find_person
+from factory.store.jobs import list_jobs, read_job
 from factory.store.rows import face_row, reject_row
 from factory.store.tables import Store
 from factory.store.tombstones import tombstone_digest
 from pipelines.jobs.job import Summary, open_job
-from pipelines.jobs.journal import Journal, list_jobs, read_job
+from pipelines.jobs.journal import Journal
 from pipelines.jobs.progress import Progress
 from pipelines.jobs.rate import Rate
 from pipelines.jobs.report import Sample, page

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import pyarrow as pa
+from lance.dataset import ColumnOrdering
 
 from factory.errors import IdentityNotFound
 from factory.pack import Pack
@@ -148,3 +149,39 @@ def people_to_draw(store: Store, pack: Pack, names_or_ids: Sequence[str] | None)
     for identity in people:
         pack.check_fit(identity)
     return people
+
+
+def image_page(
+    store: Store, limit: int, after: str | None = None, identity_id: str | None = None
+) -> list[dict[str, Any]]:
+    """At most `limit` rows of `images` without their pixels, newest first, from the one that follows `after` on; those
+    of one person if one is named.
+
+    Raises LookupError if there is no image `after`.
+    """
+    dataset = store.open("images")
+    if dataset is None:
+        return []
+    clauses = [] if identity_id is None else [where_in("identity_id", [identity_id])]
+    if after is not None:
+        last = store.read("images", columns=["created_at"], where=where_in("image_id", [after])).to_pylist()
+        if not last:
+            raise LookupError(f"no image {after[:100]!r} to go on from")
+        at = last[0]["created_at"]  # ours: ISO 8601
+        clauses.append(f"(created_at < '{at}' OR (created_at = '{at}' AND image_id < '{after}'))")
+    newest_first = [ColumnOrdering(name, ascending=False) for name in ("created_at", "image_id")]
+    columns = [name for name in dataset.schema.names if name != "image"]
+    page = dataset.scanner(columns=columns, filter=" AND ".join(clauses) or None, order_by=newest_first, limit=limit)
+    return list(page.to_table().to_pylist())
+
+
+def likeness_of(store: Store, image_ids: Sequence[str]) -> dict[str, float]:
+    """Face Sim, -1..1, of those of these images that were measured and show a face."""
+    rows = store.read("metrics", columns=["image_id", "face_sim"], where=where_in("image_id", image_ids)).to_pylist()
+    return {row["image_id"]: row["face_sim"] for row in rows if row["face_sim"] == row["face_sim"]}  # NaN: no face
+
+
+def face_pictures(store: Store, pack: str, face_id: str) -> dict[str, bytes] | None:
+    """PNG files of a face's crop, face_mask and hair_mask; None if the face is not there."""
+    rows = faces_by_id(store, pack, [face_id], ["crop", "face_mask", "hair_mask"]).to_pylist()
+    return rows[0] if rows else None

@@ -41,10 +41,10 @@ class Endpoint:
     def __init__(
         self, pack: Pack, catalog: Catalog, client: ImageClient, read_stats: Callable[[], Awaitable[LoopStats]]
     ) -> None:
-        self._pack = pack
+        self.pack = pack
         self._fingerprint = pack.fingerprint()
         self._defaults = GenerateConfig.model_validate(pack.generate)
-        self._catalog = catalog
+        self.catalog = catalog
         self._scene = Scene(pack, catalog, PoseReader(pack.portable_name()))
         self._client = client
         self._read_stats = read_stats
@@ -53,7 +53,7 @@ class Endpoint:
         """Pictures of one identity, in OpenAI's format; see ImagesRequest for the fields."""
         body = await read_body(request, ImagesRequest)
         wanted = body.wanted_identity()
-        own = None if wanted is None else await asyncio.to_thread(self._catalog.find, wanted)
+        own = None if wanted is None else await asyncio.to_thread(self.catalog.find, wanted)
         picture = await self._scene.compose(
             body.prompt,
             secrets.randbelow(MAX_SEED) if body.seed is None else body.seed,
@@ -65,7 +65,7 @@ class Endpoint:
         )
         requests = several(picture, body.n)
         config, identity = picture.config, picture.identity
-        drawn = config.width_px or self._pack.resolution, config.height_px or self._pack.resolution
+        drawn = config.width_px or self.pack.resolution, config.height_px or self.pack.resolution
         sent = body.size_px() or drawn
         people = {who.identity_id for who in (identity, *(region.identity for region in picture.regions))}
         shared: dict[str, Any] = {
@@ -82,7 +82,7 @@ class Endpoint:
 
         async def still_there() -> None:
             for who in people:  # erased meanwhile: no picture leaves
-                await asyncio.to_thread(self._catalog.find, who)
+                await asyncio.to_thread(self.catalog.find, who)
 
         if body.stream:
             events = self._client.events(requests, body.partial_images)
@@ -108,18 +108,18 @@ class Endpoint:
     ) -> ModelList:
         """The identities that can be asked for with this pack, newest first, from the one that follows `after` on."""
         try:
-            listed = await asyncio.to_thread(self._catalog.page, self._fingerprint, limit + 1, after)
+            listed = await asyncio.to_thread(self.catalog.page, self._fingerprint, limit + 1, after)
         except UnknownIdentity as error:
             raise RequestRefused(str(error), "after") from None
         return ModelList.of(listed, limit)
 
     async def show_model(self, model: str) -> ModelCard:
         """One identity as a model."""
-        return ModelCard.of(await asyncio.to_thread(self._catalog.listed, model))
+        return ModelCard.of(await asyncio.to_thread(self.catalog.listed, model))
 
     async def show_identity(self, identity: str, words: bool = False) -> dict[str, Any]:
         """What is known of an identity, by name or id."""
-        found = await asyncio.to_thread(self._catalog.find, identity)
+        found = await asyncio.to_thread(self.catalog.find, identity)
         return identity_card(found, compatible=found.fingerprint == self._fingerprint, words=words)
 
     async def show_stats(self) -> Stats:
@@ -128,7 +128,7 @@ class Endpoint:
 
     async def show_health(self) -> dict[str, str]:
         """That the endpoint answers, and which pack it serves."""
-        return {"status": "ok", "pack": self._pack.name, "fingerprint": self._fingerprint}
+        return {"status": "ok", "pack": self.pack.name, "fingerprint": self._fingerprint}
 
 
 def _notes(body: ImagesRequest, answer: ImagesResponse | None = None) -> dict[str, str]:

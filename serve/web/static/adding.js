@@ -1,0 +1,134 @@
+// Adding people: photos by file, drop, paste or camera; who was found in them, or why nobody; how far the learning is.
+
+import { call, follow, has, part } from "./api.js";
+import { button, h, icon, notice, openDialog, timeLeft } from "./dom.js";
+import { face, masks, masksKey } from "./faces.js";
+import { choose } from "./people.js";
+import { loadPeople } from "./state.js";
+
+let adder = null; // the open dialog's
+
+export function openAdding(files = []) {
+  if (!adder) {
+    const list = h("div", { class: "uploads", "aria-live": "polite" });
+    const input = h("input", { type: "file", accept: "image/*,.heic,.heif,.avif,.jxl,.tif,.tiff", multiple: true, hidden: true, id: "photos", onchange: () => { add([...input.files]); input.value = ""; } });
+    const drop = h("div", { class: "drop" }, Object.assign(icon("photo"), {}), h("p", {}, h("b", {}, "Drop a photo here"), ", paste it, or"),
+      h("div", { class: "row" }, button("Choose photos", { kind: "primary", onclick: () => input.click() }), navigator.mediaDevices?.getUserMedia && button("Use the camera", { glyph: "camera", onclick: () => takePhoto(add) })),
+      h("p", { class: "soft small" }, "One clear face is enough. The photo is read on this server and goes nowhere else."), input);
+    drop.firstChild.classList.add("large");
+    const add = (photos) => { for (const photo of photos) list.prepend(upload(photo)); };
+    adder = { drop, add };
+    openDialog("Add a person", [drop, list], { onclose: () => { adder = null; } });
+  }
+  adder.add(files);
+}
+
+const isPhoto = (file) => file.type.startsWith("image/") || /\.(heic|heif|avif|jxl|tiff?)$/i.test(file.name);
+function receive(files) {
+  const photos = [...files].filter(isPhoto);
+  if (photos.length && has("learn")) openAdding(photos);
+  return photos.length > 0;
+}
+if (has("learn")) {
+  addEventListener("paste", (event) => receive(event.clipboardData.files) && event.preventDefault());
+  addEventListener("dragover", (event) => { event.preventDefault(); adder?.drop.classList.add("over"); });
+  addEventListener("dragleave", () => adder?.drop.classList.remove("over"));
+  addEventListener("drop", (event) => { event.preventDefault(); adder?.drop.classList.remove("over"); receive(event.dataTransfer.files); });
+}
+
+/** One photo on its way to a person. */
+function upload(photo) {
+  const address = URL.createObjectURL(photo);
+  const image = h("img", { src: address, alt: "your photo", onerror: () => image.replaceWith(h("span", { class: "letter" }, "photo")) });
+  const picture = h("div", { class: "photo" }, image);
+  const name = h("input", { class: "input", value: titled(photo.name), "aria-label": "Name", maxLength: 100 });
+  const what = h("div", { class: "what" });
+  const element = h("div", { class: "card upload" }, picture, what);
+
+  function ask() {
+    element.classList.remove("pick");
+    what.replaceChildren(h("label", { class: "field" }, h("span", { class: "label" }, "Name"), name), h("div", { class: "row" },
+      button("Learn this face", { kind: "primary", onclick: () => send({}) }), button("Not this one", { kind: "quiet", onclick: () => element.remove() })));
+  }
+
+  async function send(which) {
+    element.classList.remove("pick");
+    for (const box of picture.querySelectorAll(".box")) box.remove();
+    const said = h("span", { class: "small soft", role: "status" }, "looking for the face…");
+    const bar = h("i", {});
+    const meter = h("div", { class: "meter waiting", role: "progressbar", "aria-label": `Learning ${name.value}`, "aria-valuemin": 0, "aria-valuemax": 100 }, bar);
+    what.replaceChildren(h("b", {}, name.value), meter, said);
+    const form = new FormData();
+    form.append("image", photo, photo.name || "photo");
+    if (name.value.trim()) form.append("name", name.value.trim());
+    for (const [key, value] of Object.entries(which)) form.append(key, value);
+    try {
+      const work = await call("/v1/identities", { method: "POST", form });
+      const over = await follow(work, (now) => {
+        meter.classList.toggle("waiting", now.status === "queued" || !now.progress);
+        bar.style.width = `${now.progress}%`;
+        meter.setAttribute("aria-valuenow", now.progress);
+        said.textContent = now.status === "queued" ? "waiting for its turn" : `learning${now.seconds_left ? `, ${timeLeft(now.seconds_left)}` : "…"}`;
+      });
+      if (over.status !== "completed") throw Object.assign(new Error(over.error?.message ?? `the learning was ${over.status}`), { details: over.error ?? {} });
+      await learned([over.result_id, ...(over.result_ids ?? [])]);
+    } catch (error) {
+      const faces = error.details?.faces;
+      if (faces?.length > 1) pick(faces, error.message);
+      else refused(error.message);
+    }
+  }
+
+  function pick(faces, message) {
+    element.classList.add("pick");
+    what.replaceChildren(h("p", {}, h("b", {}, `${faces.length} faces are in this photo. `), "Which one?"),
+      h("div", { class: "row" }, faces.map((_, number) => button(`Face ${number + 1}`, { onclick: () => send({ face: number }) })), button("All of them", { kind: "quiet", onclick: () => send({ all: "true" }) })), h("p", { class: "sr" }, message));
+    for (const [number, found] of faces.entries()) {
+      const [x0, y0, x1, y1] = found.box;
+      const [width, height] = [image.naturalWidth || 1, image.naturalHeight || 1];
+      const box = h("button", { type: "button", class: "box", "aria-label": `Learn face ${number + 1}`, onclick: () => send({ face: found.index ?? number }) }, h("span", {}, number + 1));
+      Object.assign(box.style, { left: `${(100 * x0) / width}%`, top: `${(100 * y0) / height}%`, width: `${(100 * (x1 - x0)) / width}%`, height: `${(100 * (y1 - y0)) / height}%` });
+      picture.append(box);
+    }
+  }
+
+  function refused(message) {
+    what.replaceChildren(notice(message), h("div", { class: "row" }, button("Try again", { onclick: ask }), button("Take it away", { kind: "quiet", onclick: () => element.remove() })));
+  }
+
+  async function learned(ids) {
+    const unique = [...new Set(ids)].filter(Boolean);
+    await loadPeople();
+    const [id] = unique;
+    const who = { identity_id: id, name: name.value };
+    if (has("faces")) picture.replaceChildren(face(who, "whole"), masks(id));
+    URL.revokeObjectURL(address);
+    what.replaceChildren(h("p", { class: "row" }, h("b", {}, name.value), h("span", { class: "pill completed" }, "learned")), has("faces") ? masksKey() : "",
+      h("div", { class: "row" }, button(`Draw ${name.value}`, { kind: "primary", glyph: "brush", onclick: () => { choose(id); element.closest("dialog").close(); } })));
+  }
+
+  ask();
+  return element;
+}
+
+const titled = (file) => (file || "").replace(/\.[^.]*$/, "").replace(/[_-]+/g, " ").replace(/^(image|img \d+.*|photo|blob)$/i, "").trim();
+
+async function takePhoto(add) {
+  const video = h("video", { class: "camera", autoplay: true, playsInline: true, muted: true });
+  let stream = null;
+  const take = button("Take the photo", { kind: "primary", glyph: "camera", disabled: true, onclick: () => {
+    const canvas = h("canvas", { width: video.videoWidth, height: video.videoHeight });
+    canvas.getContext("2d").drawImage(video, 0, 0);
+    canvas.toBlob((data) => { add([new File([data], "", { type: "image/jpeg" })]); dialog.close(); }, "image/jpeg", 0.95);
+  } });
+  const fault = h("div", {});
+  const dialog = openDialog("Camera", [video, fault, h("div", { class: "row end" }, take)], { onclose: () => stream?.getTracks().forEach((track) => track.stop()) });
+  try {
+    stream = await navigator.mediaDevices.getUserMedia({ video: { width: 1280, facingMode: "user" } });
+    video.srcObject = stream;
+    take.disabled = false;
+    if (!dialog.open) stream.getTracks().forEach((track) => track.stop());
+  } catch (error) {
+    fault.replaceChildren(notice(`The camera cannot be used: ${error.message}`));
+  }
+}

@@ -1,0 +1,124 @@
+// The server's routes. A key that the user types stays in this tab: sessionStorage, and no address ever carries it.
+
+export const facts = JSON.parse(document.getElementById("facts").textContent);
+export const has = (part) => facts.has.includes(part);
+
+let key = read("key") ?? "";
+
+export class ApiError extends Error {
+  constructor(status, body) {
+    const error = body?.error ?? {};
+    super(error.message ?? `the server answered ${status}`);
+    Object.assign(this, { status, code: error.code ?? "", param: error.param ?? null, details: { ...body, ...error } });
+  }
+}
+
+export const hasKey = () => key !== "";
+export function setKey(text) {
+  key = text.trim();
+  write("key", key);
+}
+
+export function read(name) {
+  try {
+    return sessionStorage.getItem(name);
+  } catch {
+    return null;
+  }
+}
+
+/** Keeps a text for this tab; false where there is no room. */
+export function write(name, text) {
+  try {
+    if (text) sessionStorage.setItem(name, text);
+    else sessionStorage.removeItem(name);
+    return true;
+  } catch {
+    return false;
+  }
+}
+
+async function ask(path, { method = "GET", json, form, signal, headers = {} } = {}) {
+  const sent = { ...headers };
+  if (key) sent.authorization = `Bearer ${key}`;
+  if (json !== undefined) sent["content-type"] = "application/json";
+  let answer;
+  try {
+    answer = await fetch(path, { method, headers: sent, signal, body: json === undefined ? form : JSON.stringify(json), credentials: "omit" });
+  } catch (error) {
+    if (error.name === "AbortError") throw error;
+    throw new ApiError(0, { error: { message: "the server does not answer; is it still running?", code: "no_answer" } });
+  }
+  if (!answer.ok) {
+    if (answer.status === 401) dispatchEvent(new Event("key-needed"));
+    throw new ApiError(answer.status, await answer.json().catch(() => null));
+  }
+  return answer;
+}
+
+export async function call(path, options) {
+  const answer = await ask(path, options);
+  return answer.status === 204 ? null : answer.json();
+}
+
+export const text = async (path) => (await ask(path)).text();
+export const blob = async (path) => (await ask(path)).blob();
+
+/** Server-sent events of a POST. An event "error" is thrown. */
+export async function* events(path, json, signal) {
+  const answer = await ask(path, { method: "POST", json, signal });
+  const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
+  let rest = "";
+  for (;;) {
+    const { done, value } = await reader.read();
+    if (done) return;
+    const parts = (rest + value).split("\n\n");
+    rest = parts.pop();
+    for (const part of parts) {
+      const line = part.split("\n").find((one) => one.startsWith("data: "));
+      if (!line || line === "data: [DONE]") continue;
+      const data = JSON.parse(line.slice(6));
+      if (data.error) throw new ApiError(500, data);
+      yield data;
+    }
+  }
+}
+
+/** Every row of a paged list. */
+export async function all(path, limit = 1000) {
+  const rows = [];
+  for (let after = ""; ; ) {
+    const page = await call(`${path}?limit=${limit}${after && `&after=${encodeURIComponent(after)}`}`);
+    rows.push(...page.data);
+    if (!page.has_more || !page.data.length) return rows;
+    after = page.last_id;
+  }
+}
+
+/** Shows a picture or clip of the server in an element; with a key it is fetched, as a tag sends none. */
+export function show(element, path) {
+  if (!key) {
+    element.src = path;
+    return element;
+  }
+  blob(path).then((data) => {
+    element.src = URL.createObjectURL(data);
+    const free = () => URL.revokeObjectURL(element.src);
+    element.addEventListener(element.tagName === "VIDEO" ? "emptied" : "load", free, { once: true });
+  }, () => element.dispatchEvent(new Event("error")));
+  return element;
+}
+
+export const part = (text) => encodeURIComponent(text);
+
+/** Follows a piece of work until it is over. */
+export async function follow(work, onchange, signal) {
+  let now = work;
+  for (;;) {
+    onchange(now);
+    if (!["queued", "in_progress"].includes(now.status)) return now;
+    await new Promise((resolve) => setTimeout(resolve, 600));
+    if (signal?.aborted) return now;
+    now = await call(`/v1/work/${part(now.id)}`);
+  }
+}

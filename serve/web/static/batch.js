@@ -1,0 +1,88 @@
+// One request and its pictures, from the first preview on.
+
+import { blob, call, events, facts, follow, part } from "./api.js";
+import { button, h, iconButton, notice, timeLeft } from "./dom.js";
+import { look } from "./look.js";
+import { addPicture, person, requestOf, shownPrompt } from "./state.js";
+
+const PREVIEWS = 3;
+
+export function makeBatch(chosen, onGone) {
+  const body = requestOf(chosen);
+  const names = Object.fromEntries(chosen.people.map((id) => [id, person(id)?.name ?? id]));
+  names[""] = names[chosen.people[0]];
+  const abort = new AbortController();
+  const meta = h("p", { class: "soft small numbers" }, chosen.people.map((id) => names[id]).join(" and "));
+  const stop = button("Cancel", { kind: "quiet", onclick: () => abort.abort() });
+  const tiles = h("div", { class: "tiles" });
+  const [width, height] = (body.size ?? "1x1").split("x").map(Number);
+  const ratio = body.size ? width / height : chosen.people.length > 1 ? 2 : 1;
+  const kind = chosen.clip || body.n === 1 ? "single" : "";
+  const element = h("article", { class: `batch ${kind} ${ratio > 1.2 ? "broad" : ""}` },
+    h("header", {}, h("div", {}, h("h2", {}, shownPrompt(body.prompt, names)), meta), stop), tiles);
+  const places = Array.from({ length: chosen.clip ? 1 : body.n }, () => {
+    const meter = h("i", {});
+    const tile = h("div", { class: "tile making", role: "img", "aria-label": "being drawn" }, h("div", { class: "meter" }, meter));
+    tile.style.aspectRatio = String(ratio);
+    tiles.append(tile);
+    return { tile, meter };
+  });
+
+  const finish = (place, drawn) => {
+    const image = drawn.clip
+      ? h("video", { src: drawn.src, muted: true, loop: true, autoplay: true, playsInline: true })
+      : h("img", { src: drawn.src, alt: shownPrompt(drawn.prompt, drawn.names) });
+    const tile = h("button", { type: "button", class: "tile", onclick: () => look(drawn) }, image, h("span", { class: "caption" }, h("b", {}, `seed ${drawn.seed}`), "open"));
+    if (drawn.clip) tile.setAttribute("aria-label", shownPrompt(drawn.prompt, drawn.names));
+    tile.style.aspectRatio = drawn.size.replace("x", " / ");
+    place.tile.replaceWith(tile);
+    addPicture(drawn);
+  };
+
+  async function pictures() {
+    let first = body.seed ?? null;
+    const request = { ...body, stream: true, partial_images: PREVIEWS };
+    // without a seed the server draws one: which picture is meant is told by the distance to the lowest that came
+    if (first === null) first = request.seed = Math.floor(Math.random() * 2 ** 31);
+    for await (const event of events("/v1/images/generations", request, abort.signal)) {
+      const place = places[event.seed - first];
+      const src = `data:image/${event.output_format};base64,${event.b64_json}`;
+      if (event.type.endsWith("partial_image")) {
+        let image = place.tile.querySelector("img");
+        if (!image) place.tile.prepend((image = h("img", { alt: "" })));
+        image.src = src;
+        image.style.filter = `blur(${2 - event.partial_image_index * 0.6}px)`;
+        place.meter.style.width = `${(100 * (event.partial_image_index + 1)) / (PREVIEWS + 1)}%`;
+        continue;
+      }
+      meta.textContent = `${chosen.people.map((id) => names[id]).join(" and ")} · ${event.num_inference_steps} steps · seed ${first}${body.n > 1 ? ` to ${first + body.n - 1}` : ""}`;
+      finish(place, { id: `${Date.now()}-${event.seed}`, src, prompt: body.prompt, people: chosen.people, names, seed: event.seed, steps: event.num_inference_steps,
+        guidance: event.guidance_scale, size: event.size, pose: chosen.people.map((id) => chosen.poses[id]).filter(Boolean).join(", ") || null, created: Date.now() / 1000, chosen });
+    }
+  }
+
+  async function clip() {
+    const { n, size, pose, ...asked } = body; // a clip has none of the three
+    let work = await call("/v1/videos", { method: "POST", json: asked, signal: abort.signal });
+    abort.signal.addEventListener("abort", () => call(`/v1/work/${part(work.id)}/cancel`, { method: "POST" }).catch(() => {}));
+    work = await follow(work, (now) => {
+      places[0].meter.style.width = `${now.progress}%`;
+      meta.textContent = now.status === "queued" ? "waiting for its turn" : timeLeft(now.seconds_left) || "moving";
+    }, abort.signal);
+    if (work.status !== "completed") throw new Error(work.error?.message ?? `the clip was ${work.status}`);
+    const src = URL.createObjectURL(await blob(`/v1/videos/${part(work.id)}/content`));
+    meta.textContent = names[""];
+    finish(places[0], { id: work.id, clip: true, src, prompt: body.prompt, people: chosen.people, names, seed: work.seed ?? body.seed ?? "", size: `${facts.side}x${facts.side}`, created: Date.now() / 1000, chosen });
+  }
+
+  (chosen.clip ? clip() : pictures()).catch((error) => {
+    for (const { tile } of places) if (tile.isConnected) tile.remove();
+    if (error.name === "AbortError" || abort.signal.aborted) {
+      if (!tiles.children.length) element.remove();
+      onGone();
+      return;
+    }
+    element.append(notice(error.message));
+  }).finally(() => stop.replaceWith(iconButton("close", "Take this away", () => { element.remove(); onGone(); })));
+  return element;
+}

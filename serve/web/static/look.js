@@ -1,0 +1,59 @@
+// One picture or clip, large, with how it was made.
+
+import { show } from "./api.js";
+import { ago, button, h, iconButton, openDialog, toast } from "./dom.js";
+import { composition, person, shownPrompt, tell } from "./state.js";
+
+/** `drawn`: {src, prompt, names, people, seed, ...}; `list` is what the arrow keys walk through. */
+export function look(drawn, list = [drawn]) {
+  let at = list.indexOf(drawn);
+  const content = h("div", { class: "look" });
+  const dialog = openDialog("Picture", content, { wide: true });
+  dialog.addEventListener("keydown", (event) => {
+    const step = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
+    if (step && list[at + step]) fill((at += step));
+  });
+  const fill = () => content.replaceChildren(...parts(list[at], () => dialog.close()), list.length > 1 && h("div", { class: "row" },
+    iconButton("left", "Previous picture", () => list[at - 1] && fill((at -= 1))), h("span", { class: "soft small numbers" }, `${at + 1} of ${list.length}`),
+    iconButton("right", "Next picture", () => list[at + 1] && fill((at += 1)))) || "");
+  fill();
+}
+
+function parts(drawn, close) {
+  const text = shownPrompt(drawn.prompt, drawn.names);
+  const element = drawn.clip ? h("video", { controls: true, loop: true, autoplay: true, muted: true, playsInline: true }) : h("img", { alt: text });
+  if (/^(data|blob):/.test(drawn.src)) element.src = drawn.src;
+  else show(element, drawn.src);
+  const facts = { "Who": drawn.people.map((id) => drawn.names[id] ?? person(id)?.name ?? id).join(", "), "Seed": drawn.seed, "Steps": drawn.steps, "Guidance": drawn.guidance,
+    "Pose": drawn.pose, "Size": drawn.size, "Likeness": drawn.likeness?.toFixed(2), "Drawn": ago(drawn.created) };
+  const known = drawn.people.every((id) => person(id));
+  return [h("div", { class: "picture" }, element), h("div", { class: "side" },
+    h("p", { class: "prompt" }, text),
+    h("dl", { class: "facts" }, Object.entries(facts).filter(([, value]) => value !== undefined && value !== null && value !== "").map(([name, value]) => [h("dt", {}, name), h("dd", {}, String(value))])),
+    drawn.likeness !== undefined && drawn.likeness !== null && h("p", { class: "soft small" }, "Likeness is the judge's cosine to the photo's face, -1 to 1."),
+    h("div", { class: "row" }, button("Download", { glyph: "download", kind: "primary", onclick: () => download(element, drawn) }),
+      known && button("Draw again", { glyph: "again", onclick: () => again(drawn, close) })))];
+}
+
+async function download(element, drawn) {
+  const name = `${Object.values(drawn.names)[0] ?? "picture"}-${drawn.seed}`.replace(/[^\p{L}\p{N}_-]+/gu, "_");
+  try {
+    const data = await (await fetch(element.currentSrc || element.src)).blob();
+    const link = h("a", { href: URL.createObjectURL(data), download: `${name}.${drawn.clip ? "mp4" : "png"}` });
+    link.click();
+    setTimeout(() => URL.revokeObjectURL(link.href), 10_000);
+  } catch {
+    toast("The picture could not be read again.");
+  }
+}
+
+/** Puts all that made it back into the form: the same seed gives the same picture, another one a sister of it. */
+function again(drawn, close) {
+  const [first] = drawn.people;
+  Object.assign(composition, drawn.chosen ?? { people: drawn.people, prompt: drawn.prompt, poses: drawn.pose ? { [first]: drawn.pose } : {}, steps: drawn.steps ?? "", guidance: drawn.guidance ?? "", count: 1, clip: Boolean(drawn.clip) },
+    { people: [...drawn.people], seed: String(drawn.seed), count: 1 });
+  close();
+  location.hash = "#/draw";
+  tell("composition");
+  toast("All that made it is in the form; change the seed for another one.");
+}

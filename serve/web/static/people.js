@@ -1,0 +1,83 @@
+// Everybody who is learned: search, look, delete.
+
+import { call, has, part } from "./api.js";
+import { openAdding } from "./adding.js";
+import { ago, button, empty, h, icon, notice, openDialog, plural, toast } from "./dom.js";
+import { face, masks, masksKey } from "./faces.js";
+import { composition, erase, loadPeople, on, people, peopleError, peopleLoaded, tell } from "./state.js";
+
+const SHOWN = 240; // cards; the search finds the others
+
+export function peopleView() {
+  const grid = h("div", { class: "people" });
+  const count = h("p", { class: "soft small", role: "status" });
+  const search = h("input", { class: "input", type: "search", placeholder: "Search a name", "aria-label": "Search a name", oninput: fill });
+
+  function fill() {
+    const wanted = search.value.trim().toLowerCase();
+    const found = people.filter((who) => who.name.toLowerCase().includes(wanted) || who.identity_id === wanted);
+    count.textContent = !peopleLoaded ? "" : wanted ? `${plural(found.length, "person", "people")} of ${people.length.toLocaleString("en")}` : plural(people.length, "person", "people");
+    if (found.length > SHOWN) count.textContent += `, the newest ${SHOWN} are shown`;
+    if (peopleError) return grid.replaceChildren(notice(peopleError.message));
+    const add = has("learn") && !wanted && h("button", { type: "button", class: "card person add", onclick: () => openAdding() }, icon("plus"), "Add a person");
+    grid.replaceChildren(...[add, ...found.slice(0, SHOWN).map(card)].filter(Boolean));
+    if (peopleLoaded && !found.length && !add) grid.replaceChildren(wanted ? empty("people", "Nobody of this name", "The search looks at names, and at whole ids.")
+      : empty("people", "Nobody is learned yet", "identity-factory run --photos PHOTOS --root ROOT learns everybody in a folder; they appear here by themselves."));
+  }
+
+  const card = (who) => h("button", { type: "button", class: "card person", onclick: () => openPerson(who) }, h("span", { class: "picture" }, face(who, "portrait-face")),
+    h("span", { class: "what" }, h("b", {}, who.name), h("span", { class: "soft small" }, ago(who.created))));
+
+  on("people", fill);
+  fill();
+  return { element: h("div", {}, h("div", { class: "title" }, h("h1", {}, "People"), count, search), grid), enter: loadPeople };
+}
+
+async function openPerson(who) {
+  const tint = h("label", { class: "row small" }, h("input", { type: "checkbox", onchange: (event) => { over.style.opacity = event.target.checked ? "1" : "0"; } }), "Show what was taken for face and hair");
+  const over = masks(who.identity_id);
+  over.style.opacity = "0";
+  const list = h("dl", { class: "facts" });
+  const forget = has("forget") && button("Delete…", { kind: "quiet danger", glyph: "trash", onclick: () => confirmDeletion(who, dialog) });
+  const content = h("div", { class: "portrait" },
+    h("div", { class: "picture" }, face(who, "whole"), has("faces") && over),
+    h("div", { class: "uploads" }, list, has("faces") && tint, has("faces") && masksKey(),
+      h("div", { class: "row" }, button(`Draw ${who.name}`, { kind: "primary", glyph: "brush", onclick: () => { choose(who.identity_id); dialog.close(); } }), forget)));
+  const dialog = openDialog(who.name, content, { wide: false });
+  const fill = (facts) => list.replaceChildren(...Object.entries(facts).filter(([, value]) => value !== undefined && value !== null).map(([name, value]) => [h("dt", {}, name), h("dd", {}, String(value))]).flat());
+  fill({ "Learned": ago(who.created), "Pack": who.pack, "Id": who.identity_id });
+  try {
+    const known = await call(`/v1/identities/${part(who.identity_id)}`);
+    fill({ "Learned": `${ago(who.created)}, ${known.num_steps} steps in ${known.train_s.toFixed(1)} s`, "Preset": known.preset, "Pack": known.pack,
+      "Likeness": known.quality?.likeness?.toFixed?.(2), "Quality": known.quality?.verdict, "Id": known.identity_id });
+  } catch (error) {
+    toast(error.message);
+  }
+}
+
+export function choose(id) {
+  composition.people = [id];
+  tell("composition");
+  location.hash = "#/draw";
+}
+
+async function confirmDeletion(who, parent) {
+  const fault = h("div", {});
+  const what = h("p", {}, "The photo's face, its masks and features, the learned words, and whatever was drawn of them and kept on the server: pictures, clips, heads, measures, and their lines in the reports of jobs. It leaves every version of every table.");
+  const yes = button(`Erase ${who.name}`, { kind: "primary danger", glyph: "trash", onclick: async () => {
+    yes.disabled = true;
+    yes.lastChild.textContent = "Erasing…";
+    try {
+      await erase(who.identity_id);
+      dialog.close();
+      parent.close();
+      toast(`${who.name} is erased.`);
+    } catch (error) {
+      yes.disabled = false;
+      fault.replaceChildren(notice(error.message));
+    }
+  } });
+  const keep = button("Keep", { onclick: () => dialog.close() });
+  const dialog = openDialog(`Delete ${who.name} for good?`, [what, h("p", { class: "soft" }, "Pictures of them in this tab go, too. Files that were downloaded are not reached. This cannot be undone."), fault, h("div", { class: "row end" }, keep, yes)]);
+  keep.focus();
+}
