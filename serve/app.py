@@ -31,10 +31,11 @@ from serve.drawing import Drawer
 from serve.filming import KIND as FILM
 from serve.filming import Filming
 from serve.loop import LoopStats
+from serve.openai.answers import ImagesResponse
 from serve.openai.door import DoorMiddleware
 from serve.openai.errors import ANSWERS, answer_error, kept_of
 from serve.openai.images import Endpoint
-from serve.openai.schemas import ImagesRequest, ImagesResponse
+from serve.openai.schemas import ImagesRequest
 from serve.openai.videos import Videos, video_routes
 from serve.openai.work import work_routes
 from serve.settings import AppArgs, Settings
@@ -87,6 +88,7 @@ def create_app(endpoint: Endpoint, door: Door, book: WorkBook | None = None, *ro
         "/v1/models/": endpoint.list_models,
         "/v1/models/{model:name}": endpoint.show_model,
         "/v1/identities/{identity:name}": endpoint.show_identity,
+        "/v1/pictures/{file_id}": endpoint.show_picture,
         "/v1/stats": endpoint.show_stats,
         "/healthz": endpoint.show_health,
     }

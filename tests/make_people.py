@@ -114,6 +114,21 @@ def asked_for(identity: Identity) -> dict[str, Any]:
     )
 
 
+def at_an_address(image: GeneratedImage) -> dict[str, Any]:
+    """A row of `files`: a picture that somebody has the address of."""
+    content = encode_png(image.image)
+    times = {"created_at": 0.0, "expires_at": 0.0}
+    return {
+        "file_id": f"file-{image.image_id[::-1]}",
+        "purpose": "picture",
+        "filename": "png",
+        "content": content,
+        "num_bytes": len(content),
+        "people": [image.identity_id],
+        **times,
+    }
+
+
 def fill(store: Store, pack: Pack) -> tuple[list[PreparedFace], list[Identity], list[GeneratedImage]]:
     """Five people on photos of their own, and 20 and 20-1 on one photo; committed in several versions."""
     faces = [*(face(number, pack) for number in range(5)), face(20, pack), face(20, pack, 1)]
@@ -126,6 +141,7 @@ def fill(store: Store, pack: Pack) -> tuple[list[PreparedFace], list[Identity], 
         store.upsert("videos", [video_row(clip(one)) for one in identities[some]])
         store.upsert("models", [model_row(head(one)) for one in identities[some]])
         store.upsert("work", [asked_for(one) for one in identities[some]])
+        store.upsert("files", [at_an_address(one) for one in images[some]])
         store.upsert("checkpoints", [in_the_making(one) for one in identities[some]])
         store.upsert("metrics", [metrics_row(measured(one)) for one in images[some]])
     refused = Reject(

@@ -24,6 +24,7 @@ from serve.openai.errors import ANSWERS
 from serve.openai.images import Endpoint
 from serve.openai.schemas import RequestRefused
 from serve.reading import PoseReader
+from serve.shelf import UnknownFile
 from serve.stopping import Door, Stopping
 from serve.work import KeyReused, TooMuchWork, UnknownWork
 from tests import serving
@@ -166,6 +167,7 @@ PROVOKED: dict[type[Exception], Callable[[TestClient, FakeGenerator], Any]] = {
     IncompatibleIdentity: lambda http, _fake: ask(http, model="cleo"),
     RequestValidationError: lambda http, _fake: http.get("/v1/models?limit=0"),
     RequestRefused: lambda http, _fake: ask(http, model=None),
+    UnknownFile: lambda http, _fake: http.get("/v1/pictures/file-0"),
     PromptTooLong: lambda http, fake: failing(http, fake, PromptTooLong("<person> lies beyond the 75 tokens")),
     HTTPException: lambda http, _fake: http.get("/v2"),
     QueueFull: lambda http, fake: failing(http, fake, BackPressureError(64, 64)),

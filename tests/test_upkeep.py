@@ -65,6 +65,8 @@ def test_every_table_is_indexed_by_its_ids_and_names() -> None:
         "metrics": ["image_id", "identity_id"],
         "rejects": ["reject_id", "photo_id", "name"],
         "names": ["photo_id", "name"],
+        "work": ["work_id", "identity_id"],
+        "files": ["file_id"],
         "tombstones": [],
     }
 

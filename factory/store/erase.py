@@ -60,7 +60,10 @@ class Person:
         if table == "names":  # a photo's other names are its largest face's
             ids["photo_id"] = self.photo_ids | {photo_of(f) for f in self.face_ids if index_of(f) == 0}
         columns = [name for name in SCHEMAS[table].names if ids.get(name)]
-        return " OR ".join(where_in(name, sorted(ids[name])) for name in columns) or "FALSE"
+        clauses = [where_in(name, sorted(ids[name])) for name in columns]
+        if table == "files":  # it has no other column for the first of several people
+            clauses += [f"array_has(people, '{who}')" for who in sorted(self.identity_ids)]
+        return " OR ".join(clauses) or "FALSE"
 
     def buried(self) -> set[str]:
         """What the tombstones remember. `<photo_id>-any`: no face of the photo is prepared anew, as another detector

@@ -21,6 +21,7 @@ Table = Literal[
     "rejects",
     "names",
     "work",
+    "files",
     "tombstones",
 ]
 
@@ -196,6 +197,18 @@ SCHEMAS: Final[dict[Table, pa.Schema]] = {
             _field("started_at", pa.float64(), "Unix time; null: it has not begun", "s"),
             _field("finished_at", pa.float64(), "Unix time; null: it is not over", "s"),
             _field("beat_at", pa.float64(), "Unix time when a server last saw to it; 0: it was put down", "s"),
+        ]
+    ),
+    "files": pa.schema(
+        [
+            _field("file_id", _TEXT, "'file-', 32 random hex digits: whoever knows a picture's may see it", key=True),
+            _field("purpose", _TEXT, "what it is for: picture, at an address"),
+            _field("filename", _TEXT, "of a picture its format"),
+            _field("content", pa.large_binary(), "the bytes"),
+            _field("num_bytes", pa.int64(), "of the content", "bytes"),
+            _field("people", pa.list_(_TEXT), "identity_ids of all who are in it"),
+            _field("created_at", pa.float64(), "Unix time", "s"),
+            _field("expires_at", pa.float64(), "Unix time; from then on it is not there any more", "s"),
         ]
     ),
     "tombstones": pa.schema(

@@ -18,6 +18,7 @@ from serve.catalog import UnknownIdentity
 from serve.client import GenerationTimeout, GeneratorDown, QueueFull
 from serve.openai.body import first_fault
 from serve.openai.schemas import RequestRefused
+from serve.shelf import UnknownFile
 from serve.stopping import Stopping
 from serve.work import KeyReused, TooMuchWork, UnknownWork
 
@@ -41,6 +42,7 @@ ANSWERS: Final[dict[type[Exception], Answer]] = {
     PromptTooLong: Answer(422, "invalid_request_error", "invalid_value", "prompt"),
     HTTPException: Answer(404, "invalid_request_error", "no_such_route"),  # its own status: 404, 405
     QueueFull: Answer(429, "rate_limit_error", "queue_full", retry=True),
+    UnknownFile: Answer(404, "invalid_request_error", "no_such_file"),
     UnknownWork: Answer(404, "invalid_request_error", "no_such_work"),
     KeyReused: Answer(422, "invalid_request_error", "idempotency_key_reused", "idempotency-key", retry=False),
     TooMuchWork: Answer(429, "rate_limit_error", "queue_full", retry=True),

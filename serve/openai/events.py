@@ -12,9 +12,10 @@ from fastapi.responses import StreamingResponse
 
 from serve.client import Event
 from serve.loop import ImageResult
+from serve.openai.answers import Usage
 from serve.openai.errors import told
 from serve.openai.pictures import encode, resized
-from serve.openai.schemas import ImageData, ImagesRequest
+from serve.openai.schemas import ImagesRequest
 
 Check = Callable[[], Awaitable[object]]  # raises where a picture may not leave any more
 
@@ -53,17 +54,16 @@ async def _texts(
 ) -> AsyncGenerator[str]:
     async for number, event in events:
         await check()
+        image = resized(event.image if isinstance(event, ImageResult) else event[1], body.size_px())
+        data = await asyncio.to_thread(encode, image, body.output_format, body.output_compression)
+        own: dict[str, Any] = {"b64_json": data, "seed": seed + number}
         if isinstance(event, ImageResult):
-            picture = await asyncio.to_thread(ImageData.of, event, seed + number, body)
-            kind, own = "image_generation.completed", picture.model_dump(exclude_none=True)
-            counts = {"prompt_tokens": event.prompt, "negative_prompt_tokens": event.negative_prompt}
-            own |= {name: asdict(count) for name, count in counts.items()}
+            kind = "image_generation.completed"
+            own |= {"rows_per_step": round(event.rows_per_step, 2), "usage": Usage.of(event.prompt).model_dump()}
+            own |= {"prompt_tokens": asdict(event.prompt), "negative_prompt_tokens": asdict(event.negative_prompt)}
         else:
-            which, image = event
-            image = resized(image, body.size_px())
-            data = await asyncio.to_thread(encode, image, body.output_format, body.output_compression)
-            kind, own = "image_generation.partial_image", {"b64_json": data, "partial_image_index": which}
-            own["seed"] = seed + number
+            kind = "image_generation.partial_image"
+            own["partial_image_index"] = event[0]
         yield _text(kind, {"type": kind, **shared, **own})
 
 

@@ -3,34 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-import secrets
-import time
 from collections.abc import Awaitable, Callable
 from typing import Annotated, Any
 
 from fastapi import Query, Request
-from fastapi.responses import JSONResponse, Response
+from fastapi.responses import Response
 
-from factory.config import GenerateConfig
 from factory.pack import Pack
 from serve.catalog import Catalog, UnknownIdentity
 from serve.client import ImageClient
 from serve.loop import LoopStats
-from serve.openai.body import read_body
-from serve.openai.events import stream
-from serve.openai.scene import Scene, several
+from serve.openai.generations import Generations
 from serve.openai.schemas import (
-    MAX_SEED,
-    ImageData,
-    ImagesRequest,
-    ImagesResponse,
     ModelCard,
     ModelList,
     RequestRefused,
     Stats,
     identity_card,
 )
-from serve.reading import PoseReader
 
 MAX_PAGE = 10_000  # identities of one answer
 
@@ -43,65 +33,17 @@ class Endpoint:
     ) -> None:
         self.pack = pack
         self._fingerprint = pack.fingerprint()
-        self._defaults = GenerateConfig.model_validate(pack.generate)
         self.catalog = catalog
-        self._scene = Scene(pack, catalog, PoseReader(pack.portable_name()))
-        self._client = client
+        self.generations = Generations(pack, catalog, client)
         self._read_stats = read_stats
 
     async def generate_images(self, request: Request) -> Response:
         """Pictures of one identity, in OpenAI's format; see ImagesRequest for the fields."""
-        body = await read_body(request, ImagesRequest)
-        wanted = body.wanted_identity()
-        own = None if wanted is None else await asyncio.to_thread(self.catalog.find, wanted)
-        picture = await self._scene.compose(
-            body.prompt,
-            secrets.randbelow(MAX_SEED) if body.seed is None else body.seed,
-            body.config(self._defaults),
-            own=own,
-            size=body.size_px(),
-            poses=body.poses(),
-            regions=body.regions,
-        )
-        requests = several(picture, body.n)
-        config, identity = picture.config, picture.identity
-        drawn = config.width_px or self.pack.resolution, config.height_px or self.pack.resolution
-        sent = body.size_px() or drawn
-        people = {who.identity_id for who in (identity, *(region.identity for region in picture.regions))}
-        shared: dict[str, Any] = {
-            "size": f"{sent[0]}x{sent[1]}",
-            "drawn_size": f"{drawn[0]}x{drawn[1]}",
-            "output_format": body.output_format,
-            "background": "opaque",
-            "identity": identity.identity_id,
-            "model": identity.name,
-            "num_inference_steps": config.num_inference_steps,
-            "guidance_scale": config.guidance_scale,
-        }
-        now = int(time.time())
+        return await self.generations.respond(request)
 
-        async def still_there() -> None:
-            for who in people:  # erased meanwhile: no picture leaves
-                await asyncio.to_thread(self.catalog.find, who)
-
-        if body.stream:
-            events = self._client.events(requests, body.partial_images)
-            of_events = {"created_at": now, "quality": "auto", **shared}
-            return await stream(events, body, picture.seed, of_events, still_there, _notes(body))
-        results = await self._client.images(requests)
-        await still_there()
-
-        def encoded() -> list[ImageData]:
-            return [ImageData.of(made, picture.seed + i, body) for i, made in enumerate(results)]
-
-        answer = ImagesResponse(
-            created=now,
-            data=await asyncio.to_thread(encoded),
-            prompt_tokens=results[0].prompt,
-            negative_prompt_tokens=results[0].negative_prompt,
-            **shared,
-        )
-        return JSONResponse(answer.model_dump(exclude_none=True), headers=_notes(body, answer))
+    async def show_picture(self, file_id: str) -> Response:
+        """A picture at the address that a request with response_format "url" was given. It expires."""
+        return await self.generations.show_picture(file_id)
 
     async def list_models(
         self, limit: Annotated[int, Query(ge=1, le=MAX_PAGE)] = 1000, after: str | None = None
@@ -129,14 +71,3 @@ class Endpoint:
     async def show_health(self) -> dict[str, str]:
         """That the endpoint answers, and which pack it serves."""
         return {"status": "ok", "pack": self.pack.name, "fingerprint": self._fingerprint}
-
-
-def _notes(body: ImagesRequest, answer: ImagesResponse | None = None) -> dict[str, str]:
-    """Headers that tell what was not taken as it was given; events tell of the prompts themselves."""
-    headers = {}
-    if answer is not None:
-        cut = {"x-prompt-truncated": answer.prompt_tokens, "x-negative-prompt-truncated": answer.negative_prompt_tokens}
-        headers = {name: f"{num.read} of {num.given} tokens read" for name, num in cut.items() if num.read < num.given}
-    if ignored := body.ignored_fields():
-        headers["x-ignored-fields"] = ignored
-    return headers

@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 from PIL import Image, ImageOps
 
-OutputFormat = Literal["png", "jpeg", "webp"]
+OutputFormat = Literal["png", "jpeg", "webp", "gif"]
 _PNG_LEVEL = 2  # of zlib's 0..9: a third of the usual 6's time for a sixth more bytes, and the pixels are the same
 
 
@@ -25,11 +25,16 @@ def resized(image: np.ndarray, size: tuple[int, int] | None) -> np.ndarray:
     return np.asarray(picture)
 
 
-def encode(image: np.ndarray, output_format: OutputFormat, quality: int) -> str:
-    """Base64 of a picture (uint8 [S, S, 3] RGB) as a file; `quality` 0..100 is of jpeg and webp."""
+def as_file(image: np.ndarray, output_format: OutputFormat, quality: int) -> bytes:
+    """A picture (uint8 [H, W, 3] RGB) as a file; `quality` 0..100 is of jpeg and webp."""
     buffer = io.BytesIO()
     if output_format == "png":
         Image.fromarray(image).save(buffer, "PNG", compress_level=_PNG_LEVEL)
     else:
         Image.fromarray(image).save(buffer, output_format.upper(), quality=quality)
-    return base64.b64encode(buffer.getvalue()).decode("ascii")
+    return buffer.getvalue()
+
+
+def encode(image: np.ndarray, output_format: OutputFormat, quality: int) -> str:
+    """Base64 of a picture as a file, as `as_file` takes it."""
+    return base64.b64encode(as_file(image, output_format, quality)).decode("ascii")

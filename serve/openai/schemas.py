@@ -8,19 +8,21 @@ from datetime import datetime
 from typing import Any, Literal
 from urllib.parse import quote
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from factory.config import GenerateConfig
 from factory.draw.compose import MAX_PEOPLE
 from factory.prompts import people_in
-from factory.records import Identity, TokenCount
+from factory.records import Identity
 from serve.catalog import Listed
-from serve.loop import ImageResult, LoopStats
-from serve.openai.pictures import OutputFormat, encode, resized
+from serve.loop import LoopStats
+from serve.openai.contract import IMAGES_GENERATE
+from serve.openai.pictures import OutputFormat
 
 MIN_SIDE_PX, MAX_SIDE_PX = 16, 2048  # of a picture as it is sent
 MAX_PREVIEWS = 3  # of a picture, as in OpenAI's API
 MAX_IMAGES = 10  # of one request, as in OpenAI's API
+MIN_FRAMES, MAX_FRAMES = 2, 16  # of a GIF, as in OpenAI's API
 MAX_SEED = 2**53 - MAX_IMAGES  # every seed .. seed + n - 1 is exact in JSON
 
 
@@ -80,18 +82,22 @@ class ImagesRequest(BaseModel):
     model: str | None = None  # the identity's name or id
     n: int = Field(default=1, ge=1, le=MAX_IMAGES)  # images, with the seeds seed .. seed + n - 1
     size: str = "auto"  # "auto" is the pack's own; others are drawn in the nearest shape and resampled
-    response_format: Literal["b64_json", "url"] = "b64_json"  # url: a data: URL
-    output_format: OutputFormat = "png"
+    response_format: Literal["b64_json", "url"] = "b64_json"  # url: an address on this server, for an hour
+    output_format: OutputFormat = "png"  # in any case, and "jpg"; gif: a clip
+    frame_count: int = Field(default=9, ge=MIN_FRAMES, le=MAX_FRAMES)  # of a gif
+    frame_duration_ms: int = Field(default=200, ge=1, le=10**9)  # of a gif; rounded to 10 ms, at most 655,350
     output_compression: int = Field(default=100, ge=0, le=100)  # quality of jpeg and webp, percent
     background: Literal["auto", "opaque"] = "auto"  # pictures have no transparency
     stream: bool = False
     partial_images: int = Field(default=0, ge=0, le=MAX_PREVIEWS)  # of a stream: looks at each picture in the making
-    # Fields of OpenAI's own models that mean nothing here: accepted so that their clients work, without effect.
+    # Accepted without effect, and refused: contract.py says why.
     quality: Any = None
+    complexity: Any = None
     style: Any = None
     moderation: Any = None
     user: Any = None
     safety_identifier: Any = None
+    svg: Any = None
     # Extensions, top level: `extra_body` in the openai client.
     identity: str | None = None  # name or id; overrides `model`
     seed: int | None = Field(default=None, ge=0, le=MAX_SEED)  # None: drawn, and told in the answer
@@ -108,6 +114,43 @@ class ImagesRequest(BaseModel):
         if not isinstance(fields, dict):
             return fields  # pydantic says what it should have been
         return {name: value for name, value in fields.items() if value is not None}
+
+    @field_validator("output_format", mode="before")
+    @classmethod
+    def _spelled_alike(cls, name: Any) -> Any:
+        if not isinstance(name, str):
+            return name
+        plain = name.lower()
+        if plain == "svg":
+            raise ValueError(IMAGES_GENERATE.refused["svg"])
+        return "jpeg" if plain == "jpg" else plain
+
+    @field_validator("background", mode="before")
+    @classmethod
+    def _no_transparency(cls, value: Any) -> Any:
+        if value == "transparent":
+            raise ValueError("pictures have no transparency; ask for opaque or auto")
+        return value
+
+    @field_validator("frame_count", "frame_duration_ms")
+    @classmethod
+    def _of_a_gif(cls, value: int, info: ValidationInfo) -> int:
+        if info.data.get("output_format", "gif") != "gif":
+            raise ValueError('only of output_format "gif"')
+        return value
+
+    @field_validator("stream", "partial_images", "output_compression")
+    @classmethod
+    def _not_of_a_gif(cls, value: int, info: ValidationInfo) -> int:
+        unset: dict[str | None, int] = {"output_compression": 100}
+        if info.data.get("output_format") == "gif" and value != unset.get(info.field_name, 0):
+            raise ValueError('not with output_format "gif", which is neither streamed nor compressed')
+        return value
+
+    @field_validator(*IMAGES_GENERATE.refused)
+    @classmethod
+    def _refused(cls, _value: Any, info: ValidationInfo) -> None:
+        raise ValueError(IMAGES_GENERATE.refused[str(info.field_name)])
 
     @field_validator("size")
     @classmethod
@@ -156,42 +199,6 @@ def _sides(size: str) -> tuple[int, int] | None:
     """Width and height of a size, in pixels."""
     match = re.fullmatch(r"([0-9]{1,5})[x×X]([0-9]{1,5})", size)
     return None if match is None else (int(match[1]), int(match[2]))
-
-
-class ImageData(BaseModel):
-    """One picture of an answer. OpenAI's fields (one of the two), then ours; `seed` makes it again."""
-
-    b64_json: str | None = None
-    url: str | None = None
-    seed: int
-    rows_per_step: float  # pictures that shared a step of its making, itself included, on average
-
-    @classmethod
-    def of(cls, made: ImageResult, seed: int, request: ImagesRequest) -> ImageData:
-        """A picture in the size and the formats that the request asks for."""
-        image = resized(made.image, request.size_px())
-        text = encode(image, request.output_format, request.output_compression)
-        rows = round(made.rows_per_step, 2)
-        if request.response_format == "url":
-            return cls(url=f"data:image/{request.output_format};base64,{text}", seed=seed, rows_per_step=rows)
-        return cls(b64_json=text, seed=seed, rows_per_step=rows)
-
-
-class ImagesResponse(BaseModel):
-    """The answer to POST /v1/images/generations."""
-
-    created: int  # Unix time, s
-    data: list[ImageData]
-    size: str  # of the pictures as they are sent
-    drawn_size: str  # as the pack drew them
-    output_format: OutputFormat
-    background: Literal["opaque"] = "opaque"
-    identity: str  # identity_id
-    model: str  # the identity's name
-    num_inference_steps: int
-    guidance_scale: float
-    prompt_tokens: TokenCount  # fewer read than given: the prompt was cut
-    negative_prompt_tokens: TokenCount
 
 
 class ModelCard(BaseModel):

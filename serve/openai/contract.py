@@ -1,0 +1,35 @@
+"""What becomes of each field that OpenAI's client (openai-python 3.54) can send, in one table.
+
+tests/test_contract.py holds it against the client's own types: a field that a later client adds fails that test.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Final
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fates:
+    """The fields of one method of the client. `refused` says what to do instead; null never is."""
+
+    honoured: tuple[str, ...]
+    without_effect: dict[str, str] = field(default_factory=dict)  # and why
+    refused: dict[str, str] = field(default_factory=dict)
+
+
+IMAGES_GENERATE: Final = Fates(
+    honoured=(
+        *("prompt", "model", "n", "size", "response_format", "output_format", "output_compression", "background"),
+        *("stream", "partial_images", "frame_count", "frame_duration_ms"),
+    ),
+    without_effect={
+        "quality": "num_inference_steps says how many steps a picture takes",
+        "complexity": "there is no planning before a picture",
+        "style": "of DALL-E alone; the prompt says the style",
+        "moderation": "nothing is moderated",
+        "user": "nobody is followed up by it",
+        "safety_identifier": "as `user`",
+    },
+    refused={"svg": "pictures are drawn as pixels: leave it out, and ask for png, jpeg, webp or gif"},
+)

@@ -1,0 +1,179 @@
+"""POST /v1/images/generations: what is asked for, composed, drawn, and answered."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from base64 import b64encode
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from fastapi import Request
+from fastapi.responses import JSONResponse, Response
+
+from factory.config import AnimateConfig, GenerateConfig
+from factory.pack import Pack
+from factory.records import ClipRequest, ImageRequest
+from serve.catalog import Catalog
+from serve.client import ImageClient
+from serve.openai.answers import ImageData, ImagesResponse, Usage
+from serve.openai.body import read_body
+from serve.openai.events import stream
+from serve.openai.pictures import as_file, resized
+from serve.openai.scene import Scene, several
+from serve.openai.schemas import MAX_SEED, ImagesRequest, RequestRefused
+from serve.reading import PoseReader
+from serve.shelf import Shelf
+
+_LONGEST_FRAME_MS = 655_350  # that a GIF can say
+_MEDIA_TYPES = {name: f"image/{name}" for name in ("png", "jpeg", "webp", "gif")}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """A request, composed."""
+
+    body: ImagesRequest
+    requests: list[ImageRequest]  # one a picture
+    people: list[str]  # identity_ids of all who are in them
+    shared: dict[str, Any]  # fields that the answer and all events have
+
+    def file_of(self, image: np.ndarray) -> bytes:
+        """A picture in the size and the format that are asked for."""
+        body = self.body
+        return as_file(resized(image, body.size_px()), body.output_format, body.output_compression)
+
+
+class Generations:
+    """Draws what is asked for, in OpenAI's shape."""
+
+    def __init__(self, pack: Pack, catalog: Catalog, client: ImageClient) -> None:
+        self._pack, self._catalog, self._client = pack, catalog, client
+        self._defaults = GenerateConfig.model_validate(pack.generate)
+        self._scene = Scene(pack, catalog, PoseReader(pack.portable_name()))
+        self._shelf = Shelf(catalog.store)
+
+    async def respond(self, request: Request) -> Response:
+        """Pictures of one identity; see ImagesRequest for the fields."""
+        asked = await self.compose(await read_body(request, ImagesRequest))
+        body, now = asked.body, int(time.time())
+        if body.stream:
+            events = self._client.events(asked.requests, body.partial_images)
+            of_events = {"created_at": now, "quality": "auto", **asked.shared}
+            seed = asked.requests[0].seed
+            return await stream(events, body, seed, of_events, lambda: self.check_there(asked), _notes(body))
+        rows: list[float | None] = [None] * body.n
+        counts: dict[str, Any] = {}
+        if body.output_format == "gif":
+            files = await self._clips(asked)
+        else:
+            results = await self._client.images(asked.requests)
+            files = await asyncio.to_thread(lambda: [asked.file_of(made.image) for made in results])
+            rows = [round(made.rows_per_step, 2) for made in results]
+            first = results[0]
+            counts = {"prompt_tokens": first.prompt, "negative_prompt_tokens": first.negative_prompt}
+            counts["usage"] = Usage.of(first.prompt)
+        await self.check_there(asked)
+        places = await self._places(request, asked, files)
+        data = [
+            ImageData(**place, seed=picture.seed, rows_per_step=shared)
+            for place, picture, shared in zip(places, asked.requests, rows, strict=True)
+        ]
+        answer = ImagesResponse(created=now, data=data, **asked.shared, **counts)
+        return JSONResponse(answer.model_dump(exclude_none=True), headers=_notes(body, answer))
+
+    async def compose(self, body: ImagesRequest) -> Asked:
+        """What is to be drawn. Raises RequestRefused, UnknownIdentity, IncompatibleIdentity."""
+        wanted = body.wanted_identity()
+        own = None if wanted is None else await asyncio.to_thread(self._catalog.find, wanted)
+        picture = await self._scene.compose(
+            body.prompt,
+            secrets.randbelow(MAX_SEED) if body.seed is None else body.seed,
+            body.config(self._defaults),
+            own=own,
+            size=body.size_px(),
+            poses=body.poses(),
+            regions=body.regions,
+        )
+        config, identity = picture.config, picture.identity
+        drawn = config.width_px or self._pack.resolution, config.height_px or self._pack.resolution
+        sent = body.size_px() or drawn
+        shared = {
+            "size": f"{sent[0]}x{sent[1]}",
+            "drawn_size": f"{drawn[0]}x{drawn[1]}",
+            "output_format": body.output_format,
+            "background": "opaque",
+            "identity": identity.identity_id,
+            "model": identity.name,
+            "num_inference_steps": config.num_inference_steps,
+            "guidance_scale": config.guidance_scale,
+        }
+        people = {identity.identity_id, *(region.identity.identity_id for region in picture.regions)}
+        return Asked(body=body, requests=several(picture, body.n), people=sorted(people), shared=shared)
+
+    async def check_there(self, asked: Asked) -> None:
+        """Raises UnknownIdentity if somebody was erased meanwhile: no picture leaves."""
+        for who in asked.people:
+            await asyncio.to_thread(self._catalog.find, who)
+
+    async def show_picture(self, file_id: str) -> Response:
+        """A picture at the address that a request with response_format "url" was given. It expires."""
+        row = await self._shelf.find(file_id)
+        age_s = max(int(row["expires_at"] - time.time()), 0)
+        headers = {"cache-control": f"private, max-age={age_s}", "x-content-type-options": "nosniff"}
+        return Response(row["content"], media_type=_MEDIA_TYPES[row["filename"]], headers=headers)
+
+    async def _places(self, request: Request, asked: Asked, files: Sequence[bytes]) -> list[dict[str, str]]:
+        """Where each picture is: in the answer, or at an address."""
+        if asked.body.response_format == "b64_json":
+            return await asyncio.to_thread(lambda: [{"b64_json": b64encode(data).decode("ascii")} for data in files])
+        ids = await self._shelf.put(files, asked.body.output_format, asked.people)
+        return [{"url": f"{request.base_url}v1/pictures/{file_id}"} for file_id in ids]
+
+    async def _clips(self, asked: Asked) -> list[bytes]:
+        """The pictures as GIFs: each a clip of the engine."""
+        from factory.draw.clips import encode_gif  # PyAV
+
+        body = asked.body
+        frame_ms = min(body.frame_duration_ms, _LONGEST_FRAME_MS)
+        orders = [self._clip(picture, body.frame_count, frame_ms) for picture in asked.requests]
+        made = [await self._client.clip(order) for order in orders]
+        size = body.size_px()
+
+        def encoded() -> list[bytes]:
+            return [encode_gif(np.stack([resized(f, size) for f in clip.frames]), frame_ms) for clip in made]
+
+        return await asyncio.to_thread(encoded)
+
+    def _clip(self, picture: ImageRequest, num_frames: int, frame_ms: int) -> ClipRequest:
+        maker = self._pack.video or self._pack.motion
+        if maker is None:
+            raise RequestRefused(f"pack {self._pack.name!r} draws no clips: ask for png, jpeg or webp", "output_format")
+        if num_frames > maker.num_frames:
+            raise RequestRefused(f"this pack draws clips of 2 to {maker.num_frames} frames", "frame_count")
+        if picture.regions:
+            raise RequestRefused("a clip shows one person, and this prompt names several", "prompt")
+        if picture.pose is not None and self._pack.video is not None:
+            raise RequestRefused("clips of this pack follow no poses, and are square", "pose")
+        fps = min(max(round(1000 / frame_ms), 1), 60)
+        config = AnimateConfig(num_frames=num_frames, fps=fps, generate=picture.config)
+        poses = () if picture.pose is None else (picture.pose,) * num_frames
+        return ClipRequest(
+            identity=picture.identity, prompt=picture.prompt, seed=picture.seed, config=config, poses=poses
+        )
+
+
+def _notes(body: ImagesRequest, answer: ImagesResponse | None = None) -> dict[str, str]:
+    """Headers that tell what was not taken as it was given; events tell of the prompts themselves."""
+    headers = {}
+    if answer is not None:
+        cut = {"x-prompt-truncated": answer.prompt_tokens, "x-negative-prompt-truncated": answer.negative_prompt_tokens}
+        headers = {
+            name: f"{num.read} of {num.given} tokens read" for name, num in cut.items() if num and num.read < num.given
+        }
+    if ignored := body.ignored_fields():
+        headers["x-ignored-fields"] = ignored
+    return headers
