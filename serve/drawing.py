@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 from functools import partial
-from typing import TypeAlias
+from typing import TypeAlias, TypeVar
 
 import numpy as np
 from ray.util.metrics import Counter, Gauge
@@ -16,6 +16,8 @@ from factory.records import ClipRequest, ImageRequest
 from serve.loop import ClipResult, EngineLoop, ImageResult, LoopStats
 
 Preview: TypeAlias = tuple[int, np.ndarray]  # which one, from 0; the picture as it is guessed, uint8 [H, W, 3]
+Event = TypeVar("Event")
+Result = TypeVar("Result")
 _STATS_EVERY_S = 5.0  # between two looks for Prometheus
 
 
@@ -66,13 +68,8 @@ class Drawer:
             loop.call_soon_threadsafe(events.put_nowait, (number, image))
 
         future = asyncio.wrap_future(self._loop.submit(request, num_previews=num_previews, on_preview=show))
-        future.add_done_callback(lambda _: events.put_nowait(None))
-        try:
-            while (preview := await events.get()) is not None:
-                yield preview
-            yield await future
-        finally:
-            future.cancel()
+        async for event in _until_done(events, future):
+            yield event
 
     async def animate(self, request: ClipRequest) -> AsyncIterator[float | ClipResult]:
         """One clip, after the shares of its steps that are done. Closed, its rows are free at the next step.
@@ -88,13 +85,8 @@ class Drawer:
             loop.call_soon_threadsafe(events.put_nowait, share)
 
         future = asyncio.wrap_future(maker.submit_clip(request, on_progress=progressed))
-        future.add_done_callback(lambda _: events.put_nowait(None))
-        try:
-            while (share := await events.get()) is not None:
-                yield share
-            yield await future
-        finally:
-            future.cancel()
+        async for event in _until_done(events, future):
+            yield event
 
     async def _video_loop(self) -> EngineLoop:
         """Of the whole text-to-video model, which is another network than the one of pictures."""
@@ -126,3 +118,16 @@ class Drawer:
                 counter.inc(grown)
         self._waiting.set(stats.waiting)
         self._exported = stats
+
+
+async def _until_done(
+    events: asyncio.Queue[Event | None], future: asyncio.Future[Result]
+) -> AsyncIterator[Event | Result]:
+    """What comes before the result, and the result. Whoever closes it takes the work back."""
+    future.add_done_callback(lambda _: events.put_nowait(None))
+    try:
+        while (event := await events.get()) is not None:
+            yield event
+        yield await future
+    finally:
+        future.cancel()

@@ -11,6 +11,7 @@ import tarfile
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import lance
 import numpy as np
@@ -32,7 +33,8 @@ ADA = "8d6be8882be8eb45"
 @pytest.fixture
 def old(tmp_path: Path) -> Store:
     with tarfile.open(Path(__file__).parent / "data" / "first_root.tar.gz") as archive:
-        archive.extractall(tmp_path, filter="data")
+        safely: Any = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}  # Python 3.11.4 and later
+        archive.extractall(tmp_path, **safely)
     return Store(tmp_path / "root")
 
 

@@ -1,0 +1,111 @@
+"""The job that makes heads: interruptions, erasing, its table and its files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+import ray
+
+from factory.draw.sculpt import Sculptor
+from factory.draw.splat_files import from_ply, to_ply
+from factory.ids import model_id
+from factory.pack import Pack
+from factory.store.erase import erase, find_person
+from factory.store.rows import identity_row, model_from_row
+from factory.store.tables import Store
+from pipelines import sculpt as job
+from tests.make_heads import CONFIG, head_request, make_posed
+from tests.serving import person
+
+
+@pytest.fixture(scope="module")
+def posed(tiny_pack: Pack, tmp_path_factory: pytest.TempPathFactory) -> Pack:
+    return make_posed(tiny_pack, tmp_path_factory.mktemp("posed") / "pack")
+
+
+@pytest.fixture(scope="module")
+def sculptor(posed: Pack) -> Sculptor:
+    return Sculptor(posed)
+
+
+class Killed(BaseException):
+    """As kill -9: nothing is caught, nothing is tidied up."""
+
+
+def worker(sculptor: Sculptor, store: Store) -> job.HeadSculptor:
+    made = job.HeadSculptor.__new__(job.HeadSculptor)
+    made.sculptor, made.config, made.store = sculptor, CONFIG, store
+    made.reporter = type("Reporter", (), {"step": lambda *_: None, "finished": lambda _: None})()  # type: ignore[assignment]
+    return made
+
+
+def batch(pack: Pack, store: Store) -> pa.Table:
+    rows = list(job._requests(store.identities(), ["a photo of <person>"], CONFIG, pack))
+    assert rows[0]["model_id"] == model_id(head_request(pack), pack.model_fingerprint())
+    return pa.Table.from_pylist(rows, job.REQUEST)
+
+
+def test_a_killed_job_goes_on_from_its_checkpoint_and_does_nothing_twice(
+    sculptor: Sculptor, posed: Pack, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.upsert("identities", [identity_row(head_request(posed).identity)])
+    asked, working = batch(posed, store), worker(sculptor, store)
+    monkeypatch.setattr(job, "CHECKPOINT_EVERY_S", 0.0)
+
+    def dies(_items: int, done: int, _of: int) -> None:
+        if done == 4:
+            raise Killed
+
+    monkeypatch.setattr(working.reporter, "step", dies, raising=False)
+    with pytest.raises(Killed):
+        working(asked)
+    (kept,) = store.read("checkpoints").to_pylist()
+    assert kept["num_iterations"] == 3 and store.count("models") == 0
+    seen: list[int] = []
+    monkeypatch.setattr(working.reporter, "step", lambda _items, done, _of: seen.append(done), raising=False)
+    counts = dict(zip(*working(asked).to_pydict().values(), strict=True))
+    assert seen == [4, 5, 6] and counts == {"models": 1, "done": 1}
+    assert store.count("checkpoints") == 0
+    (model,) = (model_from_row(row) for row in store.read("models").to_pylist())
+    assert model.num_iterations == 6 and model.seconds > kept["seconds"] > 0
+    whole = sculptor.sculpt(head_request(posed))
+    assert to_ply(whole) == model.splats, "the same as made in one go"
+    working(asked)
+    assert seen == [4, 5, 6] and store.count("models") == 1, "the second time nothing is done"
+
+
+def test_erasing_reaches_heads_and_heads_in_the_making(
+    sculptor: Sculptor, posed: Pack, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.upsert("identities", [identity_row(head_request(posed).identity)])
+    asked, working = batch(posed, store), worker(sculptor, store)
+    working(asked)
+    ids = asked.to_pylist()[0]
+    row = {"model_id": "f" * 16, "identity_id": ids["identity_id"], "num_iterations": 1, "seconds": 1.0, "state": b"x"}
+    store.upsert("checkpoints", [row])
+    done = erase(store, find_person(store, name="ada"))
+    assert (done.rows["models"], done.rows["checkpoints"], done.found) == (1, 1, [])
+    store.upsert("checkpoints", [row])
+    assert store.count("checkpoints") == 0, "a running job's checkpoint is refused"
+    counts = dict(zip(*working(asked).to_pydict().values(), strict=True))
+    assert counts == {"models": 0, "done": 1} and store.count("models") == 0
+
+
+@pytest.mark.cluster
+@pytest.mark.timeout(600)  # Ray starts
+def test_the_job_on_a_cluster_and_its_files(posed: Pack, store: Store, tmp_path: Path) -> None:
+    for number, name in ((1, "ada"), (2, "bob")):
+        store.upsert("identities", [identity_row(person(number, name, posed.fingerprint()))])
+    prompts = ["a photo of <person>", "<person> at sea"]
+    try:
+        first = job.sculpt(store.root, posed.root, prompts=prompts, identities=["ada"], config=CONFIG)
+        again = job.sculpt(store.root, posed.root, prompts=prompts, config=CONFIG, out=tmp_path / "out")
+    finally:
+        ray.shutdown()
+    assert (first.models, first.skipped_existing) == (2, 0) and (again.models, again.skipped_existing) == (2, 2)
+    assert store.count("models") == 4 and store.count("checkpoints") == 0
+    files = sorted(file.name for file in (tmp_path / "out").iterdir())
+    assert files == [f"{name}_{n}.{kind}" for name in ("ada", "bob") for n in (0, 1) for kind in ("ply", "webp")]
+    assert len(from_ply((tmp_path / "out" / "ada_0.ply").read_bytes())) > 8
