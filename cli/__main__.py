@@ -20,6 +20,7 @@ from cli.learning import prepare, retry_rejects, run, train
 from cli.options import PackName
 from cli.output import any_text
 from cli.packs import packs_app
+from cli.trust import verify
 from cli.videos import animate, videos_app
 
 app = typer.Typer(
@@ -47,6 +48,7 @@ app.command()(generate)
 app.command()(animate)
 app.command()(sculpt)
 app.command()(serve)
+app.command()(verify)
 
 
 @app.callback()

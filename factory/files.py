@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from functools import cache
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -64,3 +65,24 @@ def local_path(uri: str) -> str:
 def shown(text: str) -> str:
     """Text of any origin for a table or a terminal: bytes that are no UTF-8 are escaped."""
     return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
+_TENANTS = "tenants"
+
+
+def tenant_root(root: str, tenant: str | None) -> str:
+    """Where a tenant's tables are: a root of its own under the operator's, so that no query can forget a condition.
+
+    None is the operator's own. Raises ValueError if it is no name: 1 to 64 of a-z 0-9 _ -, no path.
+    """
+    if tenant is None:
+        return root
+    if not re.fullmatch(r"[a-z0-9][a-z0-9_-]{0,63}", tenant):
+        raise ValueError(f"tenant {tenant!r}: write 1 to 64 of a-z, 0-9, _ and -, a letter or digit first")
+    return f"{root.rstrip('/')}/{_TENANTS}/{tenant}"
+
+
+def operator_root(root: str) -> str:
+    """The root that a tenant's root is under; any other one is its own."""
+    above, name, tenant = root.rstrip("/").rpartition(f"/{_TENANTS}/")
+    return above if name and "/" not in tenant else root

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
 _WRITTEN_TOGETHER: Final = 16  # clips that are read by one scan, and held in memory
 _ASKED = ("video_id", "identity_id", "name", "prompt", "seed", "people", "poses")
+_WRITTEN = ["video_id", "name", "video", "fps", "prompt", "seed", "poses"]
 REQUEST: Final = pa.schema([SCHEMAS["videos"].field(column) for column in _ASKED])
 PosePaths: TypeAlias = Mapping[str, Sequence[Pose]]  # by what they are called: one pose for each frame, or none
 
@@ -169,13 +170,16 @@ def write_clips(store: Store, video_ids: Sequence[str], out: Path, clip_format: 
     """Stored clips as files <name>-<video_id>.mp4, .gif or .webp, or folders of PNGs: no two are called alike, and a
     clip that is written again is the same file. Those that are not there, as after an erasure, are left out."""
     from factory.draw.clips import write_clip
+    from factory.provenance.marks import Marker
+    from factory.provenance.xmp import told
     from factory.store.export import file_stem
 
-    written = []
+    marker, written = Marker.of(store.root), []
     for start in range(0, len(video_ids), _WRITTEN_TOGETHER):
-        for row in clips(store, video_ids[start : start + _WRITTEN_TOGETHER], ["video_id", "name", "video", "fps"]):
+        for row in clips(store, video_ids[start : start + _WRITTEN_TOGETHER], _WRITTEN):
             stem = out / f"{file_stem(row['name'])}-{row['video_id']}"
-            written.append(write_clip(row["video"], row["fps"], stem, clip_format))
+            marked = partial(marker.mark, made=told(row))
+            written.append(write_clip(row["video"], row["fps"], stem, clip_format, marked))
     return written
 
 

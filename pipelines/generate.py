@@ -166,8 +166,11 @@ def commit(images: pa.Table, store: Store) -> pa.Table:
 
 def write_pngs(store: Store, requests: Sequence[Mapping[str, Any]], out: Path) -> None:
     """The stored pictures of these requests as files <name>_<n>.png; n goes on where another picture is there."""
+    from factory.provenance.marks import Marker
+    from factory.provenance.xmp import told
     from factory.store.export import file_stem
 
+    marker = Marker.of(store.root)
     out.mkdir(parents=True, exist_ok=True)
     counters: Counter[str] = Counter()
     for start in range(0, len(requests), _WRITTEN_TOGETHER):
@@ -177,10 +180,19 @@ def write_pngs(store: Store, requests: Sequence[Mapping[str, Any]], out: Path) -
         for request in batch:
             stem = file_stem(request["name"])
             if image := images.get(request["image_id"]):  # else erased meanwhile
-                while (file := out / f"{stem}_{counters[stem]}.png").exists() and file.read_bytes() != image:
+                while (file := out / f"{stem}_{counters[stem]}.png").exists() and not _shows(file, image):
                     counters[stem] += 1
-                file.write_bytes(image)
+                if not file.exists():
+                    file.write_bytes(marker.mark(image, told(request)))
             counters[stem] += 1
+
+
+def _shows(file: Path, image: bytes) -> bool:
+    """Whether a file is this picture, marked or not."""
+    from factory.provenance.xmp import without_marks
+
+    data = file.read_bytes()
+    return data.startswith(image[:8]) and without_marks(data) == image
 
 
 def _requests(

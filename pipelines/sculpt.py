@@ -201,8 +201,10 @@ def _requests(
 def write_files(store: Store, requests: Sequence[dict[str, Any]], out: Path, file_format: SplatFormat = "ply") -> None:
     """The stored heads of these requests as files."""
     from factory.draw.splat_files import export_head
+    from factory.provenance.marks import Marker
     from factory.store.export import file_stem
 
+    marker = Marker.of(store.root)
     out.mkdir(parents=True, exist_ok=True)
     counters: Counter[str] = Counter()
     for request in requests:
@@ -210,5 +212,5 @@ def write_files(store: Store, requests: Sequence[dict[str, Any]], out: Path, fil
         for row in heads(store, [request["model_id"]], ["splats", "turntable"]).to_pylist():  # else erased meanwhile
             name = f"{stem}_{counters[stem]}"
             (out / f"{name}.{file_format}").write_bytes(export_head(row["splats"], file_format))
-            (out / f"{name}.webp").write_bytes(row["turntable"])
+            (out / f"{name}.webp").write_bytes(marker.mark(row["turntable"], {"prompt": request["prompt"]}))
         counters[stem] += 1

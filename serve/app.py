@@ -23,6 +23,7 @@ from starlette.convertors import PathConvertor, register_url_convertor
 
 from factory.files import filesystem
 from factory.pack import Pack, load_pack
+from factory.provenance.marks import Marker, mark_with
 from factory.store.tables import Store
 from serve.browsing import browse_router
 from serve.catalog import Catalog
@@ -109,6 +110,7 @@ class Ingress:
             replicas: list[LoopStats] = await drawer.broadcast("stats").results_async()
             return sum(replicas, LoopStats())
 
+        mark_with(Marker.of(args.root))  # whatever this process sends
         self._door = Door()
         streaming: Any = drawer.options(stream=True).draw_with_previews.remote
         filming: Any = drawer.options(stream=True).animate.remote

@@ -20,6 +20,7 @@ from factory.draw.compose import named_pose, takes_heads
 from factory.errors import SceneRefused
 from factory.faces.pose import draw_skeleton
 from factory.pack import Pack
+from factory.provenance.marks import mark
 from factory.store.jobs import JobRecord, list_jobs, read_report
 from factory.store.queries import face_pictures, image_page, likeness_of, pictures
 from factory.store.rows import decode_png, encode_png
@@ -81,11 +82,11 @@ class Browser:
 
     async def show_image(self, image_id: str, request: Request) -> Response:
         """A picture as it was drawn, PNG."""
-        return await self._picture(request, lambda: self._pixels(image_id), "image/png")
+        return await self._picture(request, lambda: self._pixels(image_id), "image/png", drawn=True)
 
     async def show_thumbnail(self, image_id: str, request: Request) -> Response:
         """A picture of at most 320 px, WebP."""
-        return await self._picture(request, lambda: _small(self._pixels(image_id)), "image/webp")
+        return await self._picture(request, lambda: _small(self._pixels(image_id)), "image/webp", drawn=True)
 
     async def show_face(self, identity: str, request: Request) -> Response:
         """The aligned face that an identity was learned from, PNG."""
@@ -124,14 +125,20 @@ class Browser:
         headers = {"content-security-policy": _REPORT_POLICY, "cache-control": "no-store"}
         return Response(text, media_type="text/html; charset=utf-8", headers=headers)
 
-    async def _picture(self, request: Request, make: Callable[[], bytes], kind: str) -> Response:
-        """A picture that a browser keeps, and asks after each time: whoever is erased is gone at once."""
+    async def _picture(
+        self, request: Request, make: Callable[[], bytes], kind: str, *, drawn: bool = False
+    ) -> Response:
+        """A picture that a browser keeps, and asks after each time: whoever is erased is gone at once.
+
+        `drawn`: a model made it, and it says so. Its tag is of the bytes before that, as no signature comes twice.
+        """
         data = await asyncio.to_thread(make)
         tag = f'"{hashlib.sha256(data).hexdigest()[:32]}"'
         headers = {"etag": tag, "cache-control": "private, no-cache", "x-content-type-options": "nosniff"}
         if request.headers.get("if-none-match") == tag:
             return Response(status_code=304, headers=headers)
-        return Response(data, media_type=kind, headers=headers)
+        content = await asyncio.to_thread(mark, data) if drawn else data
+        return Response(content, media_type=kind, headers=headers)
 
     def _pixels(self, image_id: str) -> bytes:
         rows = pictures(self._store, [image_id], ["image"])["image"].to_pylist()

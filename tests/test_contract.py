@@ -146,7 +146,9 @@ def test_a_gif_is_a_clip(
     for one, clip in zip(answer["data"], fake.clips, strict=True):
         assert isinstance(clip.job, ClipRequest) and clip.job.config.num_frames == num_frames
         # Pillow joins frames that are alike, as the fake's are: only their time together is told
-        gif = Image.open(io.BytesIO(base64.b64decode(one["b64_json"])))
+        data = base64.b64decode(one["b64_json"])
+        gif = Image.open(io.BytesIO(data))
+        assert b"trainedAlgorithmicMedia" in data, "it says that a model made it"
         times = [frame.info["duration"] for frame in ImageSequence.Iterator(gif)]
         assert gif.format == "GIF" and gif.size == (96, 96) and abs(sum(times) - num_frames * frame_ms) <= 10 * 2
 

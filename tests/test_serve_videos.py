@@ -72,7 +72,9 @@ def test_the_openai_client_makes_polls_fetches_lists_and_deletes(client: openai.
     )
     assert (made.status, made.progress, made.object, made.seconds) == ("completed", 100, "video", "0.5")
     assert made.prompt == "<person> smiling slowly" and made.size == "64x64"
-    frames = decode_mp4(client.videos.download_content(made.id).read())
+    mp4 = client.videos.download_content(made.id).read()
+    assert b"trainedAlgorithmicMedia" in mp4, "it says that a model made it"
+    frames = decode_mp4(mp4)
     assert frames.shape == (4, 64, 64, 3)
     poster = Image.open(io.BytesIO(client.videos.download_content(made.id, variant="thumbnail").read()))
     assert np.array(poster).mean() == 99

@@ -6,6 +6,7 @@ MP4 is written by FFmpeg through PyAV. What its wheel holds, and on whose terms:
 from __future__ import annotations
 
 import io
+from collections.abc import Callable
 from datetime import UTC, datetime
 from fractions import Fraction
 from pathlib import Path
@@ -17,6 +18,7 @@ import numpy as np
 from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc
 from PIL import Image
 
+from factory.provenance.marks import mark
 from factory.records import ClipRequest, GeneratedClip
 
 ClipFormat = Literal["mp4", "gif", "webp", "frames"]
@@ -120,20 +122,24 @@ def encode_webp(frames: np.ndarray, frame_ms: float) -> bytes:
     return buffer.getvalue()
 
 
-def write_clip(video: bytes, fps: int, stem: Path, clip_format: ClipFormat) -> Path:
+def write_clip(
+    video: bytes, fps: int, stem: Path, clip_format: ClipFormat, marked: Callable[[bytes], bytes] = mark
+) -> Path:
     """A stored clip as a file <stem>.mp4, .gif or .webp, or as a folder <stem> with 000.png, 001.png, and so on.
 
-    Raises ValueError if the bytes are no MP4.
+    Each file goes through `marked`, so that it says that a model made it. Raises ValueError if the bytes are no MP4.
     """
     if clip_format == "frames":
         stem.mkdir(parents=True, exist_ok=True)
         for number, frame in enumerate(decode_mp4(video)):
-            Image.fromarray(frame).save(stem / f"{number:03}.png")
+            buffer = io.BytesIO()
+            Image.fromarray(frame).save(buffer, "PNG")
+            (stem / f"{number:03}.png").write_bytes(marked(buffer.getvalue()))
         return stem
     if clip_format != "mp4":
         encode = encode_gif if clip_format == "gif" else encode_webp
         video = encode(decode_mp4(video), 1000 / fps)
     stem.parent.mkdir(parents=True, exist_ok=True)
     file = stem.with_name(f"{stem.name}.{clip_format}")  # with_suffix would cut a name at its last point
-    file.write_bytes(video)
+    file.write_bytes(marked(video))
     return file

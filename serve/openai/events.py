@@ -55,7 +55,8 @@ async def _texts(
     async for number, event in events:
         await check()
         image = resized(event.image if isinstance(event, ImageResult) else event[1], body.size_px())
-        data = await asyncio.to_thread(encode, image, body.output_format, body.output_compression)
+        made = body.told(seed + number)
+        data = await asyncio.to_thread(encode, image, body.output_format, body.output_compression, made)
         own: dict[str, Any] = {"b64_json": data, "seed": seed + number}
         if isinstance(event, ImageResult):
             kind = "image_generation.completed"

@@ -16,6 +16,7 @@ from fastapi.responses import JSONResponse, Response
 
 from factory.config import AnimateConfig, GenerateConfig
 from factory.pack import Pack
+from factory.provenance.marks import mark
 from factory.records import ClipRequest, ImageRequest
 from serve.catalog import Catalog
 from serve.client import ImageClient
@@ -41,10 +42,10 @@ class Asked:
     people: list[str]  # identity_ids of all who are in them
     shared: dict[str, Any]  # fields that the answer and all events have
 
-    def file_of(self, image: np.ndarray) -> bytes:
-        """A picture in the size and the format that are asked for."""
+    def file_of(self, image: np.ndarray, seed: int) -> bytes:
+        """A picture in the size and the format that are asked for; it says how it was made."""
         body = self.body
-        return as_file(resized(image, body.size_px()), body.output_format, body.output_compression)
+        return as_file(resized(image, body.size_px()), body.output_format, body.output_compression, body.told(seed))
 
 
 class Generations:
@@ -71,7 +72,8 @@ class Generations:
             files = await self._clips(asked)
         else:
             results = await self._client.images(asked.requests)
-            files = await asyncio.to_thread(lambda: [asked.file_of(made.image) for made in results])
+            drawn = list(zip(results, asked.requests, strict=True))
+            files = await asyncio.to_thread(lambda: [asked.file_of(made.image, order.seed) for made, order in drawn])
             rows = [round(made.rows_per_step, 2) for made in results]
             first = results[0]
             counts = {"prompt_tokens": first.prompt, "negative_prompt_tokens": first.negative_prompt}
@@ -144,7 +146,8 @@ class Generations:
         size = body.size_px()
 
         def encoded() -> list[bytes]:
-            return [encode_gif(np.stack([resized(f, size) for f in clip.frames]), frame_ms) for clip in made]
+            gifs = [encode_gif(np.stack([resized(f, size) for f in clip.frames]), frame_ms) for clip in made]
+            return [mark(gif, body.told(order.seed)) for gif, order in zip(gifs, orders, strict=True)]
 
         return await asyncio.to_thread(encoded)
 

@@ -189,6 +189,11 @@ class ImagesRequest(BaseModel):
         """Width and height of the pictures to send; None: as they are drawn."""
         return _sides(self.size)
 
+    def told(self, seed: int) -> dict[str, Any]:
+        """How a picture with this seed is made, for its file; photos of poses are left out."""
+        fields = ("prompt", "size", "num_inference_steps", "guidance_scale", "negative_prompt")
+        return {**self.model_dump(include=set(fields), exclude_none=True), "seed": seed}
+
     def config(self, defaults: GenerateConfig) -> GenerateConfig:
         """The pack's sampling settings with the request's own in their place."""
         given = self.model_dump(include={"num_inference_steps", "guidance_scale", "negative_prompt"}, exclude_none=True)

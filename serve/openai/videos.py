@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import json
 import re
 import secrets
 from collections.abc import Mapping
@@ -20,6 +21,8 @@ from factory.draw.compose import drawn_size
 from factory.errors import IncompatibleIdentity, SceneRefused
 from factory.pack import Pack
 from factory.prompts import people_in
+from factory.provenance.marks import mark
+from factory.provenance.xmp import told
 from factory.store.queries import clips
 from factory.store.tables import Store
 from serve.catalog import Catalog
@@ -107,8 +110,8 @@ class Videos:
         if not rows:  # its person was erased
             raise UnknownWork(f"there is no video {video_id[:100]!r}")
         data: bytes = rows[0][column]
-        if variant == "spritesheet":
-            data = await asyncio.to_thread(_sheet, data)
+        made = told(json.loads(work.request))
+        data = await asyncio.to_thread(_sheet if variant == "spritesheet" else mark, data, made)
         return Response(data, media_type=media_type)
 
     async def delete(self, video_id: str) -> dict[str, Any]:
@@ -222,7 +225,7 @@ def _key(request: Request) -> str | None:
     return request.headers.get("idempotency-key") or None
 
 
-def _sheet(mp4: bytes) -> bytes:
+def _sheet(mp4: bytes, made: Mapping[str, Any]) -> bytes:
     from factory.draw.clips import decode_mp4
 
-    return base64.b64decode(encode(np.concatenate(list(decode_mp4(mp4)), axis=1), "png", 100))
+    return base64.b64decode(encode(np.concatenate(list(decode_mp4(mp4)), axis=1), "png", 100, made))
