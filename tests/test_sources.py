@@ -189,6 +189,9 @@ def test_a_source_that_cannot_be_used_says_why(tmp_path: Path) -> None:
     (tmp_path / "a.txt").touch()
     with pytest.raises(ValueError, match=r"holds no photos \(1 sidecar left out\)"):
         find_places(str(tmp_path))
+    (tmp_path / "People.CSV").touch()
+    with pytest.raises(ValueError, match=r"People.CSV is a list of rows, which is read as Parquet alone; write it so"):
+        find_places(str(tmp_path / "People.CSV"))
     table(tmp_path / "p.parquet", {"picture": [b""]})
     with pytest.raises(ValueError, match=r"has columns picture; it needs image .*; rename picture"):
         find_places(str(tmp_path))

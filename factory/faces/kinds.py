@@ -63,7 +63,12 @@ _MAGIC: Final[tuple[tuple[int, bytes, Kind], ...]] = (
     (0, b"gimp xcf", Kind("a GIMP document (XCF)", "picture")),
     (0, b"icns", Kind("a Mac icon (ICNS)", "picture")),
     (0, b"\0\0\1\0", Kind("an icon (ICO)", "picture")),
+    (0, b"\0\0\2\0\0\0\0\0", Kind("a Targa picture (TGA)", "picture")),  # no colour map; a cursor holds one or more
+    (0, b"\0\0\x0a\0\0\0\0\0", Kind("a Targa picture (TGA)", "picture")),
     (0, b"\0\0\2\0", Kind("a cursor (CUR)", "picture")),
+    (0, b"\x0a\5\1\x08", Kind("a PCX picture", "picture")),
+    (0, b"\1\xda\0\1", Kind("an SGI picture", "picture")),
+    (0, b"\1\xda\1\1", Kind("an SGI picture", "picture")),
     (0, b"DDS ", Kind("a DirectDraw texture (DDS)", "picture")),
     (0, b"qoif", Kind("a QOI picture", "picture")),
     (0, b"BPG\xfb", Kind("a BPG picture", "picture")),

@@ -30,6 +30,11 @@ _SIDECARS: Final = frozenset(  # what programs and people write about photos; .t
 )
 _TEXTS: Final = frozenset("readme license licence copying notice".split())
 TABLES: Final = ".lance"  # suffix of a folder that is a table
+_LISTS: Final = frozenset(".csv .tsv .json .jsonl .ndjson .arrow .feather .xls .xlsx".split())  # as SRC itself
+_TO_PARQUET: Final = (
+    "write it so, with a column image (bytes) or uri, and optionally name: "
+    'pandas.read_csv("people.csv").to_parquet("people.parquet")'
+)
 
 
 @dataclass(slots=True)
@@ -62,6 +67,8 @@ def list_files(src: str, root: str | None = None) -> Listed:
     except OSError as error:
         remedy = (src.startswith("s3://") and remedy_of(error)) or "let this user read all of it, or give a part"
         raise SourceError(f"{shown(src)} cannot be listed: {remedy} ({shown(str(error))[:300]})") from None
+    if len(listed.files) == 1 and src.endswith(listed.files[0]) and PurePosixPath(src.lower()).suffix in _LISTS:
+        raise SourceError(f"{shown(src)} is a list of rows, which is read as Parquet alone; {_TO_PARQUET}")
     return listed
 
 
