@@ -12,8 +12,9 @@ from typing import Annotated
 import typer
 
 from cli.commands import Commands
-from cli.drawing import generate, sculpt, serve
+from cli.drawing import generate, serve
 from cli.errors import TRACEBACK, user_errors
+from cli.heads import heads_app, sculpt
 from cli.identities import identities_app
 from cli.jobs import jobs_app, submit
 from cli.learning import prepare, retry_rejects, run, train
@@ -37,6 +38,7 @@ app = typer.Typer(
 )
 app.add_typer(identities_app, name="identities")
 app.add_typer(videos_app, name="videos")
+app.add_typer(heads_app, name="heads")
 app.add_typer(packs_app, name="packs")
 app.add_typer(jobs_app, name="jobs")
 app.command("submit", context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(submit)

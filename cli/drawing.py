@@ -1,4 +1,4 @@
-"""The commands that make pictures and heads of who was learned: `generate`, `sculpt`, `serve`.
+"""The commands that make pictures of who was learned: `generate`, `serve`.
 
 Heavy imports happen inside the commands, so that `--help` answers at once.
 """
@@ -6,7 +6,7 @@ Heavy imports happen inside the commands, so that `--help` answers at once.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -85,55 +85,6 @@ def generate(
         show_summary(summary, root)
         if out is not None:
             say(f"pictures are in {out}")
-
-
-def sculpt(
-    root: Root,
-    prompt: Annotated[
-        list[str] | None,
-        typer.Option("--prompt", help="`<person>` stands for the identity; may be repeated."),
-    ] = None,
-    identity: Annotated[
-        list[str] | None, typer.Option("--identity", metavar="NAME", help="Name or id; may be repeated. [default: all]")
-    ] = None,
-    out: Annotated[
-        Path | None, typer.Option("--out", metavar="DIR", help="Also write <name>_<n>.ply and .webp there.")
-    ] = None,
-    file_format: Annotated[
-        Literal["ply", "spz"], typer.Option("--format", help="Of --out; spz is a tenth as large.")
-    ] = "ply",
-    pack: PackName = "studio",
-    steps: Annotated[int | None, typer.Option("--steps", min=1, help="Updates of a head. [default: 240]")] = None,
-    workers: NumWorkers = None,
-    gpus: Gpus = None,
-    settings: Changes = None,
-) -> None:
-    """Identities x prompts -> heads of 3D Gaussians: minutes each; what was interrupted goes on where it was.
-
-    In the studio world a head is seen from -32 to 32 degrees: it has no back.
-
-    Example: `identity-factory sculpt --root out/people --identity ada --prompt "<person> wearing a golden crown" --out
-    heads`
-    """
-    with user_errors():
-        from factory.settings import sculpt_settings
-        from pipelines.jobs.pools import Workers
-        from pipelines.sculpt import sculpt as sculpt_job
-
-        config = sculpt_settings(parse_settings(settings, num_iterations=steps))
-        summary = sculpt_job(
-            root,
-            pack,
-            prompts=prompt or ["a photo of <person>"],
-            identities=identity,
-            config=config,
-            workers=Workers(num=workers, gpus=gpus),
-            out=out,
-            file_format=file_format,
-        )
-        show_summary(summary, root)
-        if out is not None:
-            say(f"heads are in {out}")
 
 
 def serve(

@@ -240,7 +240,7 @@ class SculptedModel:
     name: str  # of the identity
     prompt: str  # as given, with <person>
     splats: bytes  # PLY of 3D Gaussians (factory/draw/splat_files.py)
-    turntable: bytes  # animated WebP
+    turntable: bytes  # MP4 (WebP in rows of before 2026-11-29)
     poster: np.ndarray  # uint8 [H, W, 3], RGB: from the front
     num_gaussians: int
     num_iterations: int  # updates

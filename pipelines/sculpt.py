@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from itertools import product
@@ -41,7 +41,7 @@ from pipelines.jobs.progress import Board, Progress, StepReporter, open_board, r
 from pipelines.jobs.stage import Stage, counts_table, tally
 
 if TYPE_CHECKING:
-    from factory.draw.splat_files import SplatFormat
+    from factory.draw.splat_files import HeadFormat, SplatFormat
     from factory.draw.splats import Splats
 
 CHECKPOINT_EVERY_S: Final = 30.0  # of a worker
@@ -64,7 +64,7 @@ def sculpt(
 ) -> Summary:
     """Fills `models` with every identity (or the named ones) in every prompt, where not there yet.
 
-    With `out` the heads asked for are also written there, as <name>_<n>.ply (or .spz) and <name>_<n>.webp.
+    With `out` the heads asked for are also written there, as <name>_<n>.ply (.spz, .glb) and <name>_<n>.mp4.
     Raises IdentityNotFound, IncompatibleIdentity, PackError, or ValueError for views that the pack's pose control does
     not know, before anything is done.
     """
@@ -158,8 +158,9 @@ class HeadSculptor:
         return 1
 
     def _model(self, row: dict[str, Any], splats: Splats, seconds: float) -> SculptedModel:
+        from factory.draw.clips import encode_mp4
         from factory.draw.sculpt import show, turntable
-        from factory.draw.splat_files import encode_turntable, to_ply
+        from factory.draw.splat_files import TURNTABLE_FPS, to_ply
         from factory.draw.splats import View
 
         side_px = self.config.side_px or self.sculptor.base.pack.resolution
@@ -167,7 +168,7 @@ class HeadSculptor:
         return SculptedModel(
             **row,
             splats=to_ply(splats),
-            turntable=encode_turntable(frames[1:]),
+            turntable=encode_mp4(frames[1:], TURNTABLE_FPS),
             poster=frames[0],
             num_gaussians=len(splats),
             num_iterations=self.config.num_iterations,
@@ -200,17 +201,37 @@ def _requests(
 
 def write_files(store: Store, requests: Sequence[dict[str, Any]], out: Path, file_format: SplatFormat = "ply") -> None:
     """The stored heads of these requests as files."""
-    from factory.draw.splat_files import export_head
-    from factory.provenance.marks import Marker
     from factory.store.export import file_stem
 
-    marker = Marker.of(store.root)
-    out.mkdir(parents=True, exist_ok=True)
     counters: Counter[str] = Counter()
+    stems = {}
     for request in requests:
         stem = file_stem(request["name"])
-        for row in heads(store, [request["model_id"]], ["splats", "turntable"]).to_pylist():  # else erased meanwhile
-            name = f"{stem}_{counters[stem]}"
-            (out / f"{name}.{file_format}").write_bytes(export_head(row["splats"], file_format))
-            (out / f"{name}.webp").write_bytes(marker.mark(row["turntable"], {"prompt": request["prompt"]}))
+        stems[request["model_id"]] = out / f"{stem}_{counters[stem]}"
         counters[stem] += 1
+    for kind in (file_format, "mp4"):
+        _write(store, stems, kind)
+
+
+def write_heads(store: Store, model_ids: Sequence[str], out: Path, file_format: HeadFormat) -> list[Path]:
+    """Stored heads as files <name>-<model_id>.ply and so on: no two are called alike, and a head that is written again
+    is the same file. Those that are not there, as after an erasure, are left out."""
+    from factory.store.export import file_stem
+
+    rows = heads(store, model_ids, ["model_id", "name"]).to_pylist()
+    names = {row["model_id"]: row["name"] for row in rows}
+    stems = {an_id: out / f"{file_stem(names[an_id])}-{an_id}" for an_id in model_ids if an_id in names}
+    return _write(store, stems, file_format)
+
+
+def _write(store: Store, stems: Mapping[str, Path], file_format: HeadFormat) -> list[Path]:
+    """Heads by their ids; whoever was erased meanwhile is left out."""
+    from factory.draw.splat_files import write_head
+    from factory.provenance.marks import Marker
+
+    marker, written = Marker.of(store.root), []
+    for an_id, stem in stems.items():  # one by one, as each may be megabytes
+        for row in heads(store, [an_id], ["prompt", "splats", "turntable"]).to_pylist():
+            marked = partial(marker.mark, made={"prompt": row["prompt"]})
+            written.append(write_head(row["splats"], row["turntable"], stem, file_format, marked))
+    return written

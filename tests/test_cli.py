@@ -69,7 +69,10 @@ def test_the_place_of_an_error_is_shown_to_who_asks(monkeypatch: pytest.MonkeyPa
 
 @pytest.mark.parametrize(
     "command",
-    "run,prepare,train,generate,animate,serve,demo,evaluate,identities export,videos export,packs verify".split(","),
+    (
+        "run,prepare,train,generate,animate,sculpt,serve,demo,evaluate,identities export,videos export,heads export,"
+        "packs verify"
+    ).split(","),
 )
 def test_every_command_has_help(command: str) -> None:
     result = runner.invoke(app, [*command.split(), "--help"])

@@ -7,7 +7,10 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 import ray
+from typer.testing import CliRunner
 
+from cli.__main__ import app
+from factory.draw.clips import decode_mp4
 from factory.draw.sculpt import Sculptor
 from factory.draw.splat_files import from_ply, to_ply
 from factory.ids import model_id
@@ -72,6 +75,7 @@ def test_a_killed_job_goes_on_from_its_checkpoint_and_does_nothing_twice(
     assert model.num_iterations == 6 and model.seconds > kept["seconds"] > 0
     whole = sculptor.sculpt(head_request(posed))
     assert to_ply(whole) == model.splats, "the same as made in one go"
+    assert decode_mp4(model.turntable).shape[0] == 24
     working(asked)
     assert seen == [4, 5, 6] and store.count("models") == 1, "the second time nothing is done"
 
@@ -93,6 +97,22 @@ def test_erasing_reaches_heads_and_heads_in_the_making(
     assert counts == {"models": 0, "done": 1} and store.count("models") == 0
 
 
+def test_heads_are_listed_and_exported(sculptor: Sculptor, posed: Pack, store: Store, tmp_path: Path) -> None:
+    store.upsert("identities", [identity_row(head_request(posed).identity)])
+    nothing = CliRunner().invoke(app, ["heads", "export", "--root", store.root])
+    assert nothing.exit_code == 1 and "holds no heads yet" in nothing.stderr
+    worker(sculptor, store)(batch(posed, store))
+    (an_id,) = store.existing_ids("models")
+    shown = CliRunner().invoke(app, ["heads", "list", "ada", "--root", store.root, "--json"])
+    assert shown.exit_code == 0 and f'"model_id": "{an_id}"' in shown.stdout
+    for kind, suffix in (("ply", "ply"), ("gltf", "glb"), ("mp4", "mp4")):
+        export = ["heads", "export", "ada", "--root", store.root, "--out", str(tmp_path / "out"), "--format", kind]
+        assert CliRunner().invoke(app, export).exit_code == 0
+        assert (tmp_path / "out" / f"ada-{an_id}.{suffix}").stat().st_size > 500
+    unknown = CliRunner().invoke(app, ["heads", "list", "nobody", "--root", store.root])
+    assert unknown.exit_code == 1 and "no head of 'nobody'" in unknown.stderr
+
+
 @pytest.mark.cluster
 @pytest.mark.timeout(600)  # Ray starts
 def test_the_job_on_a_cluster_and_its_files(posed: Pack, store: Store, tmp_path: Path) -> None:
@@ -107,5 +127,5 @@ def test_the_job_on_a_cluster_and_its_files(posed: Pack, store: Store, tmp_path:
     assert (first.models, first.skipped_existing) == (2, 0) and (again.models, again.skipped_existing) == (2, 2)
     assert store.count("models") == 4 and store.count("checkpoints") == 0
     files = sorted(file.name for file in (tmp_path / "out").iterdir())
-    assert files == [f"{name}_{n}.{kind}" for name in ("ada", "bob") for n in (0, 1) for kind in ("ply", "webp")]
+    assert files == [f"{name}_{n}.{kind}" for name in ("ada", "bob") for n in (0, 1) for kind in ("mp4", "ply")]
     assert len(from_ply((tmp_path / "out" / "ada_0.ply").read_bytes())) > 8

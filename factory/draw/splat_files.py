@@ -1,22 +1,30 @@
-"""Heads as files: the PLY layout of 3D Gaussian Splatting, which is also how the store keeps them, SPZ, turntables."""
+"""Heads as files: the PLY layout of 3D Gaussian Splatting, which is also how the store keeps them; SPZ, glTF, clips."""
 
 from __future__ import annotations
 
 import io
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final, Literal, TypeAlias, cast, get_args
 
 import gsply
 import numpy as np
+import pygltflib as gltf
 import torch
-from PIL import Image
+from PIL import Image, ImageSequence
 
-from factory.draw.splats import Splats
+from factory.draw.clips import ClipFormat, encode_mp4, write_clip
+from factory.draw.splats import SH_C0, Splats
+from factory.provenance.marks import mark
 
-SplatFormat = Literal["ply", "spz"]
+SplatFormat: TypeAlias = Literal["ply", "spz", "gltf"]
+HeadFormat: TypeAlias = Literal["ply", "spz", "gltf", "mp4", "gif", "webp", "frames"]  # Gaussians, or the turntable
+TURNTABLE_FPS: Final = 12
 _BACKGROUND: Final = "comment background "
-_MS: Final = 80  # of a turntable's frame
+_KHR: Final = "KHR_gaussian_splatting"
+_UPRIGHT: Final = (1.0, 0.0, 0.0, 0.0)  # quaternion x y z w, half a turn about x: in glTF y is up, faces look along z
+_METRES: Final = 0.1  # in a head unit: the ellipsoid that a head begins as is 2.5 of them high
 
 
 def to_ply(splats: Splats) -> bytes:
@@ -77,14 +85,82 @@ def to_spz(splats: Splats) -> bytes:
         return spz.read_bytes()
 
 
+def to_gltf(splats: Splats) -> bytes:
+    """Binary glTF with Khronos' KHR_gaussian_splatting, written by pygltflib: upright, about life size, in metres.
+
+    Who does not know the extension sees points in the Gaussians' colours. The background is `extras` of the scene.
+    """
+    numbers = {name: tensor.detach().float().cpu().numpy() for name, tensor in splats.tensors().items()}
+    sh_NK3, opacity_N = numbers["sh_NK3"], 1 / (1 + np.exp(-numbers["logits_N"]))
+    quats = numbers["quats_N4"] / np.linalg.norm(numbers["quats_N4"], axis=1, keepdims=True)
+    seen = (0.5 + SH_C0 * sh_NK3[:, 0]).clip(0, 1)
+    linear = np.where(seen <= 0.04045, seen / 12.92, ((seen + 0.055) / 1.055) ** 2.4)  # as glTF has vertex colours
+    columns = {
+        "POSITION": numbers["means_N3"],
+        "COLOR_0": np.concatenate([linear, opacity_N[:, None]], axis=1),
+        f"{_KHR}:ROTATION": np.roll(quats, -1, axis=1),  # w x y z -> x y z w
+        f"{_KHR}:SCALE": np.exp(numbers["log_scales_N3"]),
+        f"{_KHR}:OPACITY": opacity_N,
+    }
+    for number in range(sh_NK3.shape[1]):  # 0, then the three of degree 1 from m = -1 to 1, as 3DGS has them
+        degree = int(number > 0)
+        columns[f"{_KHR}:SH_DEGREE_{degree}_COEF_{number - degree}"] = sh_NK3[:, number]
+    document, body = gltf.GLTF2(extensionsUsed=[_KHR]), b""
+    for column in columns.values():
+        data = np.ascontiguousarray(column, "<f4")
+        accessor = gltf.Accessor(
+            bufferView=len(document.accessors),
+            componentType=gltf.FLOAT,
+            count=len(data),
+            type=gltf.SCALAR if data.ndim == 1 else f"VEC{data.shape[1]}",
+        )
+        if not document.accessors:  # of positions the format wants them
+            accessor.min, accessor.max = data.min(0).tolist(), data.max(0).tolist()
+        document.accessors.append(accessor)
+        view = gltf.BufferView(buffer=0, byteOffset=len(body), byteLength=data.nbytes, target=gltf.ARRAY_BUFFER)
+        document.bufferViews.append(view)
+        body += data.tobytes()
+    points = gltf.Primitive(
+        mode=gltf.POINTS,
+        attributes=gltf.Attributes(**{name: number for number, name in enumerate(columns)}),
+        extensions={_KHR: {"kernel": "ellipse", "colorSpace": "srgb_rec709_display"}},
+    )
+    document.meshes = [gltf.Mesh(primitives=[points])]
+    document.nodes = [gltf.Node(mesh=0, rotation=list(_UPRIGHT), scale=[_METRES] * 3)]
+    document.scene = 0
+    document.scenes = [gltf.Scene(nodes=[0], extras={"background": numbers["background_3"].tolist()})]
+    document.buffers = [gltf.Buffer(byteLength=len(body))]
+    document.set_binary_blob(body)
+    return b"".join(document.save_to_bytes())
+
+
 def export_head(ply: bytes, file_format: SplatFormat) -> bytes:
     """A stored head as a file of this format."""
-    return ply if file_format == "ply" else to_spz(from_ply(ply))
+    if file_format == "ply":
+        return ply
+    return (to_spz if file_format == "spz" else to_gltf)(from_ply(ply))
 
 
-def encode_turntable(frames: np.ndarray) -> bytes:
-    """An animated WebP of frames uint8 [F, H, W, 3], RGB, which repeats."""
-    first, *others = (Image.fromarray(frame) for frame in frames)
-    buffer = io.BytesIO()
-    first.save(buffer, "WEBP", save_all=True, append_images=others, duration=_MS, loop=0, quality=85, method=4)
-    return buffer.getvalue()
+def turntable_mp4(turntable: bytes) -> bytes:
+    """A stored turntable as MP4; before MP4 it was kept as WebP."""
+    if not turntable.startswith(b"RIFF"):
+        return turntable
+    with Image.open(io.BytesIO(turntable)) as animation:
+        frames = [np.array(frame.convert("RGB")) for frame in ImageSequence.Iterator(animation)]
+    return encode_mp4(np.stack(frames), TURNTABLE_FPS)
+
+
+def write_head(
+    ply: bytes, turntable: bytes, stem: Path, file_format: HeadFormat, marked: Callable[[bytes], bytes] = mark
+) -> Path:
+    """A stored head as a file <stem>.ply, .spz, .glb, .mp4, .gif or .webp, or its turntable as a folder of PNGs.
+
+    Turntables go through `marked`; formats of Gaussians have no place for content credentials.
+    """
+    if file_format in get_args(ClipFormat):
+        return write_clip(turntable_mp4(turntable), TURNTABLE_FPS, stem, cast(ClipFormat, file_format), marked)
+    stem.parent.mkdir(parents=True, exist_ok=True)
+    suffix = "glb" if file_format == "gltf" else file_format
+    file = stem.with_name(f"{stem.name}.{suffix}")  # with_suffix would cut a name at its last point
+    file.write_bytes(export_head(ply, cast(SplatFormat, file_format)))
+    return file

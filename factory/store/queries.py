@@ -12,6 +12,7 @@ from factory.errors import IdentityNotFound
 from factory.pack import Pack
 from factory.records import Identity
 from factory.store.rows import identity_from_row
+from factory.store.schemas import Table
 from factory.store.tables import Store, where_in
 
 _OF_PREPARE = "stage = 'prepare'"
@@ -118,15 +119,28 @@ def clips_of(store: Store, names_or_ids: Sequence[str] | None, columns: list[str
 
     Raises LookupError for a name or id that none has.
     """
+    return _made_of(store, "videos", "video_id", names_or_ids, columns)
+
+
+def heads_of(store: Store, names_or_ids: Sequence[str] | None, columns: list[str]) -> list[dict[str, Any]]:
+    """Rows of `models`, as `clips_of` gives those of `videos`."""
+    return _made_of(store, "models", "model_id", names_or_ids, columns)
+
+
+def _made_of(
+    store: Store, table: Table, key: str, names_or_ids: Sequence[str] | None, columns: list[str]
+) -> list[dict[str, Any]]:
     where = None
     if names_or_ids is not None:
-        where = " OR ".join(where_in(column, names_or_ids) for column in ("name", "identity_id", "video_id"))
-    wanted = list(dict.fromkeys([*columns, "name", "identity_id", "video_id", "created_at"]))
-    rows = store.read("videos", columns=wanted, where=where).to_pylist()
-    known = {row[column] for row in rows for column in ("name", "identity_id", "video_id")}
+        where = " OR ".join(where_in(column, names_or_ids) for column in ("name", "identity_id", key))
+    wanted = list(dict.fromkeys([*columns, "name", "identity_id", key, "created_at"]))
+    rows = store.read(table, columns=wanted, where=where).to_pylist()
+    known = {row[column] for row in rows for column in ("name", "identity_id", key)}
     if unknown := [name for name in names_or_ids or () if name not in known]:
-        raise LookupError(f"{store.root} holds no clip of {', '.join(map(repr, unknown))}; `videos list` shows them")
-    return sorted(rows, key=lambda row: (row["created_at"], row["video_id"]))
+        what, group = {"videos": ("clip", "videos"), "models": ("head", "heads")}[table]
+        shown = ", ".join(map(repr, unknown))
+        raise LookupError(f"{store.root} holds no {what} of {shown}; `{group} list` shows them")
+    return sorted(rows, key=lambda row: (row["created_at"], row[key]))
 
 
 def measured(store: Store, protocol: str) -> set[str]:

@@ -126,7 +126,7 @@ SCHEMAS: Final[dict[Table, pa.Schema]] = {
             _field("name", _TEXT, "of the identity"),
             _field("prompt", _TEXT, "as given, with <person>"),
             _field("splats", pa.binary(), "3D Gaussians in the layout of 3D Gaussian Splatting", "PLY"),
-            _field("turntable", pa.binary(), "the head as it turns, animated", "WebP"),
+            _field("turntable", pa.binary(), "the head as it turns, H.264; WebP in rows of before 2026-11-29", "MP4"),
             _field("poster", pa.binary(), "from the front, RGB", "PNG"),
             _field("num_gaussians", pa.int32(), "of the head"),
             _field("num_iterations", pa.int32(), "updates"),
