@@ -88,3 +88,17 @@ def throw_back(dataset: lance.LanceDataset, options: Options) -> lance.LanceData
     fragments = [fragment.metadata for fragment in dataset.get_fragments()]
     same, version = lance.LanceOperation.Merge(fragments, dataset.lance_schema), dataset.version
     return lance.LanceDataset.commit(dataset.uri, same, read_version=version, max_retries=0, storage_options=options)
+
+
+def shut_out(dataset: lance.LanceDataset, options: Options) -> lance.LanceDataset:
+    """The same rows as a table begun anew, without indexes: nothing that is under way on a version before can follow,
+    neither upserts nor files that are joined nor indexes that are made. Raises OSError (a conflict) if `dataset` is not
+    the newest version, or has files with deleted rows, as another writer has left them.
+
+    An index in the making follows a Merge, with the values of rows that are gone.
+    """
+    fragments = [fragment.metadata for fragment in dataset.get_fragments()]
+    if any(fragment.deletion_file is not None for fragment in fragments):
+        raise OSError("conflict: rows were deleted meanwhile")
+    same, version = lance.LanceOperation.Overwrite(dataset.lance_schema, fragments), dataset.version
+    return lance.LanceDataset.commit(dataset.uri, same, read_version=version, max_retries=0, storage_options=options)

@@ -24,7 +24,8 @@ from factory.errors import IdentityNotFound
 from factory.files import filesystem
 from factory.ids import any_face, index_of, photo_of, spellings
 from factory.store.schemas import KEYS, SCHEMAS, Table
-from factory.store.tables import Store, where_in
+from factory.store.sql import where_in
+from factory.store.tables import Store
 from factory.store.tombstones import tombstone_digest
 from factory.store.traces import Search, list_files, pieces_of, scan, with_base64
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from factory.store.tables import Store, where_in
+from factory.store.sql import where_in
+from factory.store.tables import Store
 
 
 def find_file(store: Store, file_id: str, now: float) -> dict[str, Any] | None:

@@ -13,7 +13,8 @@ from factory.pack import Pack
 from factory.records import Identity
 from factory.store.rows import identity_from_row
 from factory.store.schemas import Table
-from factory.store.tables import Store, where_in
+from factory.store.sql import where_in
+from factory.store.tables import Store
 
 _OF_PREPARE = "stage = 'prepare'"
 

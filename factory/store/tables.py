@@ -17,7 +17,6 @@ from typing import Any
 import lance
 import pyarrow as pa
 import pyarrow.parquet as pq
-from lance.dataset import ColumnOrdering
 
 from factory.errors import IdentityNotFound
 from factory.files import filesystem
@@ -26,27 +25,16 @@ from factory.records import GeneratedImage, Identity, PictureMetrics, PreparedFa
 from factory.store.columns import as_stored, with_columns
 from factory.store.commits import open_to_write, retried, throw_back
 from factory.store.connection import open_table, storage_options
+from factory.store.paging import newest_first
 from factory.store.rows import face_from_row, identity_from_row, image_from_row, metrics_from_row
 from factory.store.schemas import KEYS, SCHEMAS, Table
+from factory.store.sql import where_in
 from factory.store.tombstones import Tombstones
 from factory.store.upkeep import after_commit, drop_deleted, tidy
 
 _NEAR_AMONG = 10_000  # identities of which near names are looked for
 _NAMES_AT_ONCE = 1000  # in one condition
-
-
-def where_in(column: str, values: Sequence[str]) -> str:
-    """An SQL condition: the column is one of these texts. One with half a character, as from a file name in another
-    encoding or from JSON, is in no table."""
-    values = [value for value in values if value.encode(errors="ignore").decode() == value]
-    if not values:
-        return "FALSE"  # SQL has no empty IN ()
-    return f"{column} IN ({', '.join(map(_quoted, values))})"
-
-
-def _quoted(text: str) -> str:
-    """A text in SQL."""
-    return "'" + text.replace("'", "''") + "'"
+_OF_ONE_NAME = 8  # identities whose words are read together; of more, only those of the newest
 
 
 def _rows(dataset: lance.LanceDataset | None, table: Table, columns: list[str] | None, where: str | None) -> pa.Table:
@@ -64,6 +52,11 @@ def _called(names_or_ids: Sequence[str]) -> str:
 
 def _age(row: Mapping[str, Any]) -> tuple[str, str]:
     return row["created_at"], row["identity_id"]
+
+
+def _rank(row: Mapping[str, Any], an_id: str) -> tuple[Any, ...]:
+    """An id comes before a name, and then the newest of a name."""
+    return row["identity_id"] == an_id, *_age(row)
 
 
 class Store:
@@ -126,6 +119,9 @@ class Store:
 
     def delete(self, table: Table, where: str) -> int:
         """Deletes rows, `where` in SQL, and returns how many; their bytes stay on disk until the next tidying."""
+        return retried(partial(self._delete_once, table, where))
+
+    def _delete_once(self, table: Table, where: str) -> int:
         dataset = self.open(table)
         num = 0 if dataset is None else int(dataset.count_rows(filter=where))
         if dataset is not None and num:
@@ -185,21 +181,9 @@ class Store:
         dataset = self.open("identities")
         if dataset is None:
             return []
-        clauses = [] if fingerprint is None else [where_in("fingerprint", [fingerprint])]
-        if after is not None:
-            last = self.read("identities", columns=["created_at"], where=where_in("identity_id", [after])).to_pylist()
-            if not last:
-                raise IdentityNotFound(f"no identity {after!r} in {self.root} to go on from")
-            at, an_id = _quoted(last[0]["created_at"]), _quoted(after)
-            clauses.append(f"(created_at < {at} OR (created_at = {at} AND identity_id < {an_id}))")
-        newest_first = [ColumnOrdering(name, ascending=False) for name in ("created_at", "identity_id")]
-        page = dataset.scanner(
-            columns=["identity_id", "name", "pack", "created_at"],
-            filter=" AND ".join(clauses) or None,
-            order_by=newest_first,
-            limit=limit,
-        )
-        return list(page.to_table().to_pylist())
+        equal = {} if fingerprint is None else {"fingerprint": fingerprint}
+        columns = ["identity_id", "name", "pack", "created_at"]
+        return newest_first(dataset, "identity_id", columns, limit, after=after, equal=equal)
 
     def name_owners(self, names: Sequence[str]) -> dict[str, str]:
         """The identity_id that each of these names stands for: the newest one's."""
@@ -218,15 +202,18 @@ class Store:
         return found
 
     def _newest(self, where: str, an_id: str = "") -> Identity | None:
-        """The identity with this id, else the newest of those that the condition holds for; no other's words are
-        read."""
+        """The identity with this id, else the newest of those that the condition holds for; of many, no other's words
+        are read."""
         dataset = self.open("identities")
         if dataset is None:
             return None
-        rows = dataset.to_table(columns=["identity_id", "created_at"], filter=where, with_row_id=True).to_pylist()
-        if not rows:
-            return None
-        newest = max(rows, key=lambda row: (row["identity_id"] == an_id, *_age(row)))
+        where_there = as_stored("identities", dataset.schema, where)
+        few = dataset.to_table(filter=where_there, limit=_OF_ONE_NAME)
+        if few.num_rows < _OF_ONE_NAME:
+            rows = with_columns(few, SCHEMAS["identities"]).to_pylist()
+            return identity_from_row(max(rows, key=lambda row: _rank(row, an_id))) if rows else None
+        keys = dataset.to_table(columns=["identity_id", "created_at"], filter=where, with_row_id=True).to_pylist()
+        newest = max(keys, key=lambda row: _rank(row, an_id))
         [row] = _rows(dataset, "identities", None, f"_rowid = {newest['_rowid']}").to_pylist()
         return identity_from_row(row)
 

@@ -12,7 +12,7 @@ from typing import Final
 
 import lance
 
-from factory.store.commits import is_lost_race, throw_back
+from factory.store.commits import is_lost_race, shut_out
 from factory.store.connection import Options
 from factory.store.schemas import KEYS, SCHEMAS, Table
 
@@ -21,12 +21,14 @@ INDEX_EVERY: Final = 8  # commits; a look-up takes some 0.3 ms longer for each t
 INDEX_FROM: Final = 4096  # rows
 _MAX_SEGMENTS: Final = 16  # of an index; then the later ones are merged
 _FRAGMENT_ROWS: Final = 1024  # full files are never rewritten, so the cost of joining stays linear
+_PAGED: Final = ("identities",)  # listed newest first
 _FEW_VALUES: Final = ("pack", "protocol", "digest")  # keys that are not looked for: thousands of rows have the same
 
 
 def indexed_columns(table: Table) -> list[str]:
     """Columns with an index: the table's keys, and what it is searched by."""
     searched = {*KEYS[table], "name", "photo_id", "identity_id", "face_id"} - set(_FEW_VALUES)
+    searched |= {"created_at"} if table in _PAGED else set()
     return [name for name in SCHEMAS[table].names if name in searched]
 
 
@@ -74,12 +76,9 @@ def drop_deleted(dataset: lance.LanceDataset, table: Table, options: Options) ->
     dataset.optimize.compact_files(
         target_rows_per_fragment=_FRAGMENT_ROWS, materialize_deletions=True, materialize_deletions_threshold=0.0
     )
-    # An index holds the values themselves, those of deleted rows too. A table that is about to get its first one gets
-    # it here, so that another worker's, which may have been made of rows that are gone, meets a conflict.
-    if dataset.describe_indices() or dataset.count_rows() >= INDEX_FROM // 2:
-        for column in indexed_columns(table):
-            dataset.create_scalar_index(column, "BTREE", replace=True)
-    # The commits before name the deleted ids in their logs, so one without effect follows them. It must be the one that
-    # throws back what is under way: an upsert looks for conflicts among the versions that are left.
-    dataset = throw_back(dataset, options)
+    # An index holds the values themselves, those of deleted rows too, and the commits before name the deleted ids in
+    # their logs. So the table goes on from one commit without either, which must stay: whatever is under way looks for
+    # conflicts among the versions that are left.
+    dataset = shut_out(dataset, options)
     dataset.cleanup_old_versions(older_than=timedelta(0))
+    keep_indexes(dataset, table)

@@ -1,0 +1,64 @@
+"""Pages of a table, newest first: those of a sorted list, wherever the rows lie."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from factory.errors import IdentityNotFound
+from factory.store import upkeep
+from factory.store.sql import where_in
+from factory.store.tables import Store
+from tests.test_upkeep import row
+
+
+@pytest.mark.parametrize("indexed", [False, True])
+def test_pages_are_those_of_a_sorted_list(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, indexed: bool) -> None:
+    """Rows that came late and are old, were written again, deleted, or are of one second, at every place of a page."""
+    monkeypatch.setattr(upkeep, "INDEX_FROM", 64 if indexed else 10**6)
+    store, draw, model = Store(tmp_path), random.Random(2), dict[str, dict[str, Any]]()
+    for commit in range(30):
+        numbers = draw.sample(range(200), 10)
+        times = [f"{draw.randrange(commit + 1) if draw.random() < 0.2 else commit:03d}" for _ in numbers]
+        rows = [
+            {**row(number, "x", time), "fingerprint": "few" if number % 50 == 0 else "many"}
+            for number, time in zip(numbers, times, strict=True)
+        ]
+        store.upsert("identities", rows)
+        model.update({one["identity_id"]: one for one in rows})
+    gone = draw.sample(sorted(model), 20)
+    store.delete("identities", where_in("identity_id", gone))
+    rows = [one for an_id, one in model.items() if an_id not in gone]
+    if indexed:
+        store.tidy("identities")
+    for fingerprint in (None, "many", "few"):
+        fit = [one for one in rows if fingerprint in (None, one["fingerprint"])]
+        expected = [one["identity_id"] for one in sorted(fit, key=lambda one: (one["created_at"], one["identity_id"]))]
+        expected.reverse()
+        for limit in (1, 3, 7):
+            found, after = list[str](), None
+            while page := store.identity_page(limit, after, fingerprint):
+                found += [one["identity_id"] for one in page]
+                after = found[-1]
+            assert found == expected
+    with pytest.raises(IdentityNotFound):
+        store.identity_page(3, gone[0])
+
+
+def test_a_page_of_a_large_table_reads_few_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(upkeep, "INDEX_FROM", 64)
+    store = Store(tmp_path)
+    for first in range(0, 3000, 1000):
+        rows = [row(number, f"n{number}", f"{number // 4:06d}") for number in range(first, first + 1000)]
+        store.upsert("identities", rows)
+    store.tidy("identities")
+    dataset = store.open("identities")
+    assert dataset is not None
+    read = dataset.scanner(filter="created_at >= '000740' AND created_at <= '000745'").analyze_plan()
+    assert "ScalarIndexQuery" in read
+    assert [one["created_at"] for one in store.identity_page(4)] == ["000749"] * 4
+    after = f"i{2000:015d}"
+    assert [one["identity_id"] for one in store.identity_page(2, after)] == [f"i{1999:015d}", f"i{1998:015d}"]
