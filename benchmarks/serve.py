@@ -175,7 +175,7 @@ def endpoints(pack: Pack, requests: Sequence[ImageRequest], threads: int) -> Ite
         ray.init(address="local", num_cpus=max(2, threads), include_dashboard=False, log_to_driver=False)
         url = serve.app.start(root, str(pack.root), port=_free_port())
         with patch.object(serve.app, "Drawer", DrawerWhenEmpty):
-            application = serve.app.build(root, str(pack.root), Settings(num_threads=threads))
+            application = serve.app.build(root, str(pack.root), Settings(num_threads=threads, keyless="loopback"))
         ray_serve.run(application, name="when-empty", route_prefix="/when-empty")
         try:
             yield url, f"{url}/when-empty"

@@ -17,6 +17,7 @@ from cli.errors import TRACEBACK, user_errors
 from cli.heads import heads_app, sculpt
 from cli.identities import identities_app
 from cli.jobs import jobs_app, submit
+from cli.keys import keys_app
 from cli.learning import prepare, retry_rejects, run, train
 from cli.options import PackName
 from cli.output import any_text
@@ -41,6 +42,7 @@ app.add_typer(videos_app, name="videos")
 app.add_typer(heads_app, name="heads")
 app.add_typer(packs_app, name="packs")
 app.add_typer(jobs_app, name="jobs")
+app.add_typer(keys_app, name="keys")
 app.command("submit", context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(submit)
 app.command()(run)
 app.command()(prepare)

@@ -2,14 +2,34 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from copy import copy
+from functools import wraps
+from typing import Any, Final
 
 import typer
 from typer.core import TyperGroup, TyperOption
 
+_OF_ALL_TENANTS: Final = ("serve",)
+_TENANT: Final = "Work on this tenant's people alone: those of ROOT/tenants/NAME."
+
 
 class Commands(TyperGroup):
-    """A group whose commands refuse an option that is given twice and takes one value: the first would be lost."""
+    """A group whose commands refuse an option that is given twice and takes one value: the first would be lost.
+
+    Each command with --root has --tenant, too, whoever wrote it: it sees a tenant's own root and nothing of others.
+    """
+
+    def __init__(self, **attributes: Any) -> None:
+        super().__init__(**attributes)
+        for name, command in self.commands.items():
+            own = {param.name: param for param in getattr(command, "params", ())}
+            if "root" in own and "tenant" not in own and name not in _OF_ALL_TENANTS and command.callback is not None:
+                option = copy(own["root"])  # a text, as --root is
+                option.name, option.opts, option.required, option.default = "tenant", ["--tenant"], False, None
+                option.metavar, option.help = "NAME", _TENANT
+                command.params.append(option)
+                command.callback = _on_tenants_root(command.callback)
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """The command's name, itself, and its arguments."""
@@ -21,3 +41,17 @@ class Commands(TyperGroup):
             if sum(text == own or text.startswith(f"{own}=") for text in given for own in option.opts) > 1:
                 raise typer.BadParameter(f"{option.opts[0]} is given twice, and takes one value")
         return name, command, rest
+
+
+def _on_tenants_root(command: Callable[..., Any]) -> Callable[..., Any]:
+    @wraps(command)
+    def on_root(*args: Any, root: str, tenant: str | None = None, **others: Any) -> Any:
+        from factory.files import tenant_root
+
+        try:
+            own = tenant_root(root, tenant)
+        except ValueError as error:
+            raise typer.BadParameter(str(error)) from None
+        return command(*args, root=own, **others)
+
+    return on_root

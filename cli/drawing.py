@@ -92,8 +92,13 @@ def serve(
     pack: PackName = "studio",
     host: Annotated[str, typer.Option("--host")] = "127.0.0.1",
     port: Annotated[int, typer.Option("--port", min=1, max=65535)] = 8000,
+    insecure: Annotated[
+        bool, typer.Option("--insecure", help="Answer anybody, as long as ROOT has no keys (`keys create`).")
+    ] = False,
 ) -> None:
     """Pictures of the stored identities over HTTP, in OpenAI's image format; new identities appear by themselves.
+
+    Without keys ROOT is served to this machine alone; a key opens it to others, and to tenants (docs/security.md).
 
     Example: `identity-factory serve --root out/people --port 8000`
     """
@@ -103,4 +108,4 @@ def serve(
 
         loaded = load_pack(pack)
         loaded.folder(loaded.base)
-        serve_app(root, pack, host, port)
+        serve_app(root, pack, host, port, insecure=insecure)

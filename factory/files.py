@@ -67,7 +67,7 @@ def shown(text: str) -> str:
     return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
-_TENANTS = "tenants"
+TENANTS = "tenants"  # folder of a root, with a root for each
 
 
 def tenant_root(root: str, tenant: str | None) -> str:
@@ -79,10 +79,10 @@ def tenant_root(root: str, tenant: str | None) -> str:
         return root
     if not re.fullmatch(r"[a-z0-9][a-z0-9_-]{0,63}", tenant):
         raise ValueError(f"tenant {tenant!r}: write 1 to 64 of a-z, 0-9, _ and -, a letter or digit first")
-    return f"{root.rstrip('/')}/{_TENANTS}/{tenant}"
+    return f"{root.rstrip('/')}/{TENANTS}/{tenant}"
 
 
 def operator_root(root: str) -> str:
     """The root that a tenant's root is under; any other one is its own."""
-    above, name, tenant = root.rstrip("/").rpartition(f"/{_TENANTS}/")
+    above, name, tenant = root.rstrip("/").rpartition(f"/{TENANTS}/")
     return above if name and "/" not in tenant else root

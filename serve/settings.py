@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import Field, model_validator
 
 from factory.config import Config
+
+Keyless = Literal["refuse", "loopback", "anyone"]  # who gets in while a root has no keys
 
 
 class Settings(Config):
@@ -18,6 +22,8 @@ class Settings(Config):
     num_gpus: float | None = Field(default=None, ge=0.0)  # None: 1 where the cluster has GPUs, else 0
     num_threads: int | None = Field(default=None, ge=1)  # of torch in a generator; None: num_cpus rounded up
 
+    keyless: Keyless = "refuse"  # once the root has a key, every route but /healthz asks for one anyway
+
     @model_validator(mode="after")
     def _room_for_a_batch(self) -> Settings:
         if self.max_ongoing < self.max_batch:
@@ -30,3 +36,4 @@ class AppArgs(Settings):
 
     root: str  # root of the tables, a local path or s3://
     pack: str = "studio"  # name or folder
+    host: str = "localhost"  # what it is called, for `keyless: loopback`

@@ -15,6 +15,7 @@ from starlette.testclient import TestClient
 
 from factory.errors import IdentityNotFound, IncompatibleIdentity, PackError, PromptTooLong
 from factory.pack import Pack
+from factory.store.keys import KeyRefused, ScopeLacking
 from factory.store.tables import Store
 from serve.app import create_app
 from serve.catalog import Catalog, UnknownIdentity
@@ -163,6 +164,8 @@ def test_when_time_is_up_all_is_taken_back_and_the_client_does_not_ask_again(
 
 
 PROVOKED: dict[type[Exception], Callable[[TestClient, FakeGenerator], Any]] = {
+    KeyRefused: lambda http, fake: failing(http, fake, KeyRefused("there is no such key")),
+    ScopeLacking: lambda http, fake: failing(http, fake, ScopeLacking("this key lacks the scope draw")),
     UnknownIdentity: lambda http, _fake: ask(http, model="adda"),
     IncompatibleIdentity: lambda http, _fake: ask(http, model="cleo"),
     RequestValidationError: lambda http, _fake: http.get("/v1/models?limit=0"),

@@ -32,7 +32,7 @@ from factory.store.traces import Search, list_files, pieces_of, scan, with_base6
 _WINDOW = 8  # numbers of an embedding that are looked for together, 32 bytes
 _PNG_HEADER, _PICTURE_BYTES = 41, 256  # all PNGs begin alike; of what follows, so many bytes are looked for
 _VIDEO_HEADER = 4096  # bytes; so do clips of one length: their tables of frames, and the encoder's remarks; and PLYs
-_TABLES: Final[list[Table]] = [table for table in SCHEMAS if table != "tombstones"]
+_TABLES: Final[list[Table]] = [table for table in SCHEMAS if table not in ("tombstones", "keys")]
 _LONG_TEXT = 24  # characters; a shorter one holds no piece of a photo
 _HASH = re.compile("(?:[0-9a-f]{2}){8,}")
 

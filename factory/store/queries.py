@@ -99,6 +99,11 @@ def find_work(store: Store, kind: str, column: str, value: str) -> list[dict[str
     return sorted(store.read("work", where=where).to_pylist(), key=_coming)
 
 
+def has_unfinished_work(store: Store) -> bool:
+    """Whether anything that was asked for is still to be done."""
+    return bool(store.existing_ids("work", where=where_in("status", ["queued", "in_progress"])))
+
+
 def work_page(
     store: Store, kind: str | None, limit: int, after: tuple[float, str] | None, newest_first: bool
 ) -> list[dict[str, Any]]:

@@ -22,6 +22,7 @@ Table = Literal[
     "names",
     "work",
     "files",
+    "keys",
     "tombstones",
 ]
 
@@ -209,6 +210,21 @@ SCHEMAS: Final[dict[Table, pa.Schema]] = {
             _field("people", pa.list_(_TEXT), "identity_ids of all who are in it"),
             _field("created_at", pa.float64(), "Unix time", "s"),
             _field("expires_at", pa.float64(), "Unix time; from then on it is not there any more", "s"),
+        ]
+    ),
+    "keys": pa.schema(
+        [
+            _field("key_id", _TEXT, "12 random hex digits, the part of a key that is shown", key=True),
+            _field("digest", _TEXT, "sha256 of the key, whose secret is 256 random bits, hex"),
+            _field("label", _TEXT, "for whoever reads the list"),
+            _field("tenant", _TEXT, "whose people it reaches; null: the operator's own"),
+            _field("scopes", pa.list_(_TEXT), "what it is good for: draw, learn, erase, words, admin"),
+            _field("created_at", pa.float64(), "Unix time", "s"),
+            _field("expires_at", pa.float64(), "Unix time; null: never", "s"),
+            _field("revoked_at", pa.float64(), "Unix time; null: it was not", "s"),
+            _field("pictures_per_minute", pa.int32(), "at most; null: any number", "1/min"),
+            _field("max_waiting", pa.int32(), "pictures asked for and not answered, at most; null: any number"),
+            _field("identities_per_day", pa.int32(), "learned, at most; null: any number", "1/d"),
         ]
     ),
     "tombstones": pa.schema(

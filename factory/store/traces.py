@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 from lance.file import LanceFileReader
 
-from factory.files import filesystem
+from factory.files import TENANTS, filesystem
 from factory.store.connection import Options, lance_uri, storage_options
 
 MIN_BYTES: Final = 8  # of a needle
@@ -98,7 +98,8 @@ class Search:
 
 
 def scan(root: str, needles: Mapping[bytes, str]) -> tuple[int, int, list[str]]:
-    """Looks for needles in every file of a root: (files, bytes, "file: what" of each hit).
+    """Looks for needles in every file of a root: (files, bytes, "file: what" of each hit); not in those of its tenants,
+    whose roots are their own.
 
     Files of tables and indexes are also read as what they are, as Lance packs texts and numbers.
     """
@@ -108,6 +109,8 @@ def scan(root: str, needles: Mapping[bytes, str]) -> tuple[int, int, list[str]]:
     num_files = num_bytes = 0
     hits: list[str] = []
     for info in list_files(files, path):
+        if info.path.startswith(f"{path}/{TENANTS}/"):
+            continue
         num_files += 1
         num_bytes += info.size
         found = search.found_in_file(files, info.path)

@@ -14,6 +14,7 @@ from ray.exceptions import RayTaskError
 from starlette.exceptions import HTTPException
 
 from factory.errors import IncompatibleIdentity, PromptTooLong
+from factory.store.keys import KeyRefused, ScopeLacking
 from serve.catalog import UnknownIdentity
 from serve.client import GenerationTimeout, GeneratorDown, QueueFull
 from serve.openai.body import first_fault
@@ -35,6 +36,8 @@ class Answer:
 
 
 ANSWERS: Final[dict[type[Exception], Answer]] = {
+    KeyRefused: Answer(401, "invalid_request_error", "invalid_api_key", retry=False),
+    ScopeLacking: Answer(403, "invalid_request_error", "insufficient_scope", retry=False),
     UnknownIdentity: Answer(404, "invalid_request_error", "model_not_found", "model"),
     IncompatibleIdentity: Answer(409, "invalid_request_error", "incompatible_identity", "model", retry=False),
     RequestValidationError: Answer(422, "invalid_request_error", "invalid_value"),
@@ -77,6 +80,8 @@ def told(error: Exception) -> tuple[int, dict[str, Any], dict[str, str]]:
         headers = {"retry-after": str(math.ceil(milliseconds / 1000)), "retry-after-ms": str(milliseconds)}
     elif status == 500:
         message = "the server failed; its log has the details under this request's x-request-id"
+    if status == 401:
+        headers["www-authenticate"] = "Bearer"  # not Basic: a browser would ask by itself, for each picture of the page
     if answer.retry is not None:
         headers["x-should-retry"] = str(answer.retry).lower()
     body = {"message": message, "type": answer.type, "param": param, "code": answer.code}

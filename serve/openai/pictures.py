@@ -41,8 +41,6 @@ def as_file(
     return mark(buffer.getvalue(), made)
 
 
-def encode(
-    image: np.ndarray, output_format: OutputFormat, quality: int, made: Mapping[str, Any] | None = None
-) -> str:
+def encode(image: np.ndarray, output_format: OutputFormat, quality: int, made: Mapping[str, Any] | None = None) -> str:
     """Base64 of a picture as a file, as `as_file` takes it."""
     return base64.b64encode(as_file(image, output_format, quality, made)).decode("ascii")

@@ -1,0 +1,221 @@
+"""Who may ask for what: the gate before every route, and the tenants' rooms behind it.
+
+A tenant's people lie in a root of their own (`tenant_root`), and its requests go to an app of its own that knows no
+other root: no query can forget a condition, and nobody else's name can be in an answer. The gate knows routes by the
+table `NEEDS`; a route that is not in it is open to nobody once there are keys, and tests/test_access.py fails.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+import time
+from collections.abc import Callable
+from contextlib import AsyncExitStack, suppress
+from ipaddress import ip_address
+from typing import Final
+from urllib.parse import urlsplit
+
+from fastapi import FastAPI, Request
+from fastapi.routing import iter_route_contexts
+from starlette._utils import get_route_path  # what Starlette's own routes match
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from factory.files import tenant_root
+from factory.store.keys import SCOPES, Key, KeyRefused, KeyRing
+from factory.store.keys import Scope as KeyScope
+from factory.store.queries import has_unfinished_work
+from factory.store.tables import Store
+from serve.openai.errors import answer_error
+from serve.openai.schemas import RequestRefused
+from serve.settings import Keyless
+
+Need = frozenset[KeyScope]  # one of these scopes
+PUBLIC: Final[Need] = frozenset()  # of the server alone, of nobody in it: no key
+ANY: Final[Need] = frozenset(SCOPES)
+DRAW: Final[Need] = frozenset({"draw"})
+OWN_WORK: Final[Need] = frozenset({"draw", "learn"})
+ADMIN: Final[Need] = frozenset({"admin"})
+WORDS: Final[Need] = frozenset({"words"})
+
+# Every route: method and path as the app has it. HEAD is GET.
+NEEDS: Final[dict[tuple[str, str], Need]] = {
+    ("GET", "/healthz"): PUBLIC,
+    ("GET", "/"): PUBLIC,  # the page without what it shows: it asks for a key
+    ("GET", "/web/{file}"): PUBLIC,
+    ("GET", "/openapi.json"): ANY,
+    ("GET", "/docs"): ANY,
+    ("GET", "/docs/oauth2-redirect"): ANY,
+    ("GET", "/redoc"): ANY,
+    ("POST", "/v1/images/generations"): DRAW,
+    ("GET", "/v1/models"): ANY,
+    ("GET", "/v1/models/"): ANY,
+    ("GET", "/v1/models/{model:name}"): ANY,
+    ("GET", "/v1/identities/{identity:name}"): ANY,
+    ("GET", "/v1/identities/{identity:name}/thumbnail"): DRAW,
+    ("GET", "/v1/identities/{identity:name}/masks"): DRAW,
+    ("GET", "/v1/images"): DRAW,
+    ("GET", "/v1/images/{image_id}/content"): DRAW,
+    ("GET", "/v1/images/{image_id}/thumbnail"): DRAW,
+    ("GET", "/v1/pictures/{file_id}"): DRAW,
+    ("GET", "/v1/poses"): ANY,
+    ("GET", "/v1/poses/{pose}/content"): ANY,
+    ("GET", "/v1/jobs"): ADMIN,
+    ("GET", "/v1/jobs/{job_id}/report"): ADMIN,  # it names files
+    ("GET", "/v1/stats"): ANY,  # numbers of all tenants together, of nobody
+    ("GET", "/v1/work"): OWN_WORK,
+    ("GET", "/v1/work/{work_id}"): OWN_WORK,
+    ("POST", "/v1/work/{work_id}/cancel"): OWN_WORK,
+    ("POST", "/v1/videos"): DRAW,
+    ("GET", "/v1/videos"): DRAW,
+    ("GET", "/v1/videos/{video_id}"): DRAW,
+    ("DELETE", "/v1/videos/{video_id}"): DRAW,
+    ("GET", "/v1/videos/{video_id}/content"): DRAW,
+    ("POST", "/v1/videos/{video_id}/remix"): DRAW,
+    ("POST", "/v1/videos/edits"): DRAW,
+    ("POST", "/v1/videos/extensions"): DRAW,
+    ("POST", "/v1/videos/characters"): DRAW,
+}
+# Fields of an address that ask for more than the route does.
+MORE: Final[dict[tuple[str, str], dict[str, Need]]] = {("GET", "/v1/identities/{identity:name}"): {"words": WORDS}}
+
+
+class Rooms:
+    """The apps of the tenants, each made when it is first asked for, on a root of its own."""
+
+    def __init__(self, make: Callable[[str], FastAPI]) -> None:
+        """`make` gives the app of a tenant."""
+        self._make = make
+        self._apps: dict[str, FastAPI] = {}
+        self._lock = asyncio.Lock()
+        self._open = AsyncExitStack()
+
+    async def app(self, tenant: str) -> FastAPI:
+        """A tenant's app, running."""
+        async with self._lock:
+            if (app := self._apps.get(tenant)) is None:
+                app = await asyncio.to_thread(self._make, tenant)
+                await self._open.enter_async_context(app.router.lifespan_context(app))
+                self._apps[tenant] = app
+        return app
+
+    async def close(self) -> None:
+        """Ends all of them."""
+        async with self._lock:
+            self._apps.clear()
+            await self._open.aclose()
+
+
+class Gate:
+    """The ASGI app that a server runs: lets in who has a key for what is asked, to the app of the key's tenant."""
+
+    def __init__(self, app: FastAPI, ring: KeyRing, rooms: Rooms, *, keyless: Keyless, host: str = "localhost") -> None:
+        """`app` is the operator's own. `keyless` says who gets in while the root has no keys; with "loopback" requests
+        must call this server by a name of this machine or by `host`, as a page elsewhere may have its own name lead
+        here."""
+        self._app, self._ring, self._rooms, self._keyless = app, ring, rooms, keyless
+        self._names = {"localhost", host.strip("[]")}
+        self._routes = [
+            (path, route.path_regex, {"GET" if name == "HEAD" else name for name in route.methods or ()})
+            for route in iter_route_contexts(app.routes)
+            if (path := route.path) is not None
+        ]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await self._live(scope, receive, send)
+        elif scope["type"] == "http":
+            try:
+                key = await self._admit(Request(scope))
+            except Exception as error:  # noqa: BLE001 (told as every other error is)
+                await (await answer_error(Request(scope), error))(scope, receive, send)
+                return
+            scope.setdefault("state", {})["key"] = key
+            app: ASGIApp = self._app
+            if key is not None and key.tenant is not None:
+                app = await self._rooms.app(key.tenant)
+            await app(scope, receive, send)
+        # no websockets here
+
+    async def _admit(self, request: Request) -> Key | None:
+        """The key; None where none is needed. Raises KeyRefused, ScopeLacking, RequestRefused."""
+        route = self._route(request.method, get_route_path(request.scope))  # not its URL's path, which "%3F" would end
+        need = NEEDS.get(route) if route is not None else ANY  # an unknown path: 404, but not to everybody
+        text = _given(request.headers)
+        if need is PUBLIC:
+            return None
+        keys = await asyncio.to_thread(self._ring.keys)
+        if not keys:
+            self._check_keyless(request)
+            return None
+        if text is None:
+            raise KeyRefused("this needs a key: send the header `authorization: Bearer KEY`")
+        key = await asyncio.to_thread(self._ring.find, text, time.time())
+        key.check_scope(need or ())
+        for field, more in MORE.get(route, {}).items() if route is not None else ():
+            if field in request.query_params:
+                key.check_scope(more)
+        return key
+
+    def _check_keyless(self, request: Request) -> None:
+        if self._keyless == "refuse":
+            raise KeyRefused("this server has no keys yet; its operator makes one with `identity-factory keys create`")
+        name = _hostname(request.headers.get("host", ""))
+        if self._keyless == "loopback" and name not in self._names and not is_loopback(name):
+            raise RequestRefused(f"this server is not called {name[:100]!r}; ask it as 127.0.0.1", status=403)
+
+    def _route(self, method: str, path: str) -> tuple[str, str] | None:
+        """The route that the app will take; of a path with other methods, the path alone is known."""
+        method = "GET" if method == "HEAD" else method
+        for template, pattern, methods in self._routes:
+            if method in methods and pattern.match(path):
+                return method, template
+        return None
+
+    async def _live(self, scope: Scope, receive: Receive, send: Send) -> None:
+        resuming = asyncio.create_task(self._resume())
+        try:
+            await self._app(scope, receive, send)
+        finally:
+            resuming.cancel()
+            with suppress(asyncio.CancelledError):
+                await resuming
+            await self._rooms.close()
+
+    async def _resume(self) -> None:
+        """Opens the rooms of tenants whose work a server before this one left."""
+        keys = await asyncio.to_thread(self._ring.keys)
+        for tenant in sorted({key.tenant for key in keys if key.tenant is not None}):
+            store = Store(tenant_root(self._ring.store.root, tenant))
+            if await asyncio.to_thread(has_unfinished_work, store):
+                await self._rooms.app(tenant)
+
+
+def _given(headers: Headers) -> str | None:
+    """The key of a request: a bearer token, or the password of HTTP's basic scheme, as AUTOMATIC1111's clients send."""
+    kind, _, rest = headers.get("authorization", "").strip().partition(" ")
+    rest = rest.strip()
+    if kind.lower() == "bearer":
+        return rest
+    if kind.lower() == "basic":
+        try:
+            return base64.b64decode(rest, validate=True).decode().partition(":")[2]
+        except (binascii.Error, ValueError):
+            return ""
+    return None
+
+
+def _hostname(host: str) -> str:
+    with suppress(ValueError):
+        return urlsplit(f"//{host}").hostname or ""
+    return ""
+
+
+def is_loopback(name: str) -> bool:
+    """Whether an address is this machine's own, for itself; a name is not looked up."""
+    try:
+        return ip_address(name).is_loopback
+    except ValueError:
+        return False

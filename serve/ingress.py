@@ -1,0 +1,143 @@
+"""The ingress deployment: routes, and the apps of tenants, wired to the generator replicas and the tables."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+from fastapi import APIRouter, FastAPI
+from ray.serve.handle import DeploymentHandle
+from starlette.convertors import PathConvertor, register_url_convertor
+
+from factory.files import tenant_root
+from factory.pack import load_pack
+from factory.provenance.marks import Marker, mark_with
+from factory.store.keys import KeyRing
+from factory.store.tables import Store
+from serve.access import Gate, Rooms
+from serve.browsing import browse_router
+from serve.catalog import Catalog
+from serve.client import ImageClient
+from serve.filming import KIND as FILM
+from serve.filming import Filming
+from serve.loop import LoopStats
+from serve.openai.answers import ImagesResponse
+from serve.openai.door import DoorMiddleware
+from serve.openai.errors import ANSWERS, answer_error, kept_of
+from serve.openai.images import Endpoint
+from serve.openai.schemas import ImagesRequest
+from serve.openai.videos import Videos, video_routes
+from serve.openai.work import work_routes
+from serve.settings import AppArgs
+from serve.stopping import Door
+from serve.web.page import page_router
+from serve.work import Kind, WorkBook
+
+# For /docs: the body is read by serve/openai/body.py, whatever its content type.
+_IMAGES_BODY = {"requestBody": {"content": {"application/json": {"schema": ImagesRequest.model_json_schema()}}}}
+NO_KEYS = (
+    "{root} has no keys, and whoever reaches this address could see and draw everybody in it: make one with "
+    "`identity-factory keys create --root {root} --scope draw`, or say --insecure (keyless: anyone)"
+)
+
+
+class _Name(PathConvertor):
+    """An identity's name in a path: anything, a "/" and line breaks (which Starlette's `path` stops at) included."""
+
+    regex = r"[\s\S]*"
+
+
+register_url_convertor("name", _Name())
+
+
+def create_app(endpoint: Endpoint, door: Door, book: WorkBook | None = None, *routers: APIRouter) -> FastAPI:
+    """The endpoint as an ASGI app: its routes behind a door, and every error in OpenAI's shape.
+
+    The work of `book` is seen to while the app runs; `routers` are the routes of whatever else there is.
+    """
+
+    @asynccontextmanager
+    async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+        keeping = asyncio.create_task(book.keep()) if book is not None else None
+        yield
+        if keeping is not None:
+            keeping.cancel()
+            await asyncio.wait([keeping])
+
+    what = "Pictures and clips of stored identities, in OpenAI's format."
+    app = FastAPI(title="identity factory", description=what, lifespan=lifespan)
+    for router in routers:
+        app.include_router(router)
+    images = "/v1/images/generations"
+    app.add_api_route(
+        images, endpoint.generate_images, methods=["POST"], response_model=ImagesResponse, openapi_extra=_IMAGES_BODY
+    )
+    app.include_router(page_router(endpoint.pack))
+    app.include_router(browse_router(endpoint.pack, endpoint.catalog))  # before the names, which hold any "/"
+    reading: dict[str, Callable[..., Any]] = {
+        "/v1/models": endpoint.list_models,
+        "/v1/models/": endpoint.list_models,
+        "/v1/models/{model:name}": endpoint.show_model,
+        "/v1/identities/{identity:name}": endpoint.show_identity,
+        "/v1/pictures/{file_id}": endpoint.show_picture,
+        "/v1/stats": endpoint.show_stats,
+        "/healthz": endpoint.show_health,
+    }
+    for path, handler in reading.items():
+        app.add_api_route(path, handler, include_in_schema=path != "/v1/models/")
+        app.add_api_route(path, handler, methods=["HEAD"], include_in_schema=False)
+    for kind in ANSWERS:
+        app.add_exception_handler(kind, answer_error)
+    app.add_middleware(DoorMiddleware, door=door)
+    return app
+
+
+class Ingress:
+    """The ingress deployment: the endpoint's app, wired to the generator replicas and the tables."""
+
+    def __init__(self, args: AppArgs, drawer: DeploymentHandle[Any]) -> None:
+        mark_with(Marker.of(args.root))  # whatever this process sends
+        self._args, self._drawer, self._pack = args, drawer, load_pack(args.pack)
+        self._door, self._ring = Door(), KeyRing(args.root)
+        if args.keyless == "refuse" and not self._ring.keys():
+            raise ValueError(NO_KEYS.format(root=args.root))
+        self._books: list[WorkBook] = []
+        self._clients: list[ImageClient] = []
+
+    def __serve_build_asgi_app__(self) -> Gate:
+        own = self._furnish(self._args.root)
+        rooms = Rooms(lambda tenant: self._furnish(tenant_root(self._args.root, tenant)))
+        return Gate(own, self._ring, rooms, keyless=self._args.keyless, host=self._args.host)
+
+    def _furnish(self, root: str) -> FastAPI:
+        """The endpoint on one root, which is all that it knows: the operator's own, or a tenant's."""
+
+        async def read_stats() -> LoopStats:
+            replicas: list[LoopStats] = await self._drawer.broadcast("stats").results_async()
+            return sum(replicas, LoopStats())
+
+        streaming: Any = self._drawer.options(stream=True).draw_with_previews.remote
+        filming: Any = self._drawer.options(stream=True).animate.remote
+        client = ImageClient(self._drawer.draw.remote, streaming, filming, timeout_s=self._args.timeout_s)
+        pack, catalog, store = self._pack, Catalog(root), Store(root)
+        films = Filming(pack, catalog, store, client)
+        book = WorkBook(store, {FILM: Kind(do=films.film)}, kept_of)
+        routers = [work_routes(book), video_routes(Videos(pack, catalog, store, book, films))]
+        self._books.append(book)
+        self._clients.append(client)
+        return create_app(Endpoint(pack, catalog, client, read_stats), self._door, book, *routers)
+
+    async def close(self) -> int:
+        """Lets no request in any more and puts work down for the next server; returns how many are being answered."""
+        if not self._door.closed:
+            self._door.closed = True
+            for book in self._books:
+                await book.put_down()
+        return self._door.num_inside
+
+    async def give_up(self) -> None:
+        """Answers 503 to those that still wait for pictures."""
+        for client in self._clients:
+            client.give_up()
