@@ -167,6 +167,52 @@ def erase_identity(
             raise OSError(f"traces are left, erase again when no job runs: {'; '.join(done.found[:5])}")
 
 
+@identities_app.command("consent")
+def set_consent(
+    name: Annotated[str, typer.Argument(help="Name or id.")],
+    root: Root,
+    reference: Annotated[str, typer.Option("--reference", help="Where it is written down.")],
+    expires: Annotated[
+        str | None, typer.Option("--expires", metavar="DATE", help="2027-01-31. [default: never]")
+    ] = None,
+    scope: Annotated[str | None, typer.Option("--scope", help="What for, for people to read.")] = None,
+) -> None:
+    """Write down what a person agreed to, also in the place of an earlier consent: whoever is on the person's photo.
+
+    Example: `identity-factory identities consent ada --reference form-17 --expires 2027-12-31 --root out/people`
+    """
+    with user_errors():
+        from factory.consent import Consent
+        from factory.store.consents import set_consent as write_consent
+        from factory.store.tables import Store
+
+        consent = Consent.of({"consent": reference, "consent_expires": expires, "consent_scope": scope})
+        say(f"{write_consent(Store(root), name, consent)} rows of faces and identities have it")
+
+
+@identities_app.command("expire")
+def expire(root: Root, yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False) -> None:
+    """Erase everybody whose consent is over, photo by photo, as `erase --photo` does. For a daily job.
+
+    Example: `identity-factory identities expire --root out/people --yes`
+    """
+    with user_errors():
+        import time
+
+        from factory.store.consents import expired_photos
+        from factory.store.erase import erase, find_person
+        from factory.store.tables import Store
+
+        store = Store(root)
+        photos = expired_photos(store, time.time())
+        if photos and not yes:
+            typer.confirm(f"Erase everybody on {len(photos)} photos from {store.root} for good?", abort=True)
+        found = [trace for photo in photos for trace in erase(store, find_person(store, photo_id=photo)).found]
+        say(f"{len(photos)} photos erased, whose consent was over; {len(found)} traces left")
+        if found:
+            raise OSError(f"traces are left, erase again when no job runs: {'; '.join(found[:5])}")
+
+
 def _photo(photo: str) -> tuple[str, bytes]:
     """A photo's id, and its bytes unless the id is all that was given."""
     if len(photo) == 64 and not set(photo) - set("0123456789abcdef"):

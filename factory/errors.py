@@ -19,6 +19,7 @@ REASONS = (
     "out_of_memory",  # decoding it, or the models on it alone, needs more than there is
     "crashed_worker",  # the process that worked on it died or hung, also when it had nothing else to do
     "diverged",  # training gave words that are not finite
+    "no_consent",  # the root requires one, and there is none that is good now
 )
 
 
@@ -41,6 +42,10 @@ class IdentityNotFound(LookupError):
 
 class IncompatibleIdentity(ValueError):
     """The identity was learned for another text encoder than the one in use."""
+
+
+class ConsentExpired(ValueError):
+    """Somebody agreed to be drawn, and that time is over."""
 
 
 class PromptTooLong(ValueError):

@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import time
 import tomllib
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -135,7 +136,13 @@ class Pack(BaseModel):
         return _digest(file_sha256(file) for file in files)
 
     def check_fit(self, identity: Identity) -> None:
-        """Raises IncompatibleIdentity if an identity was learned for another text encoder than this pack's."""
+        """Whether somebody may be drawn with this pack, asked before each picture enters an engine.
+
+        Raises:
+            IncompatibleIdentity: learned for another text encoder than this pack's.
+            ConsentExpired: what the person agreed to is over.
+        """
+        identity.check_consent(time.time())
         mine = self.fingerprint()
         if identity.fingerprint != mine:
             raise IncompatibleIdentity(

@@ -8,13 +8,14 @@ width, `V` = 2 the words per identity.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 import numpy as np
 
 from factory.config import AnimateConfig, GenerateConfig, SculptConfig
-from factory.errors import PhotoRejected
+from factory.consent import Consent, iso
+from factory.errors import ConsentExpired, PhotoRejected
 
 TEXT_ENCODER: Final = "text_encoder"  # the first text encoder of a base model; Stable Diffusion 1 and 2 have no other
 
@@ -94,6 +95,7 @@ class PreparedFace:
     features: FaceFeatures
     pack: str  # name of the pack that prepared it
     origin: Origin = Origin()
+    consent: Consent = field(default_factory=Consent)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,6 +129,14 @@ class Identity:
     final_loss: float  # mean masked loss over the last 10 % of the steps
     train_s: float  # seconds, its share of the batches it was in
     created_at: str  # ISO 8601, UTC
+    consent: str | None = None  # of the photo, as the next two (factory/consent.py)
+    consent_expires: float | None = None  # Unix time, s
+    consent_scope: str | None = None
+
+    def check_consent(self, now: float) -> None:
+        """Raises ConsentExpired once the consent is over, at this Unix time, s."""
+        if self.consent_expires is not None and now >= self.consent_expires:
+            raise ConsentExpired(f"what {self.name!r} agreed to is over since {iso(self.consent_expires)}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -17,6 +17,7 @@ from factory.config import PrepareConfig
 from factory.faces.isolated import Isolated
 from factory.ids import is_face_id
 from factory.pack import Pack, load_pack
+from factory.store.policy import read_policy
 from factory.store.queries import drop_older_rejects, drop_rejects
 from factory.store.tables import Store
 from pipelines.jobs.cluster import connect
@@ -51,6 +52,7 @@ def prepare(
     store, config, loaded = Store(root), config or PrepareConfig(), load_pack(pack)
     for part in (loaded.fr_vit, loaded.faces, loaded.parser):
         loaded.folder(part)
+    policy = read_policy(store.root)
     places = photos if isinstance(photos, Places) else find_places(photos, store.root)
     with open_job("prepare", store, within) as summary:
         connect()
@@ -58,7 +60,7 @@ def prepare(
         if new.num_rows:
             chain = (
                 work_units(new),
-                Stage(partial(read_batches, max_bytes=config.max_bytes)),
+                Stage(partial(read_batches, max_bytes=config.max_bytes, require_consent=policy.require_consent)),
                 *_face_stages(loaded, config, *cpu_and_model_pools(workers)),
                 Stage(partial(commit, store=store, replaces=retry is not None)),
             )

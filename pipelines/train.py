@@ -17,11 +17,13 @@ from typing import TYPE_CHECKING, Any, Final
 import pyarrow as pa
 
 from factory.config import EngineConfig, Recipe
+from factory.consent import COLUMNS, Consent
 from factory.ids import identity_id
 from factory.pack import Pack, load_pack
 from factory.records import PreparedFace, Reject
 from factory.settings import train_settings
 from factory.store.people import seen_again
+from factory.store.policy import read_policy
 from factory.store.queries import diverged, faces_by_id, faces_of_pack, learned
 from factory.store.rows import face_from_row, identity_row, reject_row
 from factory.store.tables import Store
@@ -196,11 +198,16 @@ def _new_faces(
     store: Store, pack: Pack, recipe: Recipe, summary: Summary, merge_people: bool, counts_faces: bool
 ) -> list[str]:
     """Ids of the faces still to be learned; ids are all the driver holds."""
-    faces = faces_of_pack(store, pack.name, ["face_id", "photo_id"])
+    faces = faces_of_pack(store, pack.name, ["face_id", "photo_id", *COLUMNS])
     fingerprint, known, refused = pack.learning_fingerprint(), learned(store), diverged(store)
     face_ids: list[str] = faces["face_id"].to_pylist()
     ids = {face_id: identity_id(face_id, recipe, fingerprint) for face_id in face_ids}
     new = sorted(face_id for face_id, identity in ids.items() if identity not in known and identity not in refused)
+    if read_policy(store.root).require_consent:  # they were prepared before it was required, or it has expired
+        now = time.time()
+        lacking = {row["face_id"] for row in faces.to_pylist() if Consent.of(row).lacking(now)}
+        summary.count_rejects(Counter({"rejected_face:no_consent": len(lacking.intersection(new))}))
+        new = [face_id for face_id in new if face_id not in lacking]
     if merge_people:
         before = {face_id for face_id, identity in ids.items() if identity in known}
         again = seen_again(store, pack, before=before, but={face for face in face_ids if ids[face] in refused})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import Final
 
 import numpy as np
@@ -99,5 +100,5 @@ class Filming:
         from factory.draw.clips import as_clip
 
         clip = as_clip(an_id, request, frames, prompt=order.prompt, poses=order.pose_path)
-        self._catalog.find(order.identity)  # erased meanwhile: UnknownIdentity
+        self._catalog.find(order.identity).check_consent(time.time())  # erased meanwhile: UnknownIdentity
         self._store.upsert("videos", [video_row(clip)])

@@ -13,7 +13,7 @@ from ray.serve.exceptions import BackPressureError
 from starlette.exceptions import HTTPException
 from starlette.testclient import TestClient
 
-from factory.errors import IdentityNotFound, IncompatibleIdentity, PackError, PromptTooLong
+from factory.errors import ConsentExpired, IdentityNotFound, IncompatibleIdentity, PackError, PromptTooLong
 from factory.pack import Pack
 from factory.store.keys import KeyRefused, ScopeLacking
 from factory.store.tables import Store
@@ -168,6 +168,7 @@ PROVOKED: dict[type[Exception], Callable[[TestClient, FakeGenerator], Any]] = {
     ScopeLacking: lambda http, fake: failing(http, fake, ScopeLacking("this key lacks the scope draw")),
     UnknownIdentity: lambda http, _fake: ask(http, model="adda"),
     IncompatibleIdentity: lambda http, _fake: ask(http, model="cleo"),
+    ConsentExpired: lambda http, fake: failing(http, fake, ConsentExpired("what 'ada' agreed to is over")),
     RequestValidationError: lambda http, _fake: http.get("/v1/models?limit=0"),
     RequestRefused: lambda http, _fake: ask(http, model=None),
     UnknownFile: lambda http, _fake: http.get("/v1/pictures/file-0"),

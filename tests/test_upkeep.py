@@ -42,6 +42,7 @@ def row(number: int, name: str, created_at: str = "", of: int | None = None) -> 
         "words": [float(number)] * 4, "num_words": 2, "pack": "p", "fingerprint": "f", "preset": "", "config": "{}",
         "num_steps": 1, "final_loss": 0.0, "train_s": 0.0, "created_at": created_at,
         "encoders": [{"name": "text_encoder", "width": 2}],
+        "consent": None, "consent_expires": None, "consent_scope": None,
     }  # fmt: skip
 
 

@@ -182,6 +182,7 @@ class Learning:
             final_loss=finished.final_loss,
             train_s=finished.seconds,
             created_at=datetime.now(UTC).isoformat(timespec="seconds"),
+            **face.consent.columns(),
         )
         return Learned(face=face, words_VD=words_VD, identity=identity if np.isfinite(words_VD).all() else None)
 

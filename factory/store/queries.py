@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -59,8 +60,9 @@ def diverged(store: Store) -> set[str]:
 
 
 def identities_by_id(store: Store, identity_ids: Sequence[str]) -> dict[str, Identity]:
-    """These identities by their ids; whoever was erased is left out."""
+    """These identities by their ids; whoever was erased is left out, and whose consent is over."""
     rows = store.read("identities", where=where_in("identity_id", identity_ids)).to_pylist()
+    rows = [row for row in rows if row["consent_expires"] is None or row["consent_expires"] > time.time()]
     return {row["identity_id"]: identity_from_row(row) for row in rows}
 
 
@@ -155,11 +157,16 @@ def measured(store: Store, protocol: str) -> set[str]:
 
 
 def people_to_draw(store: Store, pack: Pack, names_or_ids: Sequence[str] | None) -> list[Identity]:
-    """The identities asked for; without names those that fit this pack."""
+    """The identities asked for; without names those that fit this pack, and whose consent is not over.
+
+    Raises IdentityNotFound, IncompatibleIdentity, ConsentExpired.
+    """
     fingerprint = pack.fingerprint()
     if names_or_ids is None:
         stored = store.identities()
-        people = [identity for identity in stored if identity.fingerprint == fingerprint]
+        now = time.time()
+        good = [one for one in stored if one.consent_expires is None or one.consent_expires > now]
+        people = [identity for identity in good if identity.fingerprint == fingerprint]
         if not stored:
             raise IdentityNotFound(f"{store.root} holds no identities yet; run `identity-factory run` or `train` first")
         if people:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from factory.consent import Consent
 from factory.records import (
     TEXT_ENCODER,
     FaceFeatures,
@@ -58,6 +59,7 @@ def face_row(face: PreparedFace) -> dict[str, Any]:
         "rotation": face.origin.rotation,
         "frame": face.origin.frame,
         "salvaged": face.origin.salvaged,
+        **face.consent.columns(),
     }
 
 
@@ -78,6 +80,7 @@ def face_from_row(row: dict[str, Any]) -> PreparedFace:
         ),
         pack=row["pack"],
         origin=Origin(rotation=row["rotation"] or 0, frame=row["frame"] or 0, salvaged=bool(row["salvaged"])),
+        consent=Consent.of(row),
     )
 
 

@@ -43,8 +43,22 @@ def _field(
 _TEXT, _FLOATS, _PACK = pa.string(), pa.list_(pa.float32()), "name of the model pack"
 _REJECTED = "photo_id; face_id of one face; identity_id that training would give; sha256 of an unreadable uri"
 _ROTATION = "the photo was turned so after EXIF, and box and landmarks are of the turned one; null: 0"
+_CONSENT = "where it is written down that they agreed; null: nobody said so"
+_EXPIRES = "Unix time from which on they do not agree any more; null: not said"
+_SCOPE = "what they agreed to, as it was told; null: not said"
 _WHERE = "where the photo was; null: an older version wrote it, or no job did"
 _ENCODERS = pa.list_(pa.struct([("name", pa.string()), ("width", pa.int32())]))
+
+
+
+def _consent() -> list[pa.Field]:
+    """Of whoever is in the photo."""
+    return [
+        _field("consent", _TEXT, _CONSENT, later=True),
+        _field("consent_expires", pa.float64(), _EXPIRES, "s", later=True),
+        _field("consent_scope", _TEXT, _SCOPE, later=True),
+    ]
+
 
 SCHEMAS: Final[dict[Table, pa.Schema]] = {
     "faces": pa.schema(
@@ -66,6 +80,7 @@ SCHEMAS: Final[dict[Table, pa.Schema]] = {
             _field("frame", pa.int32(), "of an animation, page of a TIFF, from 0; null: 0", later=True),
             _field("salvaged", pa.bool_(), "only the whole rows of a damaged file were used; null: no", later=True),
             _field("uri", _TEXT, _WHERE, later=True),
+            *_consent(),
         ]
     ),
     "identities": pa.schema(
@@ -85,6 +100,7 @@ SCHEMAS: Final[dict[Table, pa.Schema]] = {
             _field("train_s", pa.float32(), "its share of the time of the batches it was in", "s"),
             _field("created_at", _TEXT, "ISO 8601, UTC"),
             _field("encoders", _ENCODERS, "the blocks of `words`, in order; null: one of text_encoder", later=True),
+            *_consent(),
         ]
     ),
     "images": pa.schema(

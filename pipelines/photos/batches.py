@@ -19,10 +19,10 @@ _BYTES: Final = 32 * 2**20  # of photos: with these a batch is full
 PACKED: Final = pa.schema([("batch", pa.large_binary())])  # PHOTO in Arrow's stream format
 
 
-def read_batches(contents: pa.Table, *, max_bytes: int) -> Iterator[pa.Table]:
+def read_batches(contents: pa.Table, *, max_bytes: int, require_consent: bool = False) -> Iterator[pa.Table]:
     """CONTENT -> PACKED, one row at a time: up to BATCH photos, or 32 MB of them and the rest of the last one."""
     waiting: list[pa.Table] = []
-    for photo in read_photos(contents, max_bytes=max_bytes):
+    for photo in read_photos(contents, max_bytes=max_bytes, require_consent=require_consent):
         waiting.append(photo)
         if len(waiting) == BATCH or sum(table.nbytes for table in waiting) >= _BYTES:
             yield _row(waiting)

@@ -20,6 +20,7 @@ from urllib.parse import unquote_to_bytes
 import pyarrow as pa
 import pyarrow.fs as pafs
 
+from factory.consent import Consent
 from factory.files import filesystem, local_path, s3_endpoint, shown
 from factory.ids import unread_photo_id
 
@@ -37,6 +38,7 @@ class Entry:
     uri: str  # where it is, for a person to find it: a path or uri, "table.parquet#7", "photos.zip#a/b.jpg"
     open: Callable[[], IO[bytes]]
     size: Callable[[], int]  # bytes; raises OSError if there is nothing to read
+    consent: Consent | None = None  # None: the place's
 
     @property
     def source_id(self) -> str:

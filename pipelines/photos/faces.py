@@ -21,8 +21,9 @@ from factory.pack import load_pack
 from factory.records import Face, FoundFaces, Origin, Reject
 from factory.store.rows import face_row, reject_row
 from factory.store.schemas import SCHEMAS
+from pipelines.photos.consents import CONSENT
 
-_PHOTO: Final = [(name, pa.string()) for name in ("photo_id", "reject_id", "name", "uri")]  # as in sources.PHOTO
+_PHOTO: Final = [*((name, pa.string()) for name in ("photo_id", "reject_id", "name", "uri")), *CONSENT]  # of PHOTO
 _FACE: Final = [
     ("face_index", pa.int32()),
     ("box", pa.list_(pa.float32(), 4)),
@@ -94,7 +95,7 @@ class ReadFaces:
             rows = iter(list(threads.map(face_row, [face for outcome in read for face in outcome.faces])))
         outcomes = [
             {
-                "faces": [{**next(rows), "uri": photo["uri"]} for _ in outcome.faces],
+                "faces": [{**next(rows), "uri": photo["uri"], **_consent(photo)} for _ in outcome.faces],
                 "rejects": _rejects(photo, outcome.refused, self.pack.name, whole=not outcome.faces),
             }
             for photo, outcome in zip(photos, read, strict=True)
@@ -120,6 +121,10 @@ def read_poisoned(found: pa.Table, detail: str, pack: str) -> pa.Table:
 
 def _photo(row: Mapping[str, Any]) -> dict[str, Any]:
     return {name: row[name] for name, _ in _PHOTO}
+
+
+def _consent(photo: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: photo[name] for name, _ in CONSENT}
 
 
 def _refused(row: Mapping[str, Any], reason: str, detail: str) -> dict[str, Any]:

@@ -29,6 +29,7 @@ _SIDECARS: Final = frozenset(  # what programs and people write about photos; .t
     "lnk db md5 sha1 sha256 sfv crc".split()
 )
 _TEXTS: Final = frozenset("readme license licence copying notice".split())
+CONSENTS: Final = "consent.csv"  # who agreed to what (consents.py)
 TABLES: Final = ".lance"  # suffix of a folder that is a table
 _LISTS: Final = frozenset(".csv .tsv .json .jsonl .ndjson .arrow .feather .xls .xlsx".split())  # as SRC itself
 _TO_PARQUET: Final = (
@@ -43,6 +44,7 @@ class Listed:
 
     files: list[str] = field(default_factory=list)  # uris; names may hold any bytes, as Python reads them
     left_out: Counter[str] = field(default_factory=Counter)  # files and whole folders, by kind
+    consents: list[str] = field(default_factory=list)  # uris of files consent.csv
 
     def leave_out(self, kind: str, num: int = 1) -> None:
         """Counts what is no photo."""
@@ -53,6 +55,7 @@ class Listed:
         """Takes another's over; a file that both have is there once."""
         self.files += sorted(set(other.files) - set(self.files))
         self.left_out += other.left_out
+        self.consents += sorted(set(other.consents) - set(self.consents))
 
 
 def list_files(src: str, root: str | None = None) -> Listed:
@@ -120,6 +123,8 @@ def _local_files(src: str, root: str | None, listed: Listed) -> Iterator[str]:
         for entry in entries:
             if why := _why_not(entry, folder, jobs):
                 listed.leave_out(why)
+                if entry.name == CONSENTS:
+                    listed.consents.append(entry.path)
             elif _is_dir(entry):
                 (links if entry.is_symlink() else folders).append(entry.path)
             else:
@@ -173,6 +178,8 @@ def _s3_files(src: str, root: str | None, listed: Listed) -> Iterator[str]:
             continue
         if why := _why_not_key(found.path, path, own):
             listed.leave_out(why)
+            if found.base_name == CONSENTS and why == "sidecar":
+                listed.consents.append(f"s3://{found.path}")
         else:
             yield f"s3://{found.path}"
 
@@ -185,6 +192,4 @@ def _why_not_key(key: str, prefix: str, root: str | None) -> str | None:
 
 
 def _nothing(src: str) -> SourceError:
-    return SourceError(
-        f"there is nothing at {shown(src)}; --photos takes a Parquet file, a folder or an s3:// prefix"
-    )
+    return SourceError(f"there is nothing at {shown(src)}; --photos takes a Parquet file, a folder or an s3:// prefix")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import PurePosixPath
 from posixpath import normpath
 from typing import Any, Final
@@ -12,6 +13,8 @@ from urllib.parse import unquote
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from factory.consent import COLUMNS as CONSENT
+from factory.consent import Consent
 from factory.errors import SourceError
 from factory.files import local_path, shown
 from pipelines.photos.entries import Entry, data_uri, faulty, is_lfs_pointer, of_bytes, of_file, open_file
@@ -82,19 +85,27 @@ def rows_of(uri: str, group: int, first_row: int, num_rows: int, stem: str) -> I
     try:
         with open_file(uri) as stream, pq.ParquetFile(stream) as parquet:
             encoded = _encoded(parquet.schema_arrow)
-            wanted = [name for name in ("image", "uri", "name", encoded, encoded and "key") if name]
+            wanted = [name for name in ("image", "uri", "name", *CONSENT, encoded, encoded and "key") if name]
             columns = [name for name in wanted if name in parquet.schema_arrow.names]
             for batch in parquet.iter_batches(batch_size=16, row_groups=[group], columns=columns):
                 for values in batch.to_pylist()[: num_rows - row]:
                     if encoded:
                         values |= {"image": values.get(encoded), "name": values.get("name") or values.get("key")}
-                    yield _entry(values, uri, first_row + row, stem)
+                    yield _agreed(_entry(values, uri, first_row + row, stem), values)
                     row += 1
         fault = "the Parquet file has fewer rows than it had"
     except _FAULTS as error:  # gone, or damaged inside: the rows that are left are told, each one
         fault = f"the Parquet file is damaged or gone: {shown(str(error))[:300]}"
     for number in range(first_row + row, first_row + num_rows):
         yield faulty(f"{stem}-{number}", f"{shown(uri)}#{number}", fault)
+
+
+def _agreed(entry: Entry, values: dict[str, Any]) -> Entry:
+    """The entry with its row's consent; one that cannot be understood makes it a photo that cannot be used."""
+    try:
+        return replace(entry, consent=Consent.of(values))
+    except ValueError as error:
+        return faulty(entry.name, entry.uri, str(error))
 
 
 def _entry(values: dict[str, Any], parquet: str, row: int, stem: str) -> Entry:

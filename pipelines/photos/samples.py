@@ -27,7 +27,8 @@ from pipelines.photos.sources import read_photos
 NUM_ACCEPTED: Final = 24
 NUM_A_REASON: Final = 4
 _SIDE_PX: Final = 96
-_NOT_OPENED: Final = ("crashed_worker", "out_of_memory")  # they would do it again, to the driver
+# These would do it again, to the driver; and nobody agreed that those are shown.
+_NOT_OPENED: Final = ("crashed_worker", "out_of_memory", "no_consent")
 
 
 def samples(store: Store, pack: str, contents: pa.Table, config: PrepareConfig) -> list[Sample]:

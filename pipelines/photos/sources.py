@@ -8,6 +8,7 @@ stored is that of the bytes that are decoded: a file that is replaced after it w
 from __future__ import annotations
 
 import re
+import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,10 +18,12 @@ from typing import Any, Final
 
 import pyarrow as pa
 
+from factory.consent import Consent
 from factory.errors import SourceError
 from factory.files import shown
 from factory.ids import content_id
 from pipelines.photos.archives import SUFFIXES, Archives, Member, is_packed, list_members
+from pipelines.photos.consents import CONSENT, read_consents, with_consents
 from pipelines.photos.entries import Entry, faulty, of_file
 from pipelines.photos.listing import Listed, list_files
 from pipelines.photos.names import unique_names
@@ -36,6 +39,7 @@ PLACE: Final = pa.schema(
         ("member", pa.binary()),  # name in the archive, null if it is none
         ("offset", pa.int64()),  # of the member in a tar, else -1
         ("size", pa.int64()),  # bytes, of a member
+        *CONSENT,  # by consent.csv beside the file; of Parquet null, as its rows tell their own
     ]
 )
 CONTENT: Final = pa.schema(
@@ -56,6 +60,7 @@ PHOTO: Final = pa.schema(
         ("image", pa.binary()),  # null if there is a reason
         ("reason", pa.string()),  # unreadable, too_large
         ("detail", pa.string()),
+        *CONSENT,
     ]
 )
 _IMAGES: Final = frozenset(
@@ -65,8 +70,13 @@ _IMAGES: Final = frozenset(
 _MARKED: Final = re.compile(r"/_(?!.*/)|/_(?:temporary|delta_log|spark_metadata)/")  # what writers of Parquet keep for
 # themselves: files that begin with _, and these folders
 _FILE: Final[dict[str, Any]] = {  # of PLACE, where it is a file by itself
-    "row_group": -1, "first_row": 0, "num_rows": 1,
-    "member": None, "offset": -1, "size": -1,
+    "row_group": -1,
+    "first_row": 0,
+    "num_rows": 1,
+    "member": None,
+    "offset": -1,
+    "size": -1,
+    **Consent().columns(),
 }
 
 
@@ -86,7 +96,7 @@ def find_places(src: str | Sequence[str], root: str | None = None) -> Places:
     listed = Listed()
     for one in sources:
         listed.add(list_files(one, root))
-    rows = _places(listed)
+    rows = with_consents(_places(listed), read_consents(listed.consents))
     table = pa.Table.from_pylist(rows, PLACE)
     num_photos = sum(row["num_rows"] for row in rows)
     if num_photos == 0:
@@ -109,16 +119,22 @@ def hash_contents(places: pa.Table) -> Iterator[pa.Table]:
             yield pa.Table.from_pylist(rows, CONTENT)
 
 
-def read_photos(contents: pa.Table, *, max_bytes: int) -> Iterator[pa.Table]:
-    """CONTENT -> PHOTO, one row at a time; photos over `max_bytes` are not read but refused."""
+def read_photos(contents: pa.Table, *, max_bytes: int, require_consent: bool = False) -> Iterator[pa.Table]:
+    """CONTENT -> PHOTO, one row at a time; photos over `max_bytes` are not read but refused, and those that nobody
+    agreed to, where that is required."""
     wanted: dict[tuple[Any, ...], dict[int, str | None]] = {}
     for row in contents.to_pylist():
         wanted.setdefault(tuple(row[name] for name in PLACE.names), {})[row["row"]] = row["photo_id"]
     with Archives() as archives:
         for place, ids in wanted.items():
-            for row, entry in enumerate(_entries(dict(zip(PLACE.names, place, strict=True)), archives)):
+            fields = dict(zip(PLACE.names, place, strict=True))
+            for row, entry in enumerate(_entries(fields, archives)):
                 if row in ids:
-                    yield pa.Table.from_pylist([_photo(entry, ids[row], max_bytes)], PHOTO)
+                    consent = entry.consent or Consent.of(fields)
+                    photo = _photo(entry, ids[row], max_bytes) | consent.columns()
+                    if require_consent and photo["image"] is not None and (why := consent.lacking(time.time())):
+                        photo |= {"image": None, "reason": "no_consent", "detail": why}
+                    yield pa.Table.from_pylist([photo], PHOTO)
 
 
 def _photo(entry: Entry, listed_id: str | None, max_bytes: int) -> dict[str, Any]:

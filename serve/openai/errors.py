@@ -13,7 +13,7 @@ from fastapi.responses import JSONResponse, Response
 from ray.exceptions import RayTaskError
 from starlette.exceptions import HTTPException
 
-from factory.errors import IncompatibleIdentity, PromptTooLong
+from factory.errors import ConsentExpired, IncompatibleIdentity, PromptTooLong
 from factory.store.keys import KeyRefused, ScopeLacking
 from serve.catalog import UnknownIdentity
 from serve.client import GenerationTimeout, GeneratorDown, QueueFull
@@ -40,6 +40,7 @@ ANSWERS: Final[dict[type[Exception], Answer]] = {
     ScopeLacking: Answer(403, "invalid_request_error", "insufficient_scope", retry=False),
     UnknownIdentity: Answer(404, "invalid_request_error", "model_not_found", "model"),
     IncompatibleIdentity: Answer(409, "invalid_request_error", "incompatible_identity", "model", retry=False),
+    ConsentExpired: Answer(409, "invalid_request_error", "consent_expired", "model", retry=False),
     RequestValidationError: Answer(422, "invalid_request_error", "invalid_value"),
     RequestRefused: Answer(422, "invalid_request_error", "invalid_value"),
     PromptTooLong: Answer(422, "invalid_request_error", "invalid_value", "prompt"),

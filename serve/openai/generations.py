@@ -117,9 +117,9 @@ class Generations:
         return Asked(body=body, requests=several(picture, body.n), people=sorted(people), shared=shared)
 
     async def check_there(self, asked: Asked) -> None:
-        """Raises UnknownIdentity if somebody was erased meanwhile: no picture leaves."""
+        """Raises UnknownIdentity if somebody was erased meanwhile, ConsentExpired: no picture leaves."""
         for who in asked.people:
-            await asyncio.to_thread(self._catalog.find, who)
+            (await asyncio.to_thread(self._catalog.find, who)).check_consent(time.time())
 
     async def show_picture(self, file_id: str) -> Response:
         """A picture at the address that a request with response_format "url" was given. It expires."""

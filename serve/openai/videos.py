@@ -18,7 +18,7 @@ from starlette.formparsers import MultiPartException
 
 from factory.config import AnimateConfig
 from factory.draw.compose import drawn_size
-from factory.errors import IncompatibleIdentity, SceneRefused
+from factory.errors import ConsentExpired, IncompatibleIdentity, SceneRefused
 from factory.pack import Pack
 from factory.prompts import people_in
 from factory.provenance.marks import mark
@@ -138,7 +138,7 @@ class Videos:
             request = self._filming.compose(order)
         except SceneRefused as error:
             raise RequestRefused(error.message, error.about) from None
-        except IncompatibleIdentity:
+        except (IncompatibleIdentity, ConsentExpired):
             raise
         except ValueError as error:
             raise RequestRefused(str(error), "pose_path" if body.pose_path else None) from None

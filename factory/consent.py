@@ -1,0 +1,73 @@
+"""What a person agreed to: a reference, until when, and for what. Nothing here is ever filled in by the program."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, time, timedelta
+from typing import Any, Final
+
+COLUMNS: Final = ("consent", "consent_expires", "consent_scope")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Consent:
+    """Of one photo's people."""
+
+    reference: str | None = None  # where it is written down: a number of a form, an address; None: nobody agreed
+    expires: float | None = None  # Unix time, s; None: it does not expire
+    scope: str | None = None  # what for, as whoever gave it put it; for people to read
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any]) -> Consent:
+        """From the three columns, as a row of Parquet, of a CSV or a form has them. Raises ValueError for a date that
+        is none, and for a date or scope without a reference."""
+        reference, scope = (_text(values.get(name)) for name in ("consent", "consent_scope"))
+        expires = as_time(values.get("consent_expires"))
+        if reference is None and (expires is not None or scope is not None):
+            raise ValueError("consent_expires or consent_scope without a consent: write where it is written down")
+        return cls(reference=reference, expires=expires, scope=scope)
+
+    def columns(self) -> dict[str, Any]:
+        """The three columns of a row."""
+        return dict(zip(COLUMNS, (self.reference, self.expires, self.scope), strict=True))
+
+    def lacking(self, now: float) -> str:
+        """Why a photo may not be used at this Unix time where consent is required; empty: it may."""
+        if self.reference is None:
+            return "nobody's consent is told for it, and this root requires one (columns or consent.csv)"
+        return f"its consent expired at {iso(self.expires)}" if self.has_expired(now) else ""
+
+    def has_expired(self, now: float) -> bool:
+        """Whether there was one, which is over."""
+        return self.expires is not None and now >= self.expires
+
+
+def as_time(value: object) -> float | None:
+    """Unix time, s, of a date in ISO 8601, a date, a moment or a number; None of nothing. A date without a time of day
+    holds until that day ends; without a zone it is UTC. Raises ValueError."""
+    if value is None or (isinstance(value, str) and not value.strip()):
+        return None
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and value == value:
+        return float(value)
+    if isinstance(value, str):
+        text = value.strip()
+        try:
+            value = date.fromisoformat(text) if len(text) == len("2027-01-31") else datetime.fromisoformat(text)
+        except ValueError:
+            raise ValueError(f"consent_expires {text[:40]!r} is no date: write one as 2027-01-31") from None
+    if isinstance(value, datetime):
+        return (value if value.tzinfo else value.replace(tzinfo=UTC)).timestamp()
+    if isinstance(value, date):
+        return (datetime.combine(value, time(), UTC) + timedelta(days=1)).timestamp()
+    raise ValueError(f"consent_expires is {type(value).__name__}: write a date")
+
+
+def iso(at: float | None) -> str:
+    """A Unix time for people; empty of None."""
+    return "" if at is None else datetime.fromtimestamp(at, UTC).isoformat(timespec="seconds")
+
+
+def _text(value: object) -> str | None:
+    text = "" if value is None else str(value).strip()
+    return text or None

@@ -1,0 +1,233 @@
+"""What people agreed to: read beside photos, carried along, asked before drawing, erased when it is over."""
+
+import time
+import zipfile
+from dataclasses import replace
+from datetime import UTC, date, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import skimage.data
+from PIL import Image
+from starlette.testclient import TestClient
+from typer.testing import CliRunner
+
+import pipelines.prepare
+from cli.__main__ import app
+from factory.config import PrepareConfig, Recipe, TrainConfig
+from factory.consent import Consent, as_time
+from factory.draw.engine import Engine
+from factory.errors import ConsentExpired, SourceError
+from factory.learn.trainer import load_trainer
+from factory.pack import Pack
+from factory.records import ImageRequest
+from factory.settings import generate_settings, train_settings
+from factory.store.policy import read_policy
+from factory.store.queries import identities_by_id, people_to_draw
+from factory.store.rows import encode_png, face_row, identity_row
+from factory.store.tables import Store
+from pipelines.jobs.job import Summary
+from pipelines.jobs.stage import Stage
+from pipelines.photos.batches import read_batches
+from pipelines.photos.faces import FindFaces, ReadFaces
+from pipelines.photos.samples import samples
+from pipelines.photos.sources import read_photos
+from pipelines.prepare import commit, prepare
+from pipelines.train import _new_faces
+from tests import serving
+from tests.local_chain import use_local_chain
+from tests.make_faces import noise_face
+from tests.serving import FakeGenerator, ask, error_of, person
+from tests.sources import listed, photos_of, table, write
+
+fake, http = serving.fake, serving.http  # fixtures
+PAST, FUTURE = time.time() - 60, time.time() + 86_400
+
+
+@pytest.fixture
+def store(tmp_path: Path, tiny_pack: Pack) -> Store:
+    return serving.people_store(tmp_path / "root", tiny_pack)
+
+
+@pytest.mark.parametrize(
+    ("text", "moment"),
+    [
+        ("2027-01-31", datetime(2027, 2, 1, tzinfo=UTC)),  # that day is part of it
+        (date(2027, 1, 31), datetime(2027, 2, 1, tzinfo=UTC)),
+        ("2027-01-31T12:00:00+02:00", datetime(2027, 1, 31, 10, tzinfo=UTC)),
+        ("2027-01-31T12:00", datetime(2027, 1, 31, 12, tzinfo=UTC)),
+        (datetime(2027, 1, 31, 12), datetime(2027, 1, 31, 12, tzinfo=UTC)),
+        (1_801_353_600, datetime.fromtimestamp(1_801_353_600, UTC)),
+    ],
+)
+def test_until_when(text: Any, moment: datetime) -> None:
+    assert as_time(text) == moment.timestamp()
+
+
+def test_what_cannot_be_understood_is_told() -> None:
+    assert as_time("") is None and as_time(None) is None and Consent.of({}) == Consent()
+    for wrong in (
+        {"consent_expires": "2027-01-31"},
+        {"consent": "f", "consent_expires": "soon"},
+        {"consent_scope": "x"},
+    ):
+        with pytest.raises(ValueError, match="consent"):
+            Consent.of(wrong)
+
+
+def consents_of(src: Path) -> dict[str, tuple[Any, ...]]:
+    return {
+        photo["name"]: (photo["consent"], photo["consent_expires"], photo["consent_scope"]) for photo in photos_of(src)
+    }
+
+
+def test_a_list_beside_photos(tmp_path: Path) -> None:
+    folder = write(tmp_path / "photos", "a.jpg", "b.jpg", "inner/c.jpg", "inner/a.jpg")
+    with zipfile.ZipFile(folder / "more.zip", "w") as packed:
+        packed.writestr("d/e.jpg", b"e")
+    (folder / "consent.csv").write_text(
+        "\ufefffile,consent,consent_expires,consent_scope\na.jpg,form-1,2027-01-31,web\nmore.zip#d/e.jpg,form-2,,\n"
+    )
+    (folder / "inner" / "consent.csv").write_text("consent,file\nform-3,c.jpg\n")
+    found = consents_of(folder)
+    assert found.pop("photos/a") == ("form-1", as_time("2027-01-31"), "web")
+    assert found.pop("e") == ("form-2", None, None) and found.pop("c") == ("form-3", None, None)
+    assert set(found.values()) == {(None, None, None)} and set(found) == {"b", "inner/a"}, "nothing is filled in"
+
+
+@pytest.mark.parametrize(
+    "text", ["name,consent\na,b\n", "file,consent,consent_expires\na.jpg,f,soon\n", "", "file,consent\n,f\n"]
+)
+def test_a_list_that_cannot_be_understood_ends_the_job(tmp_path: Path, text: str) -> None:
+    folder = write(tmp_path / "photos", "a.jpg")
+    (folder / "consent.csv").write_text(text)
+    with pytest.raises(SourceError, match=r"consent\.csv cannot be used .* its columns are file, consent,"):
+        photos_of(folder)
+
+
+def test_columns_of_parquet(tmp_path: Path) -> None:
+    columns = {
+        "image": [b"1", b"2", b"3"],
+        "name": ["a", "b", "c"],
+        "consent": ["form-1", None, "form-3"],
+        "consent_expires": ["2027-01-31", None, "soon"],
+    }
+    photos = {photo["name"]: photo for photo in photos_of(table(tmp_path / "t.parquet", columns))}
+    assert (photos["a"]["consent"], photos["a"]["consent_expires"]) == ("form-1", as_time("2027-01-31"))
+    assert photos["b"]["consent"] is None and photos["b"]["image"] == b"2"
+    assert photos["c"]["reason"] == "unreadable" and "is no date" in photos["c"]["detail"]
+    days = {"image": [b"1"], "consent": ["f"], "consent_expires": [date(2027, 1, 31)]}
+    (photo,) = photos_of(table(tmp_path / "d.parquet", days))
+    assert photo["consent_expires"] == as_time("2027-01-31")
+
+
+def test_photos_that_nobody_agreed_to(tmp_path: Path, tiny_pack: Pack) -> None:
+    folder, store = tmp_path / "photos", Store(tmp_path / "root")
+    folder.mkdir()
+    portrait = Image.fromarray(np.asarray(skimage.data.astronaut())[:256, 96:352])
+    for name, quality in (("ada", 90), ("bob", 91), ("cleo", 92)):
+        portrait.save(folder / f"{name}.jpg", quality=quality)
+    (folder / "consent.csv").write_text(
+        "file,consent,consent_expires,consent_scope\nada.jpg,form-1,2099-01-31,web\nbob.jpg,form-2,2020-01-31,\n"
+    )
+    contents, config = listed(folder), PrepareConfig()
+    photos = pa.concat_tables(read_photos(contents, max_bytes=10**6, require_consent=True))
+    found = FindFaces(str(tiny_pack.root), config, 1)(photos)
+    commit(ReadFaces(str(tiny_pack.root), config, "cpu", 1)(found), store)
+    rejects = {reject.name: reject for reject in store.rejects()}
+    assert {reject.reason for reject in rejects.values()} == {"no_consent"} and set(rejects) == {"bob", "cleo"}
+    assert "expired at 2020-02-01" in rejects["bob"].detail and "nobody's consent" in rejects["cleo"].detail
+    (face,) = store.faces()
+    agreed = Consent(reference="form-1", expires=as_time("2099-01-31"), scope="web")
+    assert face.name == "ada" and face.consent == agreed
+    shown = "".join(sample.html for sample in samples(store, tiny_pack.name, contents, config))
+    assert shown.count("<figure") == 3 and shown.count("data:image/jpeg") == 1, "nobody agreed that they are shown"
+
+    recipe = Recipe(preset="paper", method=train_settings(tiny_pack).method, train=TrainConfig(num_steps=1))
+    (made,) = load_trainer(tiny_pack).train([face], recipe)
+    assert (made.consent, made.consent_expires, made.consent_scope) == ("form-1", agreed.expires, "web")
+
+
+def test_a_root_that_requires_consent(tmp_path: Path, tiny_pack: Pack, monkeypatch: pytest.MonkeyPatch) -> None:
+    root, chain = tmp_path / "root", list[Stage]()
+    folder = write(tmp_path / "photos", "a.jpg")
+    use_local_chain(monkeypatch)
+    monkeypatch.setattr(pipelines.prepare, "tally", lambda _units, *stages: chain.extend(stages) or iter(()))
+    prepare(str(folder), str(root), str(tiny_pack.root))
+    (root / "settings.toml").write_text("require_consent = true\n")
+    prepare(str(folder), str(root), str(tiny_pack.root))
+    reading = [stage.work.keywords for stage in chain if getattr(stage.work, "func", None) is read_batches]
+    assert [how["require_consent"] for how in reading] == [False, True]
+    # what was prepared before is not learned
+    store, recipe, summary = Store(root), train_settings(tiny_pack), Summary(job="train", job_id="")
+    faces = [face_row(noise_face(number, tiny_pack)) for number in range(2)]
+    store.upsert("faces", [faces[0], faces[1] | {"consent": "form", "consent_expires": FUTURE}])
+    assert _new_faces(store, tiny_pack, recipe, summary, False, False) == ["face-1"]
+    assert summary.rejected_faces == {"no_consent": 1}
+
+
+def expire(store: Store, name: str, at: float) -> None:
+    rows = store.read("identities", where=f"name = '{name}'").to_pylist()
+    store.upsert("identities", [row | {"consent": "form", "consent_expires": at} for row in rows])
+
+
+def test_an_expired_consent_stops_drawing_at_once(
+    http: TestClient, fake: FakeGenerator, store: Store, tiny_pack: Pack
+) -> None:
+    expire(store, "ada", FUTURE)
+    assert ask(http).status_code == 200
+    expire(store, "ada", PAST)
+    answer = ask(http)
+    assert answer.status_code == 409 and error_of(answer)["code"] == "consent_expired"
+    assert ask(http, model="bob", prompt="<person> and <person:ada>").status_code == 409
+    assert ask(http, model="bob").status_code == 200 and len(fake.jobs) == 2
+    # jobs
+    ids = [f"{1:016x}", f"{2:016x}"]
+    assert list(identities_by_id(store, ids)) == ids[1:]
+    assert [who.name for who in people_to_draw(store, tiny_pack, None)] == ["bob"]
+    with pytest.raises(ConsentExpired, match="'ada' agreed to is over"):
+        people_to_draw(store, tiny_pack, ["ada"])
+
+
+def test_whoever_waits_when_it_expires_is_not_drawn(tiny_pack: Pack) -> None:
+    from factory.base.diffusion import DiffusionBase
+
+    engine = Engine(DiffusionBase.load(tiny_pack, device="cpu"), max_samples=4)
+    who = replace(person(1, "ada", tiny_pack.fingerprint()), consent="form", consent_expires=PAST)
+    with pytest.raises(ConsentExpired):
+        engine.add([ImageRequest(identity=who, prompt="<person>", seed=0, config=generate_settings(tiny_pack))])
+    assert not engine.rows
+
+
+def test_what_is_over_is_erased(store: Store) -> None:
+    run, root = CliRunner(), ["--root", store.root]
+    image = {"image_id": "ab" * 8, "identity_id": f"{1:016x}", "name": "ada", "prompt": "p", "seed": 1, "config": "{}"}
+    picture = encode_png(np.random.default_rng(0).integers(0, 255, (32, 32, 3), np.uint8))
+    store.upsert("images", [image | {"image": picture, "created_at": "2026-01-01", "pose": ""}])
+    given = run.invoke(app, ["identities", "consent", "ada", "--reference", "form-9", "--expires", "2020-01-31", *root])
+    assert given.exit_code == 0, given.output
+    assert store.find_identity("ada").consent == "form-9"
+    again = run.invoke(app, ["identities", "consent", "bob", "--reference", "form-9", "--expires", "2099-01-31", *root])
+    assert again.exit_code == 0
+    done = run.invoke(app, ["identities", "expire", "--yes", *root])
+    assert done.exit_code == 0 and "1 photos erased" in done.output and "0 traces" in done.output
+    assert store.existing_ids("identities") == {f"{2:016x}", f"{3:016x}"} and store.count("images") == 0
+    assert "0 photos erased" in run.invoke(app, ["identities", "expire", "--yes", *root]).output
+
+
+def test_settings_of_a_root(tmp_path: Path) -> None:
+    assert not read_policy(str(tmp_path)).require_consent
+    (tmp_path / "settings.toml").write_text("require_consent = true\n")
+    assert read_policy(str(tmp_path / "tenants" / "acme")).require_consent, "a tenant has its operator's"
+    for wrong in ("require_consent = 3", "requires_consent = true", "no toml"):
+        (tmp_path / "settings.toml").write_text(wrong)
+        with pytest.raises(ValueError, match=r"settings\.toml cannot be used.*its fields are require_consent"):
+            read_policy(str(tmp_path))
+
+
+def test_roots_without_the_columns_are_read(store: Store, tiny_pack: Pack) -> None:
+    assert store.find_identity("ada").consent is None and store.find_identity("ada").consent_expires is None
+    assert identity_row(person(1, "ada", tiny_pack.fingerprint()))["consent_expires"] is None
