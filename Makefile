@@ -46,6 +46,7 @@ bench: $(STAMP) ## seconds of training and drawing against the usual ways (make 
 	$(BIN)/python -m benchmarks.serve --size $(SIZE) --out out/bench/serve_$(SIZE)
 	$(BIN)/python -m benchmarks.prepare
 	$(BIN)/python -m benchmarks.lookup
+	$(BIN)/python -m benchmarks.scale
 
 cases: $(STAMP) ## inputs as people report them, against what a user expects: ten minutes or so (make cases ONLY=P01,N04)
 	$(BIN)/python -m benchmarks.cases $(if $(ONLY),--only $(ONLY))

@@ -26,6 +26,7 @@ from factory.store.rows import video_row
 from factory.store.schemas import SCHEMAS
 from factory.store.tables import Store
 from pipelines.jobs.cluster import connect
+from pipelines.jobs.committer import shared
 from pipelines.jobs.job import Summary, open_job
 from pipelines.jobs.pools import Workers, model_pool
 from pipelines.jobs.progress import Board, Progress, StepReporter, open_board, read_board
@@ -89,6 +90,7 @@ def _make(
     summary: Summary,
 ) -> None:
     connect()
+    store = shared(store)
     pool = model_pool(workers, at_most=len(rows), pack=pack)
     board = open_board()
     chain = (

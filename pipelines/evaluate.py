@@ -24,6 +24,7 @@ from factory.store.rows import decode_png, image_from_row, metrics_row
 from factory.store.schemas import SCHEMAS
 from factory.store.tables import Store
 from pipelines.jobs.cluster import connect
+from pipelines.jobs.committer import shared
 from pipelines.jobs.job import Summary, open_job
 from pipelines.jobs.pools import Workers, model_pool
 from pipelines.jobs.progress import Progress
@@ -91,6 +92,7 @@ def _measure(
     summary: Summary,
 ) -> None:
     connect()
+    store = shared(store)
     pool = model_pool(workers, at_most=len(rows), pack=pack)
     chain = (
         [pa.Table.from_pylist([row], WANTED) for row in rows],

@@ -28,6 +28,7 @@ from factory.store.rows import encode_png
 from factory.store.schemas import SCHEMAS
 from factory.store.tables import Store
 from pipelines.jobs.cluster import connect
+from pipelines.jobs.committer import shared
 from pipelines.jobs.job import Summary, open_job
 from pipelines.jobs.pools import Workers, model_pool
 from pipelines.jobs.progress import Board, Progress, StepReporter, open_board, read_board
@@ -90,6 +91,7 @@ def _make(
     summary: Summary,
 ) -> None:
     connect()
+    store = shared(store)
     pool = model_pool(workers, at_most=-(-len(rows) // _WORTH_A_WORKER), pack=pack)
     batch = min(IMAGES_PER_BATCH, -(-len(rows) // pool.size))
     board = open_board()

@@ -21,6 +21,7 @@ from factory.store.policy import read_policy
 from factory.store.queries import drop_older_rejects, drop_rejects
 from factory.store.tables import Store
 from pipelines.jobs.cluster import connect
+from pipelines.jobs.committer import shared
 from pipelines.jobs.job import Summary, open_job
 from pipelines.jobs.pools import Pool, Workers, cpu_and_model_pools
 from pipelines.jobs.progress import Progress
@@ -56,6 +57,7 @@ def prepare(
     places = photos if isinstance(photos, Places) else find_places(photos, store.root)
     with open_job("prepare", store, within) as summary:
         connect()
+        store = shared(store)
         new, recovered = find_new_photos(places, store, loaded, summary, retry)
         if new.num_rows:
             chain = (

@@ -35,6 +35,7 @@ from factory.store.rows import face_from_row, model_row
 from factory.store.schemas import SCHEMAS
 from factory.store.tables import Store
 from pipelines.jobs.cluster import connect
+from pipelines.jobs.committer import shared
 from pipelines.jobs.job import Summary, open_job
 from pipelines.jobs.pools import Workers, model_pool
 from pipelines.jobs.progress import Board, Progress, StepReporter, open_board, read_board
@@ -94,6 +95,7 @@ def _make(
     rows: list[dict[str, Any]], store: Store, pack: Pack, config: SculptConfig, workers: Workers, summary: Summary
 ) -> None:
     connect()
+    store = shared(store)
     pool = model_pool(workers, at_most=len(rows), pack=pack)
     board = open_board()
     arguments = [pack.portable_name(), config, store, board, pool.device, pool.threads]

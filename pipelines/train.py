@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -28,6 +29,7 @@ from factory.store.queries import diverged, faces_by_id, faces_of_pack, learned
 from factory.store.rows import face_from_row, identity_row, reject_row
 from factory.store.tables import Store
 from pipelines.jobs.cluster import connect
+from pipelines.jobs.committer import shared
 from pipelines.jobs.job import Summary, open_job
 from pipelines.jobs.pools import Workers, model_pool
 from pipelines.jobs.progress import Board, Progress, StepReporter, open_board, read_board
@@ -72,6 +74,7 @@ def train(
         if not num_new:
             return summary
         connect()
+        store = shared(store)
         pool = model_pool(workers, at_most=-(-num_new // _WORTH_A_WORKER), pack=loaded)
         batch = min(faces_per_block, -(-num_new // pool.size), max(map(len, new)))
         board = open_board()
@@ -157,19 +160,22 @@ class IdentityTrainer:
         faces = (face_from_row(row) for identity, row in ids.items() if identity not in known)
         counts.update(faces=len(known), identities=len(known))
         waiting: list[Learned] = []
-        last = time.monotonic()
+        handed, last, commit = len(known), time.monotonic(), Future[Counter[str]]()
+        commit.set_result(Counter())
         waves = self.trainer.stream(
             faces,
             recipe,
-            on_step=lambda done, steps: self.reporter.step(1, (counts["faces"] + len(waiting)) * steps + done, steps),
+            on_step=lambda done, steps: self.reporter.step(1, (handed + len(waiting)) * steps + done, steps),
         )
-        for wave in waves:
-            waiting += wave
-            if time.monotonic() - last >= COMMIT_EVERY_S:
-                counts.update(self._commit(waiting, recipe))
-                waiting.clear()
-                last = time.monotonic()
-        counts.update(self._commit(waiting, recipe))
+        with ThreadPoolExecutor(1) as committing:  # beside the next steps: a table that many write to keeps one waiting
+            for wave in waves:
+                waiting += wave
+                if time.monotonic() - last >= COMMIT_EVERY_S:
+                    counts.update(commit.result())
+                    commit = committing.submit(self._commit, waiting, recipe)
+                    handed, last, waiting = handed + len(waiting), time.monotonic(), []
+            counts.update(commit.result())
+            counts.update(self._commit(waiting, recipe))
 
     def _commit(self, done: Sequence[Learned], recipe: Recipe) -> Counter[str]:
         identities = [identity_row(one.identity) for one in done if one.identity is not None]

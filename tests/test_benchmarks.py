@@ -138,3 +138,17 @@ def test_the_scripts_write_what_they_measured(tmp_path: Path, monkeypatch: pytes
         script.main()
         assert name in (tmp_path / "result.md").read_text()
         assert (tmp_path / "result.json").exists()
+
+
+def test_a_root_as_it_grows_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from benchmarks import scale
+    from factory.store import upkeep
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(upkeep, "INDEX_FROM", 32)
+    arguments = ["--sizes", "100", "200", "--width", "4", "--repeats", "8", "--writers"]
+    monkeypatch.setattr("sys.argv", ["scale", *arguments, "--out", str(tmp_path / "result")])
+    scale.main()
+    text = (tmp_path / "result.md").read_text()
+    assert "| 100 | 200 |" in text and "| page of 20 from anywhere |" in text and "| erasure |" in text
+    assert not (tmp_path / "out" / "bench" / "scale").exists()

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Final, TypeVar
 
 import lance
@@ -14,6 +15,7 @@ from factory.store.connection import Options, lance_uri, open_table
 from factory.store.schemas import SCHEMAS, Table
 
 _Result = TypeVar("_Result")
+_ERRORS: Final = (OSError, ValueError, RuntimeError)  # of a conflict; the last where a version read is gone
 _RETRY_FOR_S: Final = 300.0
 _LONGEST_WAIT_S: Final = 2.0
 _GONE: Final = 8  # times that a version may be gone
@@ -25,7 +27,7 @@ def retried(commit: Callable[[], _Result]) -> _Result:
     while True:
         try:
             return commit()
-        except (OSError, ValueError) as error:
+        except _ERRORS as error:
             num_gone += _is_gone(error)
             if not is_lost_race(error) or num_gone > _GONE or time.monotonic() > deadline:
                 raise
@@ -37,6 +39,16 @@ def is_lost_race(error: Exception) -> bool:
     """Whether a commit failed because another writer's came first, or removed the version that was read."""
     text = str(error).lower()
     return "conflict" in text or "too many concurrent writers" in text or _is_gone(error)
+
+
+@contextmanager
+def loser_leaves() -> Iterator[None]:
+    """Ends what is inside quietly if another writer's commit came first: for what may as well be done another time."""
+    try:
+        yield
+    except _ERRORS as error:
+        if not is_lost_race(error):
+            raise
 
 
 def _is_gone(error: Exception) -> bool:

@@ -98,18 +98,22 @@ class Store:
         Rows of people erased until then are left out, however this ends: an eraser sets the tombstone and then throws
         back whatever is under way (`purge`), so a commit that succeeds has seen all tombstones that it must.
         """
-        dataset = retried(partial(self._upsert_once, table, rows)) if rows else None
+        self.upsert_table(table, pa.Table.from_pylist(list(rows), SCHEMAS[table]))
+
+    def upsert_table(self, table: Table, rows: pa.Table) -> None:
+        """The same of rows in Arrow's form, with all of the table's columns; of rows with one key the last counts."""
+        dataset = retried(partial(self._upsert_once, table, rows)) if rows.num_rows else None
         if dataset is not None:
             after_commit(dataset, table)
 
-    def _upsert_once(self, table: Table, rows: Sequence[dict[str, Any]]) -> lance.LanceDataset | None:
+    def _upsert_once(self, table: Table, rows: pa.Table) -> lance.LanceDataset | None:
         dataset = open_to_write(self.uri(table), table, self._options)
         erased = self.tombstones()  # only now: what is written must follow this version, or fail
-        kept = {tuple(row[k] for k in KEYS[table]): row for row in rows if not erased.hold_row(table, row)}
+        kept = erased.spared(table, rows)
         if not kept:
             return None
         merge = dataset.merge_insert(KEYS[table]).when_matched_update_all().when_not_matched_insert_all()
-        merge.conflict_retries(0).execute(pa.Table.from_pylist(list(kept.values()), SCHEMAS[table]))
+        merge.conflict_retries(0).execute(rows if len(kept) == rows.num_rows else rows.take(pa.array(kept)))
         return dataset
 
     def tombstones(self) -> Tombstones:

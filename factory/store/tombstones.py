@@ -7,8 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+import pyarrow as pa
+
 from factory.ids import any_face, face_id
-from factory.store.schemas import Table
+from factory.store.schemas import KEYS, Table
 
 # In every table, whose row it is. A reject's id may be a photo's, a face's or an identity's (factory/records.py).
 ID_COLUMNS: Final = ("photo_id", "face_id", "identity_id", "image_id", "video_id", "model_id", "reject_id")
@@ -49,3 +51,10 @@ class Tombstones:
         if photo and table == "names":
             ids.append(face_id(photo, 0))
         return any(map(self.hold, ids))
+
+    def spared(self, table: Table, rows: pa.Table) -> list[int]:
+        """Numbers of the rows to be written: the last one of each key, but for those that must not be."""
+        ids = rows.select([name for name in rows.schema.names if name in (*KEYS[table], *ID_COLUMNS, "people")])
+        listed = ids.to_pylist()
+        last = {tuple(row[key] for key in KEYS[table]): number for number, row in enumerate(listed)}
+        return [number for number in last.values() if not self.hold_row(table, listed[number])]

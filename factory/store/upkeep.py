@@ -12,7 +12,7 @@ from typing import Final
 
 import lance
 
-from factory.store.commits import is_lost_race, shut_out
+from factory.store.commits import loser_leaves, shut_out
 from factory.store.connection import Options
 from factory.store.schemas import KEYS, SCHEMAS, Table
 
@@ -43,31 +43,26 @@ def after_commit(dataset: lance.LanceDataset, table: Table) -> None:
 def tidy(dataset: lance.LanceDataset, table: Table) -> None:
     """Joins the small files that many small commits leave, and brings the indexes up to date. Safe beside running
     jobs: if one commits at the wrong moment, the next tidying does it."""
-    if len(dataset.get_fragments()) >= 8:
-        try:
-            dataset.optimize.compact_files(target_rows_per_fragment=_FRAGMENT_ROWS)
-        except (OSError, ValueError) as error:
-            if not is_lost_race(error):
-                raise
-        dataset.cleanup_old_versions(older_than=timedelta(hours=1))
+    with loser_leaves():
+        if len(dataset.get_fragments()) >= 8:
+            with loser_leaves():
+                dataset.optimize.compact_files(target_rows_per_fragment=_FRAGMENT_ROWS)
+            dataset.cleanup_old_versions(older_than=timedelta(hours=1))
     keep_indexes(dataset, table)
 
 
 def keep_indexes(dataset: lance.LanceDataset, table: Table) -> None:
     """Makes the indexes that a large table lacks, and adds what was committed since to those that are there."""
-    segments = {index.field_names[0]: len(index.segments) for index in dataset.describe_indices()}
-    if not segments and dataset.count_rows() < INDEX_FROM:
-        return
-    try:
+    with loser_leaves():
+        segments = {index.field_names[0]: len(index.segments) for index in dataset.describe_indices()}
+        if not segments and dataset.count_rows() < INDEX_FROM:
+            return
         for column in indexed_columns(table):
             if column not in segments:
                 dataset.create_scalar_index(column, "BTREE")
         most = max(segments.values(), default=0)
         if segments:
             dataset.optimize.optimize_indices(num_indices_to_merge=most - 1 if most >= _MAX_SEGMENTS else 0)
-    except (OSError, ValueError) as error:
-        if not is_lost_race(error):
-            raise
 
 
 def drop_deleted(dataset: lance.LanceDataset, table: Table, options: Options) -> None:

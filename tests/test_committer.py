@@ -1,0 +1,133 @@
+"""One committer for all workers of a job: every row once, answered once it is there."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from factory.store.schemas import SCHEMAS
+from factory.store.tables import Store
+from pipelines.jobs import committer
+from pipelines.jobs.committer import Lane
+from tests.test_upkeep import row
+
+
+def table(*numbers: int, name: str = "x") -> pa.Table:
+    return pa.Table.from_pylist([row(number, name) for number in numbers], SCHEMAS["identities"])
+
+
+def names(store: Store) -> dict[str, str]:
+    return {one["identity_id"]: one["name"] for one in store.read("identities").to_pylist()}
+
+
+def test_what_comes_during_a_commit_shares_the_next_one(store: Store) -> None:
+    commits = list[int]()
+
+    def commit(rows: pa.Table) -> None:
+        time.sleep(0.05)
+        store.upsert_table("identities", rows)
+        commits.append(rows.num_rows)
+
+    async def write(lane: Lane, first: int) -> None:
+        await lane.put(table(first, first + 1))
+        assert store.find_identity(f"i{first:015d}"), "answered before it is there"
+
+    async def all_write() -> None:
+        lane = Lane(commit)
+        await asyncio.gather(*(write(lane, first) for first in range(0, 32, 2)))
+        await lane.put(table(0, name="newer"))  # it wakes up again
+
+    asyncio.run(all_write())
+    assert len(commits) <= 4 and sum(commits) == 33, "sixteen who come at once share one or two"
+    assert store.count("identities") == 32 and names(store)[f"i{0:015d}"] == "newer"
+
+
+def test_of_rows_with_one_key_in_a_commit_the_last_counts(store: Store) -> None:
+    store.upsert_table("identities", pa.concat_tables([table(1, 2, name="a"), table(2, 3, name="b"), table(2)]))
+    assert names(store) == {f"i{1:015d}": "a", f"i{2:015d}": "x", f"i{3:015d}": "b"}
+
+
+def test_who_waits_for_a_commit_that_fails_is_told_and_the_next_one_goes_on() -> None:
+    calls = list[int]()
+
+    def commit(rows: pa.Table) -> None:
+        calls.append(rows.num_rows)
+        if len(calls) == 1:
+            raise OSError("No space left on device")
+
+    async def write() -> None:
+        lane = Lane(commit)
+        told = await asyncio.gather(*(lane.put(table(number)) for number in range(3)), return_exceptions=True)
+        assert [str(one) for one in told] == ["No space left on device"] * 3
+        await lane.put(table(7))
+
+    asyncio.run(write())
+    assert calls == [3, 1]
+
+
+def test_a_commit_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(committer, "_MOST_BYTES", 100)
+    assert [committer._fitting(sizes) for sizes in ([300, 1], [40, 60, 1], [10])] == [1, 2, 1]
+
+
+JOB = """
+import os, random, signal, sys, time
+from pathlib import Path
+import ray
+from pipelines.jobs.cluster import connect
+from pipelines.jobs.committer import CommittedStore
+from factory.store.tables import Store
+from tests.test_upkeep import row
+
+@ray.remote(num_cpus=0, max_retries=-1)
+def write(store, writer):
+    mark = Path(store.root, f"killed-{writer}")
+    for first in range(0, 40, 4):
+        store.upsert("identities", [row(1000 * writer + first + n, str(writer)) for n in range(4)])
+        if writer < 2 and first == 8 + 4 * writer and not mark.exists():
+            mark.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+
+connect()
+store = CommittedStore(sys.argv[1])
+tasks = [write.remote(store, writer) for writer in range(4)]
+for _ in range(3):
+    num = Store(store.root).count("identities")
+    while ray.wait(tasks, num_returns=4, timeout=0)[1] and Store(store.root).count("identities") == num:
+        time.sleep(random.uniform(0.01, 0.1))
+    ray.kill(store._committer, no_restart=False)  # as kill -9
+ray.get(tasks)
+print("done")
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.cluster
+@pytest.mark.timeout(600)
+def test_committer_writers_and_driver_killed_leave_every_row_once(tmp_path: Path) -> None:
+    store = Store(tmp_path / "root")
+    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    for killed in (True, True, False):  # the driver, with all that is its own; then the job is run to its end
+        job = subprocess.Popen(
+            [sys.executable, "-c", JOB, store.root],
+            start_new_session=True, env=environment, stdout=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        num_before = store.count("identities")
+        if killed:
+            while store.count("identities") < num_before + 8 and job.poll() is None and store.count("identities") < 160:
+                time.sleep(0.02)
+            os.killpg(job.pid, signal.SIGKILL)
+        told = job.communicate()[0]
+        assert killed or (job.returncode == 0 and "done\n" in told)
+    ids = store.read("identities", columns=["identity_id"])["identity_id"].to_pylist()
+    expected = [f"i{1000 * writer + number:015d}" for writer in range(4) for number in range(40)]
+    assert sorted(ids) == expected
+    assert all((tmp_path / "root" / f"killed-{writer}").exists() for writer in range(2)), "else this shows less"
