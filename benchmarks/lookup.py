@@ -55,7 +55,11 @@ def identities(first: int, num: int, width: int) -> pa.Table:
         **{name: [value] * num for name, value in same.items()},
     }
     schema = SCHEMAS["identities"]
-    return pa.table({field.name: pa.array(columns[field.name], field.type) for field in schema}, schema=schema)
+    arrays = [
+        pa.array(columns[field.name], field.type) if field.name in columns else pa.nulls(num, field.type)
+        for field in schema
+    ]
+    return pa.Table.from_arrays(arrays, schema=schema)
 
 
 def fill(root: Path, num: int, width: int) -> Store:
