@@ -6,10 +6,8 @@ there, and erasing a person reaches them. Networks are imported where they are n
 
 from __future__ import annotations
 
-import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import UTC, datetime
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -21,17 +19,18 @@ from factory.config import SculptConfig
 from factory.draw.compose import check_views
 from factory.ids import model_id
 from factory.pack import Pack, load_pack
-from factory.records import Identity, SculptedModel, SculptRequest
+from factory.records import Identity, SculptRequest
 from factory.settings import sculpt_settings
 from factory.store.queries import (
     checkpoint_of,
     drop_checkpoints,
-    faces_by_id,
     heads,
     identities_by_id,
+    keep_checkpoint,
     people_to_draw,
+    sculpt_request,
 )
-from factory.store.rows import face_from_row, model_row
+from factory.store.rows import model_row
 from factory.store.schemas import SCHEMAS
 from factory.store.tables import Store
 from pipelines.jobs.cluster import connect
@@ -43,10 +42,8 @@ from pipelines.jobs.stage import Stage, counts_table, tally
 
 if TYPE_CHECKING:
     from factory.draw.splat_files import HeadFormat, SplatFormat
-    from factory.draw.splats import Splats
 
 CHECKPOINT_EVERY_S: Final = 30.0  # of a worker
-_FRAMES: Final = 24  # of a turntable
 REQUEST: Final = pa.schema(
     [SCHEMAS["models"].field(column) for column in ("model_id", "identity_id", "name", "prompt")]
 )
@@ -131,63 +128,26 @@ class HeadSculptor:
 
     def _sculpt(self, row: dict[str, Any]) -> int:
         """Whether the head is there now: not if its person was erased meanwhile."""
+        from factory.draw.heads import make_head
+
         if heads(self.store, [row["model_id"]], ["model_id"]).num_rows:
             return 1  # a block that is done again after its worker was lost
         people = identities_by_id(self.store, [row["identity_id"]])
         if row["identity_id"] not in people:
             return 0
-        request = _request(people[row["identity_id"]], row["prompt"], self.config, self.store)
-        kept = checkpoint_of(self.store, row["model_id"])
-        state, before_s = kept or (None, 0.0)
-        started = time.monotonic()
-
-        def seconds() -> float:
-            return before_s + time.monotonic() - started
-
-        def keep(state: bytes, done: int) -> None:
-            ids = {"model_id": row["model_id"], "identity_id": row["identity_id"]}
-            self.store.upsert("checkpoints", [{**ids, "num_iterations": done, "seconds": seconds(), "state": state}])
-
-        splats = self.sculptor.sculpt(
+        request = sculpt_request(self.store, people[row["identity_id"]], row["prompt"], self.config)
+        made = make_head(
+            self.sculptor,
             request,
+            row["model_id"],
+            kept=checkpoint_of(self.store, row["model_id"]),
+            keep=partial(keep_checkpoint, self.store, row["model_id"], row["identity_id"]),
             on_step=partial(self.reporter.step, 1),
-            on_checkpoint=keep,
             checkpoint_every_s=CHECKPOINT_EVERY_S,
-            checkpoint=state,
         )
-        self.store.upsert("models", [model_row(self._model(row, splats, seconds()))])
+        self.store.upsert("models", [model_row(made)])
         drop_checkpoints(self.store, [row["model_id"]])
         return 1
-
-    def _model(self, row: dict[str, Any], splats: Splats, seconds: float) -> SculptedModel:
-        from factory.draw.clips import encode_mp4
-        from factory.draw.sculpt import show, turntable
-        from factory.draw.splat_files import TURNTABLE_FPS, to_ply
-        from factory.draw.splats import View
-
-        side_px = self.config.side_px or self.sculptor.base.pack.resolution
-        frames = show(splats, [View(), *turntable(_FRAMES, self.config.yaw_limit)], side_px)
-        return SculptedModel(
-            **row,
-            splats=to_ply(splats),
-            turntable=encode_mp4(frames[1:], TURNTABLE_FPS),
-            poster=frames[0],
-            num_gaussians=len(splats),
-            num_iterations=self.config.num_iterations,
-            seconds=seconds,
-            config=self.config.model_dump_json(),
-            created_at=datetime.now(UTC).isoformat(timespec="seconds"),
-        )
-
-
-def _request(identity: Identity, prompt: str, config: SculptConfig, store: Store) -> SculptRequest:
-    """With the colours of the face it was learned from, if that is still there."""
-    rows = faces_by_id(store, identity.pack, [identity.face_id]).to_pylist()
-    if not rows:
-        return SculptRequest(identity=identity, prompt=prompt, config=config)
-    face = face_from_row(rows[0])
-    mask = face.masks.face | face.masks.hair
-    return SculptRequest(identity=identity, prompt=prompt, config=config, crop=face.crop, mask=mask)
 
 
 def _requests(

@@ -77,6 +77,11 @@ NEEDS: Final[dict[tuple[str, str], Need]] = {
     ("POST", "/v1/videos/edits"): DRAW,
     ("POST", "/v1/videos/extensions"): DRAW,
     ("POST", "/v1/videos/characters"): DRAW,
+    ("POST", "/v1/heads"): DRAW,
+    ("GET", "/v1/heads"): DRAW,
+    ("GET", "/v1/heads/{head_id}"): DRAW,
+    ("DELETE", "/v1/heads/{head_id}"): DRAW,
+    ("GET", "/v1/heads/{head_id}/content"): DRAW,
 }
 # Fields of an address that ask for more than the route does.
 MORE: Final[dict[tuple[str, str], dict[str, Need]]] = {("GET", "/v1/identities/{identity:name}"): {"words": WORDS}}

@@ -24,6 +24,7 @@ from serve.access import is_loopback
 from serve.drawing import Drawer
 from serve.ingress import NO_KEYS, Ingress
 from serve.ingress import create_app as create_app
+from serve.sculpting import sculptor_deployment
 from serve.settings import AppArgs, Keyless, Settings
 from serve.stopping import StopSignals, finish
 
@@ -36,7 +37,8 @@ def build(root: str, pack: str = "studio", settings: Settings = _DEFAULTS, host:
     """The Serve application for the identities under `root`, drawn with a pack. Ray must run (it is asked for GPUs)."""
     args = AppArgs(root=root, pack=pack, host=host, **settings.model_dump())
     has_gpu = _cluster("GPU") >= 1
-    num_gpus = args.num_gpus if args.num_gpus is not None else float(has_gpu)
+    num_gpus = args.num_gpus if args.num_gpus is not None else 0.8 * has_gpu
+    num_threads = args.num_threads or math.ceil(args.num_cpus)
     drawer = ray_serve.deployment(
         name="Drawer",
         ray_actor_options={"num_cpus": args.num_cpus, "num_gpus": num_gpus},
@@ -48,9 +50,10 @@ def build(root: str, pack: str = "studio", settings: Settings = _DEFAULTS, host:
     )(Drawer).bind(
         args.pack,
         device="cuda" if num_gpus else "cpu",
-        num_threads=args.num_threads or math.ceil(args.num_cpus),
+        num_threads=num_threads,
         max_batch=args.max_batch,
     )
+    sculptor = sculptor_deployment(args, num_threads=max(1, num_threads // 2), num_gpus=0.2 if num_gpus else 0.0)
     ingress = ray_serve.deployment(
         name="Ingress",
         ray_actor_options={"num_cpus": 0.1},
@@ -58,7 +61,7 @@ def build(root: str, pack: str = "studio", settings: Settings = _DEFAULTS, host:
         graceful_shutdown_wait_loop_s=0.5,
         graceful_shutdown_timeout_s=60.0,
     )(ray_serve.ingress()(Ingress))
-    return ingress.bind(args, drawer)
+    return ingress.bind(args, drawer, sculptor)
 
 
 def builder(args: dict[str, Any]) -> Application:

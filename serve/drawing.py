@@ -68,7 +68,7 @@ class Drawer:
             loop.call_soon_threadsafe(events.put_nowait, (number, image))
 
         future = asyncio.wrap_future(self._loop.submit(request, num_previews=num_previews, on_preview=show))
-        async for event in _until_done(events, future):
+        async for event in until_done(events, future):
             yield event
 
     async def animate(self, request: ClipRequest) -> AsyncIterator[float | ClipResult]:
@@ -85,7 +85,7 @@ class Drawer:
             loop.call_soon_threadsafe(events.put_nowait, share)
 
         future = asyncio.wrap_future(maker.submit_clip(request, on_progress=progressed))
-        async for event in _until_done(events, future):
+        async for event in until_done(events, future):
             yield event
 
     async def _video_loop(self) -> EngineLoop:
@@ -120,7 +120,7 @@ class Drawer:
         self._exported = stats
 
 
-async def _until_done(
+async def until_done(
     events: asyncio.Queue[Event | None], future: asyncio.Future[Result]
 ) -> AsyncIterator[Event | Result]:
     """What comes before the result, and the result. Whoever closes it takes the work back."""

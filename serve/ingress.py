@@ -23,9 +23,12 @@ from serve.client import ImageClient
 from serve.filming import KIND as FILM
 from serve.filming import Filming
 from serve.loop import LoopStats
+from serve.modelling import KIND as HEAD
+from serve.modelling import Modelling, RemoteSculptor
 from serve.openai.answers import ImagesResponse
 from serve.openai.door import DoorMiddleware
 from serve.openai.errors import ANSWERS, answer_error, kept_of
+from serve.openai.heads import Heads, head_routes
 from serve.openai.images import Endpoint
 from serve.openai.schemas import ImagesRequest
 from serve.openai.videos import Videos, video_routes
@@ -97,9 +100,10 @@ def create_app(endpoint: Endpoint, door: Door, book: WorkBook | None = None, *ro
 class Ingress:
     """The ingress deployment: the endpoint's app, wired to the generator replicas and the tables."""
 
-    def __init__(self, args: AppArgs, drawer: DeploymentHandle[Any]) -> None:
+    def __init__(self, args: AppArgs, drawer: DeploymentHandle[Any], sculptor: DeploymentHandle[Any]) -> None:
         mark_with(Marker.of(args.root))  # whatever this process sends
         self._args, self._drawer, self._pack = args, drawer, load_pack(args.pack)
+        self._sculptor = RemoteSculptor(sculptor)
         self._door, self._ring = Door(), KeyRing(args.root)
         if args.keyless == "refuse" and not self._ring.keys():
             raise ValueError(NO_KEYS.format(root=args.root))
@@ -123,8 +127,13 @@ class Ingress:
         client = ImageClient(self._drawer.draw.remote, streaming, filming, timeout_s=self._args.timeout_s)
         pack, catalog, store = self._pack, Catalog(root), Store(root)
         films = Filming(pack, catalog, store, client)
-        book = WorkBook(store, {FILM: Kind(do=films.film)}, kept_of)
-        routers = [work_routes(book), video_routes(Videos(pack, catalog, store, book, films))]
+        modelling = Modelling(pack, catalog, store, self._sculptor)
+        book = WorkBook(store, {FILM: Kind(do=films.film), HEAD: Kind(do=modelling.sculpt)}, kept_of)
+        routers = [
+            work_routes(book),
+            video_routes(Videos(pack, catalog, store, book, films)),
+            head_routes(Heads(catalog, store, book, modelling)),
+        ]
         self._books.append(book)
         self._clients.append(client)
         return create_app(Endpoint(pack, catalog, client, read_stats), self._door, book, *routers)

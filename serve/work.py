@@ -13,7 +13,6 @@ import json
 import secrets
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Final, Literal, TypeAlias
 
@@ -22,6 +21,7 @@ from factory.store.tables import Store
 
 Status = Literal["queued", "in_progress", "completed", "failed", "cancelled"]
 UNDER_WAY: Final = ("queued", "in_progress")
+_UNDER_WAY_STILL: Final = f"target.status IN {UNDER_WAY}"  # as SQL writes it, too
 _DEAD_AFTER: Final = 3  # beats that were missed
 
 
@@ -101,6 +101,7 @@ class WorkBook:
         self._mine: dict[str, Work] = {}  # under way here, oldest first
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._submitting = asyncio.Lock()
+        self._writing = asyncio.Lock()  # rows are written one after the other, in the order of what they tell
         self._closed = False
 
     async def submit(
@@ -131,7 +132,13 @@ class WorkBook:
                 created_at=now,
                 beat_at=now,
             )
-            await self._write(work)
+            self._mine[work.work_id] = work  # before it is written: however long that takes, it is tended here
+            try:
+                async with self._writing:
+                    await self._finish(self._store.upsert, "work", [asdict(work)])
+            except BaseException:
+                del self._mine[work.work_id]
+                raise
             self._begin(work)
         return work
 
@@ -205,12 +212,13 @@ class WorkBook:
     async def _beat(self) -> None:
         """Tells that all here is tended, and how far it is; ends what somebody else cancelled or erased."""
         for work in list(self._mine.values()):
+            async with self._writing:
+                if (now := self._mine.get(work.work_id)) is not None:
+                    await self._put(replace(now, beat_at=time.time()))
             rows = await asyncio.to_thread(find_work, self._store, work.kind, "work_id", work.work_id)
-            if not rows or rows[0]["status"] not in UNDER_WAY:
-                if work.work_id in self._mine:  # else it has ended by itself meanwhile
-                    await self._end(work.work_id)
-            elif (now := self._mine.get(work.work_id)) is not None:
-                await self._write(replace(now, beat_at=time.time()))
+            over = not rows or rows[0]["status"] not in UNDER_WAY
+            if over and work.work_id in self._mine:  # else it has ended by itself meanwhile
+                await self._end(work.work_id)
 
     async def _take_up(self) -> None:
         for kind in self._kinds:
@@ -248,10 +256,27 @@ class WorkBook:
                     kind.took_s = time.time() - began
                 except Exception as error:  # noqa: BLE001 (whoever asks must hear of it)
                     over = replace(started, status="failed", error=json.dumps(self._tell(error)))
-                await self._write(replace(over, finished_at=time.time(), beat_at=time.time()))
+                async with self._writing:
+                    await self._put(replace(over, finished_at=time.time(), beat_at=time.time()))
+                    del self._mine[work.work_id]  # a beat that waits for its turn does not take it back
         finally:
-            with suppress(KeyError):
-                del self._mine[work.work_id], self._tasks[work.work_id]
+            self._mine.pop(work.work_id, None)
+            del self._tasks[work.work_id]
 
     async def _write(self, work: Work) -> None:
-        await asyncio.to_thread(self._store.upsert, "work", [asdict(work)])
+        async with self._writing:
+            await self._put(work)
+
+    async def _put(self, work: Work) -> None:
+        """Writes what is known of a piece, unless it is over or forgotten: another server may have seen to that."""
+        await self._finish(self._store.replace, "work", [asdict(work)], _UNDER_WAY_STILL)
+
+    async def _finish(self, write: Callable[..., None], *arguments: Any) -> None:
+        """Ends with the row written, also where whoever waits is cancelled: else a thread could write it later, over
+        what came after it."""
+        writing = asyncio.ensure_future(asyncio.to_thread(write, *arguments))
+        try:
+            await asyncio.shield(writing)
+        except asyncio.CancelledError:
+            await asyncio.wait([writing])
+            raise

@@ -66,7 +66,7 @@ def test_a_splat_library_reads_both_formats(degree: int, tmp_path: Path) -> None
 def test_an_spz_is_as_its_format_says() -> None:
     """Read by hand after Niantic's description of the layout, not by the library that wrote it."""
     splats = some(0)
-    data = gzip.decompress(to_spz(splats))
+    data = gzip.decompress(to_spz(to_ply(splats)))
     magic, version, num, degree, fraction_bits = struct.unpack("<IIIBB", data[:14])
     assert (magic, num, degree) == (0x5053474E, 30, 0) and version in (2, 3)
     packed = np.frombuffer(data, np.uint8, 9 * num, 16).reshape(num, 3, 3).astype(np.int32)
@@ -96,7 +96,7 @@ def test_a_gltf_is_read_by_a_mesh_library_as_points(tmp_path: Path) -> None:
 def test_a_gltf_has_the_attributes_of_the_extension(degree: int) -> None:
     """Read by hand after Khronos' description: the binary container, its accessors, and what they mean."""
     splats = some(degree)
-    data = to_gltf(splats)
+    data = to_gltf(to_ply(splats))
     magic, version, length, json_bytes = struct.unpack("<4sIII", data[:16])
     assert (magic, version, length) == (b"glTF", 2, len(data))
     document, body = json.loads(data[20 : 20 + json_bytes]), data[28 + json_bytes :]

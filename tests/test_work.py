@@ -194,3 +194,30 @@ def test_seconds_left_are_of_its_own_pace(store: Store) -> None:
                 created_at=now, started_at=now - 10, beat_at=now, progress=0.25)  # fmt: skip
     assert book.seconds_left(work) == pytest.approx(30, abs=1)
     assert book.seconds_left(replace(work, progress=0.0)) is None
+
+
+def test_a_slow_beat_does_not_take_back_what_is_over(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    write, beats = store.replace, []
+
+    def slow(table: Any, rows: Any, where: str) -> Any:
+        if rows[0]["status"] == "in_progress":
+            beats.append(rows[0]["beat_at"])
+            time.sleep(0.2)
+        return write(table, rows, where)
+
+    monkeypatch.setattr(store, "replace", slow)
+
+    async def test() -> None:
+        doer = Doer()
+        book = book_of(store, doer)
+        keeping = asyncio.create_task(book.keep())
+        work = await book.submit("video", {}, ["ada"])
+        await until(lambda: len(beats) > 1)  # a beat is on its way to the table
+        doer.go.set()
+        await until(lambda: not book._mine)
+        await asyncio.sleep(0.3)  # as long as that beat takes
+        assert (await book.find(work.work_id)).status == "completed"
+        keeping.cancel()
+        await asyncio.wait([keeping])
+
+    run(test)

@@ -5,18 +5,20 @@ from __future__ import annotations
 import io
 import tempfile
 from collections.abc import Callable
+from math import pi
 from pathlib import Path
-from typing import Final, Literal, TypeAlias, cast, get_args
+from typing import TYPE_CHECKING, Final, Literal, TypeAlias, cast, get_args
 
 import gsply
 import numpy as np
 import pygltflib as gltf
-import torch
 from PIL import Image, ImageSequence
 
 from factory.draw.clips import ClipFormat, encode_mp4, write_clip
-from factory.draw.splats import SH_C0, Splats
 from factory.provenance.marks import mark
+
+if TYPE_CHECKING:  # torch is loaded where Gaussians are tensors, and not where a server gives out files
+    from factory.draw.splats import Splats
 
 SplatFormat: TypeAlias = Literal["ply", "spz", "gltf"]
 HeadFormat: TypeAlias = Literal["ply", "spz", "gltf", "mp4", "gif", "webp", "frames"]  # Gaussians, or the turntable
@@ -24,6 +26,7 @@ TURNTABLE_FPS: Final = 12
 _BACKGROUND: Final = "comment background "
 _KHR: Final = "KHR_gaussian_splatting"
 _UPRIGHT: Final = (1.0, 0.0, 0.0, 0.0)  # quaternion x y z w, half a turn about x: in glTF y is up, faces look along z
+_SH_C0: Final = 0.5 / pi**0.5  # spherical harmonics of degree 0
 _METRES: Final = 0.1  # in a head unit: the ellipsoid that a head begins as is 2.5 of them high
 
 
@@ -45,6 +48,15 @@ def to_ply(splats: Splats) -> bytes:
 
 def from_ply(data: bytes) -> Splats:
     """What `to_ply` wrote. ValueError for anything else."""
+    import torch
+
+    from factory.draw.splats import Splats
+
+    return Splats(**{name: torch.from_numpy(column) for name, column in _columns(data).items()})
+
+
+def _columns(data: bytes) -> dict[str, np.ndarray]:
+    """The tensors of `Splats` by their names, float32. ValueError for what `to_ply` did not write."""
     head, end, body = data.partition(b"end_header\n")
     lines = head.decode("ascii", "replace").splitlines()
     names = [line.split()[-1] for line in lines if line.startswith("property float ")]
@@ -56,18 +68,18 @@ def from_ply(data: bytes) -> Splats:
     num = int(counts[0].split()[-1])
     if len(body) != 4 * num * len(names):
         raise ValueError(f"the PLY is cut: {len(body)} bytes for {num} Gaussians of {4 * len(names)}")
-    table = torch.from_numpy(np.frombuffer(body, "<f4").reshape(num, len(names)).astype(np.float32))
-    means, _, base, rest, logits, scales, quats = table.split([3, 3, 3, num_rest, 1, 3, 4], dim=1)
-    higher = rest.reshape(num, 3, -1).transpose(1, 2)
+    table = np.frombuffer(body, "<f4").reshape(num, len(names)).astype(np.float32)
+    means, _, base, rest, logits, scales, quats = np.split(table, np.cumsum([3, 3, 3, num_rest, 1, 3]), axis=1)
+    higher = rest.reshape(num, 3, -1).transpose(0, 2, 1)
     background = [float(value) for value in backgrounds[0].split()] if backgrounds else [0.0, 0.0, 0.0]
-    return Splats(
-        means_N3=means,
-        log_scales_N3=scales,
-        quats_N4=quats,
-        logits_N=logits[:, 0],
-        sh_NK3=torch.cat([base[:, None], higher], 1),
-        background_3=torch.tensor(background),
-    )
+    return {
+        "means_N3": means,
+        "log_scales_N3": scales,
+        "quats_N4": quats,
+        "logits_N": logits[:, 0],
+        "sh_NK3": np.concatenate([base[:, None], higher], axis=1),
+        "background_3": np.array(background, np.float32),
+    }
 
 
 def _properties(num_rest: int) -> list[str]:
@@ -76,24 +88,24 @@ def _properties(num_rest: int) -> list[str]:
     return [*own, *(f"scale_{axis}" for axis in range(3)), *(f"rot_{axis}" for axis in range(4))]
 
 
-def to_spz(splats: Splats) -> bytes:
-    """Niantic's compressed format, a fifth of the PLY, written by gsply."""
+def to_spz(head: bytes) -> bytes:
+    """A head's PLY in Niantic's compressed format, a fifth of it, written by gsply."""
     with tempfile.TemporaryDirectory() as folder:
         ply, spz = Path(folder) / "head.ply", Path(folder) / "head.spz"
-        ply.write_bytes(to_ply(splats))
+        ply.write_bytes(head)
         gsply.write_spz(str(spz), gsply.plyread(str(ply)))
         return spz.read_bytes()
 
 
-def to_gltf(splats: Splats) -> bytes:
-    """Binary glTF with Khronos' KHR_gaussian_splatting, written by pygltflib: upright, about life size, in metres.
+def to_gltf(ply: bytes) -> bytes:
+    """A head's PLY as binary glTF with Khronos' KHR_gaussian_splatting, by pygltflib: upright, about life size, in m.
 
     Who does not know the extension sees points in the Gaussians' colours. The background is `extras` of the scene.
     """
-    numbers = {name: tensor.detach().float().cpu().numpy() for name, tensor in splats.tensors().items()}
+    numbers = _columns(ply)
     sh_NK3, opacity_N = numbers["sh_NK3"], 1 / (1 + np.exp(-numbers["logits_N"]))
     quats = numbers["quats_N4"] / np.linalg.norm(numbers["quats_N4"], axis=1, keepdims=True)
-    seen = (0.5 + SH_C0 * sh_NK3[:, 0]).clip(0, 1)
+    seen = (0.5 + _SH_C0 * sh_NK3[:, 0]).clip(0, 1)
     linear = np.where(seen <= 0.04045, seen / 12.92, ((seen + 0.055) / 1.055) ** 2.4)  # as glTF has vertex colours
     columns = {
         "POSITION": numbers["means_N3"],
@@ -138,7 +150,7 @@ def export_head(ply: bytes, file_format: SplatFormat) -> bytes:
     """A stored head as a file of this format."""
     if file_format == "ply":
         return ply
-    return (to_spz if file_format == "spz" else to_gltf)(from_ply(ply))
+    return to_spz(ply) if file_format == "spz" else to_gltf(ply)
 
 
 def turntable_mp4(turntable: bytes) -> bytes:

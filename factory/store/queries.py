@@ -9,10 +9,11 @@ from typing import Any
 import pyarrow as pa
 from lance.dataset import ColumnOrdering
 
+from factory.config import SculptConfig
 from factory.errors import IdentityNotFound
 from factory.pack import Pack
-from factory.records import Identity
-from factory.store.rows import identity_from_row
+from factory.records import Identity, SculptRequest
+from factory.store.rows import face_from_row, identity_from_row
 from factory.store.schemas import Table
 from factory.store.sql import where_in
 from factory.store.tables import Store
@@ -75,6 +76,22 @@ def checkpoint_of(store: Store, model_id: str) -> tuple[bytes, float] | None:
     """What an interrupted job kept of a head in the making, and its seconds of work; None if there is nothing."""
     rows = store.read("checkpoints", columns=["state", "seconds"], where=where_in("model_id", [model_id])).to_pylist()
     return (rows[0]["state"], rows[0]["seconds"]) if rows else None
+
+
+def keep_checkpoint(store: Store, model_id: str, identity_id: str, state: bytes, done: int, seconds: float) -> None:
+    """Keeps what to go on from: `done` updates in so many seconds of work. Nothing of who was erased."""
+    row = {"model_id": model_id, "identity_id": identity_id, "num_iterations": done, "seconds": seconds, "state": state}
+    store.upsert("checkpoints", [row])
+
+
+def sculpt_request(store: Store, identity: Identity, prompt: str, config: SculptConfig) -> SculptRequest:
+    """A head that begins in the colours of the face it was learned from, if that is still there."""
+    rows = faces_by_id(store, identity.pack, [identity.face_id]).to_pylist()
+    if not rows:
+        return SculptRequest(identity=identity, prompt=prompt, config=config)
+    face = face_from_row(rows[0])
+    mask = face.masks.face | face.masks.hair
+    return SculptRequest(identity=identity, prompt=prompt, config=config, crop=face.crop, mask=mask)
 
 
 def drop_checkpoints(store: Store, model_ids: Sequence[str]) -> None:

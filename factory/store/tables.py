@@ -102,17 +102,27 @@ class Store:
 
     def upsert_table(self, table: Table, rows: pa.Table) -> None:
         """The same of rows in Arrow's form, with all of the table's columns; of rows with one key the last counts."""
-        dataset = retried(partial(self._upsert_once, table, rows)) if rows.num_rows else None
+        self._merge(table, rows)
+
+    def replace(self, table: Table, rows: Sequence[dict[str, Any]], where: str) -> None:
+        """As `upsert`, but inserts none, and replaces only rows of which `where` holds now (SQL; their columns are
+        `target.NAME`)."""
+        self._merge(table, pa.Table.from_pylist(list(rows), SCHEMAS[table]), where)
+
+    def _merge(self, table: Table, rows: pa.Table, where: str | None = None) -> None:
+        dataset = retried(partial(self._merge_once, table, rows, where)) if rows.num_rows else None
         if dataset is not None:
             after_commit(dataset, table)
 
-    def _upsert_once(self, table: Table, rows: pa.Table) -> lance.LanceDataset | None:
+    def _merge_once(self, table: Table, rows: pa.Table, where: str | None) -> lance.LanceDataset | None:
         dataset = open_to_write(self.uri(table), table, self._options)
         erased = self.tombstones()  # only now: what is written must follow this version, or fail
         kept = erased.spared(table, rows)
         if not kept:
             return None
-        merge = dataset.merge_insert(KEYS[table]).when_matched_update_all().when_not_matched_insert_all()
+        merge = dataset.merge_insert(KEYS[table]).when_matched_update_all(where)
+        if where is None:
+            merge = merge.when_not_matched_insert_all()
         merge.conflict_retries(0).execute(rows if len(kept) == rows.num_rows else rows.take(pa.array(kept)))
         return dataset
 

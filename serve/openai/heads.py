@@ -1,0 +1,164 @@
+"""POST /v1/heads and what belongs to it, in the shape of /v1/videos: heads in 3D that are made in their time."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Annotated, Any, Final, Literal, cast
+
+from fastapi import APIRouter, Query, Request
+from fastapi.responses import JSONResponse, Response
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from factory.config import SculptConfig
+from factory.errors import ConsentExpired, IncompatibleIdentity, SceneRefused
+from factory.provenance.marks import mark
+from factory.settings import sculpt_settings
+from factory.store.queries import drop_checkpoints, heads
+from factory.store.tables import Store
+from serve.catalog import Catalog
+from serve.modelling import KIND, HeadOrder, Modelling
+from serve.openai.body import read_body
+from serve.openai.schemas import RequestRefused
+from serve.openai.work import Limit, Order, as_page, find_page, poll_headers, work_card
+from serve.work import UnknownWork, Work, WorkBook
+
+HeadFile = Literal["ply", "spz", "gltf", "mp4", "png"]
+_KINDS: Final[dict[str, tuple[str, str]]] = {  # media type, suffix
+    "ply": ("application/octet-stream", "ply"),
+    "spz": ("application/octet-stream", "spz"),
+    "gltf": ("model/gltf-binary", "glb"),
+    "mp4": ("video/mp4", "mp4"),
+    "png": ("image/png", "png"),
+}
+
+
+class HeadsRequest(BaseModel):
+    """POST /v1/heads. An unknown field is named in x-ignored-fields."""
+
+    model_config = ConfigDict(extra="allow")
+
+    prompt: str = Field(default="a photo of <person>", min_length=1, max_length=32_000)
+    model: str | None = None  # the identity's name or id
+    identity: str | None = None  # name or id; overrides `model`
+    seed: int | None = Field(default=None, ge=0, le=2**31 - 1)
+    objective: Literal["ism", "reconstruction"] | None = None
+    num_iterations: int | None = Field(default=None, ge=1, le=5000)  # updates
+    guidance_scale: float | None = Field(default=None, ge=0.0, le=100.0, allow_inf_nan=False)
+    num_gaussians: int | None = Field(default=None, ge=8, le=20_000)  # at the start
+    max_gaussians: int | None = Field(default=None, ge=8, le=20_000)
+    yaw_limit: float | None = Field(default=None, gt=0.0, le=180.0)  # degrees to either side
+    pitch_limit: float | None = Field(default=None, ge=0.0, le=60.0)  # degrees up and down
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_nulls(cls, fields: Any) -> Any:
+        return {k: v for k, v in fields.items() if v is not None} if isinstance(fields, dict) else fields
+
+
+class Heads:
+    """The handlers of /v1/heads."""
+
+    def __init__(self, catalog: Catalog, store: Store, book: WorkBook, modelling: Modelling) -> None:
+        self._catalog, self._store, self._book, self._modelling = catalog, store, book, modelling
+
+    async def create(self, request: Request) -> Response:
+        """A head of one identity, to be polled."""
+        body = await read_body(request, HeadsRequest)
+        order = await asyncio.to_thread(self._order, body)
+        key = request.headers.get("idempotency-key") or None
+        work = await self._book.submit(KIND, order.model_dump(mode="json"), [order.identity], key)
+        headers = {"x-ignored-fields": ", ".join(body.model_extra)} if body.model_extra else {}
+        return JSONResponse(self._card(work), status_code=202, headers={**headers, **poll_headers(work)})
+
+    async def list_all(self, limit: Limit = 20, after: str | None = None, order: Order = "desc") -> dict[str, Any]:
+        """Heads that were asked for here, newest first."""
+        found = await find_page(self._book, limit, after, order, KIND)
+        return as_page([self._card(work) for work in found], limit)
+
+    async def show(self, head_id: str) -> Response:
+        """How far a head is."""
+        work = await self._book.find(head_id, KIND)
+        return JSONResponse(self._card(work), headers=poll_headers(work))
+
+    async def content(self, head_id: str, file_format: Annotated[HeadFile, Query(alias="format")] = "ply") -> Response:
+        """The finished head: its Gaussians (`ply`, `spz`, `gltf`), its turntable (`mp4`), or from the front (`png`)."""
+        work = await self._book.find(head_id, KIND)
+        if work.status != "completed":
+            raise RequestRefused(f"this head is {work.status}; its content is there when it is completed", status=409)
+        data = await asyncio.to_thread(self._file, work.result_id or "", file_format)
+        if data is None:  # its person was erased
+            raise UnknownWork(f"there is no head {head_id[:100]!r}")
+        media_type, suffix = _KINDS[file_format]
+        headers = {"content-disposition": f'inline; filename="{work.work_id}.{suffix}"'}
+        return Response(data, media_type=media_type, headers=headers)
+
+    async def delete(self, head_id: str) -> dict[str, Any]:
+        """Forgets a head, and takes it back if it is under way."""
+        work = await self._book.remove(head_id, KIND)
+        if work.result_id is not None:
+            await asyncio.to_thread(self._store.purge, "models", f"model_id = '{work.result_id}'")
+        else:
+            order = HeadOrder.model_validate_json(work.request)
+            await asyncio.to_thread(drop_checkpoints, self._store, [self._modelling.id_of(order)])
+        return {"id": work.work_id, "object": "head.deleted", "deleted": True}
+
+    def _file(self, an_id: str, file_format: HeadFile) -> bytes | None:
+        from factory.draw.splat_files import SplatFormat, export_head, turntable_mp4
+
+        column = {"png": "poster", "mp4": "turntable"}.get(file_format, "splats")
+        rows = heads(self._store, [an_id], [column, "prompt"]).to_pylist()
+        if not rows:
+            return None
+        data: bytes = rows[0][column]
+        if column == "splats":  # which has no place for content credentials
+            return export_head(data, cast(SplatFormat, file_format))
+        return mark(turntable_mp4(data) if file_format == "mp4" else data, {"prompt": rows[0]["prompt"]})
+
+    def _order(self, body: HeadsRequest) -> HeadOrder:
+        """What is asked for, whole. Raises RequestRefused, UnknownIdentity, IncompatibleIdentity."""
+        wanted = body.identity or body.model
+        if not wanted:
+            raise RequestRefused("name an identity in `model` (or `identity`); GET /v1/models lists them", "model")
+        who = self._catalog.find(wanted).identity_id
+        order = HeadOrder(identity=who, prompt=body.prompt, config=_config(body))
+        try:
+            self._modelling.compose(order)
+        except SceneRefused as error:
+            raise RequestRefused(error.message, error.about) from None
+        except (IncompatibleIdentity, ConsentExpired):
+            raise
+        except ValueError as error:
+            raise RequestRefused(str(error), str(error).partition(" ")[0]) from None
+        return order
+
+    def _card(self, work: Work) -> dict[str, Any]:
+        order = HeadOrder.model_validate_json(work.request)
+        config = order.config
+        return work_card(
+            work,
+            self._book,
+            model=order.identity,
+            prompt=order.prompt,
+            seed=config.seed,
+            objective=config.objective,
+            num_iterations=config.num_iterations,
+            yaw_limit=config.yaw_limit,
+            pitch_limit=config.pitch_limit,
+        )
+
+
+def _config(body: HeadsRequest) -> SculptConfig:
+    fields = body.model_dump(include=set(SculptConfig.model_fields), exclude_none=True)
+    most = max(fields.get("num_gaussians", 0), SculptConfig().max_gaussians)
+    return sculpt_settings({"max_gaussians": most, **fields})
+
+
+def head_routes(heads: Heads) -> APIRouter:
+    """The routes of heads."""
+    router, one = APIRouter(), "/v1/heads/{head_id}"
+    router.add_api_route("/v1/heads", heads.create, methods=["POST"], status_code=202)
+    router.add_api_route("/v1/heads", heads.list_all, methods=["GET"])
+    router.add_api_route(one, heads.show, methods=["GET"], response_model=None)
+    router.add_api_route(one, heads.delete, methods=["DELETE"])
+    router.add_api_route(f"{one}/content", heads.content, methods=["GET"], response_model=None)
+    return router
