@@ -21,12 +21,11 @@ from factory.config import EngineConfig, Recipe
 from factory.consent import COLUMNS, Consent
 from factory.ids import identity_id
 from factory.pack import Pack, load_pack
-from factory.records import PreparedFace, Reject
 from factory.settings import train_settings
 from factory.store.people import seen_again
 from factory.store.policy import read_policy
 from factory.store.queries import diverged, faces_by_id, faces_of_pack, learned
-from factory.store.rows import face_from_row, identity_row, reject_row
+from factory.store.rows import diverged_row, face_from_row, identity_row
 from factory.store.tables import Store
 from pipelines.jobs.cluster import connect
 from pipelines.jobs.committer import shared
@@ -179,25 +178,17 @@ class IdentityTrainer:
 
     def _commit(self, done: Sequence[Learned], recipe: Recipe) -> Counter[str]:
         identities = [identity_row(one.identity) for one in done if one.identity is not None]
-        rejects = [reject_row(self._diverged(one.face, recipe)) for one in done if one.identity is None]
+        fingerprint = self.trainer.fingerprint
+        rejects = [
+            diverged_row(one.face, identity_id(one.face.face_id, recipe, fingerprint), recipe)
+            for one in done
+            if one.identity is None
+        ]
         self.store.upsert("identities", identities)
         self.store.upsert("rejects", rejects)
         counts = Counter(f"rejected_face:{row['reason']}" for row in rejects)
         counts.update(faces=len(done), identities=len(identities))
         return counts
-
-    def _diverged(self, face: PreparedFace, recipe: Recipe) -> Reject:
-        return Reject(
-            # the identity's own id: another recipe may succeed
-            reject_id=identity_id(face.face_id, recipe, self.trainer.fingerprint),
-            photo_id=face.photo_id,
-            name=face.name,
-            pack=face.pack,
-            stage="train",
-            reason="diverged",
-            detail=f"words are not finite after training at a rate of {recipe.train.learning_rate:g}; "
-            "`train --set seed=1`, or another learning_rate, learns it anew; precision=float32 does so more exactly",
-        )
 
 
 def _new_faces(

@@ -36,6 +36,8 @@ Need = frozenset[KeyScope]  # one of these scopes
 PUBLIC: Final[Need] = frozenset()  # of the server alone, of nobody in it: no key
 ANY: Final[Need] = frozenset(SCOPES)
 DRAW: Final[Need] = frozenset({"draw"})
+LEARN: Final[Need] = frozenset({"learn"})
+ERASE: Final[Need] = frozenset({"erase"})
 OWN_WORK: Final[Need] = frozenset({"draw", "learn"})
 ADMIN: Final[Need] = frozenset({"admin"})
 WORDS: Final[Need] = frozenset({"words"})
@@ -53,6 +55,9 @@ NEEDS: Final[dict[tuple[str, str], Need]] = {
     ("GET", "/v1/models"): ANY,
     ("GET", "/v1/models/"): ANY,
     ("GET", "/v1/models/{model:name}"): ANY,
+    ("POST", "/v1/identities"): LEARN,
+    ("GET", "/v1/identities"): ANY,
+    ("DELETE", "/v1/identities/{identity:name}"): ERASE,
     ("GET", "/v1/identities/{identity:name}"): ANY,
     ("GET", "/v1/identities/{identity:name}/thumbnail"): DRAW,
     ("GET", "/v1/identities/{identity:name}/masks"): DRAW,

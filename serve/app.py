@@ -24,6 +24,7 @@ from serve.access import is_loopback
 from serve.drawing import Drawer
 from serve.ingress import NO_KEYS, Ingress
 from serve.ingress import create_app as create_app
+from serve.learning import learner_deployment
 from serve.sculpting import sculptor_deployment
 from serve.settings import AppArgs, Keyless, Settings
 from serve.stopping import StopSignals, finish
@@ -37,7 +38,7 @@ def build(root: str, pack: str = "studio", settings: Settings = _DEFAULTS, host:
     """The Serve application for the identities under `root`, drawn with a pack. Ray must run (it is asked for GPUs)."""
     args = AppArgs(root=root, pack=pack, host=host, **settings.model_dump())
     has_gpu = _cluster("GPU") >= 1
-    num_gpus = args.num_gpus if args.num_gpus is not None else 0.8 * has_gpu
+    num_gpus = args.num_gpus if args.num_gpus is not None else 0.6 * has_gpu
     num_threads = args.num_threads or math.ceil(args.num_cpus)
     drawer = ray_serve.deployment(
         name="Drawer",
@@ -54,6 +55,7 @@ def build(root: str, pack: str = "studio", settings: Settings = _DEFAULTS, host:
         max_batch=args.max_batch,
     )
     sculptor = sculptor_deployment(args, num_threads=max(1, num_threads // 2), num_gpus=0.2 if num_gpus else 0.0)
+    learner = learner_deployment(args, num_threads=num_threads, num_gpus=0.2 if num_gpus else 0.0)
     ingress = ray_serve.deployment(
         name="Ingress",
         ray_actor_options={"num_cpus": 0.1},
@@ -61,7 +63,7 @@ def build(root: str, pack: str = "studio", settings: Settings = _DEFAULTS, host:
         graceful_shutdown_wait_loop_s=0.5,
         graceful_shutdown_timeout_s=60.0,
     )(ray_serve.ingress()(Ingress))
-    return ingress.bind(args, drawer, sculptor)
+    return ingress.bind(args, drawer, sculptor, learner)
 
 
 def builder(args: dict[str, Any]) -> Application:

@@ -29,12 +29,15 @@ from serve.openai.answers import ImagesResponse
 from serve.openai.door import DoorMiddleware
 from serve.openai.errors import ANSWERS, answer_error, kept_of
 from serve.openai.heads import Heads, head_routes
+from serve.openai.identities import Identities, identity_routes
 from serve.openai.images import Endpoint
 from serve.openai.schemas import ImagesRequest
 from serve.openai.videos import Videos, video_routes
 from serve.openai.work import work_routes
 from serve.settings import AppArgs
 from serve.stopping import Door
+from serve.uploads import KIND as LEARN
+from serve.uploads import RemoteLearner, Uploads
 from serve.web.page import page_router
 from serve.work import Kind, WorkBook
 
@@ -100,10 +103,16 @@ def create_app(endpoint: Endpoint, door: Door, book: WorkBook | None = None, *ro
 class Ingress:
     """The ingress deployment: the endpoint's app, wired to the generator replicas and the tables."""
 
-    def __init__(self, args: AppArgs, drawer: DeploymentHandle[Any], sculptor: DeploymentHandle[Any]) -> None:
+    def __init__(
+        self,
+        args: AppArgs,
+        drawer: DeploymentHandle[Any],
+        sculptor: DeploymentHandle[Any],
+        learner: DeploymentHandle[Any],
+    ) -> None:
         mark_with(Marker.of(args.root))  # whatever this process sends
         self._args, self._drawer, self._pack = args, drawer, load_pack(args.pack)
-        self._sculptor = RemoteSculptor(sculptor)
+        self._sculptor, self._learner = RemoteSculptor(sculptor), learner
         self._door, self._ring = Door(), KeyRing(args.root)
         if args.keyless == "refuse" and not self._ring.keys():
             raise ValueError(NO_KEYS.format(root=args.root))
@@ -128,11 +137,18 @@ class Ingress:
         pack, catalog, store = self._pack, Catalog(root), Store(root)
         films = Filming(pack, catalog, store, client)
         modelling = Modelling(pack, catalog, store, self._sculptor)
-        book = WorkBook(store, {FILM: Kind(do=films.film), HEAD: Kind(do=modelling.sculpt)}, kept_of)
+        uploads = Uploads(pack, store, RemoteLearner(self._learner, root))
+        kinds = {
+            FILM: Kind(do=films.film),
+            HEAD: Kind(do=modelling.sculpt),
+            LEARN: Kind(do=uploads.learn, at_once=self._args.learner_slots),
+        }
+        book = WorkBook(store, kinds, kept_of)
         routers = [
             work_routes(book),
             video_routes(Videos(pack, catalog, store, book, films)),
             head_routes(Heads(catalog, store, book, modelling)),
+            identity_routes(Identities(catalog, store, book, uploads, pack.fingerprint())),
         ]
         self._books.append(book)
         self._clients.append(client)

@@ -19,13 +19,17 @@ class Settings(Config):
     max_queued: int = Field(default=64, ge=1)  # images the ingress holds beyond that; more are refused with 429
     timeout_s: float = Field(default=300.0, gt=0.0)  # of one request, queue included
     num_cpus: float = Field(default=0.2, gt=0.0)  # booked by a generator: small, so that jobs find room
-    num_gpus: float | None = Field(default=None, ge=0.0)  # None: 0.8 where the cluster has GPUs, else 0
+    num_gpus: float | None = Field(default=None, ge=0.0)  # None: 0.6 where the cluster has GPUs, else 0
     num_threads: int | None = Field(default=None, ge=1)  # of torch in a generator; None: num_cpus rounded up
 
     keyless: Keyless = "refuse"  # once the root has a key, every route but /healthz asks for one anyway
     sculptor_num_cpus: float = Field(default=0.1, gt=0.0)  # booked by what makes heads, while it runs
     sculptor_num_gpus: float | None = Field(default=None, ge=0.0)  # None: 0.2 where generators have GPUs, else 0
     sculptor_idle_s: float = Field(default=600.0, ge=0.0)  # without heads to make, then it ends and its memory is free
+    learner_slots: int = Field(default=16, ge=1, le=64)  # people who are learned at a time; each adds its views' memory
+    learner_num_cpus: float = Field(default=0.1, gt=0.0)  # booked by the learner while there is one
+    learner_num_gpus: float | None = Field(default=None, ge=0.0)  # None: 0.2 where generators have GPUs, else 0
+    learner_idle_s: float = Field(default=600.0, ge=0.0)  # without uploads, then it ends and its memory is free
 
     @model_validator(mode="after")
     def _room_for_a_batch(self) -> Settings:

@@ -228,7 +228,9 @@ class WorkBook:
                     if dead and row["work_id"] not in self._mine and not self._closed:
                         work = replace(Work(**row), status="queued", progress=0.0, beat_at=time.time())
                         await self._write(work)
-                        self._begin(work)
+                        now = await asyncio.to_thread(find_work, self._store, kind, "work_id", work.work_id)
+                        if now and now[0]["beat_at"] == work.beat_at:  # else it was over, or another server's
+                            self._begin(work)
 
     def _begin(self, work: Work) -> None:
         self._mine[work.work_id] = work
@@ -238,6 +240,7 @@ class WorkBook:
         if (task := self._tasks.get(work_id)) is not None:
             task.cancel()
             await asyncio.wait([task])
+            self._forget(work_id)  # also one that was cancelled before its first step
 
     async def _run(self, work: Work) -> None:
         kind = self._kinds[work.kind]
@@ -260,8 +263,11 @@ class WorkBook:
                     await self._put(replace(over, finished_at=time.time(), beat_at=time.time()))
                     del self._mine[work.work_id]  # a beat that waits for its turn does not take it back
         finally:
-            self._mine.pop(work.work_id, None)
-            del self._tasks[work.work_id]
+            self._forget(work.work_id)
+
+    def _forget(self, work_id: str) -> None:
+        self._mine.pop(work_id, None)
+        self._tasks.pop(work_id, None)
 
     async def _write(self, work: Work) -> None:
         async with self._writing:

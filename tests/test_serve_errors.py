@@ -13,13 +13,21 @@ from ray.serve.exceptions import BackPressureError
 from starlette.exceptions import HTTPException
 from starlette.testclient import TestClient
 
-from factory.errors import ConsentExpired, IdentityNotFound, IncompatibleIdentity, PackError, PromptTooLong
+from factory.errors import (
+    ConsentExpired,
+    IdentityNotFound,
+    IncompatibleIdentity,
+    PackError,
+    PhotoRejected,
+    PromptTooLong,
+)
 from factory.pack import Pack
 from factory.store.keys import KeyRefused, ScopeLacking
 from factory.store.tables import Store
 from serve.app import create_app
 from serve.catalog import Catalog, UnknownIdentity
 from serve.client import GenerationTimeout, GeneratorDown, ImageClient, QueueFull
+from serve.learning import Diverged, FaceGone
 from serve.openai.body import MAX_BODY
 from serve.openai.errors import ANSWERS
 from serve.openai.images import Endpoint
@@ -27,6 +35,7 @@ from serve.openai.schemas import RequestRefused
 from serve.reading import PoseReader
 from serve.shelf import UnknownFile
 from serve.stopping import Door, Stopping
+from serve.uploads import Erased, NoSuchFace, SeveralFaces
 from serve.work import KeyReused, TooMuchWork, UnknownWork
 from tests import serving
 from tests.serving import SECRET, FakeGenerator, ask, error_of
@@ -171,6 +180,12 @@ PROVOKED: dict[type[Exception], Callable[[TestClient, FakeGenerator], Any]] = {
     ConsentExpired: lambda http, fake: failing(http, fake, ConsentExpired("what 'ada' agreed to is over")),
     RequestValidationError: lambda http, _fake: http.get("/v1/models?limit=0"),
     RequestRefused: lambda http, _fake: ask(http, model=None),
+    PhotoRejected: lambda http, fake: failing(http, fake, PhotoRejected("out_of_memory", SECRET)),
+    SeveralFaces: lambda http, fake: failing(http, fake, SeveralFaces([{"face": 0}, {"face": 1}])),
+    NoSuchFace: lambda http, fake: failing(http, fake, NoSuchFace("face 7: the photo has one")),
+    Erased: lambda http, fake: failing(http, fake, Erased()),
+    FaceGone: lambda http, fake: failing(http, fake, FaceGone()),
+    Diverged: lambda http, fake: failing(http, fake, Diverged()),
     UnknownFile: lambda http, _fake: http.get("/v1/pictures/file-0"),
     PromptTooLong: lambda http, fake: failing(http, fake, PromptTooLong("<person> lies beyond the 75 tokens")),
     HTTPException: lambda http, _fake: http.get("/v2"),
@@ -195,7 +210,8 @@ def test_no_answer_tells_what_belongs_to_the_server(
     http: TestClient, fake: FakeGenerator, store: Store, tiny_pack: Pack, kind: type[Exception]
 ) -> None:
     response = PROVOKED[kind](http, fake)
-    assert response.status_code == ANSWERS[kind].status and error_of(response)["code"] == ANSWERS[kind].code
+    code = "out_of_memory" if kind is PhotoRejected else ANSWERS[kind].code
+    assert response.status_code == ANSWERS[kind].status and error_of(response)["code"] == code
     assert not any(text in response.text for text in (SECRET, store.root, str(tiny_pack.root)))
 
 

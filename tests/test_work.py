@@ -221,3 +221,14 @@ def test_a_slow_beat_does_not_take_back_what_is_over(store: Store, monkeypatch: 
         await asyncio.wait([keeping])
 
     run(test)
+
+
+def test_taken_back_before_its_first_step_nothing_is_kept_of_it(store: Store) -> None:
+    async def test() -> None:
+        book = book_of(store, Doer(), max_waiting=1)
+        for _ in range(2):  # else the second one finds no room
+            work = await book.submit("video", {}, ["ada"])
+            assert (await book.cancel(work.work_id)).status == "cancelled"
+            assert (await book.find(work.work_id)).status == "cancelled"
+
+    run(test)

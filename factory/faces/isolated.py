@@ -18,13 +18,16 @@ from contextlib import contextmanager
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
 from types import ModuleType
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import pyarrow as pa
 
 from factory.config import PrepareConfig
 from factory.errors import PhotoRejected
 from factory.records import PreparedFace
+
+if TYPE_CHECKING:
+    from factory.faces.read import ReadFaces
 
 Stage: TypeAlias = Callable[..., Callable[[Any], Any]]  # what a child makes once, to call it for each piece of work
 
@@ -104,8 +107,12 @@ class IsolatedPreparer:
 
     def prepare(self, data: bytes, name: str, *, limit_s: float) -> list[PreparedFace]:
         """As `Preparer.prepare`. Raises PhotoRejected and TimeoutError, as IsolatedCalls."""
-        faces: list[PreparedFace] = self._calls.call((data, name), limit_s=limit_s)
-        return faces
+        return self.read(data, name, limit_s=limit_s).usable()
+
+    def read(self, data: bytes, name: str, *, limit_s: float) -> ReadFaces:
+        """As `Preparer.read`. Raises PhotoRejected and TimeoutError, as IsolatedCalls."""
+        outcome: ReadFaces = self._calls.call((data, name), limit_s=limit_s)
+        return outcome
 
 
 class _ChildDied(Exception):
@@ -201,7 +208,7 @@ def _on_tables(stage: Stage, arguments: Sequence[Any]) -> Callable[[bytes], pa.T
 
 def _preparer(
     pack: str, config: PrepareConfig, device: str, num_threads: int
-) -> Callable[[tuple[bytes, str]], list[PreparedFace]]:
+) -> Callable[[tuple[bytes, str]], ReadFaces]:
     import cv2  # these here: this module is for processes that load none of them
     import torch
 
@@ -211,7 +218,7 @@ def _preparer(
     cv2.setNumThreads(num_threads)
     torch.set_num_threads(num_threads)
     preparer = Preparer(load_pack(pack), config, device=device)
-    return lambda photo: preparer.prepare(*photo)
+    return lambda photo: preparer.read(*photo)
 
 
 def _work(connection: Connection, stage: Stage, arguments: Sequence[Any]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from factory.config import PrepareConfig
 from factory.faces.find import FaceFinder
-from factory.faces.read import FaceReader
+from factory.faces.read import FaceReader, ReadFaces
 from factory.pack import Pack
 from factory.records import PreparedFace
 
@@ -24,7 +24,9 @@ class Preparer:
         Raises:
             PhotoRejected: the file is no usable photo, or no face in it can be used (then the largest one's reason).
         """
+        return self.read(data, name).usable()
+
+    def read(self, data: bytes, name: str) -> ReadFaces:
+        """What became of each face of an image file. Nothing is raised for a photo."""
         [outcome] = self._reader.read([self._finder.find(data, name)])
-        if not outcome.faces:
-            raise outcome.refused[0][1]
-        return outcome.faces
+        return outcome

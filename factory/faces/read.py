@@ -28,6 +28,12 @@ class ReadFaces:
     faces: list[PreparedFace]  # the largest first
     refused: list[tuple[int, PhotoRejected]]  # by face_index; without faces the first one is the photo's own
 
+    def usable(self) -> list[PreparedFace]:
+        """The faces. Raises PhotoRejected, the photo's own, if there is none."""
+        if not self.faces:
+            raise self.refused[0][1]
+        return self.faces
+
 
 class FaceReader:
     """A pack's parser and feature encoder. Torch's threads are the caller's to set."""

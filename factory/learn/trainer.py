@@ -123,6 +123,13 @@ class Learning:
             self._room = self.trainer.fitting.slots(self.recipe.train, self._width)
         self._waiting.append(face)
 
+    def drop(self, face: PreparedFace) -> None:
+        """A face that was added leaves its slot, or waits for none any more; nothing is kept of it."""
+        self._waiting = deque(other for other in self._waiting if other is not face)
+        if self._slots is not None:
+            for slot in [number for number, who in enumerate(self._slots.occupants) if who.face is face]:
+                self._slots.remove(slot)
+
     def step(self) -> list[Learned]:
         """One update of everybody who has a slot; gives those that are done, and whose slots are free now.
 
@@ -145,6 +152,11 @@ class Learning:
     def steps_done(self) -> int:
         """Of all identities that are in their slots, together."""
         return 0 if self._slots is None else self._slots.steps_done()
+
+    def progress(self) -> list[tuple[PreparedFace, float]]:
+        """Those in a slot, and the share of their steps that is done, 0..1."""
+        occupants = [] if self._slots is None else self._slots.occupants
+        return [(who.face, who.num_steps / self.recipe.train.num_steps) for who in occupants]
 
     def _open(self) -> None:
         trainer = self.trainer

@@ -13,7 +13,12 @@ _TABLES: tuple[Table, ...] = ("faces", "identities")
 def set_consent(store: Store, name_or_id: str, consent: Consent) -> int:
     """Writes a consent to everything that was learned from a person's photo; returns how many rows. Raises
     IdentityNotFound."""
-    photo_id, num = store.find_identity(name_or_id).photo_id, 0
+    return set_photos_consent(store, store.find_identity(name_or_id).photo_id, consent)
+
+
+def set_photos_consent(store: Store, photo_id: str, consent: Consent) -> int:
+    """Writes a consent to everything that was learned from a photo; returns how many rows."""
+    num = 0
     for table in _TABLES:
         rows = store.read(table, where=where_in("photo_id", [photo_id])).to_pylist()
         store.upsert(table, [row | consent.columns() for row in rows])

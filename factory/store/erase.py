@@ -48,13 +48,14 @@ class Person:
     video_ids: set[str]
     model_ids: set[str]
     reject_ids: set[str]  # of files that could not be read, which have no photo_id
+    work_ids: set[str]  # of what was asked for about them
     content: bytes = b""  # of the photo, where it is at hand
 
     def clauses(self, table: Table) -> str:
         """The person's rows of a table, as an SQL condition."""
         ids = {"photo_id": self.photo_ids, "face_id": self.face_ids}
         ids |= {"identity_id": self.identity_ids, "image_id": self.image_ids, "video_id": self.video_ids}
-        ids |= {"model_id": self.model_ids}
+        ids |= {"model_id": self.model_ids, "work_id": self.work_ids}
         if table == "rejects":  # its reasons name the photo, whoever else is on it
             ids["photo_id"] = self.photo_ids | {photo_of(face_id) for face_id in self.face_ids}
             ids["reject_id"] = self.reject_ids
@@ -126,7 +127,8 @@ def find_person(
     images, videos = _drawn(store, "images", identities), _drawn(store, "videos", identities)
     models = _column(store, "models", "model_id", where_in("identity_id", sorted(identities)))
     models |= _column(store, "checkpoints", "model_id", where_in("identity_id", sorted(identities)))
-    return Person(photos, single, identities, images, videos, models, rejects, content)
+    work = _asked_for(store, identities, photos | faces)
+    return Person(photos, single, identities, images, videos, models, rejects, work, content)
 
 
 def _drawn(store: Store, table: Table, identities: set[str]) -> set[str]:
@@ -135,6 +137,14 @@ def _drawn(store: Store, table: Table, identities: set[str]) -> set[str]:
     alone = _column(store, table, key, where_in("identity_id", sorted(identities)))
     several = store.read(table, columns=[key, "people"], where="people IS NOT NULL").to_pylist()
     return alone | {row[key] for row in several if identities.intersection(row["people"])}
+
+
+def _asked_for(store: Store, identities: set[str], photos_and_faces: set[str]) -> set[str]:
+    """Ids of work about these identities, or about one that was to be learned from these photos or faces."""
+    rows = store.read("work", columns=["work_id", "people", "request"]).to_pylist()
+    about = [row for row in rows if identities.intersection(row["people"])]
+    about += [row for row in rows if any(an_id in row["request"] for an_id in photos_and_faces)]
+    return {row["work_id"] for row in about}
 
 
 def _rejects_that_quote(store: Store, content: bytes) -> set[str]:

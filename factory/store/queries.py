@@ -10,6 +10,7 @@ import pyarrow as pa
 from lance.dataset import ColumnOrdering
 
 from factory.config import SculptConfig
+from factory.consent import COLUMNS
 from factory.errors import IdentityNotFound
 from factory.pack import Pack
 from factory.records import Identity, SculptRequest
@@ -137,6 +138,22 @@ def work_page(
 
 def _coming(row: dict[str, Any]) -> tuple[float, str]:
     return row["created_at"], row["work_id"]
+
+
+def photo_rows(store: Store, pack: str, photo_id: str) -> tuple[list[dict[str, Any]], dict[str, Any] | None]:
+    """What a pack made of a photo: its faces without crops, the largest first, and the photo's own reject if there is
+    none. ([], None): it has not been prepared."""
+    mine = f"{where_in('photo_id', [photo_id])} AND {where_in('pack', [pack])}"
+    columns = ["face_id", "face_index", "box", "score", "name", *COLUMNS]
+    faces = sorted(store.read("faces", columns=columns, where=mine).to_pylist(), key=lambda row: row["face_index"])
+    own = f"{mine} AND {where_in('reject_id', [photo_id])} AND reason != 'no_consent'"  # that may have changed
+    rejects = store.read("rejects", where=own).to_pylist()
+    return faces, None if faces or not rejects else rejects[0]
+
+
+def add_name(store: Store, photo_id: str, name: str) -> None:
+    """Another name of a photo: its largest face is found by it."""
+    store.upsert("names", [{"photo_id": photo_id, "name": name}])
 
 
 def clips_of(store: Store, names_or_ids: Sequence[str] | None, columns: list[str]) -> list[dict[str, Any]]:

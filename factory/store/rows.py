@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
+from factory.config import Recipe
 from factory.consent import Consent
+from factory.errors import PhotoRejected
+from factory.ids import face_id
 from factory.records import (
     TEXT_ENCODER,
     FaceFeatures,
@@ -81,6 +85,50 @@ def face_from_row(row: dict[str, Any]) -> PreparedFace:
         pack=row["pack"],
         origin=Origin(rotation=row["rotation"] or 0, frame=row["frame"] or 0, salvaged=bool(row["salvaged"])),
         consent=Consent.of(row),
+    )
+
+
+def refusal_rows(
+    photo_id: str,
+    name: str,
+    pack: str,
+    refused: Sequence[tuple[int, PhotoRejected]],
+    *,
+    whole: bool,
+    reject_id: str | None = None,
+    uri: str | None = None,
+) -> list[dict[str, Any]]:
+    """Rows of `rejects`: what was refused of a photo when it was prepared, by face_index. `whole`: no face of it can be
+    used, so the first refusal is the photo's own, under `reject_id` (None: its photo_id)."""
+    rejects = [
+        Reject(
+            reject_id=(reject_id or photo_id) if whole and number == 0 else face_id(photo_id, index),
+            photo_id=photo_id,
+            name=name,
+            pack=pack,
+            stage="prepare",
+            reason=error.reason,
+            detail=error.detail,
+            uri=uri,
+        )
+        for number, (index, error) in enumerate(refused)
+    ]
+    return [reject_row(reject) for reject in rejects]
+
+
+def diverged_row(face: PreparedFace, identity_id: str, recipe: Recipe) -> dict[str, Any]:
+    """The row of `rejects` of a face whose words are not finite."""
+    return reject_row(
+        Reject(
+            reject_id=identity_id,  # the identity's own: another recipe may succeed
+            photo_id=face.photo_id,
+            name=face.name,
+            pack=face.pack,
+            stage="train",
+            reason="diverged",
+            detail=f"words are not finite after training at a rate of {recipe.train.learning_rate:g}; "
+            "`train --set seed=1`, or another learning_rate, learns it anew; precision=float32 does so more exactly",
+        )
     )
 
 

@@ -18,8 +18,8 @@ from factory.config import PrepareConfig
 from factory.errors import PhotoRejected
 from factory.ids import face_id
 from factory.pack import load_pack
-from factory.records import Face, FoundFaces, Origin, Reject
-from factory.store.rows import face_row, reject_row
+from factory.records import Face, FoundFaces, Origin
+from factory.store.rows import face_row, refusal_rows
 from factory.store.schemas import SCHEMAS
 from pipelines.photos.consents import CONSENT
 
@@ -170,18 +170,5 @@ def _errors(row: Mapping[str, Any]) -> list[tuple[int, PhotoRejected]]:
 def _rejects(
     photo: Mapping[str, Any], refused: Sequence[tuple[int, PhotoRejected]], pack: str, *, whole: bool
 ) -> list[dict[str, Any]]:
-    """Rows of `rejects`. `whole`: no face can be used, so the first refusal is the photo's own."""
-    rejects = [
-        Reject(
-            reject_id=photo["reject_id"] if whole and number == 0 else face_id(photo["photo_id"], index),
-            photo_id=photo["photo_id"],
-            name=photo["name"],
-            pack=pack,
-            stage="prepare",
-            reason=error.reason,
-            detail=error.detail,
-            uri=photo["uri"],
-        )
-        for number, (index, error) in enumerate(refused)
-    ]
-    return [reject_row(reject) for reject in rejects]
+    ids = {"reject_id": photo["reject_id"], "uri": photo["uri"]}
+    return refusal_rows(photo["photo_id"], photo["name"], pack, refused, whole=whole, **ids)

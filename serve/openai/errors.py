@@ -13,14 +13,16 @@ from fastapi.responses import JSONResponse, Response
 from ray.exceptions import RayTaskError
 from starlette.exceptions import HTTPException
 
-from factory.errors import ConsentExpired, IncompatibleIdentity, PromptTooLong
+from factory.errors import ConsentExpired, IncompatibleIdentity, PhotoRejected, PromptTooLong
 from factory.store.keys import KeyRefused, ScopeLacking
 from serve.catalog import UnknownIdentity
 from serve.client import GenerationTimeout, GeneratorDown, QueueFull
+from serve.learning import Diverged, FaceGone
 from serve.openai.body import first_fault
 from serve.openai.schemas import RequestRefused
 from serve.shelf import UnknownFile
 from serve.stopping import Stopping
+from serve.uploads import Erased, NoSuchFace, SeveralFaces
 from serve.work import KeyReused, TooMuchWork, UnknownWork
 
 
@@ -45,6 +47,12 @@ ANSWERS: Final[dict[type[Exception], Answer]] = {
     RequestRefused: Answer(422, "invalid_request_error", "invalid_value"),
     PromptTooLong: Answer(422, "invalid_request_error", "invalid_value", "prompt"),
     HTTPException: Answer(404, "invalid_request_error", "no_such_route"),  # its own status: 404, 405
+    PhotoRejected: Answer(422, "invalid_request_error", "photo_rejected", "image"),  # its code is the reason
+    SeveralFaces: Answer(422, "invalid_request_error", "several_faces", "face"),
+    NoSuchFace: Answer(422, "invalid_request_error", "no_such_face", "face"),
+    Erased: Answer(409, "invalid_request_error", "erased", "image", retry=False),
+    FaceGone: Answer(409, "invalid_request_error", "erased", "image", retry=False),
+    Diverged: Answer(422, "invalid_request_error", "diverged", "image"),
     QueueFull: Answer(429, "rate_limit_error", "queue_full", retry=True),
     UnknownFile: Answer(404, "invalid_request_error", "no_such_file"),
     UnknownWork: Answer(404, "invalid_request_error", "no_such_work"),
@@ -54,6 +62,13 @@ ANSWERS: Final[dict[type[Exception], Answer]] = {
     GeneratorDown: Answer(503, "server_error", "generator_unavailable", retry=True),
     GenerationTimeout: Answer(504, "server_error", "timeout", retry=False),  # again costs as much again
     Exception: Answer(500, "server_error", "internal_error"),
+}
+
+
+# Reasons whose detail is the words of a library or a system, which may tell of the machine; all others are our own.
+_WITHOUT_DETAIL: Final = {
+    "unreadable": "the photo cannot be read",
+    "out_of_memory": "the photo needs more memory than this server has for one; send a smaller one",
 }
 
 
@@ -68,7 +83,7 @@ def told(error: Exception) -> tuple[int, dict[str, Any], dict[str, str]]:
     answer = next(ANSWERS[kind] for kind in type(error).__mro__ if kind in ANSWERS)
     status, param, headers = answer.status, answer.param, dict[str, str]()
     cause = error.cause if isinstance(error, RayTaskError) else error  # the replica's own, without its traceback
-    message = str(cause)
+    message, more = str(cause), dict[str, Any]()
     if isinstance(cause, RequestRefused):
         status, param = cause.status, cause.param
     elif isinstance(cause, RequestValidationError):
@@ -79,13 +94,18 @@ def told(error: Exception) -> tuple[int, dict[str, Any], dict[str, str]]:
     elif isinstance(cause, (QueueFull, TooMuchWork, Stopping)):
         milliseconds = math.ceil(cause.retry_after_s * 1000)
         headers = {"retry-after": str(math.ceil(milliseconds / 1000)), "retry-after-ms": str(milliseconds)}
+    elif isinstance(cause, PhotoRejected):
+        told_why = _WITHOUT_DETAIL.get(cause.reason, cause.detail)
+        message, more["code"] = f"{cause.reason.replace('_', ' ')}: {told_why}", cause.reason
+    elif isinstance(cause, SeveralFaces):
+        more["faces"] = cause.faces
     elif status == 500:
         message = "the server failed; its log has the details under this request's x-request-id"
     if status == 401:
         headers["www-authenticate"] = "Bearer"  # not Basic: a browser would ask by itself, for each picture of the page
     if answer.retry is not None:
         headers["x-should-retry"] = str(answer.retry).lower()
-    body = {"message": message, "type": answer.type, "param": param, "code": answer.code}
+    body = {"message": message, "type": answer.type, "param": param, "code": answer.code, **more}
     return status, {"error": body}, headers
 
 

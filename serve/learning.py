@@ -1,0 +1,179 @@
+"""The learning deployment: a replica prepares photos in a process of its own and keeps a trainer's slots open.
+
+Serve starts it with the first upload and ends it when none has come for a while, so that nobody who only draws pays
+for it. It is nicer than the drawer: where both want the same core, the drawer has most of it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+from collections.abc import AsyncIterator
+from concurrent.futures import Future
+from dataclasses import replace
+from typing import TYPE_CHECKING, Final
+
+from ray import serve as ray_serve
+from ray.serve import Application
+from ray.serve.schema import LoggingConfig
+
+from factory.config import EngineConfig, PrepareConfig, Recipe
+from factory.consent import Consent
+from factory.errors import PhotoRejected
+from factory.faces.isolated import IsolatedPreparer
+from factory.ids import content_id, identity_id
+from factory.pack import load_pack
+from factory.records import Identity
+from factory.store.queries import learned
+from factory.store.rows import diverged_row, face_row, identity_row, refusal_rows
+from factory.store.tables import Store
+from serve.learn_loop import LearnLoop
+from serve.settings import AppArgs
+
+if TYPE_CHECKING:
+    from factory.learn.trainer import Trainer
+
+PREPARE_LIMIT_S: Final = 60.0  # of one photo, others before it included
+_TELL_EVERY_S: Final = 0.25
+_NICENESS: Final = 10  # added; Ray's workers are at 15 and 19 is the most: then the drawer has seven tenths of a core
+
+
+class FaceGone(LookupError):
+    """A face that was to be learned is in the table no more: its person was erased."""
+
+    def __str__(self) -> str:
+        return "the face is gone: its person was erased meanwhile"
+
+
+class Diverged(Exception):
+    """The words of a face are not finite; the table `rejects` tells it."""
+
+    def __str__(self) -> str:
+        return "diverged: the words are not finite after training"
+
+
+class Learner:
+    """A replica: one model pack, up to `slots` people of all roots learned at once, each at its own step."""
+
+    def __init__(self, pack: str, *, device: str, num_threads: int, slots: int, niceness: int = 0) -> None:
+        """Returns before the networks are there: they load in two threads, and who asks waits for them."""
+        os.nice(niceness)
+        self._pack = load_pack(pack)
+        self._config = PrepareConfig()
+        self._preparer: Future[IsolatedPreparer] = Future()
+
+        def start_preparing() -> None:
+            try:
+                preparer = IsolatedPreparer(pack, self._config, num_threads=1)  # on the CPU: few photos come at once
+                self._preparer.set_result(preparer)
+            except Exception as error:  # noqa: BLE001 (whoever waits must hear of it)
+                self._preparer.set_exception(error)
+
+        def load() -> Trainer:
+            import torch  # here: it takes seconds, and the process that prepares need not wait for it
+
+            from factory.learn.trainer import load_trainer
+
+            torch.set_num_threads(num_threads)  # OpenMP's number is each thread's own
+            return load_trainer(self._pack, device=device, engine=EngineConfig(slots=slots))
+
+        threading.Thread(target=start_preparing, name="preparer", daemon=True).start()
+        self._loop = LearnLoop(load)
+
+    async def prepare(self, root: str, data: bytes, name: str, consent: Consent) -> None:
+        """Finds a photo's faces; what becomes of each is a row of `faces` or `rejects` of a root when this returns.
+
+        Raises TimeoutError where other photos took all of the time.
+        """
+        await asyncio.to_thread(self._prepare, Store(root), data, name, consent)
+
+    def _prepare(self, store: Store, data: bytes, name: str, consent: Consent) -> None:
+        photo_id, pack = content_id(data), self._pack.name
+        try:
+            outcome = self._preparer.result().read(data, name, limit_s=PREPARE_LIMIT_S)
+        except PhotoRejected as error:  # it killed the process that worked on it
+            store.upsert("rejects", refusal_rows(photo_id, name, pack, [(0, error)], whole=True))
+            return
+        refused = refusal_rows(photo_id, name, pack, outcome.refused, whole=not outcome.faces)
+        store.upsert("rejects", refused)
+        rows = [face_row(replace(face, consent=consent)) | {"uri": None} for face in outcome.faces]
+        store.upsert("faces", rows)  # last: the photo is done
+
+    async def learn(self, root: str, face_id: str, recipe: Recipe, name: str = "") -> AsyncIterator[float | str]:
+        """Shares of the steps that are done, 0..1, then the identity_id, once the identity is in the table, called
+        `name` or else as its face.
+
+        Raises:
+            FaceGone: there is no such face of this pack in the root.
+            Diverged: the words are not finite.
+        """
+        fingerprint = await asyncio.to_thread(self._pack.learning_fingerprint)
+        an_id = identity_id(face_id, recipe, fingerprint)
+        store = Store(root)
+        if await asyncio.to_thread(learned, store, [an_id]):  # done before a restart
+            yield an_id
+            return
+        try:
+            [face] = await asyncio.to_thread(store.faces, [face_id], pack=self._pack.name)
+        except ValueError:
+            raise FaceGone from None
+        now = 0.0
+
+        def tell(share: float) -> None:
+            nonlocal now
+            now = share
+
+        future = self._loop.submit(f"{an_id} {root}", face, recipe, tell)
+        waiting = asyncio.wrap_future(future)
+        told = 0.0
+        try:
+            while not (await asyncio.wait([waiting], timeout=_TELL_EVERY_S))[0]:
+                if now > told:
+                    told = now
+                    yield told
+            outcome = waiting.result()
+            if outcome.identity is None:
+                await asyncio.to_thread(store.upsert, "rejects", [diverged_row(face, an_id, recipe)])
+                raise Diverged
+            await asyncio.to_thread(_commit, store, replace(outcome.identity, name=name or face.name))
+            yield an_id
+        finally:
+            future.cancel()
+
+
+def _commit(store: Store, identity: Identity) -> None:
+    store.upsert("identities", [identity_row(identity)])
+    if not learned(store, [identity.identity_id]):
+        raise FaceGone  # its person was erased in the meantime, so the store has not taken it
+
+
+def learner_deployment(args: AppArgs, *, num_threads: int, num_gpus: float) -> Application:
+    """The learner as a Serve deployment: no replica until somebody uploads a photo, nor when nobody has for a while.
+
+    `num_gpus` is its share where the settings leave that open.
+    """
+    num_gpus = num_gpus if args.learner_num_gpus is None else args.learner_num_gpus
+    return ray_serve.deployment(
+        name="Learner",
+        ray_actor_options={"num_cpus": args.learner_num_cpus, "num_gpus": num_gpus},
+        max_ongoing_requests=4 * args.learner_slots,
+        max_queued_requests=args.max_queued,
+        autoscaling_config={
+            "min_replicas": 0,
+            "initial_replicas": 0,
+            "max_replicas": 1,
+            "target_ongoing_requests": 4 * args.learner_slots,
+            "upscale_delay_s": 0.0,
+            "downscale_delay_s": args.learner_idle_s,
+        },
+        logging_config=LoggingConfig(enable_access_log=False),
+        graceful_shutdown_wait_loop_s=0.5,
+        graceful_shutdown_timeout_s=5.0,  # work that it leaves is taken up again
+    )(Learner).bind(
+        args.pack,
+        device="cuda" if num_gpus else "cpu",
+        num_threads=num_threads,
+        slots=args.learner_slots,
+        niceness=_NICENESS,
+    )

@@ -1,0 +1,90 @@
+"""A multipart form with photos: fields and files, or the reason why it cannot be read."""
+
+from __future__ import annotations
+
+from pathlib import PurePosixPath
+from typing import Any, Final, TypeVar
+from unicodedata import normalize
+from urllib.parse import urlsplit
+
+from fastapi import Request
+from pydantic import BaseModel, ValidationError
+from starlette.datastructures import UploadFile
+from starlette.formparsers import MultiPartException
+from starlette.requests import ClientDisconnect
+from starlette.types import Message
+
+from serve.openai.body import first_fault
+from serve.openai.schemas import RequestRefused
+from serve.uploads import Upload
+
+MAX_PHOTOS: Final = 16  # of one request, as in OpenAI's API
+MAX_FORM: Final = 64 * 2**20  # bytes of all of it
+_MAX_FIELD: Final = 64 * 2**10  # bytes of one field that is no file
+_MAX_FIELDS: Final = 100
+_PHOTOS: Final = ("image", "image[]")  # one, or one of several, as clients write it
+
+Body = TypeVar("Body", bound=BaseModel)
+
+
+async def read_form(request: Request, kind: type[Body]) -> tuple[list[Upload], Body]:
+    """The photos, in their order, and the other fields as `kind`; empty fields are left out.
+
+    Raises RequestRefused, which names the field at fault.
+    """
+    _check_origin(request)
+    if not request.headers.get("content-type", "").lower().startswith("multipart/form-data"):
+        raise RequestRefused("send multipart/form-data with the photo as `image`, as `curl -F image=@FILE`", status=415)
+    photos: list[Upload] = []
+    fields: dict[str, Any] = {}
+    try:
+        form = _limited(request).form(max_files=MAX_PHOTOS, max_fields=_MAX_FIELDS, max_part_size=_MAX_FIELD)
+        async with form as parts:
+            for name, value in parts.multi_items():
+                if not isinstance(value, UploadFile):
+                    if name in _PHOTOS:
+                        raise RequestRefused("send a file, as `curl -F image=@FILE`", "image")
+                    fields |= {name.removesuffix("[]"): value} if value != "" else {}
+                elif name in _PHOTOS:
+                    photos.append(Upload(data=await value.read(), name=_stem(value.filename)))
+                else:  # a file where none is expected: the model says so by its name
+                    fields[name] = f"a file of {value.size} bytes"
+    except MultiPartException as error:
+        raise RequestRefused(f"the form cannot be read: {error.message}", status=400) from None
+    except ClientDisconnect:
+        raise RequestRefused("the body ended before its content-length", status=400) from None
+    if not photos or not all(photo.data for photo in photos):
+        raise RequestRefused("send at least one photo as `image`, none of 0 bytes", "image")
+    try:
+        return photos, kind.model_validate(fields)
+    except ValidationError as error:
+        param, message = first_fault([(fault["loc"], fault["msg"]) for fault in error.errors()])
+        raise RequestRefused(message, param) from None
+
+
+def _limited(request: Request) -> Request:
+    """The same request, which ends where it becomes too long."""
+    num = 0
+
+    async def receive() -> Message:
+        nonlocal num
+        message = await request.receive()
+        num += len(message.get("body", b""))
+        if num > MAX_FORM:
+            raise RequestRefused(f"the form is longer than {MAX_FORM} bytes", status=413)
+        return message
+
+    return Request(request.scope, receive)
+
+
+def _check_origin(request: Request) -> None:
+    """A browser sends a form to any site without asking its visitor: only this server's own page may."""
+    origin = request.headers.get("origin")
+    if origin is not None and urlsplit(origin).netloc != request.headers.get("host"):
+        raise RequestRefused("a page of another site may not send photos here", status=403)
+
+
+def _stem(filename: str | None) -> str:
+    """A file's name without folders and suffix, as it may be stored."""
+    text = (filename or "").replace("\\", "/").encode(errors="ignore").decode()
+    return normalize("NFC", PurePosixPath(text).stem)[:200]

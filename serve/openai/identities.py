@@ -1,0 +1,157 @@
+"""/v1/identities: learn people from uploaded photos, list them, erase one."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Annotated, Any
+from unicodedata import normalize
+
+from fastapi import APIRouter, Query, Request
+from fastapi.responses import JSONResponse, Response
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from factory.consent import COLUMNS, Consent
+from factory.errors import IdentityNotFound
+from factory.store.erase import erase, find_person
+from factory.store.queries import find_work
+from factory.store.tables import Store
+from serve.catalog import Catalog, UnknownIdentity
+from serve.openai.forms import read_form
+from serve.openai.schemas import ModelCard, RequestRefused, identity_card
+from serve.openai.work import poll_headers, work_card
+from serve.uploads import KIND, LearnOrder, Preset, Uploads
+from serve.work import UNDER_WAY, Work, WorkBook
+
+_MAX_PAGE = 10_000  # identities of one answer
+
+
+class UploadFields(BaseModel):
+    """The fields beside the photo. An unknown one is named in x-ignored-fields."""
+
+    model_config = ConfigDict(extra="allow")
+
+    name: str = Field(default="", max_length=200)  # empty: the file's
+    preset: Preset = "paper"
+    face: int | None = Field(default=None, ge=0, le=10_000)  # 0 is the largest; None: there must be one only
+    all: bool = False  # everybody on the photo
+    consent: str = Field(default="", max_length=1000)  # where it is written down that they agreed
+    consent_expires: str = Field(default="", max_length=100)  # a date, as 2027-01-31
+    consent_scope: str = Field(default="", max_length=1000)  # what for
+
+    @field_validator("name")
+    @classmethod
+    def _as_stored(cls, name: str) -> str:
+        return normalize("NFC", name.encode(errors="ignore").decode()).strip()
+
+
+class Identities:
+    """The handlers of /v1/identities."""
+
+    def __init__(self, catalog: Catalog, store: Store, book: WorkBook, uploads: Uploads, fingerprint: str) -> None:
+        self._catalog, self._store, self._book, self._uploads = catalog, store, book, uploads
+        self._fingerprint = fingerprint
+        self._erasing = asyncio.Lock()
+
+    async def create(self, request: Request) -> Response:
+        """Learns who is on a photo: 202 and work to be polled, or 200 and the identity if it is known."""
+        photos, fields = await read_form(request, UploadFields)
+        if len(photos) > 1:
+            raise RequestRefused("send one photo at a time", "image")
+        if fields.face is not None and fields.all:
+            raise RequestRefused("give one of `face` and `all`", "face")
+        order = await self._uploads.order(
+            photos[0],
+            name=fields.name,
+            preset=fields.preset,
+            face=fields.face,
+            everybody=fields.all,
+            consent=_consent(fields),
+        )
+        ignored = {"x-ignored-fields": ", ".join(fields.model_extra)} if fields.model_extra else {}
+        if await self._uploads.known(order):
+            return JSONResponse(await self._known(order), headers=ignored)
+        work = await self.submit(order, request.headers.get("idempotency-key"))
+        headers = {**ignored, **poll_headers(work), "location": f"/v1/work/{work.work_id}"}
+        return JSONResponse(self._card(work), status_code=202, headers=headers)
+
+    async def submit(self, order: LearnOrder, key: str | None = None) -> Work:
+        """The work of an order; the one that is under way about the same people, if there is such."""
+        ids = [person.identity_id for person in order.people]
+        if key is None:
+            for row in await asyncio.to_thread(find_work, self._store, KIND, "identity_id", ids[0]):
+                if row["status"] in UNDER_WAY and row["people"] == ids:
+                    return await self._book.find(row["work_id"], KIND)
+        return await self._book.submit(KIND, order.model_dump(mode="json"), ids, key)
+
+    async def list_all(
+        self, limit: Annotated[int, Query(ge=1, le=_MAX_PAGE)] = 100, after: str | None = None
+    ) -> dict[str, Any]:
+        """The identities that can be drawn with this pack, newest first, from the one that follows `after` on."""
+        try:
+            found = await asyncio.to_thread(self._catalog.page, self._fingerprint, limit + 1, after)
+        except UnknownIdentity as error:
+            raise RequestRefused(str(error), "after") from None
+        cards = [{**ModelCard.of(one).model_dump(), "object": "identity"} for one in found[:limit]]
+        first, last = (cards[0]["id"], cards[-1]["id"]) if cards else (None, None)
+        more = len(found) > limit
+        return {"object": "list", "data": cards, "first_id": first, "last_id": last, "has_more": more}
+
+    async def delete(self, identity: str) -> dict[str, Any]:
+        """Erases a person: rows, old versions and leftovers; then every byte of the root is searched for traces."""
+        found = await asyncio.to_thread(self._catalog.find, identity)
+        async with self._erasing:  # two at once would throw back each other's commits
+            try:
+                person = await asyncio.to_thread(find_person, self._store, identity_id=found.identity_id)
+            except IdentityNotFound as error:  # erased meanwhile
+                raise UnknownIdentity(f"no identity {identity[:100]!r}") from error
+            for work_id in sorted(person.work_ids):
+                await self._book.cancel(work_id)
+            done = await asyncio.to_thread(erase, self._store, person)
+        if done.found:
+            text = (
+                f"erased, but {len(done.found)} traces are left in files that jobs hold: when none runs, "
+                "`identity-factory identities erase --photo FILE` removes them"
+            )
+            raise RequestRefused(text, status=409)
+        return {
+            "id": found.identity_id,
+            "object": "identity.deleted",
+            "deleted": True,
+            "proof": {
+                "rows": dict(done.rows),  # removed, by table
+                "files_searched": done.files_scanned,
+                "bytes_searched": done.bytes_scanned,
+                "traces_found": len(done.found),
+            },
+        }
+
+    async def _known(self, order: LearnOrder) -> dict[str, Any]:
+        people = [await asyncio.to_thread(self._catalog.find, person.identity_id) for person in order.people]
+        cards = [identity_card(who, compatible=who.fingerprint == self._fingerprint, words=False) for who in people]
+        return {**cards[0], "identities": [card["identity_id"] for card in cards]}
+
+    def _card(self, work: Work) -> dict[str, Any]:
+        return work_card(work, self._book, identities=work.people)
+
+
+def _consent(fields: UploadFields) -> Consent:
+    try:
+        return Consent.of(fields.model_dump(include=set(COLUMNS)))
+    except ValueError as error:
+        raise RequestRefused(str(error), "consent") from None
+
+
+def identity_routes(identities: Identities) -> APIRouter:
+    """What belongs to /v1/identities, but for the looks at one (images.py, serve/browsing.py)."""
+    router = APIRouter()
+    form = {"requestBody": {"content": {"multipart/form-data": {"schema": _form_schema()}}}}
+    router.add_api_route("/v1/identities", identities.create, methods=["POST"], status_code=202, openapi_extra=form)
+    router.add_api_route("/v1/identities", identities.list_all, methods=["GET"])
+    router.add_api_route("/v1/identities/{identity:name}", identities.delete, methods=["DELETE"])
+    return router
+
+
+def _form_schema() -> dict[str, Any]:
+    schema = UploadFields.model_json_schema()
+    schema["properties"] = {"image": {"type": "string", "format": "binary"}, **schema["properties"]}
+    return {**schema, "required": ["image"]}

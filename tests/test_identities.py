@@ -1,0 +1,309 @@
+"""People learned from uploads, without Ray: what is answered at once and what later, and what erasing leaves."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import io
+import threading
+import time
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+from starlette.testclient import TestClient
+
+from factory.config import Recipe
+from factory.consent import Consent
+from factory.errors import PhotoRejected
+from factory.ids import content_id, face_id, identity_id
+from factory.pack import Pack
+from factory.settings import train_settings
+from factory.store.rows import face_row, identity_row, refusal_rows
+from factory.store.tables import Store
+from serve.catalog import Catalog
+from serve.client import GeneratorDown, ImageClient
+from serve.ingress import create_app
+from serve.learning import Diverged
+from serve.openai.errors import kept_of
+from serve.openai.forms import MAX_PHOTOS
+from serve.openai.identities import Identities, identity_routes
+from serve.openai.images import Endpoint
+from serve.openai.work import work_routes
+from serve.stopping import Door
+from serve.uploads import KIND, Uploads
+from serve.work import Kind, WorkBook
+from tests.make_faces import noise_face
+from tests.serving import FakeGenerator, error_of, people_store, person
+
+MAX_WAITING = 3
+
+
+@dataclass
+class FakeLearner:
+    """Stands for the learning deployment: a photo b"2 faces" has two, b"no face" none; learns when it is let."""
+
+    store: Store
+    pack: Pack
+    go: threading.Event = field(default_factory=threading.Event)
+    prepared: list[str] = field(default_factory=list)
+    learned: list[str] = field(default_factory=list)  # ids of faces
+    lost: int = 0  # how often the replica dies on the way
+    error: Exception | None = None
+
+    async def prepare(self, data: bytes, name: str, consent: Consent) -> None:
+        self.prepared.append(name)
+        photo_id = content_id(data)
+        if data == b"no face":
+            refused = [(0, PhotoRejected("no_face", "no face scores 0.5 in 64 x 64 pixels"))]
+            self.store.upsert("rejects", refusal_rows(photo_id, name, self.pack.name, refused, whole=True))
+            return
+        faces = []
+        for index in range(2 if data.startswith(b"2 faces") else 1):
+            ids: dict[str, Any] = {"face_id": face_id(photo_id, index), "photo_id": photo_id, "face_index": index}
+            ids["name"] = name if index == 0 else f"{name}-{index}"
+            faces.append(face_row(replace(noise_face(index, self.pack), consent=consent, **ids)))
+        self.store.upsert("faces", [{**row, "uri": None} for row in faces])
+
+    async def learn(self, face_id: str, recipe: Recipe, name: str) -> AsyncIterator[float | str]:
+        yield 0.5
+        while not self.go.is_set():
+            await asyncio.sleep(0.005)
+        if self.lost:
+            self.lost -= 1
+            raise GeneratorDown("the learner is not available just now; try again")
+        if self.error is not None:
+            raise self.error
+        [face] = self.store.faces([face_id], pack=self.pack.name)
+        an_id = identity_id(face_id, recipe, self.pack.learning_fingerprint())
+        made = person(len(self.learned) + 10, name or face.name, self.pack.fingerprint(), "2026-02-01T00:00:00+00:00")
+        of: dict[str, Any] = {"identity_id": an_id, "face_id": face_id, "photo_id": face.photo_id}
+        of |= face.consent.columns()
+        self.store.upsert("identities", [identity_row(replace(made, **of, pack=self.pack.name))])
+        self.learned.append(face_id)
+        yield an_id
+
+
+@pytest.fixture
+def store(tmp_path: Any, tiny_pack: Pack) -> Store:
+    return people_store(tmp_path, tiny_pack)
+
+
+@pytest.fixture
+def learner(store: Store, tiny_pack: Pack) -> FakeLearner:
+    return FakeLearner(store, tiny_pack)
+
+
+def serving(store: Store, pack: Pack, learner: FakeLearner) -> TestClient:
+    fake, catalog = FakeGenerator(), Catalog(store.root)
+    client = ImageClient(fake.submit, fake.submit_with_previews, fake.submit_clip, timeout_s=5.0)
+    uploads = Uploads(pack, store, learner)
+    kind = Kind(do=uploads.learn, at_once=2, max_waiting=MAX_WAITING)
+    book = WorkBook(store, {KIND: kind}, kept_of, beat_s=0.1)
+    identities = Identities(catalog, store, book, uploads, pack.fingerprint())
+    routers = work_routes(book), identity_routes(identities)
+    app = create_app(Endpoint(pack, catalog, client, fake.stats), Door(), book, *routers)
+    return TestClient(app, raise_server_exceptions=False)
+
+
+@pytest.fixture
+def http(store: Store, tiny_pack: Pack, learner: FakeLearner) -> Iterator[TestClient]:
+    with serving(store, tiny_pack, learner) as http:  # in `with` the app's lifespan runs
+        yield http
+
+
+def upload(http: TestClient, data: bytes = b"a photo", filename: str = "zoe.jpg", **fields: Any) -> Any:
+    headers = fields.pop("headers", {})
+    return http.post("/v1/identities", files={"image": (filename, data)}, data=fields, headers=headers)
+
+
+def finished(http: TestClient, work: dict[str, Any]) -> dict[str, Any]:
+    """The work when it is over."""
+    deadline = time.monotonic() + 20
+    while work["status"] in ("queued", "in_progress"):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+        work = http.get(f"/v1/work/{work['id']}").json()
+    return work
+
+
+def test_an_upload_is_work_and_then_a_person_as_the_job_would_have_made(
+    http: TestClient, store: Store, learner: FakeLearner, tiny_pack: Pack
+) -> None:
+    answer = upload(http)
+    work = answer.json()
+    assert answer.status_code == 202 and answer.headers["location"] == f"/v1/work/{work['id']}"
+    assert work["object"] == "identity" and work["kind"] == "identity" and work["status"] == "queued"
+    learner.go.set()
+    over = finished(http, work)
+    (row,) = store.read("identities", where="name = 'zoe'").to_pylist()
+    recipe = train_settings(tiny_pack, "paper")
+    as_a_job = identity_id(face_id(content_id(b"a photo"), 0), recipe, tiny_pack.learning_fingerprint())
+    assert over["status"] == "completed" and over["progress"] == 100
+    assert row["identity_id"] == over["result_id"] == work["identities"][0] == as_a_job
+    assert http.get("/v1/identities/zoe").json()["identity_id"] == as_a_job
+    assert http.get("/v1/identities").json()["data"][0]["name"] == "zoe"
+    listed = store.read("work").to_pylist()
+    assert len(listed) == 1 and b"a photo".hex() not in str(listed) and "a photo" not in listed[0]["request"]
+
+
+def test_the_same_photo_again_is_the_known_person_at_once(http: TestClient, store: Store, learner: FakeLearner) -> None:
+    learner.go.set()
+    first = finished(http, upload(http).json())
+    again = upload(http, filename="other name.png")
+    assert again.status_code == 200 and again.json()["identity_id"] == first["result_id"]
+    assert learner.prepared == ["zoe"] and len(learner.learned) == 1 and store.count("work") == 1
+    named = upload(http, name="Zoë")
+    assert named.status_code == 200 and http.get("/v1/identities/Zo%C3%AB").json()["identity_id"] == first["result_id"]
+    other = upload(http, preset="release")
+    assert other.status_code == 202 and other.json()["identities"] != [first["result_id"]]
+
+
+def test_who_is_being_learned_is_not_learned_twice(http: TestClient, store: Store, learner: FakeLearner) -> None:
+    one, two = upload(http).json(), upload(http).json()
+    assert one["id"] == two["id"] and store.count("work") == 1
+    learner.go.set()
+    finished(http, one)
+    assert len(learner.learned) == 1
+
+
+def test_several_faces_are_told_with_boxes_and_pictures(http: TestClient, learner: FakeLearner) -> None:
+    answer = upload(http, b"2 faces")
+    error = answer.json()["error"]
+    assert answer.status_code == 422 and error["code"] == "several_faces" and error["param"] == "face"
+    assert [(face["face"], len(face["box"])) for face in error["faces"]] == [(0, 4), (1, 4)]
+    assert Image.open(io.BytesIO(base64.b64decode(error["faces"][1]["thumbnail"]))).size == (64, 64)
+    assert learner.learned == []
+    learner.go.set()
+    second = finished(http, upload(http, b"2 faces", face=1, name="Yan").json())
+    assert learner.learned == [face_id(content_id(b"2 faces"), 1)]
+    assert http.get("/v1/identities/Yan").json()["identity_id"] == second["result_id"]
+    everybody = upload(http, b"2 faces", all="true").json()
+    assert len(everybody["identities"]) == 2 and finished(http, everybody)["status"] == "completed"
+    assert sorted(learner.learned)[:1] == [face_id(content_id(b"2 faces"), 0)]
+    both = upload(http, b"2 faces", all="true")
+    assert both.status_code == 200 and both.json()["identities"] == everybody["identities"]
+
+
+def test_a_photo_that_cannot_be_used_is_told_by_the_jobs_reason_and_is_a_reject(
+    http: TestClient, store: Store, learner: FakeLearner
+) -> None:
+    for _ in range(2):
+        answer = upload(http, b"no face")
+        assert answer.status_code == 422 and error_of(answer)["code"] == "no_face" and "0.5" in answer.text
+    (reject,) = store.read("rejects").to_pylist()
+    assert reject["photo_id"] == content_id(b"no face") and learner.prepared == ["zoe"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"preset": "best"}, "preset"),
+        ({"face": -1}, "face"),
+        ({"face": "one"}, "face"),
+        ({"face": 0, "all": "true"}, "face"),
+        ({"face": 7}, "face"),
+        ({"name": "x" * 201}, "name"),
+        ({"data": b""}, "image"),
+    ],
+)
+def test_a_bad_field_is_422_and_named(
+    http: TestClient, learner: FakeLearner, fields: dict[str, Any], param: str
+) -> None:
+    answer = upload(http, **fields)
+    assert answer.status_code == 422 and error_of(answer)["param"] == param and learner.learned == []
+
+
+def test_a_form_that_cannot_be_read_is_told_why(http: TestClient) -> None:
+    none = http.post("/v1/identities", data={"name": "x"}, files={"other": b"x"})
+    assert none.status_code == 422 and error_of(none)["param"] == "image"
+    assert http.post("/v1/identities", json={"image": "x"}).status_code == 415
+    multipart = {"content-type": "multipart/form-data; boundary=x"}
+    assert http.post("/v1/identities", content=b"--x\r\n", headers=multipart).status_code in (400, 422)
+    many = [("image[]", (f"{number}.png", b"x")) for number in range(MAX_PHOTOS + 1)]
+    assert http.post("/v1/identities", files=many).status_code == 400
+    elsewhere = upload(http, headers={"origin": "http://elsewhere.example"})
+    assert elsewhere.status_code == 403
+    assert upload(http, nmae="x").headers["x-ignored-fields"] == "nmae"
+
+
+def test_more_than_may_wait_is_429_and_says_when_to_come_again(http: TestClient) -> None:
+    answers = [upload(http, f"photo {number}".encode()) for number in range(MAX_WAITING + 1)]
+    assert [answer.status_code for answer in answers] == [202] * MAX_WAITING + [429]
+    assert int(answers[-1].headers["retry-after"]) > 0
+
+
+def test_a_learner_that_is_lost_is_asked_once_more(http: TestClient, learner: FakeLearner) -> None:
+    learner.go.set()
+    learner.lost = 1
+    assert finished(http, upload(http).json())["status"] == "completed"
+    learner.lost = 2
+    over = finished(http, upload(http, b"another photo").json())
+    assert over["status"] == "failed" and over["error"]["code"] == "generator_unavailable"
+
+
+def test_words_that_diverge_are_told(http: TestClient, learner: FakeLearner) -> None:
+    learner.go.set()
+    learner.error = Diverged()
+    over = finished(http, upload(http).json())
+    assert over["status"] == "failed" and over["error"]["code"] == "diverged"
+
+
+def test_a_restart_goes_on_without_the_photo(store: Store, tiny_pack: Pack, learner: FakeLearner) -> None:
+    with serving(store, tiny_pack, learner) as http:
+        work = upload(http).json()
+    later = FakeLearner(store, tiny_pack)
+    with serving(store, tiny_pack, later) as http:
+        later.go.set()
+        over = finished(http, work)
+    assert over["status"] == "completed" and later.prepared == [] and len(later.learned) == 1
+
+
+def test_erasing_ends_what_is_under_way_and_leaves_nothing(
+    http: TestClient, store: Store, learner: FakeLearner
+) -> None:
+    learner.go.set()
+    made = finished(http, upload(http).json())
+    learner.go.clear()
+    other = upload(http, preset="release").json()  # the same face, to be learned anew
+    answer = http.delete("/v1/identities/zoe")
+    assert answer.status_code == 200 and answer.json()["deleted"] and answer.json()["id"] == made["result_id"]
+    proof = answer.json()["proof"]
+    assert proof["rows"]["identities"] == 1 and proof["rows"]["faces"] == 1 and proof["rows"]["work"] == 2
+    assert proof["files_searched"] > 0 and proof["traces_found"] == 0
+    assert http.get("/v1/identities/zoe").status_code == 404 and http.delete("/v1/identities/zoe").status_code == 404
+    assert http.get(f"/v1/work/{other['id']}").status_code == 404
+    learner.go.set()
+    again = upload(http)
+    assert again.status_code == 409 and error_of(again)["code"] == "erased"
+    assert http.get("/v1/identities/ada").status_code == 200  # nobody else is touched
+
+
+def test_where_consent_is_required_a_photo_without_one_is_refused_and_not_kept(
+    http: TestClient, store: Store, learner: FakeLearner
+) -> None:
+    (Path(store.root) / "settings.toml").write_text("require_consent = true\n")
+    refused = upload(http)
+    assert refused.status_code == 422 and error_of(refused)["code"] == "no_consent"
+    assert learner.prepared == [] and store.count("faces") == store.count("rejects") == 0
+    assert upload(http, consent="form 7", consent_expires="2020-01-31").status_code == 422
+    assert error_of(upload(http, consent="form 7", consent_expires="soon"))["param"] == "consent"
+    learner.go.set()
+    finished(http, upload(http, consent="form 7", consent_expires="2100-01-31", consent_scope="tests").json())
+    row = store.read("identities", where="name = 'zoe'").to_pylist()[0]
+    assert (row["consent"], row["consent_scope"]) == ("form 7", "tests")
+    assert upload(http).status_code == 200  # it was told before
+    assert upload(http, consent="form 8").status_code == 200
+    assert store.read("identities", where="name = 'zoe'").to_pylist()[0]["consent"] == "form 8"
+
+
+def test_identities_are_listed_page_by_page(http: TestClient) -> None:
+    first = http.get("/v1/identities?limit=1").json()
+    assert [one["id"] for one in first["data"]] == ["bob"] and first["has_more"]
+    rest = http.get(f"/v1/identities?after={first['last_id']}").json()
+    assert [one["id"] for one in rest["data"]] == ["ada"] and not rest["has_more"]
+    assert error_of(http.get("/v1/identities?after=nobody"))["param"] == "after"
+    assert http.get("/v1/identities?limit=0").status_code == 422
