@@ -1,10 +1,10 @@
 // Adding people: photos by file, drop, paste or camera; who was found in them, or why nobody; how far the learning is.
 
-import { call, follow, has, part } from "./api.js";
-import { button, h, icon, notice, openDialog, timeLeft } from "./dom.js";
+import { call, follow, has } from "./api.js";
+import { button, h, icon, notice, openDialog, plural, timeLeft } from "./dom.js";
 import { face, masks, masksKey } from "./faces.js";
 import { choose } from "./people.js";
-import { loadPeople } from "./state.js";
+import { loadPeople, person } from "./state.js";
 
 let adder = null; // the open dialog's
 
@@ -64,6 +64,7 @@ function upload(photo) {
     for (const [key, value] of Object.entries(which)) form.append(key, value);
     try {
       const work = await call("/v1/identities", { method: "POST", form });
+      if (work.identity_id) return await learned(work.identities, "known already"); // this photo came before
       const over = await follow(work, (now) => {
         meter.classList.toggle("waiting", now.status === "queued" || !now.progress);
         bar.style.width = `${now.progress}%`;
@@ -71,7 +72,7 @@ function upload(photo) {
         said.textContent = now.status === "queued" ? "waiting for its turn" : `learning${now.seconds_left ? `, ${timeLeft(now.seconds_left)}` : "…"}`;
       });
       if (over.status !== "completed") throw Object.assign(new Error(over.error?.message ?? `the learning was ${over.status}`), { details: over.error ?? {} });
-      await learned([over.result_id, ...(over.result_ids ?? [])]);
+      await learned(work.identities, "learned");
     } catch (error) {
       const faces = error.details?.faces;
       if (faces?.length > 1) pick(faces, error.message);
@@ -82,11 +83,11 @@ function upload(photo) {
   function pick(faces, message) {
     element.classList.add("pick");
     what.replaceChildren(h("p", {}, h("b", {}, `${faces.length} faces are in this photo. `), "Which one?"),
-      h("div", { class: "row" }, faces.map((_, number) => button(`Face ${number + 1}`, { onclick: () => send({ face: number }) })), button("All of them", { kind: "quiet", onclick: () => send({ all: "true" }) })), h("p", { class: "sr" }, message));
+      h("div", { class: "row" }, faces.map((found, number) => button(`Face ${number + 1}`, { onclick: () => send({ face: found.face }) })), button("All of them", { kind: "quiet", onclick: () => send({ all: "true" }) })), h("p", { class: "sr" }, message));
     for (const [number, found] of faces.entries()) {
       const [x0, y0, x1, y1] = found.box;
       const [width, height] = [image.naturalWidth || 1, image.naturalHeight || 1];
-      const box = h("button", { type: "button", class: "box", "aria-label": `Learn face ${number + 1}`, onclick: () => send({ face: found.index ?? number }) }, h("span", {}, number + 1));
+      const box = h("button", { type: "button", class: "box", "aria-label": `Learn face ${number + 1}`, onclick: () => send({ face: found.face }) }, h("span", {}, number + 1));
       Object.assign(box.style, { left: `${(100 * x0) / width}%`, top: `${(100 * y0) / height}%`, width: `${(100 * (x1 - x0)) / width}%`, height: `${(100 * (y1 - y0)) / height}%` });
       picture.append(box);
     }
@@ -96,15 +97,15 @@ function upload(photo) {
     what.replaceChildren(notice(message), h("div", { class: "row" }, button("Try again", { onclick: ask }), button("Take it away", { kind: "quiet", onclick: () => element.remove() })));
   }
 
-  async function learned(ids) {
-    const unique = [...new Set(ids)].filter(Boolean);
+  async function learned(ids, how) {
     await loadPeople();
-    const [id] = unique;
-    const who = { identity_id: id, name: name.value };
+    const [id] = ids;
+    const others = ids.length > 1 ? ` and ${plural(ids.length - 1, "other", "others")}` : "";
+    const who = person(id) ?? { identity_id: id, name: name.value };
     if (has("faces")) picture.replaceChildren(face(who, "whole"), masks(id));
     URL.revokeObjectURL(address);
-    what.replaceChildren(h("p", { class: "row" }, h("b", {}, name.value), h("span", { class: "pill completed" }, "learned")), has("faces") ? masksKey() : "",
-      h("div", { class: "row" }, button(`Draw ${name.value}`, { kind: "primary", glyph: "brush", onclick: () => { choose(id); element.closest("dialog").close(); } })));
+    what.replaceChildren(h("p", { class: "row" }, h("b", {}, `${who.name}${others}`), h("span", { class: "pill completed" }, how)), has("faces") ? masksKey() : "",
+      h("div", { class: "row" }, button(`Draw ${who.name}`, { kind: "primary", glyph: "brush", onclick: () => { choose(id); element.closest("dialog").close(); } })));
   }
 
   ask();
