@@ -78,23 +78,28 @@ class ImageClient:
         submit_clip: Callable[[ClipRequest], PendingClip],
         *,
         timeout_s: float,
+        submit_patiently: Callable[[ImageRequest], Pending] | None = None,
     ) -> None:
+        """`submit_patiently` is for batches: such pictures come after all others; None: they are drawn as all are."""
         self._submit, self._submit_with_previews, self._submit_clip = submit, submit_with_previews, submit_clip
+        self._submit_patiently = submit_patiently or submit
         self._timeout_s = timeout_s
         self._picture_s = 1.0  # of the last picture, the unit of the advice to try again
         self._given_up = False
         self._under_way: set[Callable[[], None]] = set()  # each ends a request at once
 
-    async def images(self, requests: Sequence[ImageRequest]) -> list[ImageResult]:
+    async def images(self, requests: Sequence[ImageRequest], *, patient: bool = False) -> list[ImageResult]:
         """The pictures of one request, which share the engine with whatever else is asked for.
 
-        If one fails, if time is up or if the caller goes away, the others are taken back from the replicas.
+        If one fails, if time is up or if the caller goes away, the others are taken back from the replicas. Patient
+        ones, of a batch, come after all others and have no limit of time.
 
         Raises:
             QueueFull, GenerationTimeout, GeneratorDown, Stopping, IncompatibleIdentity, PromptTooLong
         """
-        tasks = [asyncio.create_task(self._image(request)) for request in requests]
-        limit = asyncio.timeout(self._timeout_s)
+        submit = self._submit_patiently if patient else self._submit
+        tasks = [asyncio.create_task(_image(submit, request)) for request in requests]
+        limit = asyncio.timeout(None if patient else self._timeout_s)
         try:
             with self._told_apart(), self._until_given_up(partial(limit.reschedule, 0.0)):
                 async with limit:
@@ -168,14 +173,6 @@ class ImageClient:
         for end in self._under_way:
             end()
 
-    async def _image(self, request: ImageRequest) -> ImageResult:
-        pending = self._submit(request)
-        try:
-            return await pending
-        except asyncio.CancelledError:
-            pending.cancel()  # the task that waits is cancelled; what a replica holds must be told
-            raise
-
     @contextmanager
     def _told_apart(self) -> Iterator[None]:
         """Ray's errors as ours. Ray replaces an app's own handlers for the first two by plain-text answers, so they
@@ -200,3 +197,12 @@ class ImageClient:
             yield
         finally:
             self._under_way.discard(end)
+
+
+async def _image(submit: Callable[[ImageRequest], Pending], request: ImageRequest) -> ImageResult:
+    pending = submit(request)
+    try:
+        return await pending
+    except asyncio.CancelledError:
+        pending.cancel()  # the task that waits is cancelled; what a replica holds must be told
+        raise

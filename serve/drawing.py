@@ -57,6 +57,11 @@ class Drawer:
         self._export()
         return await asyncio.wrap_future(self._loop.submit(request))
 
+    async def draw_patiently(self, request: ImageRequest) -> ImageResult:
+        """As `draw`, for a batch: whoever else asks comes first."""
+        self._export()
+        return await asyncio.wrap_future(self._loop.submit(request, patient=True))
+
     async def draw_with_previews(
         self, request: ImageRequest, num_previews: int
     ) -> AsyncIterator[Preview | ImageResult]:

@@ -66,6 +66,7 @@ class _Ticket:
     future: Future[ImageResult]  # pending until it is settled, so that its caller can cancel it at any time
     on_preview: OnPreview | None
     num_previews: int
+    patient: bool
     began: float = 0.0  # monotonic, s
     rows: int = 0  # of its steps, together
     previewed: int = 0
@@ -97,6 +98,7 @@ class EngineLoop:
         """`max_rows` pictures are in the making at a time; `start_thread` is called first in the thread."""
         self._engine, self._max_rows, self._start_thread = engine, max_rows, start_thread
         self._waiting: deque[_Ticket] = deque()
+        self._patient: deque[_Ticket] = deque()  # of batches
         self._making: dict[Row, _Ticket] = {}
         self._clips: deque[_ClipTicket] = deque()
         self._clip: _ClipTicket | None = None  # in the making
@@ -107,12 +109,22 @@ class EngineLoop:
         self._thread.start()
 
     def submit(
-        self, request: ImageRequest, *, num_previews: int = 0, on_preview: OnPreview | None = None
+        self,
+        request: ImageRequest,
+        *,
+        num_previews: int = 0,
+        on_preview: OnPreview | None = None,
+        patient: bool = False,
     ) -> Future[ImageResult]:
-        """Asks for a picture. Cancelling the future takes it out, wherever it is. Errors are those of `Engine.add`."""
-        ticket = _Ticket(request=request, future=Future(), on_preview=on_preview, num_previews=num_previews)
+        """Asks for a picture. Cancelling the future takes it out, wherever it is. Errors are those of `Engine.add`.
+
+        A patient one enters when no other waits, into half of the rows at most, and an eighth while others are drawn.
+        """
+        ticket = _Ticket(
+            request=request, future=Future(), on_preview=on_preview, num_previews=num_previews, patient=patient
+        )
         with self._wake:
-            self._waiting.append(ticket)
+            (self._patient if patient else self._waiting).append(ticket)
             self._wake.notify()
         return ticket.future
 
@@ -127,7 +139,7 @@ class EngineLoop:
     def stats(self) -> LoopStats:
         """What was done so far, and what is going on; frames are not counted among the pictures."""
         done = self._stats
-        return done + LoopStats(waiting=len(self._waiting), in_the_making=len(self._making))
+        return done + LoopStats(waiting=len(self._waiting) + len(self._patient), in_the_making=len(self._making))
 
     def close(self) -> None:
         """Ends the thread after the step it is at; what is not finished by then is cancelled."""
@@ -140,7 +152,7 @@ class EngineLoop:
         self._start_thread()
         while True:
             with self._wake:
-                while not (self._waiting or self._making or self._clips or self._clip or self._closed):
+                while not (self._waiting or self._patient or self._making or self._clips or self._clip or self._closed):
                     self._wake.wait()
                 if self._closed:
                     break
@@ -153,18 +165,18 @@ class EngineLoop:
                     self._step()
             except Exception as error:  # noqa: BLE001 (whoever waits must hear of it; the next one may do better)
                 self._fail(error)
-        for ticket in (*self._waiting, *self._making.values(), *self._clips, self._clip):
+        for ticket in (*self._waiting, *self._patient, *self._making.values(), *self._clips, self._clip):
             if ticket is not None:
                 ticket.future.cancel()
 
     def _next_tickets(self) -> list[_Ticket]:
-        """Those who waited longest, as many as there is room for."""
-        new: list[_Ticket] = []
-        while self._waiting and len(self._making) + len(new) < self._max_rows:
-            ticket = self._waiting.popleft()
-            if not ticket.future.cancelled():
-                new.append(ticket)
-        return new
+        """Those who waited longest, as many as there is room for; the patient ones after all others."""
+        new = _longest(self._waiting, self._max_rows - len(self._making))
+        num_rows = len(self._making) + len(new)
+        num_patient = sum(ticket.patient for ticket in self._making.values())
+        alone = num_rows == num_patient and self._clip is None
+        most = self._max_rows // (2 if alone else 8)  # each row makes the others' steps longer
+        return new + _longest(self._patient, min(max(most, 1) - num_patient, self._max_rows - num_rows))
 
     def _admit(self, tickets: Sequence[_Ticket]) -> None:
         """A request that cannot be drawn makes no other one suffer: then they enter one by one."""
@@ -262,6 +274,16 @@ class EngineLoop:
             self._engine.drop(row)
             _settle(ticket, error)
         self._making.clear()
+
+
+def _longest(waiting: deque[_Ticket], num: int) -> list[_Ticket]:
+    """Takes out those who waited longest, at most so many; who has gone away is left out."""
+    taken: list[_Ticket] = []
+    while waiting and len(taken) < num:
+        ticket = waiting.popleft()
+        if not ticket.future.cancelled():
+            taken.append(ticket)
+    return taken
 
 
 def _settle(ticket: _Ticket | _ClipTicket, outcome: Any) -> None:

@@ -123,6 +123,44 @@ def test_whoever_comes_joins_at_the_next_step_and_makes_room_when_it_is_done(
     assert (stats.waiting, stats.in_the_making) == (0, 0)
 
 
+def held(engine: FakeEngine) -> EngineLoop:
+    """A loop of four rows at a step that is not allowed yet: who comes now enters behind it, however fast it comes."""
+    loop = EngineLoop(cast(Engine, engine), max_rows=4)
+    loop.submit(ask(0, steps=1))
+    while not engine.rows:
+        time.sleep(0.001)
+    return loop
+
+
+def test_the_patient_take_half_of_the_rows_and_enter_when_no_other_waits(engine: FakeEngine) -> None:
+    loop = held(engine)
+    batch = [loop.submit(ask(100 + number, steps=3), patient=True) for number in range(4)]
+    engine.allow(2)
+    assert loop.stats().waiting == loop.stats().in_the_making == 2
+    live = [loop.submit(ask(number, steps=1)) for number in (1, 2, 3, 4, 5)]
+    engine.allow(7)
+    assert [shown(future.result(10)) for future in live] == [1, 2, 3, 4, 5]
+    assert [shown(future.result(10)) for future in batch] == [100, 101, 102, 103]
+    # one step was under way when the live ones came; the rows that the batch left are theirs at the next one
+    assert engine.at_each_step[:4] == [[0], [100, 101], [100, 101], [100, 101, 1, 2]]
+    assert engine.at_each_step[4:] == [[3, 4, 5, 102], [102, 103], [102, 103], [103]]
+    loop.close()
+
+
+def test_beside_others_a_batch_goes_on_with_an_eighth_of_the_rows(engine: FakeEngine) -> None:
+    loop = held(engine)
+    batch = [loop.submit(ask(100 + number, steps=1), patient=True) for number in range(3)]
+    live = [loop.submit(ask(number, steps=2)) for number in (1, 2, 3, 4)]
+    assert batch[1].cancel()
+    engine.allow(3)
+    assert engine.at_each_step == [[0], [1, 2, 3, 4], [1, 2, 3, 4]]  # not one row while others need all
+    others = [loop.submit(ask(number, steps=1)) for number in (5, 6, 7)]
+    engine.allow(2)
+    assert engine.at_each_step[3:] == [[100, 102], [5, 6, 7]]
+    assert [shown(future.result(10)) for future in live + others] == [1, 2, 3, 4, 5, 6, 7]
+    loop.close()
+
+
 def test_whoever_goes_away_leaves_at_the_next_step_or_never_enters(engine: FakeEngine, loop: EngineLoop) -> None:
     futures = [loop.submit(ask(seed, steps=3)) for seed in (1, 2, 3, 4)]
     engine.allow(1)
