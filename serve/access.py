@@ -87,6 +87,15 @@ NEEDS: Final[dict[tuple[str, str], Need]] = {
     ("GET", "/v1/heads/{head_id}"): DRAW,
     ("DELETE", "/v1/heads/{head_id}"): DRAW,
     ("GET", "/v1/heads/{head_id}/content"): DRAW,
+    ("POST", "/v1/files"): DRAW,
+    ("GET", "/v1/files"): DRAW,
+    ("GET", "/v1/files/{file_id}"): DRAW,
+    ("DELETE", "/v1/files/{file_id}"): DRAW,
+    ("GET", "/v1/files/{file_id}/content"): DRAW,
+    ("POST", "/v1/batches"): DRAW,
+    ("GET", "/v1/batches"): DRAW,
+    ("GET", "/v1/batches/{batch_id}"): DRAW,
+    ("POST", "/v1/batches/{batch_id}/cancel"): DRAW,
 }
 # Fields of an address that ask for more than the route does.
 MORE: Final[dict[tuple[str, str], dict[str, Need]]] = {("GET", "/v1/identities/{identity:name}"): {"words": WORDS}}

@@ -16,6 +16,7 @@ from serve.drawing import Preview
 from serve.loop import ClipResult, ImageResult, OnProgress
 from serve.stopping import Stopping
 
+_PATIENT = 8  # pictures of batches that replicas hold, where nothing else is said
 Event: TypeAlias = tuple[int, Preview | ImageResult]  # which request of several, what came of it
 
 
@@ -79,10 +80,13 @@ class ImageClient:
         *,
         timeout_s: float,
         submit_patiently: Callable[[ImageRequest], Pending] | None = None,
+        patient_room: asyncio.Semaphore | None = None,
     ) -> None:
-        """`submit_patiently` is for batches: such pictures come after all others; None: they are drawn as all are."""
+        """`submit_patiently` is for batches: such pictures come after all others; None: they are drawn as all are. They
+        hold places at the replicas while they wait, so all clients of a server share `patient_room` for them."""
         self._submit, self._submit_with_previews, self._submit_clip = submit, submit_with_previews, submit_clip
         self._submit_patiently = submit_patiently or submit
+        self._patient_room = patient_room or asyncio.Semaphore(_PATIENT)
         self._timeout_s = timeout_s
         self._picture_s = 1.0  # of the last picture, the unit of the advice to try again
         self._given_up = False
@@ -97,8 +101,8 @@ class ImageClient:
         Raises:
             QueueFull, GenerationTimeout, GeneratorDown, Stopping, IncompatibleIdentity, PromptTooLong
         """
-        submit = self._submit_patiently if patient else self._submit
-        tasks = [asyncio.create_task(_image(submit, request)) for request in requests]
+        draw = self._patient_image if patient else self._image
+        tasks = [asyncio.create_task(draw(request)) for request in requests]
         limit = asyncio.timeout(None if patient else self._timeout_s)
         try:
             with self._told_apart(), self._until_given_up(partial(limit.reschedule, 0.0)):
@@ -173,6 +177,13 @@ class ImageClient:
         for end in self._under_way:
             end()
 
+    async def _image(self, request: ImageRequest) -> ImageResult:
+        return await _result(self._submit(request))
+
+    async def _patient_image(self, request: ImageRequest) -> ImageResult:
+        async with self._patient_room:
+            return await _result(self._submit_patiently(request))
+
     @contextmanager
     def _told_apart(self) -> Iterator[None]:
         """Ray's errors as ours. Ray replaces an app's own handlers for the first two by plain-text answers, so they
@@ -199,8 +210,7 @@ class ImageClient:
             self._under_way.discard(end)
 
 
-async def _image(submit: Callable[[ImageRequest], Pending], request: ImageRequest) -> ImageResult:
-    pending = submit(request)
+async def _result(pending: Pending) -> ImageResult:
     try:
         return await pending
     except asyncio.CancelledError:

@@ -26,8 +26,12 @@ from serve.loop import LoopStats
 from serve.modelling import KIND as HEAD
 from serve.modelling import Modelling, RemoteSculptor
 from serve.openai.answers import ImagesResponse
+from serve.openai.batch_lines import KIND as BATCH
+from serve.openai.batch_lines import BatchRunner
+from serve.openai.batches import Batches, batch_routes
 from serve.openai.door import DoorMiddleware
 from serve.openai.errors import ANSWERS, answer_error, kept_of
+from serve.openai.files import Files, file_routes
 from serve.openai.heads import Heads, head_routes
 from serve.openai.identities import Identities, identity_routes
 from serve.openai.images import Endpoint
@@ -116,6 +120,8 @@ class Ingress:
         self._door, self._ring = Door(), KeyRing(args.root)
         if args.keyless == "refuse" and not self._ring.keys():
             raise ValueError(NO_KEYS.format(root=args.root))
+        self._num_patient = max(1, args.max_batch // 2)  # pictures of batches at once, of all tenants together
+        self._patient_room = asyncio.Semaphore(self._num_patient)
         self._books: list[WorkBook] = []
         self._clients: list[ImageClient] = []
 
@@ -133,26 +139,39 @@ class Ingress:
 
         streaming: Any = self._drawer.options(stream=True).draw_with_previews.remote
         filming: Any = self._drawer.options(stream=True).animate.remote
-        client = ImageClient(self._drawer.draw.remote, streaming, filming, timeout_s=self._args.timeout_s)
+        client = ImageClient(
+            self._drawer.draw.remote,
+            streaming,
+            filming,
+            timeout_s=self._args.timeout_s,
+            submit_patiently=self._drawer.draw_patiently.remote,
+            patient_room=self._patient_room,
+        )
         pack, catalog, store = self._pack, Catalog(root), Store(root)
+        endpoint = Endpoint(pack, catalog, client, read_stats)
         films = Filming(pack, catalog, store, client)
         modelling = Modelling(pack, catalog, store, self._sculptor)
         uploads = Uploads(pack, store, RemoteLearner(self._learner, root))
+        lines = BatchRunner(store, endpoint.generations, at_once=self._num_patient)
         kinds = {
             FILM: Kind(do=films.film),
             HEAD: Kind(do=modelling.sculpt),
             LEARN: Kind(do=uploads.learn, at_once=self._args.learner_slots),
+            BATCH: Kind(do=lines.run),
         }
         book = WorkBook(store, kinds, kept_of)
+        batches = Batches(store, book)
         routers = [
             work_routes(book),
             video_routes(Videos(pack, catalog, store, book, films)),
             head_routes(Heads(catalog, store, book, modelling)),
             identity_routes(Identities(catalog, store, book, uploads, pack.fingerprint())),
+            batch_routes(batches),
+            file_routes(Files(store, batches)),
         ]
         self._books.append(book)
         self._clients.append(client)
-        return create_app(Endpoint(pack, catalog, client, read_stats), self._door, book, *routers)
+        return create_app(endpoint, self._door, book, *routers)
 
     async def close(self) -> int:
         """Lets no request in any more and puts work down for the next server; returns how many are being answered."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from base64 import b64encode
 from dataclasses import replace
 from typing import Any
 
@@ -129,6 +130,14 @@ def at_an_address(image: GeneratedImage) -> dict[str, Any]:
     }
 
 
+def answered(image: GeneratedImage) -> dict[str, Any]:
+    """A row of `lines`: a request of a batch that was drawn."""
+    body = {"identity": image.identity_id, "data": [{"b64_json": b64encode(encode_png(image.image)).decode()}]}
+    who = {"custom_id": f"picture of {image.name}", "people": [image.identity_id]}
+    answer = {"status": 200, "answer": json.dumps(body).encode(), "error": None, "num_bytes": 1, "created_at": 0.0}
+    return {"batch_id": "batch_1", "line": int(image.image_id[:6], 16)} | who | answer
+
+
 def fill(store: Store, pack: Pack) -> tuple[list[PreparedFace], list[Identity], list[GeneratedImage]]:
     """Five people on photos of their own, and 20 and 20-1 on one photo; committed in several versions."""
     faces = [*(face(number, pack) for number in range(5)), face(20, pack), face(20, pack, 1)]
@@ -142,6 +151,7 @@ def fill(store: Store, pack: Pack) -> tuple[list[PreparedFace], list[Identity], 
         store.upsert("models", [model_row(head(one)) for one in identities[some]])
         store.upsert("work", [asked_for(one) for one in identities[some]])
         store.upsert("files", [at_an_address(one) for one in images[some]])
+        store.upsert("lines", [answered(one) for one in images[some]])
         store.upsert("checkpoints", [in_the_making(one) for one in identities[some]])
         store.upsert("metrics", [metrics_row(measured(one)) for one in images[some]])
     refused = Reject(
@@ -164,6 +174,7 @@ def traces(of: PreparedFace, identity: Identity, image: GeneratedImage) -> dict[
         of.features.crop[:6].tobytes(): "features",
         encode_png(of.crop)[60:200]: "crop",
         encode_png(image.image)[60:200]: "image",
+        b64encode(encode_png(image.image)[60:210])[:180]: "image as base64",
         moving.video_id.encode(): "video_id",
         moving.video[12_000:12_100]: "video",
         encode_png(moving.poster)[60:200]: "poster",

@@ -109,6 +109,7 @@ class FakeGenerator:
         self.pending: list[FakePending] = []
         self.error: Exception | None = None
         self.endless = False
+        self.endless_after: int | None = None  # pictures
 
     def submit(self, job: ImageRequest) -> FakePending:
         self.pending.append(FakePending(self.work(job)))
@@ -118,7 +119,8 @@ class FakeGenerator:
         self.jobs.append(job)
         if self.error is not None and len(self.jobs) > 1:
             raise self.error
-        if self.endless or self.error is not None:
+        stuck = self.endless_after is not None and len(self.jobs) > self.endless_after
+        if self.endless or stuck or self.error is not None:
             await asyncio.Event().wait()
         image = np.full((64, 64, 3), job.seed % 256, np.uint8)
         prompt, negative = (words_of(text) for text in (job.prompt, job.config.negative_prompt))

@@ -48,7 +48,7 @@ def test_no_byte_of_the_person_is_left_and_nobody_else_is_touched(store: Store, 
     done = erase(store, find_person(store, name="person 1"))
     assert done.rows == {
         "faces": 1, "identities": 1, "images": 1, "videos": 1, "models": 1, "checkpoints": 1, "metrics": 1,
-        "rejects": 1, "names": 1, "work": 1, "files": 1,
+        "rejects": 1, "names": 1, "work": 1, "files": 1, "lines": 1,
     }  # fmt: skip
     assert (done.found, found(store, needles)) == ([], set())
     assert done.files_scanned > 5 and done.bytes_scanned > 10_000

@@ -70,6 +70,7 @@ def test_every_table_is_indexed_by_its_ids_and_names() -> None:
         "work": ["work_id", "identity_id"],
         "files": ["file_id"],
         "keys": ["key_id"],
+        "lines": ["batch_id"],
         "tombstones": [],
     }
 

@@ -23,6 +23,7 @@ import pyarrow as pa
 from factory.errors import IdentityNotFound
 from factory.files import filesystem
 from factory.ids import any_face, index_of, photo_of, spellings
+from factory.store.files import drop_requests
 from factory.store.schemas import KEYS, SCHEMAS, Table
 from factory.store.sql import where_in
 from factory.store.tables import Store
@@ -33,6 +34,11 @@ _WINDOW = 8  # numbers of an embedding that are looked for together, 32 bytes
 _PNG_HEADER, _PICTURE_BYTES = 41, 256  # all PNGs begin alike; of what follows, so many bytes are looked for
 _VIDEO_HEADER = 4096  # bytes; so do clips of one length: their tables of frames, and the encoder's remarks; and PLYs
 _TABLES: Final[list[Table]] = [table for table in SCHEMAS if table not in ("tombstones", "keys")]
+_WRITTEN: Final[dict[Table, tuple[str, ...]]] = {
+    "work": ("request",),
+    "files": ("filename",),
+    "lines": ("custom_id", "error"),
+}
 _LONG_TEXT = 24  # characters; a shorter one holds no piece of a photo
 _HASH = re.compile("(?:[0-9a-f]{2}){8,}")
 
@@ -63,8 +69,11 @@ class Person:
             ids["photo_id"] = self.photo_ids | {photo_of(f) for f in self.face_ids if index_of(f) == 0}
         columns = [name for name in SCHEMAS[table].names if ids.get(name)]
         clauses = [where_in(name, sorted(ids[name])) for name in columns]
-        if table == "files":  # it has no other column for the first of several people
-            clauses += [f"array_has(people, '{who}')" for who in sorted(self.identity_ids)]
+        for who in sorted(self.identity_ids):
+            if table in ("files", "lines"):  # they have no other column for the first of several people
+                clauses.append(f"array_has(people, '{who}')")
+            # what a caller wrote may hold an id, too
+            clauses += [f"{column} LIKE '%{who}%'" for column in _WRITTEN.get(table, ())]
         return " OR ".join(clauses) or "FALSE"
 
     def buried(self) -> set[str]:
@@ -172,19 +181,19 @@ def erase(store: Store, person: Person, *, waits_s: Sequence[float] = (1.0, 5.0,
     interruption. What is refused may still be written to a file, which nothing names then: if the person is found,
     that is removed after each of these waits. `found` of the result must be empty.
     """
-    needles = _needles(store, person)
+    needles, names = _needles(store, person), _own_names(store, person)
     salt = min(store.tombstones().salts, default=secrets.token_hex(16))  # the root's own, once there is one
     now = datetime.now(UTC).isoformat(timespec="seconds")
     buried = [{"digest": tombstone_digest(salt, i), "salt": salt, "erased_at": now} for i in person.buried()]
     store.upsert("tombstones", buried)
-    rows, orphans = _purge(store, person)
+    rows, orphans = _purge(store, person, names)
     job_files = _clean_jobs(store, needles)
     num_files, num_bytes, found = scan(store.root, needles)
     for wait_s in waits_s:
         if not found:
             break
         time.sleep(wait_s)
-        late_rows, late_orphans = _purge(store, person)
+        late_rows, late_orphans = _purge(store, person, names)
         rows, orphans = rows + late_rows, orphans + late_orphans
         num_files, num_bytes, found = scan(store.root, needles)
     for table in _TABLES:
@@ -231,7 +240,14 @@ def _needles(store: Store, person: Person) -> dict[bytes, str]:
     return with_base64(needles | raw_ids | photo)
 
 
-def _purge(store: Store, person: Person) -> tuple[Counter[Table], int]:
+def _own_names(store: Store, person: Person) -> set[str]:
+    """Names that mean this person, and nobody else who is called so."""
+    names = _column(store, "identities", "name", person.clauses("identities")) - {""}
+    owners = store.name_owners(sorted(names))
+    return {spelled for name in names if owners.get(name) in person.identity_ids for spelled in spellings(name)}
+
+
+def _purge(store: Store, person: Person, names: set[str]) -> tuple[Counter[Table], int]:
     """Rows removed by table, and the number of files that killed or refused jobs left.
 
     A file that is there before `Store.purge` throws back all that is under way, and that no version names after it,
@@ -239,6 +255,7 @@ def _purge(store: Store, person: Person) -> tuple[Counter[Table], int]:
     """
     rows: Counter[Table] = Counter()
     orphans = 0
+    drop_requests(store, person.identity_ids, names)
     for table in _TABLES:
         files, path = filesystem(store.uri(table))
         there = [info.path for folder in ("data", "_indices") for info in list_files(files, f"{path}/{folder}")]

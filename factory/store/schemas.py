@@ -23,6 +23,7 @@ Table = Literal[
     "work",
     "files",
     "keys",
+    "lines",
     "tombstones",
 ]
 
@@ -219,8 +220,8 @@ SCHEMAS: Final[dict[Table, pa.Schema]] = {
     "files": pa.schema(
         [
             _field("file_id", _TEXT, "'file-', 32 random hex digits: whoever knows a picture's may see it", key=True),
-            _field("purpose", _TEXT, "what it is for: picture, at an address"),
-            _field("filename", _TEXT, "of a picture its format"),
+            _field("purpose", _TEXT, "what it is for: picture, at an address; batch, requests"),
+            _field("filename", _TEXT, "of a picture its format, else as it was sent"),
             _field("content", pa.large_binary(), "the bytes"),
             _field("num_bytes", pa.int64(), "of the content", "bytes"),
             _field("people", pa.list_(_TEXT), "identity_ids of all who are in it"),
@@ -241,6 +242,21 @@ SCHEMAS: Final[dict[Table, pa.Schema]] = {
             _field("pictures_per_minute", pa.int32(), "at most; null: any number", "1/min"),
             _field("max_waiting", pa.int32(), "pictures asked for and not answered, at most; null: any number"),
             _field("identities_per_day", pa.int32(), "learned, at most; null: any number", "1/d"),
+        ]
+    ),
+    "lines": pa.schema(
+        [
+            _field("batch_id", _TEXT, "work_id of the batch", key=True),
+            _field("line", pa.int32(), "number of the request in its file, from 1", key=True),
+            _field("custom_id", _TEXT, "the caller's name for the request"),
+            _field("people", pa.list_(_TEXT), "identity_ids of all who are in its pictures"),
+            _field("status", pa.int32(), "HTTP's; 0: not begun when the batch expired"),
+            _field(
+                "answer", pa.large_binary(), "with pictures, as JSON; null: there is none, or it was deleted", "UTF-8"
+            ),
+            _field("error", _TEXT, "why there is no answer, as it is told; null: there is one", "JSON"),
+            _field("num_bytes", pa.int64(), "of its line in the output or error file; 0: that was deleted", "bytes"),
+            _field("created_at", pa.float64(), "Unix time", "s"),
         ]
     ),
     "tombstones": pa.schema(

@@ -22,7 +22,7 @@ INDEX_FROM: Final = 4096  # rows
 _MAX_SEGMENTS: Final = 16  # of an index; then the later ones are merged
 _FRAGMENT_ROWS: Final = 1024  # full files are never rewritten, so the cost of joining stays linear
 _PAGED: Final = ("identities",)  # listed newest first
-_FEW_VALUES: Final = ("pack", "protocol", "digest")  # keys that are not looked for: thousands of rows have the same
+_FEW_VALUES: Final = ("pack", "protocol", "digest", "line")  # keys that are not looked for: many rows have the same
 
 
 def indexed_columns(table: Table) -> list[str]:

@@ -23,7 +23,11 @@ async def read_body(request: Request, kind: type[Body]) -> Body:
     Raises RequestRefused, which names the field at fault.
     """
     _check_origin(request)
-    fields = _parse(await _read(request), request.headers.get("content-type", "none"))
+    return as_body(_parse(await _read(request), request.headers.get("content-type", "none")), kind)
+
+
+def as_body(fields: Any, kind: type[Body]) -> Body:
+    """Fields as `kind`. Raises RequestRefused, which names the field at fault."""
     try:
         return kind.model_validate(fields)
     except ValidationError as error:

@@ -33,3 +33,10 @@ IMAGES_GENERATE: Final = Fates(
     },
     refused={"svg": "pictures are drawn as pixels: leave it out, and ask for png, jpeg, webp or gif"},
 )
+
+FILES_CREATE: Final = Fates(honoured=("file", "purpose", "expires_after"))  # of all purposes batch alone
+FILES_LIST: Final = Fates(honoured=("after", "limit", "order", "purpose"))
+BATCHES_CREATE: Final = Fates(  # of all endpoints /v1/images/generations alone
+    honoured=("completion_window", "endpoint", "input_file_id", "metadata", "output_expires_after")
+)
+BATCHES_LIST: Final = Fates(honoured=("after", "limit"))

@@ -60,18 +60,25 @@ class Generations:
     async def respond(self, request: Request) -> Response:
         """Pictures of one identity; see ImagesRequest for the fields."""
         asked = await self.compose(await read_body(request, ImagesRequest))
-        body, now = asked.body, int(time.time())
+        body = asked.body
         if body.stream:
             events = self._client.events(asked.requests, body.partial_images)
-            of_events = {"created_at": now, "quality": "auto", **asked.shared}
+            of_events = {"created_at": int(time.time()), "quality": "auto", **asked.shared}
             seed = asked.requests[0].seed
-            return await stream(events, body, seed, of_events, lambda: self.check_there(asked), _notes(body))
+            return await stream(events, body, seed, of_events, lambda: self.check_there(asked), notes_on(body))
+        answer = await self.answer(asked, str(request.base_url))
+        return JSONResponse(answer.model_dump(exclude_none=True), headers=notes_on(body, answer))
+
+    async def answer(self, asked: Asked, base_url: str = "", *, patient: bool = False) -> ImagesResponse:
+        """The pictures, drawn; those at an address (response_format "url") are on the server `base_url`, which ends
+        with a "/". Patient ones come after all others. Raises as `ImageClient.images`, and UnknownIdentity."""
+        body, now = asked.body, int(time.time())
         rows: list[float | None] = [None] * body.n
         counts: dict[str, Any] = {}
         if body.output_format == "gif":
             files = await self._clips(asked)
         else:
-            results = await self._client.images(asked.requests)
+            results = await self._client.images(asked.requests, patient=patient)
             drawn = list(zip(results, asked.requests, strict=True))
             files = await asyncio.to_thread(lambda: [asked.file_of(made.image, order.seed) for made, order in drawn])
             rows = [round(made.rows_per_step, 2) for made in results]
@@ -79,13 +86,12 @@ class Generations:
             counts = {"prompt_tokens": first.prompt, "negative_prompt_tokens": first.negative_prompt}
             counts["usage"] = Usage.of(first.prompt)
         await self.check_there(asked)
-        places = await self._places(request, asked, files)
+        places = await self._places(base_url, asked, files)
         data = [
             ImageData(**place, seed=picture.seed, rows_per_step=shared)
             for place, picture, shared in zip(places, asked.requests, rows, strict=True)
         ]
-        answer = ImagesResponse(created=now, data=data, **asked.shared, **counts)
-        return JSONResponse(answer.model_dump(exclude_none=True), headers=_notes(body, answer))
+        return ImagesResponse(created=now, data=data, **asked.shared, **counts)
 
     async def compose(self, body: ImagesRequest) -> Asked:
         """What is to be drawn. Raises RequestRefused, UnknownIdentity, IncompatibleIdentity."""
@@ -128,12 +134,12 @@ class Generations:
         headers = {"cache-control": f"private, max-age={age_s}", "x-content-type-options": "nosniff"}
         return Response(row["content"], media_type=_MEDIA_TYPES[row["filename"]], headers=headers)
 
-    async def _places(self, request: Request, asked: Asked, files: Sequence[bytes]) -> list[dict[str, str]]:
+    async def _places(self, base_url: str, asked: Asked, files: Sequence[bytes]) -> list[dict[str, str]]:
         """Where each picture is: in the answer, or at an address."""
         if asked.body.response_format == "b64_json":
             return await asyncio.to_thread(lambda: [{"b64_json": b64encode(data).decode("ascii")} for data in files])
         ids = await self._shelf.put(files, asked.body.output_format, asked.people)
-        return [{"url": f"{request.base_url}v1/pictures/{file_id}"} for file_id in ids]
+        return [{"url": f"{base_url}v1/pictures/{file_id}"} for file_id in ids]
 
     async def _clips(self, asked: Asked) -> list[bytes]:
         """The pictures as GIFs: each a clip of the engine."""
@@ -169,7 +175,7 @@ class Generations:
         )
 
 
-def _notes(body: ImagesRequest, answer: ImagesResponse | None = None) -> dict[str, str]:
+def notes_on(body: ImagesRequest, answer: ImagesResponse | None = None) -> dict[str, str]:
     """Headers that tell what was not taken as it was given; events tell of the prompts themselves."""
     headers = {}
     if answer is not None:
