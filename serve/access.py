@@ -55,6 +55,7 @@ NEEDS: Final[dict[tuple[str, str], Need]] = {
     ("GET", "/v1/models"): ANY,
     ("GET", "/v1/models/"): ANY,
     ("GET", "/v1/models/{model:name}"): ANY,
+    ("POST", "/v1/images/edits"): LEARN,  # and `draw`, which the handler asks for
     ("POST", "/v1/identities"): LEARN,
     ("GET", "/v1/identities"): ANY,
     ("DELETE", "/v1/identities/{identity:name}"): ERASE,

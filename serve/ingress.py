@@ -30,6 +30,7 @@ from serve.openai.batch_lines import KIND as BATCH
 from serve.openai.batch_lines import BatchRunner
 from serve.openai.batches import Batches, batch_routes
 from serve.openai.door import DoorMiddleware
+from serve.openai.edits import Edits, edit_routes
 from serve.openai.errors import ANSWERS, answer_error, kept_of
 from serve.openai.files import Files, file_routes
 from serve.openai.heads import Heads, head_routes
@@ -160,12 +161,14 @@ class Ingress:
             BATCH: Kind(do=lines.run),
         }
         book = WorkBook(store, kinds, kept_of)
+        identities = Identities(catalog, store, book, uploads, pack.fingerprint())
         batches = Batches(store, book)
         routers = [
             work_routes(book),
             video_routes(Videos(pack, catalog, store, book, films)),
             head_routes(Heads(catalog, store, book, modelling)),
-            identity_routes(Identities(catalog, store, book, uploads, pack.fingerprint())),
+            identity_routes(identities),
+            edit_routes(Edits(endpoint.generations, identities, uploads, book, timeout_s=self._args.timeout_s)),
             batch_routes(batches),
             file_routes(Files(store, batches)),
         ]

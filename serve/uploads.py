@@ -86,6 +86,26 @@ class Erased(Exception):
         return "somebody on this photo was erased here, and is not learned again"
 
 
+class NotLearned(Exception):
+    """Who is on the photo was not learned: what went wrong, as it is told."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(code, message)
+        self.code, self.message = code, message
+
+    def __str__(self) -> str:
+        return self.message
+
+
+class StillLearning(Exception):
+    """It takes longer than a request may. The learning goes on."""
+
+    retry_after_s = 10.0
+
+    def __str__(self) -> str:
+        return "who is on the photo is still being learned; ask again with the same photo, or stream"
+
+
 class Learners(Protocol):
     """What prepares and learns: RemoteLearner, or the tests' own."""
 

@@ -28,6 +28,7 @@ from serve.catalog import Catalog
 from serve.client import GeneratorDown, ImageClient
 from serve.ingress import create_app
 from serve.learning import Diverged
+from serve.openai.edits import Edits, edit_routes
 from serve.openai.errors import kept_of
 from serve.openai.forms import MAX_PHOTOS
 from serve.openai.identities import Identities, identity_routes
@@ -97,15 +98,18 @@ def learner(store: Store, tiny_pack: Pack) -> FakeLearner:
     return FakeLearner(store, tiny_pack)
 
 
-def serving(store: Store, pack: Pack, learner: FakeLearner) -> TestClient:
-    fake, catalog = FakeGenerator(), Catalog(store.root)
+def serving(
+    store: Store, pack: Pack, learner: FakeLearner, fake: FakeGenerator | None = None, timeout_s: float = 20.0
+) -> TestClient:
+    fake, catalog = fake or FakeGenerator(), Catalog(store.root)
     client = ImageClient(fake.submit, fake.submit_with_previews, fake.submit_clip, timeout_s=5.0)
     uploads = Uploads(pack, store, learner)
     kind = Kind(do=uploads.learn, at_once=2, max_waiting=MAX_WAITING)
     book = WorkBook(store, {KIND: kind}, kept_of, beat_s=0.1)
     identities = Identities(catalog, store, book, uploads, pack.fingerprint())
-    routers = work_routes(book), identity_routes(identities)
-    app = create_app(Endpoint(pack, catalog, client, fake.stats), Door(), book, *routers)
+    endpoint = Endpoint(pack, catalog, client, fake.stats)
+    edits = Edits(endpoint.generations, identities, uploads, book, timeout_s=timeout_s)
+    app = create_app(endpoint, Door(), book, work_routes(book), identity_routes(identities), edit_routes(edits))
     return TestClient(app, raise_server_exceptions=False)
 
 

@@ -35,7 +35,7 @@ from serve.openai.schemas import RequestRefused
 from serve.reading import PoseReader
 from serve.shelf import UnknownFile
 from serve.stopping import Door, Stopping
-from serve.uploads import Erased, NoSuchFace, SeveralFaces
+from serve.uploads import Erased, NoSuchFace, NotLearned, SeveralFaces, StillLearning
 from serve.work import KeyReused, TooMuchWork, UnknownWork
 from tests import serving
 from tests.serving import SECRET, FakeGenerator, ask, error_of
@@ -185,6 +185,8 @@ PROVOKED: dict[type[Exception], Callable[[TestClient, FakeGenerator], Any]] = {
     NoSuchFace: lambda http, fake: failing(http, fake, NoSuchFace("face 7: the photo has one")),
     Erased: lambda http, fake: failing(http, fake, Erased()),
     FaceGone: lambda http, fake: failing(http, fake, FaceGone()),
+    NotLearned: lambda http, fake: failing(http, fake, NotLearned("not_learned", "it went wrong")),
+    StillLearning: lambda http, fake: failing(http, fake, StillLearning()),
     Diverged: lambda http, fake: failing(http, fake, Diverged()),
     UnknownFile: lambda http, _fake: http.get("/v1/pictures/file-0"),
     PromptTooLong: lambda http, fake: failing(http, fake, PromptTooLong("<person> lies beyond the 75 tokens")),

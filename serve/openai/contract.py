@@ -18,20 +18,38 @@ class Fates:
     refused: dict[str, str] = field(default_factory=dict)
 
 
+_ALIKE: Final = (
+    *("prompt", "n", "size", "response_format", "output_format", "output_compression", "background"),
+    *("stream", "partial_images", "frame_count", "frame_duration_ms"),
+)
+_WITHOUT_EFFECT: Final = {
+    "quality": "num_inference_steps says how many steps a picture takes",
+    "complexity": "there is no planning before a picture",
+    "user": "nobody is followed up by it",
+    "safety_identifier": "as `user`",
+}
+_REFUSED: Final = {"svg": "pictures are drawn as pixels: leave it out, and ask for png, jpeg, webp or gif"}
 IMAGES_GENERATE: Final = Fates(
-    honoured=(
-        *("prompt", "model", "n", "size", "response_format", "output_format", "output_compression", "background"),
-        *("stream", "partial_images", "frame_count", "frame_duration_ms"),
-    ),
+    honoured=(*_ALIKE, "model"),
     without_effect={
-        "quality": "num_inference_steps says how many steps a picture takes",
-        "complexity": "there is no planning before a picture",
+        **_WITHOUT_EFFECT,
         "style": "of DALL-E alone; the prompt says the style",
         "moderation": "nothing is moderated",
-        "user": "nobody is followed up by it",
-        "safety_identifier": "as `user`",
     },
-    refused={"svg": "pictures are drawn as pixels: leave it out, and ask for png, jpeg, webp or gif"},
+    refused=_REFUSED,
+)
+IMAGES_EDIT: Final = Fates(
+    honoured=(*_ALIKE, "image"),
+    without_effect={
+        **_WITHOUT_EFFECT,
+        "model": "the photo says who is drawn",
+        "input_fidelity": "what is learned of a face does not depend on it",
+    },
+    refused={
+        **_REFUSED,
+        "mask": "who is on the photo is drawn anew, as the prompt says, not painted into it: leave it out",
+        "markup": "nothing is drawn into the photo: say in the prompt what is to be seen",
+    },
 )
 
 FILES_CREATE: Final = Fates(honoured=("file", "purpose", "expires_after"))  # of all purposes batch alone

@@ -22,7 +22,7 @@ from serve.openai.body import first_fault
 from serve.openai.schemas import RequestRefused
 from serve.shelf import UnknownFile
 from serve.stopping import Stopping
-from serve.uploads import Erased, NoSuchFace, SeveralFaces
+from serve.uploads import Erased, NoSuchFace, NotLearned, SeveralFaces, StillLearning
 from serve.work import KeyReused, TooMuchWork, UnknownWork
 
 
@@ -52,6 +52,8 @@ ANSWERS: Final[dict[type[Exception], Answer]] = {
     NoSuchFace: Answer(422, "invalid_request_error", "no_such_face", "face"),
     Erased: Answer(409, "invalid_request_error", "erased", "image", retry=False),
     FaceGone: Answer(409, "invalid_request_error", "erased", "image", retry=False),
+    NotLearned: Answer(422, "invalid_request_error", "not_learned", "image"),  # as the error that ended the learning
+    StillLearning: Answer(504, "server_error", "still_learning", retry=True),
     Diverged: Answer(422, "invalid_request_error", "diverged", "image"),
     QueueFull: Answer(429, "rate_limit_error", "queue_full", retry=True),
     UnknownFile: Answer(404, "invalid_request_error", "no_such_file"),
@@ -81,9 +83,12 @@ async def answer_error(_request: Request, error: Exception) -> Response:
 def told(error: Exception) -> tuple[int, dict[str, Any], dict[str, str]]:
     """An error's status, body and headers."""
     answer = next(ANSWERS[kind] for kind in type(error).__mro__ if kind in ANSWERS)
-    status, param, headers = answer.status, answer.param, dict[str, str]()
     cause = error.cause if isinstance(error, RayTaskError) else error  # the replica's own, without its traceback
     message, more = str(cause), dict[str, Any]()
+    if isinstance(cause, NotLearned):
+        answer = next((one for one in ANSWERS.values() if one.code == cause.code), answer)
+        more["code"] = cause.code
+    status, param, headers = answer.status, answer.param, dict[str, str]()
     if isinstance(cause, RequestRefused):
         status, param = cause.status, cause.param
     elif isinstance(cause, RequestValidationError):
@@ -91,7 +96,7 @@ def told(error: Exception) -> tuple[int, dict[str, Any], dict[str, str]]:
     elif isinstance(cause, HTTPException):
         status, message = cause.status_code, str(cause.detail)
         headers = dict(cause.headers or {})  # 405 tells what is allowed
-    elif isinstance(cause, (QueueFull, TooMuchWork, Stopping)):
+    elif isinstance(cause, (QueueFull, TooMuchWork, Stopping, StillLearning)):
         milliseconds = math.ceil(cause.retry_after_s * 1000)
         headers = {"retry-after": str(math.ceil(milliseconds / 1000)), "retry-after-ms": str(milliseconds)}
     elif isinstance(cause, PhotoRejected):

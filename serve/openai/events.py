@@ -20,19 +20,8 @@ from serve.openai.schemas import ImagesRequest
 Check = Callable[[], Awaitable[object]]  # raises where a picture may not leave any more
 
 
-async def stream(
-    events: AsyncIterator[Event],
-    body: ImagesRequest,
-    seed: int,
-    shared: dict[str, Any],
-    check: Check,
-    headers: dict[str, str],
-) -> StreamingResponse:
-    """OpenAI's events. Whatever goes wrong before the first one has its own status; after it, it is an event.
-
-    `shared` are the fields that all events have, `seed` is the first picture's.
-    """
-    texts = _texts(events, body, seed, shared, check)
+async def stream(texts: AsyncGenerator[str], headers: dict[str, str]) -> StreamingResponse:
+    """Events as an answer. Whatever goes wrong before the first one has its own status; after it, it is an event."""
     first = await anext(texts)
 
     async def all_of_them() -> AsyncIterator[str]:
@@ -42,16 +31,18 @@ async def stream(
                 yield text
         except Exception as error:  # noqa: BLE001 (the status is sent already; the caller must hear of it)
             _, message, _ = told(error)
-            yield _text("error", message)
+            yield event_text("error", message)
         finally:
             await texts.aclose()
 
     return StreamingResponse(all_of_them(), media_type="text/event-stream", headers=headers)
 
 
-async def _texts(
-    events: AsyncIterator[Event], body: ImagesRequest, seed: int, shared: dict[str, Any], check: Check
+async def picture_events(
+    events: AsyncIterator[Event], body: ImagesRequest, seed: int, shared: dict[str, Any], check: Check, method: str
 ) -> AsyncGenerator[str]:
+    """OpenAI's events of pictures. `shared` are the fields that all have, `seed` is the first picture's, `method` how
+    their names begin."""
     async for number, event in events:
         await check()
         image = resized(event.image if isinstance(event, ImageResult) else event[1], body.size_px())
@@ -59,14 +50,15 @@ async def _texts(
         data = await asyncio.to_thread(encode, image, body.output_format, body.output_compression, made)
         own: dict[str, Any] = {"b64_json": data, "seed": seed + number}
         if isinstance(event, ImageResult):
-            kind = "image_generation.completed"
+            kind = f"{method}.completed"
             own |= {"rows_per_step": round(event.rows_per_step, 2), "usage": Usage.of(event.prompt).model_dump()}
             own |= {"prompt_tokens": asdict(event.prompt), "negative_prompt_tokens": asdict(event.negative_prompt)}
         else:
-            kind = "image_generation.partial_image"
+            kind = f"{method}.partial_image"
             own["partial_image_index"] = event[0]
-        yield _text(kind, {"type": kind, **shared, **own})
+        yield event_text(kind, {**shared, **own, "type": kind})
 
 
-def _text(kind: str, fields: dict[str, Any]) -> str:
+def event_text(kind: str, fields: dict[str, Any]) -> str:
+    """One server-sent event."""
     return f"event: {kind}\ndata: {json.dumps(fields)}\n\n"

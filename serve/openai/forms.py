@@ -8,21 +8,46 @@ from unicodedata import normalize
 from urllib.parse import urlsplit
 
 from fastapi import Request
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, Field, ValidationError, field_validator
 from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException
 from starlette.requests import ClientDisconnect
 from starlette.types import Message
 
+from factory.consent import COLUMNS, Consent
 from serve.openai.body import first_fault
 from serve.openai.schemas import RequestRefused
-from serve.uploads import Upload
+from serve.uploads import Preset, Upload
 
 MAX_PHOTOS: Final = 16  # of one request, as in OpenAI's API
 MAX_FORM: Final = 64 * 2**20  # bytes of all of it
 _MAX_FIELD: Final = 64 * 2**10  # bytes of one field that is no file
 _MAX_FIELDS: Final = 100
 _PHOTOS: Final = ("image", "image[]")  # one, or one of several, as clients write it
+
+
+class PhotoFields(BaseModel):
+    """The fields that tell of a photo to be learned."""
+
+    name: str = Field(default="", max_length=200)  # empty: the file's
+    preset: Preset = "paper"
+    face: int | None = Field(default=None, ge=0, le=10_000)  # 0 is the largest; None: there must be one only
+    consent: str = Field(default="", max_length=1000)  # where it is written down that they agreed
+    consent_expires: str = Field(default="", max_length=100)  # a date, as 2027-01-31
+    consent_scope: str = Field(default="", max_length=1000)  # what for
+
+    @field_validator("name")
+    @classmethod
+    def _as_stored(cls, name: str) -> str:
+        return normalize("NFC", name.encode(errors="ignore").decode()).strip()
+
+    def agreed(self) -> Consent:
+        """The consent that is told. Raises RequestRefused."""
+        try:
+            return Consent.of(self.model_dump(include=set(COLUMNS)))
+        except ValueError as error:
+            raise RequestRefused(str(error), "consent") from None
+
 
 Body = TypeVar("Body", bound=BaseModel)
 
@@ -44,11 +69,11 @@ async def read_form(request: Request, kind: type[Body]) -> tuple[list[Upload], B
                 if not isinstance(value, UploadFile):
                     if name in _PHOTOS:
                         raise RequestRefused("send a file, as `curl -F image=@FILE`", "image")
-                    fields |= {name.removesuffix("[]"): value} if value != "" else {}
+                    fields |= {name.partition("[")[0]: value} if value != "" else {}
                 elif name in _PHOTOS:
                     photos.append(Upload(data=await value.read(), name=_stem(value.filename)))
                 else:  # a file where none is expected: the model says so by its name
-                    fields[name] = f"a file of {value.size} bytes"
+                    fields[name.partition("[")[0]] = f"a file of {value.size} bytes"
     except MultiPartException as error:
         raise RequestRefused(f"the form cannot be read: {error.message}", status=400) from None
     except ClientDisconnect:

@@ -1,4 +1,4 @@
-"""POST /v1/images/generations: what is asked for, composed, drawn, and answered."""
+"""POST /v1/images/generations: what is asked for, composed, drawn, and answered; edits are answered by the same."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import asyncio
 import secrets
 import time
 from base64 import b64encode
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,7 +22,7 @@ from serve.catalog import Catalog
 from serve.client import ImageClient
 from serve.openai.answers import ImageData, ImagesResponse, Usage
 from serve.openai.body import read_body
-from serve.openai.events import stream
+from serve.openai.events import picture_events, stream
 from serve.openai.pictures import as_file, resized
 from serve.openai.scene import Scene, several
 from serve.openai.schemas import MAX_SEED, ImagesRequest, RequestRefused
@@ -60,14 +60,21 @@ class Generations:
     async def respond(self, request: Request) -> Response:
         """Pictures of one identity; see ImagesRequest for the fields."""
         asked = await self.compose(await read_body(request, ImagesRequest))
-        body = asked.body
-        if body.stream:
-            events = self._client.events(asked.requests, body.partial_images)
-            of_events = {"created_at": int(time.time()), "quality": "auto", **asked.shared}
-            seed = asked.requests[0].seed
-            return await stream(events, body, seed, of_events, lambda: self.check_there(asked), notes_on(body))
+        if asked.body.stream:
+            return await stream(self.events(asked), notes_on(asked.body))
+        return await self.at_once(asked, request)
+
+    async def at_once(self, asked: Asked, request: Request) -> Response:
+        """All pictures in one answer."""
         answer = await self.answer(asked, str(request.base_url))
-        return JSONResponse(answer.model_dump(exclude_none=True), headers=notes_on(body, answer))
+        return JSONResponse(answer.model_dump(exclude_none=True), headers=notes_on(asked.body, answer))
+
+    def events(self, asked: Asked, method: str = "image_generation") -> AsyncGenerator[str]:
+        """Server-sent events while the pictures are drawn; `method` is how their names begin."""
+        drawn = self._client.events(asked.requests, asked.body.partial_images)
+        shared = {"created_at": int(time.time()), "quality": "auto", **asked.shared}
+        seed = asked.requests[0].seed
+        return picture_events(drawn, asked.body, seed, shared, lambda: self.check_there(asked), method)
 
     async def answer(self, asked: Asked, base_url: str = "", *, patient: bool = False) -> ImagesResponse:
         """The pictures, drawn; those at an address (response_format "url") are on the server `base_url`, which ends

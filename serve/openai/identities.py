@@ -3,45 +3,33 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from typing import Annotated, Any
-from unicodedata import normalize
 
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import JSONResponse, Response
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import ConfigDict
 
-from factory.consent import COLUMNS, Consent
 from factory.errors import IdentityNotFound
 from factory.store.erase import erase, find_person
 from factory.store.queries import find_work
 from factory.store.tables import Store
 from serve.catalog import Catalog, UnknownIdentity
-from serve.openai.forms import read_form
+from serve.openai.forms import PhotoFields, read_form
 from serve.openai.schemas import ModelCard, RequestRefused, identity_card
 from serve.openai.work import poll_headers, work_card
-from serve.uploads import KIND, LearnOrder, Preset, Uploads
+from serve.uploads import KIND, LearnOrder, Upload, Uploads
 from serve.work import UNDER_WAY, Work, WorkBook
 
 _MAX_PAGE = 10_000  # identities of one answer
 
 
-class UploadFields(BaseModel):
+class UploadFields(PhotoFields):
     """The fields beside the photo. An unknown one is named in x-ignored-fields."""
 
     model_config = ConfigDict(extra="allow")
 
-    name: str = Field(default="", max_length=200)  # empty: the file's
-    preset: Preset = "paper"
-    face: int | None = Field(default=None, ge=0, le=10_000)  # 0 is the largest; None: there must be one only
     all: bool = False  # everybody on the photo
-    consent: str = Field(default="", max_length=1000)  # where it is written down that they agreed
-    consent_expires: str = Field(default="", max_length=100)  # a date, as 2027-01-31
-    consent_scope: str = Field(default="", max_length=1000)  # what for
-
-    @field_validator("name")
-    @classmethod
-    def _as_stored(cls, name: str) -> str:
-        return normalize("NFC", name.encode(errors="ignore").decode()).strip()
 
 
 class Identities:
@@ -55,17 +43,15 @@ class Identities:
     async def create(self, request: Request) -> Response:
         """Learns who is on a photo: 202 and work to be polled, or 200 and the identity if it is known."""
         photos, fields = await read_form(request, UploadFields)
-        if len(photos) > 1:
-            raise RequestRefused("send one photo at a time", "image")
         if fields.face is not None and fields.all:
             raise RequestRefused("give one of `face` and `all`", "face")
         order = await self._uploads.order(
-            photos[0],
+            one_photo(photos),
             name=fields.name,
             preset=fields.preset,
             face=fields.face,
             everybody=fields.all,
-            consent=_consent(fields),
+            consent=fields.agreed(),
         )
         ignored = {"x-ignored-fields": ", ".join(fields.model_extra)} if fields.model_extra else {}
         if await self._uploads.known(order):
@@ -134,11 +120,11 @@ class Identities:
         return work_card(work, self._book, identities=work.people)
 
 
-def _consent(fields: UploadFields) -> Consent:
-    try:
-        return Consent.of(fields.model_dump(include=set(COLUMNS)))
-    except ValueError as error:
-        raise RequestRefused(str(error), "consent") from None
+def one_photo(photos: Sequence[Upload]) -> Upload:
+    """The photo of a form. Raises RequestRefused if there are several."""
+    if len(photos) > 1:
+        raise RequestRefused("send one photo at a time", "image")
+    return photos[0]
 
 
 def identity_routes(identities: Identities) -> APIRouter:
