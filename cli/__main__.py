@@ -11,6 +11,7 @@ from typing import Annotated
 
 import typer
 
+from cli.audit import audit_app
 from cli.commands import Commands
 from cli.drawing import generate, serve
 from cli.errors import TRACEBACK, user_errors
@@ -43,6 +44,7 @@ app.add_typer(heads_app, name="heads")
 app.add_typer(packs_app, name="packs")
 app.add_typer(jobs_app, name="jobs")
 app.add_typer(keys_app, name="keys")
+app.add_typer(audit_app, name="audit")
 app.command("submit", context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(submit)
 app.command()(run)
 app.command()(prepare)

@@ -107,6 +107,7 @@ def export_identities(
     `identity-factory identities export --root out/people --format parquet --table images --out images.parquet`
     """
     with user_errors():
+        from factory.store.audit import note
         from factory.store.export import check_free, export_identities
         from factory.store.tables import Store
 
@@ -117,6 +118,7 @@ def export_identities(
                 check_free(target)
             target.parent.mkdir(parents=True, exist_ok=True)
             store.export_parquet(table, target)
+            note(store, f"exported {table}", num=store.count(table))
             say(str(target))
             return
         people = store.identities(names)
@@ -124,7 +126,9 @@ def export_identities(
             raise ValueError(f"{root} holds no identities yet")
         if len(people) > 1 and out.suffix:
             raise typer.BadParameter(f"{len(people)} identities need a folder, not {out}; or name one identity")
-        for path, token in export_identities(people, out, file_format, overwrite=overwrite).items():
+        files = export_identities(people, out, file_format, overwrite=overwrite)
+        note(store, "exported words", [who.identity_id for who in people], len(people), format=file_format)
+        for path, token in files.items():
             say(f"{path} (in prompts: {token})" if file_format == "diffusers" else str(path))
 
 
@@ -145,6 +149,7 @@ def erase_identity(
     Example: `identity-factory identities erase --name Ada --root out/people`
     """
     with user_errors():
+        from factory.store.audit import note
         from factory.store.erase import erase, find_person
         from factory.store.tables import Store
 
@@ -160,6 +165,7 @@ def erase_identity(
         if not yes:
             typer.confirm(f"Erase {what} from {store.root} for good?", abort=True)
         done = erase(store, person)
+        note(store, "erased", sorted(person.identity_ids), sum(done.rows.values()))
         show_table(["table", "rows removed"], [[table, str(num)] for table, num in done.rows.items()])
         print(f"{done.job_files} files of jobs cleaned, {done.orphans} leftovers of killed jobs removed")
         print(f"searched {done.files_scanned} files, {done.bytes_scanned:,} bytes: {len(done.found)} traces left")
@@ -183,11 +189,15 @@ def set_consent(
     """
     with user_errors():
         from factory.consent import Consent
+        from factory.store.audit import note
         from factory.store.consents import set_consent as write_consent
         from factory.store.tables import Store
 
         consent = Consent.of({"consent": reference, "consent_expires": expires, "consent_scope": scope})
-        say(f"{write_consent(Store(root), name, consent)} rows of faces and identities have it")
+        store = Store(root)
+        num = write_consent(store, name, consent)
+        note(store, "told consent", [store.find_identity(name).identity_id], num, consent=reference)
+        say(f"{num} rows of faces and identities have it")
 
 
 @identities_app.command("expire")
@@ -199,6 +209,7 @@ def expire(root: Root, yes: Annotated[bool, typer.Option("--yes", help="Do not a
     with user_errors():
         import time
 
+        from factory.store.audit import note
         from factory.store.consents import expired_photos
         from factory.store.erase import erase, find_person
         from factory.store.tables import Store
@@ -207,7 +218,12 @@ def expire(root: Root, yes: Annotated[bool, typer.Option("--yes", help="Do not a
         photos = expired_photos(store, time.time())
         if photos and not yes:
             typer.confirm(f"Erase everybody on {len(photos)} photos from {store.root} for good?", abort=True)
-        found = [trace for photo in photos for trace in erase(store, find_person(store, photo_id=photo)).found]
+        found: list[str] = []
+        for photo in photos:
+            person = find_person(store, photo_id=photo)
+            done = erase(store, person)
+            note(store, "erased, consent over", sorted(person.identity_ids), sum(done.rows.values()))
+            found += done.found
         say(f"{len(photos)} photos erased, whose consent was over; {len(found)} traces left")
         if found:
             raise OSError(f"traces are left, erase again when no job runs: {'; '.join(found[:5])}")

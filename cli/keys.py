@@ -54,11 +54,13 @@ def create(
     Example: `identity-factory keys create --root out/people --scope draw --scope learn --tenant acme --expires 90d`
     """
     with user_errors():
+        from factory.store.audit import note
         from factory.store.keys import create_key
         from factory.store.tables import Store
 
+        store = Store(root)
         text, key = create_key(
-            Store(root),
+            store,
             scope,
             label=label,
             tenant=tenant,
@@ -67,6 +69,7 @@ def create(
             max_waiting=max_waiting,
             identities_per_day=identities_per_day,
         )
+        note(store, "made a key", key_id=key.key_id, scopes=key.scopes, tenant=key.tenant)
         say(f"key {key.key_id}; its text is shown this once:", error=True)
         say(text)
 
@@ -86,10 +89,13 @@ def list_all(root: Root) -> None:
 def revoke(key_id: Annotated[str, typer.Argument(metavar="KEY_ID")], root: Root) -> None:
     """End a key; a running server refuses it within a second. A root whose keys are all revoked stays closed."""
     with user_errors():
+        from factory.store.audit import note
         from factory.store.keys import revoke_key
         from factory.store.tables import Store
 
-        revoke_key(Store(root), key_id)
+        store = Store(root)
+        revoke_key(store, key_id)
+        note(store, "revoked a key", key_id=key_id)
         say(f"{key_id} is revoked")
 
 

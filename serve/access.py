@@ -30,6 +30,7 @@ from factory.store.queries import has_unfinished_work
 from factory.store.tables import Store
 from serve.openai.errors import answer_error
 from serve.openai.schemas import RequestRefused
+from serve.quotas import asking
 from serve.settings import Keyless
 
 Need = frozenset[KeyScope]  # one of these scopes
@@ -156,7 +157,11 @@ class Gate:
             app: ASGIApp = self._app
             if key is not None and key.tenant is not None:
                 app = await self._rooms.app(key.tenant)
-            await app(scope, receive, send)
+            served = asking.set(key)
+            try:
+                await app(scope, receive, send)
+            finally:
+                asking.reset(served)
         # no websockets here
 
     async def _admit(self, request: Request) -> Key | None:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Generator, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterator, Sequence
+from contextlib import aclosing, contextmanager
 from functools import partial
 from typing import Any, Protocol, TypeAlias
 
@@ -14,21 +14,12 @@ from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 from factory.records import ClipRequest, ImageRequest
 from serve.drawing import Preview
 from serve.loop import ClipResult, ImageResult, OnProgress
+from serve.quotas import QueueFull as QueueFull
+from serve.quotas import Quotas, counted_here
 from serve.stopping import Stopping
 
 _PATIENT = 8  # pictures of batches that replicas hold, where nothing else is said
 Event: TypeAlias = tuple[int, Preview | ImageResult]  # which request of several, what came of it
-
-
-class QueueFull(Exception):
-    """Too many pictures are waiting; try again after `retry_after_s` seconds."""
-
-    def __init__(self, retry_after_s: float) -> None:
-        super().__init__(retry_after_s)  # as it came, so that it survives pickling between replicas
-        self.retry_after_s = retry_after_s
-
-    def __str__(self) -> str:
-        return f"too many pictures are waiting; try again in {self.retry_after_s:.1f} s"
 
 
 class GenerationTimeout(Exception):
@@ -81,9 +72,12 @@ class ImageClient:
         timeout_s: float,
         submit_patiently: Callable[[ImageRequest], Pending] | None = None,
         patient_room: asyncio.Semaphore | None = None,
+        quotas: Quotas | None = None,
     ) -> None:
         """`submit_patiently` is for batches: such pictures come after all others; None: they are drawn as all are. They
-        hold places at the replicas while they wait, so all clients of a server share `patient_room` for them."""
+        hold places at the replicas while they wait, so all clients of a server share `patient_room` for them. `quotas`
+        are asked before anything is drawn; None: whoever asks gets as much as there is."""
+        self._quotas = quotas or Quotas(counted_here(), lasts_s=timeout_s)
         self._submit, self._submit_with_previews, self._submit_clip = submit, submit_with_previews, submit_clip
         self._submit_patiently = submit_patiently or submit
         self._patient_room = patient_room or asyncio.Semaphore(_PATIENT)
@@ -101,6 +95,10 @@ class ImageClient:
         Raises:
             QueueFull, GenerationTimeout, GeneratorDown, Stopping, IncompatibleIdentity, PromptTooLong
         """
+        async with self._quotas.pictures(len(requests), patient=patient):
+            return await self._images(requests, patient)
+
+    async def _images(self, requests: Sequence[ImageRequest], patient: bool) -> list[ImageResult]:
         draw = self._patient_image if patient else self._image
         tasks = [asyncio.create_task(draw(request)) for request in requests]
         limit = asyncio.timeout(None if patient else self._timeout_s)
@@ -116,6 +114,11 @@ class ImageClient:
 
     async def events(self, requests: Sequence[ImageRequest], num_previews: int) -> AsyncIterator[Event]:
         """The pictures as they are finished, each after so many looks at its making. Raises as `images`."""
+        async with self._quotas.pictures(len(requests)), aclosing(self._events(requests, num_previews)) as events:
+            async for event in events:
+                yield event
+
+    async def _events(self, requests: Sequence[ImageRequest], num_previews: int) -> AsyncGenerator[Event]:
         queue: asyncio.Queue[Event | Exception | None] = asyncio.Queue()
 
         async def follow(number: int, request: ImageRequest) -> None:
@@ -157,6 +160,10 @@ class ImageClient:
         Raises:
             QueueFull, GeneratorDown, Stopping, IncompatibleIdentity, PackError, PromptTooLong
         """
+        async with self._quotas.pictures(request.config.num_frames):  # each frame is a picture's work
+            return await self._one_clip(request, on_progress)
+
+    async def _one_clip(self, request: ClipRequest, on_progress: OnProgress) -> ClipResult:
         with self._told_apart():
             if self._given_up:
                 raise Stopping

@@ -47,23 +47,25 @@ class Drawer:
         self._waiting = Gauge("identity_factory_waiting", "Pictures that a replica holds and has not begun")
         self._exported_at = float("-inf")
 
-    async def draw(self, request: ImageRequest) -> ImageResult:
-        """One picture, together with whatever else is asked for. Cancelled, its row is free at the next step.
+    async def draw(self, request: ImageRequest, tenant: str = "") -> ImageResult:
+        """One picture, together with whatever else is asked for, in a tenant's turn.
+
+        Cancelled, its row is free at the next step.
 
         Raises:
             IncompatibleIdentity: learned for another text encoder than the pack's.
             PromptTooLong: the text encoder would not read its <person>.
         """
         self._export()
-        return await asyncio.wrap_future(self._loop.submit(request))
+        return await asyncio.wrap_future(self._loop.submit(request, tenant=tenant))
 
-    async def draw_patiently(self, request: ImageRequest) -> ImageResult:
+    async def draw_patiently(self, request: ImageRequest, tenant: str = "") -> ImageResult:
         """As `draw`, for a batch: whoever else asks comes first."""
         self._export()
-        return await asyncio.wrap_future(self._loop.submit(request, patient=True))
+        return await asyncio.wrap_future(self._loop.submit(request, tenant=tenant, patient=True))
 
     async def draw_with_previews(
-        self, request: ImageRequest, num_previews: int
+        self, request: ImageRequest, num_previews: int, tenant: str = ""
     ) -> AsyncIterator[Preview | ImageResult]:
         """As `draw`, with so many looks at the guess of the finished picture before it."""
         self._export()
@@ -72,11 +74,12 @@ class Drawer:
         def show(number: int, image: np.ndarray) -> None:
             loop.call_soon_threadsafe(events.put_nowait, (number, image))
 
-        future = asyncio.wrap_future(self._loop.submit(request, num_previews=num_previews, on_preview=show))
+        made = self._loop.submit(request, tenant=tenant, num_previews=num_previews, on_preview=show)
+        future = asyncio.wrap_future(made)
         async for event in until_done(events, future):
             yield event
 
-    async def animate(self, request: ClipRequest) -> AsyncIterator[float | ClipResult]:
+    async def animate(self, request: ClipRequest, tenant: str = "") -> AsyncIterator[float | ClipResult]:
         """One clip, after the shares of its steps that are done. Closed, its rows are free at the next step.
 
         Raises:
@@ -89,7 +92,7 @@ class Drawer:
         def progressed(share: float) -> None:
             loop.call_soon_threadsafe(events.put_nowait, share)
 
-        future = asyncio.wrap_future(maker.submit_clip(request, on_progress=progressed))
+        future = asyncio.wrap_future(maker.submit_clip(request, tenant=tenant, on_progress=progressed))
         async for event in until_done(events, future):
             yield event
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
+import ray
 from fastapi import APIRouter, FastAPI
 from ray.serve.handle import DeploymentHandle
 from starlette.convertors import PathConvertor, register_url_convertor
@@ -22,6 +24,7 @@ from serve.catalog import Catalog
 from serve.client import ImageClient
 from serve.filming import KIND as FILM
 from serve.filming import Filming
+from serve.ledger import Ledger, LedgerMiddleware
 from serve.loop import LoopStats
 from serve.modelling import KIND as HEAD
 from serve.modelling import Modelling, RemoteSculptor
@@ -39,6 +42,7 @@ from serve.openai.images import Endpoint
 from serve.openai.schemas import ImagesRequest
 from serve.openai.videos import Videos, video_routes
 from serve.openai.work import work_routes
+from serve.quotas import Ask, Counts, Quotas, counted_here
 from serve.settings import AppArgs
 from serve.stopping import Door
 from serve.uploads import KIND as LEARN
@@ -48,6 +52,7 @@ from serve.work import Kind, WorkBook
 
 # For /docs: the body is read by serve/openai/body.py, whatever its content type.
 _IMAGES_BODY = {"requestBody": {"content": {"application/json": {"schema": ImagesRequest.model_json_schema()}}}}
+_SPARE_S = 30.0  # that a lease outlasts its request
 NO_KEYS = (
     "{root} has no keys, and whoever reaches this address could see and draw everybody in it: make one with "
     "`identity-factory keys create --root {root} --scope draw`, or say --insecure (keyless: anyone)"
@@ -105,6 +110,22 @@ def create_app(endpoint: Endpoint, door: Door, book: WorkBook | None = None, *ro
     return app
 
 
+def counted_by_ray() -> Ask:
+    """Asks the one actor that counts for all ingress replicas, begun by the first who asks; without Ray counts here."""
+    if not ray.is_initialized():
+        return counted_here()
+    actor: Any = None
+
+    async def ask(method: str, *args: Any) -> Any:
+        nonlocal actor
+        if actor is None:
+            options = {"name": "identity-factory-quotas", "get_if_exists": True, "num_cpus": 0, "lifetime": "detached"}
+            actor = ray.remote(Counts).options(**options).remote()
+        return await getattr(actor, method).remote(*args)
+
+    return ask
+
+
 class Ingress:
     """The ingress deployment: the endpoint's app, wired to the generator replicas and the tables."""
 
@@ -123,15 +144,18 @@ class Ingress:
             raise ValueError(NO_KEYS.format(root=args.root))
         self._num_patient = max(1, args.max_batch // 2)  # pictures of batches at once, of all tenants together
         self._patient_room = asyncio.Semaphore(self._num_patient)
+        share = max((args.max_ongoing + args.max_queued) // 2, 1)
+        self._quotas = Quotas(counted_by_ray(), lasts_s=args.timeout_s + _SPARE_S, tenants_share=share)
         self._books: list[WorkBook] = []
+        self._ledgers: list[Ledger] = []
         self._clients: list[ImageClient] = []
 
     def __serve_build_asgi_app__(self) -> Gate:
         own = self._furnish(self._args.root)
-        rooms = Rooms(lambda tenant: self._furnish(tenant_root(self._args.root, tenant)))
+        rooms = Rooms(lambda tenant: self._furnish(tenant_root(self._args.root, tenant), tenant))
         return Gate(own, self._ring, rooms, keyless=self._args.keyless, host=self._args.host)
 
-    def _furnish(self, root: str) -> FastAPI:
+    def _furnish(self, root: str, tenant: str = "") -> FastAPI:
         """The endpoint on one root, which is all that it knows: the operator's own, or a tenant's."""
 
         async def read_stats() -> LoopStats:
@@ -141,12 +165,13 @@ class Ingress:
         streaming: Any = self._drawer.options(stream=True).draw_with_previews.remote
         filming: Any = self._drawer.options(stream=True).animate.remote
         client = ImageClient(
-            self._drawer.draw.remote,
-            streaming,
-            filming,
+            partial(self._drawer.draw.remote, tenant=tenant),
+            partial(streaming, tenant=tenant),
+            partial(filming, tenant=tenant),
             timeout_s=self._args.timeout_s,
-            submit_patiently=self._drawer.draw_patiently.remote,
+            submit_patiently=partial(self._drawer.draw_patiently.remote, tenant=tenant),
             patient_room=self._patient_room,
+            quotas=self._quotas,
         )
         pack, catalog, store = self._pack, Catalog(root), Store(root)
         endpoint = Endpoint(pack, catalog, client, read_stats)
@@ -161,7 +186,7 @@ class Ingress:
             BATCH: Kind(do=lines.run),
         }
         book = WorkBook(store, kinds, kept_of)
-        identities = Identities(catalog, store, book, uploads, pack.fingerprint())
+        identities = Identities(catalog, store, book, uploads, pack.fingerprint(), self._quotas)
         batches = Batches(store, book)
         routers = [
             work_routes(book),
@@ -174,7 +199,10 @@ class Ingress:
         ]
         self._books.append(book)
         self._clients.append(client)
-        return create_app(endpoint, self._door, book, *routers)
+        app = create_app(endpoint, self._door, book, *routers)
+        self._ledgers.append(Ledger(store))
+        app.add_middleware(LedgerMiddleware, ledger=self._ledgers[-1])
+        return app
 
     async def close(self) -> int:
         """Lets no request in any more and puts work down for the next server; returns how many are being answered."""
@@ -182,6 +210,9 @@ class Ingress:
             self._door.closed = True
             for book in self._books:
                 await book.put_down()
+        if not self._door.num_inside:
+            for ledger in self._ledgers:
+                await ledger.flush()
         return self._door.num_inside
 
     async def give_up(self) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
@@ -14,6 +13,7 @@ import numpy as np
 
 from factory.errors import PackError
 from factory.records import ClipRequest, ImageRequest, TokenCount
+from serve.turns import Turns
 
 if TYPE_CHECKING:
     from factory.draw.engine import Engine, Row
@@ -97,10 +97,10 @@ class EngineLoop:
     def __init__(self, engine: Engine, *, max_rows: int, start_thread: Callable[[], None] = lambda: None) -> None:
         """`max_rows` pictures are in the making at a time; `start_thread` is called first in the thread."""
         self._engine, self._max_rows, self._start_thread = engine, max_rows, start_thread
-        self._waiting: deque[_Ticket] = deque()
-        self._patient: deque[_Ticket] = deque()  # of batches
+        self._waiting: Turns[_Ticket] = Turns()
+        self._patient: Turns[_Ticket] = Turns()  # of batches
         self._making: dict[Row, _Ticket] = {}
-        self._clips: deque[_ClipTicket] = deque()
+        self._clips: Turns[_ClipTicket] = Turns()
         self._clip: _ClipTicket | None = None  # in the making
         self._wake = threading.Condition()
         self._closed = False
@@ -112,11 +112,13 @@ class EngineLoop:
         self,
         request: ImageRequest,
         *,
+        tenant: str = "",
         num_previews: int = 0,
         on_preview: OnPreview | None = None,
         patient: bool = False,
     ) -> Future[ImageResult]:
-        """Asks for a picture. Cancelling the future takes it out, wherever it is. Errors are those of `Engine.add`.
+        """Asks for a picture, in a tenant's turn. Cancelling the future takes it out, wherever it is. Errors are those
+        of `Engine.add`.
 
         A patient one enters when no other waits, into half of the rows at most, and an eighth while others are drawn.
         """
@@ -124,15 +126,17 @@ class EngineLoop:
             request=request, future=Future(), on_preview=on_preview, num_previews=num_previews, patient=patient
         )
         with self._wake:
-            (self._patient if patient else self._waiting).append(ticket)
+            (self._patient if patient else self._waiting).add(ticket, tenant)
             self._wake.notify()
         return ticket.future
 
-    def submit_clip(self, request: ClipRequest, *, on_progress: OnProgress = lambda _: None) -> Future[ClipResult]:
-        """Asks for a clip. Cancelling the future takes it out. Errors are those of `Engine.add_clip`."""
+    def submit_clip(
+        self, request: ClipRequest, *, tenant: str = "", on_progress: OnProgress = lambda _: None
+    ) -> Future[ClipResult]:
+        """Asks for a clip, in a tenant's turn. Cancelling the future takes it out. Errors are `Engine.add_clip`'s."""
         ticket = _ClipTicket(request=request, future=Future(), on_progress=on_progress)
         with self._wake:
-            self._clips.append(ticket)
+            self._clips.add(ticket, tenant)
             self._wake.notify()
         return ticket.future
 
@@ -170,13 +174,13 @@ class EngineLoop:
                 ticket.future.cancel()
 
     def _next_tickets(self) -> list[_Ticket]:
-        """Those who waited longest, as many as there is room for; the patient ones after all others."""
-        new = _longest(self._waiting, self._max_rows - len(self._making))
+        """Those whose turn it is, as many as there is room for; the patient ones after all others."""
+        new = _next(self._waiting, self._max_rows - len(self._making))
         num_rows = len(self._making) + len(new)
         num_patient = sum(ticket.patient for ticket in self._making.values())
         alone = num_rows == num_patient and self._clip is None
         most = self._max_rows // (2 if alone else 8)  # each row makes the others' steps longer
-        return new + _longest(self._patient, min(max(most, 1) - num_patient, self._max_rows - num_rows))
+        return new + _next(self._patient, min(max(most, 1) - num_patient, self._max_rows - num_rows))
 
     def _admit(self, tickets: Sequence[_Ticket]) -> None:
         """A request that cannot be drawn makes no other one suffer: then they enter one by one."""
@@ -205,7 +209,7 @@ class EngineLoop:
     def _admit_clip(self) -> None:
         """The next clip enters if none is in the making."""
         while self._clip is None and self._clips:
-            ticket = self._clips.popleft()
+            ticket = self._clips.take()
             if ticket.future.cancelled():
                 continue
             try:
@@ -276,11 +280,11 @@ class EngineLoop:
         self._making.clear()
 
 
-def _longest(waiting: deque[_Ticket], num: int) -> list[_Ticket]:
-    """Takes out those who waited longest, at most so many; who has gone away is left out."""
+def _next(waiting: Turns[_Ticket], num: int) -> list[_Ticket]:
+    """Takes out those whose turn it is, at most so many; who has gone away is left out."""
     taken: list[_Ticket] = []
     while waiting and len(taken) < num:
-        ticket = waiting.popleft()
+        ticket = waiting.take()
         if not ticket.future.cancelled():
             taken.append(ticket)
     return taken

@@ -15,8 +15,9 @@ class Settings(Config):
     """How the endpoint batches, queues and scales. serve.yaml comments on them for a cluster."""
 
     max_batch: int = Field(default=16, ge=1, le=32)  # pictures in the making at a time; guidance doubles their samples
-    max_ongoing: int = Field(default=32, ge=1)  # pictures a replica holds: in the making and next in line; >= max_batch
-    max_queued: int = Field(default=64, ge=1)  # images the ingress holds beyond that; more are refused with 429
+    # Pictures a replica holds: in the making and next in line; >= max_batch. Among them tenants take turns.
+    max_ongoing: int = Field(default=256, ge=1)
+    max_queued: int = Field(default=64, ge=1)  # images the ingress holds beyond that, first come first; more get 429
     timeout_s: float = Field(default=300.0, gt=0.0)  # of one request, queue included
     num_cpus: float = Field(default=0.2, gt=0.0)  # booked by a generator: small, so that jobs find room
     num_gpus: float | None = Field(default=None, ge=0.0)  # None: 0.6 where the cluster has GPUs, else 0

@@ -44,7 +44,9 @@ def a_gate(root: str, pack: Pack, fake: FakeGenerator | None = None, **args: Any
     handles = [MagicMock() for _ in list(inspect.signature(Ingress.__init__).parameters)[2:]]
     handles[0].broadcast.return_value.results_async = AsyncMock(return_value=[LoopStats()])
     if fake is not None:
-        handles[0].draw.remote = fake.submit
+        handles[0].draw.remote = lambda job, tenant: fake.submit(job)
+        streaming = handles[0].options.return_value
+        streaming.draw_with_previews.remote = lambda job, num, tenant: fake.submit_with_previews(job, num)
     try:
         return Ingress(AppArgs(root=root, pack=str(pack.root), **args), *handles).__serve_build_asgi_app__()
     finally:

@@ -220,9 +220,7 @@ def test_closing_cancels_what_is_not_finished(engine: FakeEngine) -> None:
 
 def test_the_thread_begins_with_what_it_is_told(engine: FakeEngine) -> None:
     called: list[int] = []
-    loop = EngineLoop(
-        cast(Engine, engine), max_rows=1, start_thread=lambda: called.append(threading.get_ident())
-    )
+    loop = EngineLoop(cast(Engine, engine), max_rows=1, start_thread=lambda: called.append(threading.get_ident()))
     future = loop.submit(ask(1, steps=1))
     engine.allow(1)
     future.result(10)
@@ -233,6 +231,18 @@ def test_the_thread_begins_with_what_it_is_told(engine: FakeEngine) -> None:
 def test_stats_of_replicas_add_up() -> None:
     one = LoopStats(images=3, steps=10, rows=20, step_s=1.5, most_rows=4, waiting=1, in_the_making=2)
     two = LoopStats(images=1, steps=5, rows=5, step_s=0.5, most_rows=1)
-    assert one + two == LoopStats(
-        images=4, steps=15, rows=25, step_s=2.0, most_rows=4, waiting=1, in_the_making=2
-    )
+    assert one + two == LoopStats(images=4, steps=15, rows=25, step_s=2.0, most_rows=4, waiting=1, in_the_making=2)
+
+
+def test_a_tenants_one_picture_waits_at_most_two_batches_behind_anothers_200(engine: FakeEngine) -> None:
+    loop, steps = EngineLoop(cast(Engine, engine), max_rows=16), 4
+    crowd = [loop.submit(ask(seed, steps=steps), tenant="a") for seed in range(200)]
+    engine.allow(1)
+    came, one = len(engine.at_each_step), loop.submit(ask(255, steps=steps), tenant="b")
+    engine.allow(3 * steps)
+    assert shown(one.result(10)) == 255
+    (*_, last) = (number for number, rows in enumerate(engine.at_each_step, start=1) if 255 in rows)
+    assert last - came <= 2 * steps + steps, "steps: two batches, and its own"
+    assert sum(future.done() for future in crowd) <= 48 and loop.stats().waiting > 100, "the others still wait"
+    engine.go.release(10_000)
+    loop.close()

@@ -32,6 +32,7 @@ from serve.openai.body import MAX_BODY
 from serve.openai.errors import ANSWERS
 from serve.openai.images import Endpoint
 from serve.openai.schemas import RequestRefused
+from serve.quotas import QuotaExceeded
 from serve.reading import PoseReader
 from serve.shelf import UnknownFile
 from serve.stopping import Door, Stopping
@@ -192,6 +193,7 @@ PROVOKED: dict[type[Exception], Callable[[TestClient, FakeGenerator], Any]] = {
     PromptTooLong: lambda http, fake: failing(http, fake, PromptTooLong("<person> lies beyond the 75 tokens")),
     HTTPException: lambda http, _fake: http.get("/v2"),
     QueueFull: lambda http, fake: failing(http, fake, BackPressureError(64, 64)),
+    QuotaExceeded: lambda http, fake: failing(http, fake, QuotaExceeded(30.0)),
     UnknownWork: lambda http, fake: failing(http, fake, UnknownWork("there is no work")),
     KeyReused: lambda http, fake: failing(http, fake, KeyReused("it came before")),
     TooMuchWork: lambda http, fake: failing(http, fake, TooMuchWork()),

@@ -71,6 +71,7 @@ def test_every_table_is_indexed_by_its_ids_and_names() -> None:
         "files": ["file_id"],
         "keys": ["key_id"],
         "lines": ["batch_id"],
+        "audit": ["number"],
         "tombstones": [],
     }
 

@@ -23,6 +23,7 @@ import pyarrow as pa
 from factory.errors import IdentityNotFound
 from factory.files import filesystem
 from factory.ids import any_face, index_of, photo_of, spellings
+from factory.store.audit import redact
 from factory.store.files import drop_requests
 from factory.store.schemas import KEYS, SCHEMAS, Table
 from factory.store.sql import where_in
@@ -33,7 +34,7 @@ from factory.store.traces import Search, list_files, pieces_of, scan, with_base6
 _WINDOW = 8  # numbers of an embedding that are looked for together, 32 bytes
 _PNG_HEADER, _PICTURE_BYTES = 41, 256  # all PNGs begin alike; of what follows, so many bytes are looked for
 _VIDEO_HEADER = 4096  # bytes; so do clips of one length: their tables of frames, and the encoder's remarks; and PLYs
-_TABLES: Final[list[Table]] = [table for table in SCHEMAS if table not in ("tombstones", "keys")]
+_TABLES: Final[list[Table]] = [table for table in SCHEMAS if table not in ("tombstones", "keys", "audit")]
 _WRITTEN: Final[dict[Table, tuple[str, ...]]] = {
     "work": ("request",),
     "files": ("filename",),
@@ -187,6 +188,7 @@ def erase(store: Store, person: Person, *, waits_s: Sequence[float] = (1.0, 5.0,
     buried = [{"digest": tombstone_digest(salt, i), "salt": salt, "erased_at": now} for i in person.buried()]
     store.upsert("tombstones", buried)
     rows, orphans = _purge(store, person, names)
+    redact(store, person.identity_ids)
     job_files = _clean_jobs(store, needles)
     num_files, num_bytes, found = scan(store.root, needles)
     for wait_s in waits_s:

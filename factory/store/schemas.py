@@ -24,6 +24,7 @@ Table = Literal[
     "files",
     "keys",
     "lines",
+    "audit",
     "tombstones",
 ]
 
@@ -257,6 +258,22 @@ SCHEMAS: Final[dict[Table, pa.Schema]] = {
             _field("error", _TEXT, "why there is no answer, as it is told; null: there is one", "JSON"),
             _field("num_bytes", pa.int64(), "of its line in the output or error file; 0: that was deleted", "bytes"),
             _field("created_at", pa.float64(), "Unix time", "s"),
+        ]
+    ),
+    "audit": pa.schema(
+        [
+            _field("number", pa.int64(), "of the row, from 0", key=True),
+            _field("at", pa.float64(), "Unix time", "s"),
+            _field("actor", _TEXT, "'key' and its key_id; 'command line'; 'anybody' where there are no keys"),
+            _field("action", _TEXT, "what was done, such as drew, learned, exported, erased; or a route"),
+            _field("whom", pa.list_(_TEXT), "sha256 of salt and identity_id of all whom it was about, hex"),
+            _field("num", pa.int64(), "how many: pictures, identities, rows"),
+            _field("salt", _TEXT, "random, the same in all rows, hex"),
+            _field("detail", _TEXT, "what else there is to tell; null: nothing, or it was taken out", "JSON"),
+            _field("detail_salt", _TEXT, "random, hex; null: the detail was taken out with somebody erased"),
+            _field("detail_digest", _TEXT, "sha256 of detail_salt and detail, hex"),
+            _field("previous", _TEXT, "digest of the row before; of the first zeros"),
+            _field("digest", _TEXT, "sha256 of the row but detail and detail_salt, hex"),
         ]
     ),
     "tombstones": pa.schema(

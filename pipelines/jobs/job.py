@@ -9,10 +9,12 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
+from typing import Any
 
 from ray.exceptions import RayError, RayTaskError, UserCodeException
 
 from factory.errors import ClusterError
+from factory.store.audit import note
 from factory.store.tables import Store
 from factory.store.tombstones import Tombstones
 from pipelines.jobs.journal import Journal, explained
@@ -130,6 +132,10 @@ def open_job(name: str, store: Store, within: Summary | None = None) -> Iterator
         _write_report(summary, store, journal)
         facts = asdict(summary)
         del facts["samples"]
+        made: dict[str, Any] = {what: num for what, num in summary.counts().items() if num}
+        made.pop("skipped_existing", None)
+        if made:
+            note(store, f"job {name}", num=max(made.values()), job_id=summary.job_id, **made)
         journal.write("finished", {"seconds": summary.seconds})
         journal.file("summary.json", json.dumps(facts, indent=2) + "\n")
     except BaseException as error:

@@ -20,6 +20,7 @@ from serve.client import GenerationTimeout, GeneratorDown, QueueFull
 from serve.learning import Diverged, FaceGone
 from serve.openai.body import first_fault
 from serve.openai.schemas import RequestRefused
+from serve.quotas import QuotaExceeded
 from serve.shelf import UnknownFile
 from serve.stopping import Stopping
 from serve.uploads import Erased, NoSuchFace, NotLearned, SeveralFaces, StillLearning
@@ -56,6 +57,7 @@ ANSWERS: Final[dict[type[Exception], Answer]] = {
     StillLearning: Answer(504, "server_error", "still_learning", retry=True),
     Diverged: Answer(422, "invalid_request_error", "diverged", "image"),
     QueueFull: Answer(429, "rate_limit_error", "queue_full", retry=True),
+    QuotaExceeded: Answer(429, "rate_limit_error", "rate_limit_exceeded", retry=True),
     UnknownFile: Answer(404, "invalid_request_error", "no_such_file"),
     UnknownWork: Answer(404, "invalid_request_error", "no_such_work"),
     KeyReused: Answer(422, "invalid_request_error", "idempotency_key_reused", "idempotency-key", retry=False),

@@ -20,6 +20,7 @@ from factory.provenance.marks import mark
 from factory.records import ClipRequest, ImageRequest
 from serve.catalog import Catalog
 from serve.client import ImageClient
+from serve.ledger import tell
 from serve.openai.answers import ImageData, ImagesResponse, Usage
 from serve.openai.body import read_body
 from serve.openai.events import picture_events, stream
@@ -60,6 +61,7 @@ class Generations:
     async def respond(self, request: Request) -> Response:
         """Pictures of one identity; see ImagesRequest for the fields."""
         asked = await self.compose(await read_body(request, ImagesRequest))
+        tell(request, "drew", asked.people, asked.body.n, prompt=asked.body.prompt)
         if asked.body.stream:
             return await stream(self.events(asked), notes_on(asked.body))
         return await self.at_once(asked, request)

@@ -16,6 +16,7 @@ from factory.settings import sculpt_settings
 from factory.store.queries import drop_checkpoints, heads
 from factory.store.tables import Store
 from serve.catalog import Catalog
+from serve.ledger import tell
 from serve.modelling import KIND, HeadOrder, Modelling
 from serve.openai.body import read_body
 from serve.openai.schemas import RequestRefused
@@ -67,6 +68,7 @@ class Heads:
         order = await asyncio.to_thread(self._order, body)
         key = request.headers.get("idempotency-key") or None
         work = await self._book.submit(KIND, order.model_dump(mode="json"), [order.identity], key)
+        tell(request, "asked for a head", [order.identity], prompt=order.prompt)
         headers = {"x-ignored-fields": ", ".join(body.model_extra)} if body.model_extra else {}
         return JSONResponse(self._card(work), status_code=202, headers={**headers, **poll_headers(work)})
 

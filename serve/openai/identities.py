@@ -15,9 +15,11 @@ from factory.store.erase import erase, find_person
 from factory.store.queries import find_work
 from factory.store.tables import Store
 from serve.catalog import Catalog, UnknownIdentity
+from serve.ledger import tell
 from serve.openai.forms import PhotoFields, read_form
 from serve.openai.schemas import ModelCard, RequestRefused, identity_card
 from serve.openai.work import poll_headers, work_card
+from serve.quotas import Quotas
 from serve.uploads import KIND, LearnOrder, Upload, Uploads
 from serve.work import UNDER_WAY, Work, WorkBook
 
@@ -35,9 +37,18 @@ class UploadFields(PhotoFields):
 class Identities:
     """The handlers of /v1/identities."""
 
-    def __init__(self, catalog: Catalog, store: Store, book: WorkBook, uploads: Uploads, fingerprint: str) -> None:
+    def __init__(
+        self,
+        catalog: Catalog,
+        store: Store,
+        book: WorkBook,
+        uploads: Uploads,
+        fingerprint: str,
+        quotas: Quotas | None = None,
+    ) -> None:
+        """`quotas` are asked before anybody is learned; None: whoever asks may learn as many as there is room for."""
         self._catalog, self._store, self._book, self._uploads = catalog, store, book, uploads
-        self._fingerprint = fingerprint
+        self._fingerprint, self._quotas = fingerprint, quotas
         self._erasing = asyncio.Lock()
 
     async def create(self, request: Request) -> Response:
@@ -57,6 +68,7 @@ class Identities:
         if await self._uploads.known(order):
             return JSONResponse(await self._known(order), headers=ignored)
         work = await self.submit(order, request.headers.get("idempotency-key"))
+        tell(request, "asked to learn", work.people, len(work.people))
         headers = {**ignored, **poll_headers(work), "location": f"/v1/work/{work.work_id}"}
         return JSONResponse(self._card(work), status_code=202, headers=headers)
 
@@ -67,6 +79,8 @@ class Identities:
             for row in await asyncio.to_thread(find_work, self._store, KIND, "identity_id", ids[0]):
                 if row["status"] in UNDER_WAY and row["people"] == ids:
                     return await self._book.find(row["work_id"], KIND)
+        if self._quotas is not None:
+            await self._quotas.identities(len(ids))
         return await self._book.submit(KIND, order.model_dump(mode="json"), ids, key)
 
     async def list_all(
@@ -82,7 +96,7 @@ class Identities:
         more = len(found) > limit
         return {"object": "list", "data": cards, "first_id": first, "last_id": last, "has_more": more}
 
-    async def delete(self, identity: str) -> dict[str, Any]:
+    async def delete(self, identity: str, request: Request) -> dict[str, Any]:
         """Erases a person: rows, old versions and leftovers; then every byte of the root is searched for traces."""
         found = await asyncio.to_thread(self._catalog.find, identity)
         async with self._erasing:  # two at once would throw back each other's commits
@@ -93,6 +107,7 @@ class Identities:
             for work_id in sorted(person.work_ids):
                 await self._book.cancel(work_id)
             done = await asyncio.to_thread(erase, self._store, person)
+        tell(request, "erased", sorted(person.identity_ids), sum(done.rows.values()))
         if done.found:
             text = (
                 f"erased, but {len(done.found)} traces are left in files that jobs hold: when none runs, "

@@ -12,6 +12,7 @@ from fastapi.responses import Response
 from factory.pack import Pack
 from serve.catalog import Catalog, UnknownIdentity
 from serve.client import ImageClient
+from serve.ledger import tell
 from serve.loop import LoopStats
 from serve.openai.generations import Generations
 from serve.openai.schemas import (
@@ -59,9 +60,11 @@ class Endpoint:
         """One identity as a model."""
         return ModelCard.of(await asyncio.to_thread(self.catalog.listed, model))
 
-    async def show_identity(self, identity: str, words: bool = False) -> dict[str, Any]:
+    async def show_identity(self, identity: str, request: Request, words: bool = False) -> dict[str, Any]:
         """What is known of an identity, by name or id."""
         found = await asyncio.to_thread(self.catalog.find, identity)
+        if words:
+            tell(request, "took the words", [found.identity_id])
         return identity_card(found, compatible=found.fingerprint == self._fingerprint, words=words)
 
     async def show_stats(self) -> Stats:

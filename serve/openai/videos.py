@@ -27,6 +27,7 @@ from factory.store.queries import clips
 from factory.store.tables import Store
 from serve.catalog import Catalog
 from serve.filming import KIND, ClipOrder, Filming
+from serve.ledger import tell
 from serve.openai.body import first_fault, read_body
 from serve.openai.pictures import encode
 from serve.openai.schemas import MAX_SEED, MAX_SIDE_PX, MIN_SIDE_PX, RequestRefused
@@ -87,6 +88,7 @@ class Videos:
         body = await _read(request)
         order = await asyncio.to_thread(self._order, body)
         work = await self._book.submit(KIND, order.model_dump(), [order.identity], _key(request))
+        tell(request, "asked for a clip", [order.identity], prompt=order.prompt)
         headers = {"x-ignored-fields": ", ".join(body.model_extra)} if body.model_extra else {}
         return JSONResponse(self._card(work), headers={**headers, **poll_headers(work)})
 

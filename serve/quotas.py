@@ -1,0 +1,138 @@
+"""How much a key may ask for: pictures a minute, pictures that wait, identities a day.
+
+One counter for all ingress replicas, an actor of Ray's: each of them asks it before anything is drawn or learned. Keys
+without limits ask nobody. What is under way is held by a lease that lapses, as a replica may be lost.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import defaultdict
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from contextvars import ContextVar
+from typing import Any, Final, Literal
+
+from limits import RateLimitItem, RateLimitItemPerDay, RateLimitItemPerMinute
+from limits.storage import MemoryStorage
+from limits.strategies import MovingWindowRateLimiter
+
+from factory.store.keys import Key
+
+# Whose request the running task serves: set by the gate, and taken over by every task that is begun for it.
+asking: Final[ContextVar[Key | None]] = ContextVar("asking", default=None)
+What = Literal["picture", "identity"]
+_WINDOWS: Final[dict[What, type[RateLimitItem]]] = {"picture": RateLimitItemPerMinute, "identity": RateLimitItemPerDay}
+_BUSY_S: Final = 2.0  # when to ask again where too much is under way
+Ask = Callable[..., Awaitable[Any]]  # a method of Counts by its name, and its arguments
+
+
+class QueueFull(Exception):
+    """Too many pictures are waiting; try again after `retry_after_s` seconds."""
+
+    def __init__(self, retry_after_s: float) -> None:
+        super().__init__(retry_after_s)  # as it came, so that it survives pickling between replicas
+        self.retry_after_s = retry_after_s
+
+    def __str__(self) -> str:
+        return f"too many pictures are waiting; try again in {self.retry_after_s:.1f} s"
+
+
+class QuotaExceeded(QueueFull):
+    """The key's share is used up; try again after `retry_after_s` seconds."""
+
+    def __str__(self) -> str:
+        return f"this key's limit is reached; try again in {self.retry_after_s:.0f} s"
+
+
+class Counts:
+    """What keys have used. For one thread."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._rates = MovingWindowRateLimiter(MemoryStorage())
+        self._leases: dict[str, dict[int, tuple[int, float]]] = defaultdict(dict)  # by key: pictures, until when
+        self._next = 0
+
+    def spend(self, key_id: str, what: What, limit: int, num: int) -> float:
+        """Takes `num` of what a window allows: 0, or the seconds until there may be as much again."""
+        window = _WINDOWS[what](limit)
+        if self._rates.hit(window, key_id, what, cost=num):
+            return 0.0
+        reset = self._rates.get_window_stats(window, key_id, what).reset_time
+        return max(reset - time.time(), 1.0)
+
+    def enter(self, key_id: str, limit: int, num: int, lasts_s: float) -> int | None:
+        """A lease for `num` pictures that are under way; None if they would be more than `limit`."""
+        now, held = self._clock(), self._leases[key_id]
+        for lease in [lease for lease, (_, until) in held.items() if until <= now]:
+            del held[lease]
+        if sum(pictures for pictures, _ in held.values()) + num > limit:
+            return None
+        self._next += 1
+        held[self._next] = (num, now + lasts_s)
+        return self._next
+
+    def leave(self, key_id: str, lease: int) -> None:
+        """Gives a lease back."""
+        self._leases[key_id].pop(lease, None)
+
+
+class Quotas:
+    """Asked before a request is drawn or learned, whatever route it came by."""
+
+    def __init__(self, ask: Ask, *, lasts_s: float, tenants_share: int | None = None) -> None:
+        """`ask` calls Counts, wherever it is; a lease lasts `lasts_s` at most. `tenants_share`: pictures under way of a
+        tenant's key that says nothing of it, so that one tenant cannot fill the queue for all."""
+        self._ask, self._lasts_s, self._tenants_share = ask, lasts_s, tenants_share
+
+    @asynccontextmanager
+    async def pictures(self, num: int, *, patient: bool = False) -> AsyncIterator[None]:
+        """While `num` pictures are drawn. Raises QuotaExceeded; patient ones, of a batch, wait until there may be more,
+        and count as none that wait."""
+        key = asking.get()
+        if key is None:
+            yield
+            return
+        most = None if patient else key.max_waiting or (self._tenants_share if key.tenant is not None else None)
+        # a tenant's keys share what they were not given each
+        who = key.key_id if key.max_waiting is not None else f"tenant {key.tenant}"
+        lease = None
+        if most is not None:
+            lease = await self._ask("enter", who, most, num, self._lasts_s)
+            if lease is None:
+                raise QuotaExceeded(_BUSY_S)
+        try:
+            while key.pictures_per_minute is not None:
+                try:
+                    await self._spend(key, "picture", key.pictures_per_minute, num)
+                    break
+                except QuotaExceeded as full:
+                    if not patient:
+                        raise
+                    await asyncio.sleep(full.retry_after_s)
+            yield
+        finally:
+            if lease is not None:
+                await self._ask("leave", who, lease)
+
+    async def identities(self, num: int = 1) -> None:
+        """Before `num` identities are learned. Raises QuotaExceeded."""
+        key = asking.get()
+        if key is not None and key.identities_per_day is not None:
+            await self._spend(key, "identity", key.identities_per_day, num)
+
+    async def _spend(self, key: Key, what: What, limit: int, num: int) -> None:
+        if wait_s := await self._ask("spend", key.key_id, what, limit, num):
+            raise QuotaExceeded(wait_s)
+
+
+def counted_here() -> Ask:
+    """An `ask` that counts in this process."""
+    counts = Counts()
+
+    async def ask(method: str, *args: Any) -> Any:
+        return getattr(counts, method)(*args)
+
+    return ask

@@ -1,0 +1,113 @@
+"""How much a key may ask for, and that tenants take turns."""
+
+import asyncio
+import pickle
+from dataclasses import replace
+
+import pytest
+from starlette.testclient import TestClient
+
+from factory.pack import Pack
+from factory.store.keys import Key, create_key
+from factory.store.tables import Store
+from serve.openai.errors import told
+from serve.quotas import Counts, QuotaExceeded, Quotas, asking, counted_here
+from serve.turns import Turns
+from tests import serving
+from tests.serving import FakeGenerator, ask, error_of
+from tests.test_access import a_gate
+
+store, fake = serving.store, serving.fake  # fixtures
+KEY = Key(key_id="k", label="", tenant=None, scopes=["draw"], created_at=0.0, expires_at=None)
+
+
+def test_tenants_take_turns() -> None:
+    turns: Turns[str] = Turns()
+    for number in range(3):
+        turns.add(f"a{number}", "a")
+    turns.add("b0", "b")
+    assert len(turns) == 4 and set(turns) == {"a0", "a1", "a2", "b0"}
+    assert [turns.take(), turns.take()] == ["a0", "b0"]
+    turns.add("c0", "c")
+    turns.add("b1", "b")
+    assert [turns.take() for _ in range(4)] == ["a1", "c0", "b1", "a2"]
+    with pytest.raises(IndexError):
+        turns.take()
+
+
+def test_pictures_a_minute() -> None:
+    counts = Counts()
+    assert [counts.spend("k", "picture", 3, num) for num in (2, 1)] == [0.0, 0.0]
+    assert 1.0 <= counts.spend("k", "picture", 3, 1) <= 60.0
+    assert counts.spend("other", "picture", 3, 1) == 0.0 and counts.spend("k", "identity", 3, 1) == 0.0
+
+
+def test_what_is_under_way_is_held_until_it_ends_or_lapses() -> None:
+    now = [0.0]
+    counts = Counts(clock=lambda: now[0])
+    lease = counts.enter("k", 3, 2, lasts_s=10.0)
+    assert lease is not None and counts.enter("k", 3, 2, lasts_s=10.0) is None
+    counts.leave("k", lease)
+    assert counts.enter("k", 3, 3, lasts_s=10.0) is not None
+    now[0] = 10.0  # the server that held it was lost
+    assert counts.enter("k", 3, 3, lasts_s=10.0) is not None
+
+
+async def _use(quotas: Quotas, key: Key | None, num: int) -> None:
+    asking.set(key)
+    async with quotas.pictures(num):
+        pass
+
+
+def test_whom_limits_are_for() -> None:
+    quotas = Quotas(counted_here(), lasts_s=10.0, tenants_share=4)
+    limited = replace(KEY, pictures_per_minute=3)
+
+    async def use() -> None:
+        for key in (None, KEY, limited):
+            await asyncio.create_task(_use(quotas, key, 3))
+        with pytest.raises(QuotaExceeded, match="try again in"):
+            await asyncio.create_task(_use(quotas, limited, 1))
+        for key in (replace(KEY, max_waiting=2), replace(KEY, tenant="acme", key_id="t")):
+            most = key.max_waiting or 4
+            await asyncio.create_task(_use(quotas, key, most))
+            with pytest.raises(QuotaExceeded):
+                await asyncio.create_task(_use(quotas, key, most + 1))
+        asking.set(replace(KEY, identities_per_day=1))
+        await quotas.identities()
+        with pytest.raises(QuotaExceeded):
+            await quotas.identities()
+
+    asyncio.run(use())
+
+
+def test_keys_of_one_tenant_share_the_room() -> None:
+    quotas = Quotas(counted_here(), lasts_s=10.0, tenants_share=4)
+
+    async def use() -> None:
+        asking.set(replace(KEY, tenant="acme", key_id="one"))
+        async with quotas.pictures(3):
+            with pytest.raises(QuotaExceeded):
+                await asyncio.create_task(_use(quotas, replace(KEY, tenant="acme", key_id="two"), 2))
+            await asyncio.create_task(_use(quotas, replace(KEY, tenant="other"), 4))
+
+    asyncio.run(use())
+
+
+def test_it_survives_a_replica() -> None:
+    status, body, headers = told(pickle.loads(pickle.dumps(QuotaExceeded(30.0))))
+    assert (status, body["error"]["code"], headers["retry-after"]) == (429, "rate_limit_exceeded", "30")
+
+
+def test_a_key_with_limits_over_http(store: Store, fake: FakeGenerator, tiny_pack: Pack) -> None:
+    text, _ = create_key(store, ["draw"], pictures_per_minute=3)
+    free, _ = create_key(store, ["draw"])
+    with TestClient(a_gate(store.root, tiny_pack, fake)) as http:
+        http.headers["authorization"] = f"Bearer {text}"
+        assert ask(http, n=2).status_code == 200
+        refused = ask(http, n=2)
+        assert refused.status_code == 429 and error_of(refused)["code"] == "rate_limit_exceeded"
+        assert 0 < int(refused.headers["retry-after"]) <= 60 and len(fake.jobs) == 2
+        assert ask(http, stream=True).status_code == 200 and ask(http, stream=True).status_code == 429
+        http.headers["authorization"] = f"Bearer {free}"
+        assert ask(http, n=10).status_code == 200
