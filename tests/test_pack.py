@@ -187,11 +187,10 @@ def test_verify_names_what_is_missing_and_where_to_get_it() -> None:
     if sd21.place(sd21.base).exists():
         pytest.skip("the weights were fetched")
     problems = {problem.part: problem for problem in verify_pack(sd21)}
-    assert set(problems) == {"base", "fr_vit", "clip", "faces", "parser", "control.pose", "control.pose.estimator"}
-    assert {name for name, problem in problems.items() if problem.level == "warning"} == {
-        "control.pose",
-        "control.pose.estimator",
-    }
+    needed = {"base", "fr_vit", "clip", "faces", "parser"}
+    optional = {"control.pose", "control.pose.estimator", "video"}
+    assert set(problems) == needed | optional
+    assert {name for name, problem in problems.items() if problem.level == "warning"} == optional
     assert "yolox_l.onnx, dw-ll_ucoco_384.onnx" in problems["control.pose.estimator"].message
     assert "unet/*.safetensors" in problems["base"].message and "det_10g.onnx" in problems["faces"].message
     assert "packs fetch sd21" in problems["faces"].remedy and "buffalo_l.zip" in problems["faces"].remedy

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,14 +13,17 @@ from diffusers import MotionAdapter
 from safetensors.torch import load_file, save_file
 
 from factory.base.diffusion import DiffusionBase
-from factory.config import AnimateConfig
+from factory.config import AnimateConfig, GenerateConfig
+from factory.draw.compose import compose_clip
 from factory.draw.engine import Engine
 from factory.draw.motion import ClipRows, MotionLayers, MotionText, clip_noise
 from factory.draw.video import ClipGenerator, VideoBase
-from factory.errors import IncompatibleIdentity, PackError
+from factory.errors import IncompatibleIdentity, PackError, SceneRefused
+from factory.faces.pose import HeadPose
 from factory.pack import Pack, load_pack
 from factory.records import ClipRequest, PoseControl
 from tests.make_pack import make_pack
+from tests.serving import person
 from tests.test_engine import SHORT, draw, request
 
 
@@ -136,6 +140,12 @@ def test_a_whole_video_model_draws_clips_of_stored_words(tiny_pack_video: Pack) 
     assert apart(generator.generate([ours[1]])[0], drawn[1]) <= 6  # bfloat16 where it is native
     other_words = clip(generator.base, 3, num_frames=3)
     assert apart(generator.generate([replace(other_words, seed=2)])[0], drawn[1]) > 1
+    own = person(1, "ada", tiny_pack_video.fingerprint())
+    compose = partial(compose_clip, "<person> nods", 0, pack=tiny_pack_video, own=own, find=lambda _: own)
+    with pytest.raises(SceneRefused, match="follows no poses"):
+        compose(AnimateConfig(num_frames=4), poses=[HeadPose()])
+    wide = compose(AnimateConfig(num_frames=4, generate=GenerateConfig(width_px=64, height_px=32)))
+    assert wide.poses == () and generator.generate([wide])[0].shape == (4, 32, 64, 3)
     with pytest.raises(PackError, match="follows no poses"):
         generator.generate([replace(ours[0], poses=(PoseControl(skeleton=np.zeros((32, 32, 3), np.uint8)),) * 4)])
 

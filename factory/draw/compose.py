@@ -88,8 +88,14 @@ def compose_clip(
 ) -> ClipRequest:
     """A request of one clip, of one person. `poses` are one for all frames, or one a frame (`pose_path`).
 
-    Raises as `compose`.
+    Raises as `compose`, and where the pack's clips come from a whole text-to-video model, which follows no poses.
     """
+    if pack.video is not None:
+        if poses:
+            message = f"the text-to-video model of pack {pack.name!r} follows no poses, only motion layers do"
+            raise SceneRefused(message, "pose")
+        # as that model draws: its own size, and no skeletons for pictures that are not square
+        pack = pack.model_copy(update={"resolution": pack.video.resolution, "control": {}})
     if len(poses) not in (0, 1, config.num_frames):
         message = f"{len(poses)} poses for {config.num_frames} frames: give one for all, or one each"
         raise SceneRefused(message, "pose")

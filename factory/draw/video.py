@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -42,8 +43,8 @@ class VideoBase(DiffusionBase):
         if pack.video is None:
             raise PackError(f"pack {pack.name!r} has no text-to-video model; a [video] in its pack.toml may name one")
         dtype = dtype or working_dtype(device)
+        _check_text_encoder(pack, pack.folder(pack.base), pack.folder(pack.video))
         pipeline = TextToVideoSDPipeline.from_pretrained(pack.folder(pack.video), dtype=dtype).to(device)
-        _check_text_encoder(pack, pipeline)
         for part in (pipeline.text_encoder, pipeline.vae, pipeline.unet):
             part.requires_grad_(False).eval()
         return cls(pipeline, pack, device, dtype)
@@ -138,26 +139,27 @@ class ClipGenerator:
         return [clip for clip in clips if clip is not None]
 
 
-def _check_text_encoder(pack: Pack, pipeline: TextToVideoSDPipeline) -> None:
+def _check_text_encoder(pack: Pack, base: Path, video: Path) -> None:
     """A video model whose text encoder was trained further reads other words: it is refused.
 
     The same weights may lie in another file format or precision, so they are compared as numbers, in half precision.
     """
     from transformers import CLIPTextModel
 
-    assert pack.video is not None
-    mine, theirs = (pack.folder(part) / "text_encoder" / "model.safetensors" for part in (pack.base, pack.video))
+    mine, theirs = (folder / "text_encoder" / "model.safetensors" for folder in (base, video))
     if mine.is_file() and theirs.is_file() and file_sha256(mine) == file_sha256(theirs):
         return
-    own = CLIPTextModel.from_pretrained(pack.folder(pack.base) / "text_encoder", dtype=torch.float16).state_dict()
-    other = pipeline.text_encoder.state_dict()
+    own, other = (
+        CLIPTextModel.from_pretrained(folder / "text_encoder", dtype=torch.float16).state_dict()
+        for folder in (base, video)
+    )
     differing = [
         name for name, value in own.items()
         if name not in other or value.shape != other[name].shape
-        or not torch.allclose(other[name].float().cpu(), value.float(), rtol=2e-2, atol=1e-4)
+        or not torch.allclose(other[name].float(), value.float(), rtol=2e-2, atol=1e-4)
     ]  # fmt: skip
     if differing:
         raise PackError(
-            f"the text encoder of the text-to-video model in {pack.folder(pack.video)} is not the base model's "
+            f"the text encoder of the text-to-video model in {video} is not the base model's "
             f"({len(differing)} of {len(own)} tensors differ): words learned for pack {pack.name!r} mean nothing to it"
         )

@@ -165,7 +165,7 @@ class Videos:
         if body.size is not None:
             width, height = map(int, body.size.split("x"))
             if width != height:
-                sides = drawn_size(width, height, side=self._pack.resolution)
+                sides = drawn_size(width, height, side=(self._pack.video or self._pack).resolution)
                 changes |= {"width_px": sides[0], "height_px": sides[1]}
         generate = defaults.generate.model_validate({**defaults.generate.model_dump(), **changes})
         return AnimateConfig(num_frames=frames, fps=fps, generate=generate)
