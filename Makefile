@@ -12,7 +12,7 @@ STAMP := $(VENV)/.installed
 THREADS := OMP_NUM_THREADS=2 OMP_WAIT_POLICY=PASSIVE TOKENIZERS_PARALLELISM=false
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo evaluate test test-slow lint format bench cases serve studio soak clean
+.PHONY: help install demo evaluate test test-slow test-page lint format bench cases serve studio soak clean
 
 help: ## this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -30,6 +30,12 @@ test: $(STAMP) ## the fast tests (under 8 minutes on two cores)
 
 test-slow: $(STAMP) ## the slow tests, such as a full-size SD 2.1 pack with random weights
 	$(THREADS) $(BIN)/python -m pytest -q -m slow --timeout=3600
+
+test-page: $(STAMP) ## the page in a real browser; installs one where there is none, and renews the screenshots of docs/page
+	@$(BIN)/python -c 'import playwright' 2>/dev/null || $(BIN)/python -m pip install -qq --disable-pip-version-check -e '.[demo,dev,studio,page]'
+	@command -v chromium chromium-browser google-chrome >/dev/null || $(BIN)/python -m playwright install --with-deps chromium
+	mkdir -p docs/page
+	PAGE_SCREENSHOTS=docs/page $(THREADS) $(BIN)/python -m pytest -q -m page --timeout=600
 
 lint: $(STAMP) ## ruff, mypy (strict) and import-linter
 	$(BIN)/ruff check .

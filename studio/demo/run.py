@@ -12,6 +12,7 @@ import json
 import logging
 import os
 import platform
+import shlex
 import shutil
 import socket
 import time
@@ -96,6 +97,8 @@ def run(out: Path, *, fresh: bool = False, pack: str = "studio") -> int:
     print(f"\n{likeness_line(total)} All in {time.monotonic() - log.start:.0f} s.")
     for name in ("contact_sheet.png", "report.html"):
         print(out / name)
+    command = f"identity-factory serve --root {shlex.quote(str(root))}"
+    print(f"To draw them yourself: `{command}`, then open http://127.0.0.1:8000 in a browser.")
     return 0
 
 

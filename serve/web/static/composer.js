@@ -46,7 +46,7 @@ export function composer(onDraw) {
       const one = h("button", { type: "button", class: "who", "aria-pressed": String(order >= 0), title: who.name, onclick: () => toggle(who.identity_id) }, holder, h("span", {}, who.name));
       one.dataset.who = who.identity_id;
       return one;
-    }), people.length > row.length && h("button", { type: "button", class: "who", onclick: pickFromAll }, h("span", { class: "face plus" }, icon("people")), h("span", {}, `All ${people.length}`)));
+    }), people.length > row.length && h("button", { type: "button", class: "who", onclick: pickFromAll }, h("span", { class: "face plus" }, icon("people")), h("span", {}, `All ${people.length}`)) || "");
     if (focused) faces.querySelector(`[data-who="${CSS.escape(focused)}"]`)?.focus();
   }
 

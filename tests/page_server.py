@@ -1,0 +1,134 @@
+"""The endpoint for the tests in a browser: people of the studio world, its real engine in this process, no Ray."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import socket
+import threading
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import uvicorn
+from fastapi import FastAPI
+from PIL import Image
+
+from factory.faces.pose import HeadPose
+from factory.faces.prepare import Preparer
+from factory.pack import load_pack
+from factory.records import TEXT_ENCODER, ClipRequest, ImageRequest
+from factory.store.rows import face_row, identity_row
+from factory.store.tables import Store
+from serve.app import create_app
+from serve.catalog import Catalog
+from serve.client import ImageClient
+from serve.drawing import Drawer, Preview
+from serve.filming import KIND as FILM
+from serve.filming import Filming
+from serve.loop import ClipResult, ImageResult
+from serve.modelling import KIND as HEAD
+from serve.modelling import Modelling
+from serve.openai.errors import kept_of
+from serve.openai.heads import Heads, head_routes
+from serve.openai.images import Endpoint
+from serve.openai.videos import Videos, video_routes
+from serve.openai.work import work_routes
+from serve.sculpting import HeadMaker
+from serve.stopping import Door
+from serve.work import Kind, WorkBook
+from studio.training.dataset import held_out
+from studio.training.words import true_words
+from studio.world.render import render
+from studio.world.scenes import sample_scene
+from tests.serving import person
+
+NAMES = {100: "Ada", 103: "Bob", 105: "Cleo"}  # held-out people, by their numbers
+
+
+def photo_of(number: int) -> bytes:
+    """A plain portrait of a held-out person from the front, PNG."""
+    scene = sample_scene(np.random.default_rng(5), context="plain", smile=0.1, **asdict(HeadPose()))
+    buffer = io.BytesIO()
+    Image.fromarray(render(held_out(number), scene).image).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def studio_root(root: Path) -> Store:
+    """NAMES with their faces, and with their true words: learning them would take longer than all else."""
+    store, pack = Store(root), load_pack("studio")
+    preparer = Preparer(pack)
+    faces = [preparer.prepare(photo_of(number), name=name)[0] for number, name in NAMES.items()]
+    words = true_words(pack, [held_out(number) for number in NAMES])
+    store.upsert("faces", [face_row(face) for face in faces])
+    people = [
+        replace(
+            person(number, face.name, pack.fingerprint()), face_id=face.face_id, photo_id=face.photo_id,
+            words={TEXT_ENCODER: of_them}, pack=pack.name, created_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        )
+        for number, face, of_them in zip(NAMES, faces, words, strict=True)
+    ]  # fmt: skip
+    store.upsert("identities", [identity_row(identity) for identity in people])
+    return store
+
+
+@dataclass
+class Events:
+    """Stands for Ray's DeploymentResponseGenerator."""
+
+    source: AsyncIterator[Any]
+
+    def __aiter__(self) -> AsyncIterator[Any]:
+        return self.source
+
+    def cancel(self) -> None:
+        """The source is closed with the task that reads it."""
+
+
+def local_app(store: Store) -> FastAPI:
+    """The app on a root, with all that it makes made in this process."""
+    pack, catalog = load_pack("studio"), Catalog(store.root)
+    drawer = Drawer("studio", device="cpu", num_threads=1, max_batch=8)
+
+    def draw(request: ImageRequest) -> asyncio.Future[ImageResult]:
+        return asyncio.ensure_future(drawer.draw(request))
+
+    def draw_with_previews(request: ImageRequest, num_previews: int) -> AsyncIterator[Preview | ImageResult]:
+        return Events(drawer.draw_with_previews(request, num_previews))  # type: ignore[return-value]
+
+    def film(request: ClipRequest) -> AsyncIterator[float | ClipResult]:
+        return Events(drawer.animate(request))  # type: ignore[return-value]
+
+    client = ImageClient(draw, draw_with_previews, film, timeout_s=120.0)  # type: ignore[arg-type]
+    films = Filming(pack, catalog, store, client)
+    modelling = Modelling(pack, catalog, store, HeadMaker("studio", device="cpu", num_threads=1))
+    book = WorkBook(store, {FILM: Kind(do=films.film), HEAD: Kind(do=modelling.sculpt)}, kept_of)
+    routers = [
+        work_routes(book),
+        video_routes(Videos(pack, catalog, store, book, films)),
+        head_routes(Heads(catalog, store, book, modelling)),
+    ]
+    return create_app(Endpoint(pack, catalog, client, drawer.stats), Door(), book, *routers)
+
+
+@contextmanager
+def served(app: FastAPI) -> Iterator[str]:
+    """The app's address while it is served, by uvicorn in a thread of its own."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=port, log_level="error"))
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    while not server.started:
+        time.sleep(0.02)
+    try:
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        server.should_exit = True
+        thread.join(20)
