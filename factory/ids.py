@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import unicodedata
+from collections.abc import Iterable
 from typing import Any, Final
 
 from factory.config import (
@@ -105,7 +106,13 @@ def photo_name_of(a_face_name: str, index: int) -> str:
 
 def identity_id(a_face_id: str, recipe: Recipe, learning_fingerprint: str) -> str:
     """16 hex digits: the same face, recipe and pack (its `learning_fingerprint`) always give the same identity."""
-    return short_hash([a_face_id, recipe_json(recipe), learning_fingerprint])
+    return identity_ids([a_face_id], recipe, learning_fingerprint)[0]
+
+
+def identity_ids(face_ids: Iterable[str], recipe: Recipe, learning_fingerprint: str) -> list[str]:
+    """`identity_id` of each of many faces."""
+    asked = recipe_json(recipe)
+    return [short_hash([face, asked, learning_fingerprint]) for face in face_ids]
 
 
 def recipe_json(recipe: Recipe) -> str:

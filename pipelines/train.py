@@ -11,20 +11,25 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
 from functools import partial
+from itertools import compress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+import numpy as np
 import pyarrow as pa
 
 from factory.config import EngineConfig, Recipe
 from factory.consent import COLUMNS, Consent
-from factory.ids import identity_id
+from factory.ids import identity_id, identity_ids
 from factory.pack import Pack, load_pack
 from factory.settings import train_settings
+from factory.store.commits import retried
+from factory.store.digests import DigestSet, digests
 from factory.store.people import seen_again
 from factory.store.policy import read_policy
-from factory.store.queries import diverged, faces_by_id, faces_of_pack, learned
+from factory.store.queries import diverged, faces_by_id, faces_of_pack, ids_known, learned, of_pack
 from factory.store.rows import diverged_row, face_from_row, identity_row
 from factory.store.tables import Store
 from pipelines.jobs.cluster import connect
@@ -194,26 +199,56 @@ class IdentityTrainer:
 def _new_faces(
     store: Store, pack: Pack, recipe: Recipe, summary: Summary, merge_people: bool, counts_faces: bool
 ) -> list[str]:
-    """Ids of the faces still to be learned; ids are all the driver holds."""
-    faces = faces_of_pack(store, pack.name, ["face_id", "photo_id", *COLUMNS])
-    fingerprint, known, refused = pack.learning_fingerprint(), learned(store), diverged(store)
-    face_ids: list[str] = faces["face_id"].to_pylist()
-    ids = {face_id: identity_id(face_id, recipe, fingerprint) for face_id in face_ids}
-    new = sorted(face_id for face_id, identity in ids.items() if identity not in known and identity not in refused)
-    if read_policy(store.root).require_consent:  # they were prepared before it was required, or it has expired
-        now = time.time()
-        lacking = {row["face_id"] for row in faces.to_pylist() if Consent.of(row).lacking(now)}
-        summary.count_rejects(Counter({"rejected_face:no_consent": len(lacking.intersection(new))}))
-        new = [face_id for face_id in new if face_id not in lacking]
+    """Ids of the faces still to be learned, which is all that the driver holds of faces."""
+    plan = retried(partial(_plan, store, pack, recipe))
+    new = plan.new
+    if plan.lacking:
+        summary.count_rejects(Counter({"rejected_face:no_consent": len(plan.lacking)}))
     if merge_people:
-        before = {face_id for face_id, identity in ids.items() if identity in known}
-        again = seen_again(store, pack, before=before, but={face for face in face_ids if ids[face] in refused})
+        faces = faces_of_pack(store, pack.name, ["face_id"])["face_id"].to_pylist()
+        ids = dict(zip(faces, identity_ids(faces, recipe, pack.learning_fingerprint()), strict=True))
+        known, refused = learned(store), diverged(store)
+        tried = refused.hold(digests(ids.values()))
+        before = {face for face, identity in ids.items() if identity in known}
+        again = seen_again(store, pack, before=before, but=set(compress(ids, tried)))
         merged = {face.face_id for face in again}
         summary.merged += len(merged)
         new = [face_id for face_id in new if face_id not in merged]
-    summary.identities_existing += sum(identity in known for identity in ids.values())
+    summary.identities_existing += plan.num_learned
     if counts_faces:
-        summary.faces = len(face_ids)
-        summary.photos = summary.photos_with_faces = len(set(faces["photo_id"].to_pylist()))
-        summary.skipped_existing += len(face_ids) - len(new)
+        summary.faces = plan.num_faces
+        summary.photos = summary.photos_with_faces = plan.num_photos
+        summary.skipped_existing += plan.num_faces - len(new)
     return new
+
+
+@dataclass(slots=True)
+class _Plan:
+    new: list[str] = field(default_factory=list)  # face_ids, sorted
+    lacking: list[str] = field(default_factory=list)  # face_ids that would be new, but for their consent
+    num_faces: int = 0
+    num_learned: int = 0
+    num_photos: int = 0
+
+
+def _plan(store: Store, pack: Pack, recipe: Recipe) -> _Plan:
+    """What there is to learn: the faces are gone through in batches, beside what is known at 16 bytes an id."""
+    plan, photos = _Plan(), list[np.ndarray]()
+    known, refused = ids_known(store, "identities"), diverged(store)
+    now, fingerprint = time.time(), pack.learning_fingerprint()
+    asks = read_policy(store.root).require_consent  # they were prepared before it was, or it has expired
+    for faces in store.batches("faces", ["face_id", "photo_id", *COLUMNS], of_pack(pack.name)):
+        face_ids = faces["face_id"].to_pylist()
+        ids = digests(identity_ids(face_ids, recipe, fingerprint))
+        is_known = known.hold(ids)
+        rows = [int(row) for row in np.flatnonzero(~is_known & ~refused.hold(ids))]
+        consents = faces.select(COLUMNS).take(pa.array(rows, pa.int64())).to_pylist() if asks else [{}] * len(rows)
+        for row, consent in zip(rows, consents, strict=True):
+            lacks = asks and Consent.of(consent).lacking(now)
+            (plan.lacking if lacks else plan.new).append(face_ids[row])
+        plan.num_faces += len(face_ids)
+        plan.num_learned += int(is_known.sum())
+        photos.append(np.unique(digests(faces["photo_id"].to_pylist())))
+    plan.new.sort()
+    plan.num_photos = len(DigestSet(photos))
+    return plan

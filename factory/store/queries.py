@@ -4,22 +4,32 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 from lance.dataset import ColumnOrdering
 
 from factory.config import SculptConfig
 from factory.consent import COLUMNS
 from factory.errors import IdentityNotFound
+from factory.ids import photo_name_of
 from factory.pack import Pack
 from factory.records import Identity, SculptRequest
+from factory.store.commits import retried
+from factory.store.digests import DigestSet, digests, pairs
 from factory.store.rows import face_from_row, identity_from_row
-from factory.store.schemas import Table
+from factory.store.schemas import KEYS, Table
 from factory.store.sql import where_in
 from factory.store.tables import Store
 
 _OF_PREPARE = "stage = 'prepare'"
+
+
+def of_pack(pack: str) -> str:
+    """The condition: rows that a pack made."""
+    return where_in("pack", [pack])
 
 
 def faces_of_pack(store: Store, pack: str, columns: list[str]) -> pa.Table:
@@ -32,9 +42,40 @@ def faces_by_id(store: Store, pack: str, face_ids: Sequence[str], columns: list[
     return store.read("faces", columns=columns, where=f"{where_in('face_id', face_ids)} AND {where_in('pack', [pack])}")
 
 
-def rejects_of_prepare(store: Store, pack: str, columns: list[str] | None = None) -> pa.Table:
-    """Photos, and faces of them, that could not be prepared with a pack."""
-    return store.read("rejects", columns=columns, where=f"{where_in('pack', [pack])} AND {_OF_PREPARE}")
+def rejects_of_prepare(
+    store: Store, pack: str, columns: list[str] | None = None, *, unreadable: bool = False
+) -> pa.Table:
+    """Photos, and faces of them, that could not be prepared with a pack; `unreadable`: only those that have no id."""
+    also = " AND photo_id = ''" if unreadable else ""
+    return store.read("rejects", columns=columns, where=f"{where_in('pack', [pack])} AND {_OF_PREPARE}{also}")
+
+
+def prepared(store: Store, pack: str) -> tuple[DigestSet, DigestSet]:
+    """Digests of the photo_ids that a pack prepared or refused, and of the (photo_id, name) that any table knows."""
+    return retried(partial(_prepared, store, pack))
+
+
+def _prepared(store: Store, pack: str) -> tuple[DigestSet, DigestSet]:
+    photos, named = list[np.ndarray](), list[np.ndarray]()
+    of_pack = where_in("pack", [pack])
+    for faces in store.batches("faces", ["photo_id", "name", "face_index"], of_pack):
+        ids, names, indexes = (column.to_pylist() for column in faces.columns)
+        photos.append(digests(ids))
+        named.append(digests(pairs(ids, map(photo_name_of, names, indexes))))
+    for rejects in store.batches("rejects", ["reject_id", "photo_id", "name"], f"{of_pack} AND {_OF_PREPARE}"):
+        reject_ids, ids, names = (column.to_pylist() for column in rejects.columns)
+        # face rejects are no proof that their photo is done
+        photos.append(digests(an_id for an_id, reject in zip(ids, reject_ids, strict=True) if an_id == reject))
+        named.append(digests(pairs(ids, names)))
+    for more in store.batches("names", ["photo_id", "name"]):
+        named.append(digests(pairs(*(column.to_pylist() for column in more.columns))))
+    return DigestSet(photos), DigestSet(named)
+
+
+def ids_known(store: Store, table: Table, where: str | None = None) -> DigestSet:
+    """Digests of the ids that a table holds."""
+    batches = partial(store.batches, table, [KEYS[table][0]], where)
+    return retried(lambda: DigestSet(digests(batch.column(0).to_pylist()) for batch in batches()))
 
 
 def drop_rejects(store: Store, pack: str, reject_ids: Sequence[str]) -> None:
@@ -56,9 +97,9 @@ def learned(store: Store, identity_ids: Sequence[str] | None = None) -> set[str]
     return store.existing_ids("identities", where=where)
 
 
-def diverged(store: Store) -> set[str]:
-    """Ids of identities that were tried and are not to be had."""
-    return store.existing_ids("rejects", where="stage = 'train'")
+def diverged(store: Store) -> DigestSet:
+    """Digests of the ids of identities that were tried and are not to be had."""
+    return ids_known(store, "rejects", "stage = 'train'")
 
 
 def identities_by_id(store: Store, identity_ids: Sequence[str]) -> dict[str, Identity]:

@@ -8,7 +8,7 @@ nothing. Rows of erased people (factory/store/erase.py) are never written. The c
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -82,6 +82,17 @@ class Store:
     def read(self, table: Table, *, columns: list[str] | None = None, where: str | None = None) -> pa.Table:
         """Rows of a table, `where` in SQL; an empty table if there is none yet. Begun anew if an eraser comes."""
         return retried(lambda: _rows(self.open(table), table, columns, where))
+
+    def batches(self, table: Table, columns: list[str], where: str | None = None) -> Iterator[pa.Table]:
+        """As `read`, some thousand rows at a time. Raises OSError if an eraser comes meanwhile."""
+        dataset = self.open(table)
+        if dataset is None:
+            return
+        schema = pa.schema([SCHEMAS[table].field(name) for name in columns])
+        there = [name for name in columns if name in dataset.schema.names]
+        where_there = as_stored(table, dataset.schema, where)
+        for batch in dataset.to_batches(columns=there or KEYS[table], filter=where_there):
+            yield with_columns(pa.Table.from_batches([batch]), schema)
 
     def count(self, table: Table) -> int:
         """Number of rows."""

@@ -32,7 +32,9 @@ _WAITING: Final = 10_000  # calls at once
 
 def shared(store: Store) -> Store:
     """The store as workers of this job are to have it: on a large cluster with a committer, which lives as long as the
-    store that is returned. After `connect`."""
+    store that is returned; without Ray, and on a small one, as it is. After `connect`."""
+    if not ray.is_initialized():
+        return store
     resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
     return CommittedStore(store.root) if resources.get("CPU", 0) >= FROM_CPUS else store
 

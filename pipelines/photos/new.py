@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Any, Final
+from typing import Final
 
+import numpy as np
 import pyarrow as pa
 
-from factory.ids import photo_name_of
 from factory.pack import Pack
-from factory.store.queries import faces_of_pack, rejects_of_prepare
+from factory.store.digests import DigestSet, digests, pairs
+from factory.store.queries import prepared, rejects_of_prepare
 from factory.store.tables import Store
 from factory.store.tombstones import Tombstones
 from pipelines.jobs.job import Summary
@@ -35,77 +36,87 @@ def find_new_photos(
     fresh: list[pa.Table] = []
     with Progress("look for new photos", "photos", places.num_photos) as progress:
         for batch in stream(work_units(places.table), Stage(hash_contents, num_cpus=1)):
-            wanted = [known.wants(row) for row in batch.select(["photo_id", "name", "source_id"]).to_pylist()]
-            fresh.append(batch.filter(pa.array(wanted, pa.bool_())))
+            if wanted := known.wanted(batch):
+                fresh.append(batch.take(pa.array(wanted, pa.int64())))
             progress.add(batch.num_rows)
     # sorted before the first of several copies is taken: it gives the photo its name, the same one at each run
     rows = pa.concat_tables([CONTENT.empty_table(), *fresh]).sort_by(
         [("uri", "ascending"), ("row_group", "ascending"), ("first_row", "ascending"), ("row", "ascending")]
     )
-    first = [known.is_first(row) for row in rows.select(["photo_id", "name"]).to_pylist()]
+    first = known.first_copies(rows)
     summary.photos += places.num_photos
     summary.left_out = dict(places.left_out)
-    summary.duplicates += len(first) - sum(first)
-    summary.skipped_existing += places.num_photos - sum(first)
+    summary.duplicates += rows.num_rows - len(first)
+    summary.skipped_existing += places.num_photos - len(first)
     store.upsert("names", [{"photo_id": photo_id, "name": name} for photo_id, name in sorted(known.more_names)])
-    return rows.filter(pa.array(first, pa.bool_())), sorted(known.recovered)
+    return rows.take(pa.array(first, pa.int64())), sorted(known.recovered)
 
 
 @dataclass(slots=True, kw_only=True)
 class _Known:
-    """What the tables know, and what is found out about the input."""
+    """What the tables know, 32 bytes a photo, and what is found out about the input."""
 
-    photo_ids: set[str]  # prepared by this pack, or refused
-    names: set[tuple[str, str]]  # (photo_id, name)
+    photo_ids: DigestSet  # prepared by this pack, or refused
+    names: DigestSet  # of (photo_id, name)
     unreadable: set[str]  # source_ids of rejects
     tombstones: Tombstones
     retried: set[str] | None  # photo_ids and source_ids; None: whatever is new
-    seen: set[str] = field(default_factory=set)
     more_names: set[tuple[str, str]] = field(default_factory=set)
     recovered: set[str] = field(default_factory=set)  # source_ids of rejects that can be read again
 
-    def wants(self, row: dict[str, Any]) -> bool:
-        """Whether a photo is to be prepared, copies included."""
-        photo_id, source_id = row["photo_id"], row["source_id"]
+    def wanted(self, batch: pa.Table) -> list[int]:
+        """Numbers of the rows of CONTENT that are to be prepared, copies included."""
+        ids, names, sources = (batch[name].to_pylist() for name in ("photo_id", "name", "source_id"))
+        texts = [an_id or "" for an_id in ids]
+        done, named = self.photo_ids.hold(digests(texts)), self.names.hold(digests(pairs(texts, names)))
+        told = done & named
+        if self.retried is not None or self.unreadable:  # else what is known altogether is not looked at again
+            told[:] = False
+        rows = [int(number) for number in np.flatnonzero(~told)]
+        return [
+            row
+            for row in rows
+            if self._wants(ids[row], names[row], sources[row], done=bool(done[row]), named=bool(named[row]))
+        ]
+
+    def _wants(self, photo_id: str | None, name: str, source_id: str, *, done: bool, named: bool) -> bool:
         if photo_id is None:  # what could not be read is tried at each run
             return self.retried is None or source_id in self.retried
         if self.tombstones.hold_photo(photo_id):
             return False
-        done = photo_id in self.photo_ids
-        if done and (photo_id, row["name"]) not in self.names:
-            self.more_names.add((photo_id, row["name"]))
+        if done and not named:
+            self.more_names.add((photo_id, name))
         retried = self.retried is not None and (photo_id in self.retried or source_id in self.retried)
         wanted = not done if self.retried is None else retried
         if source_id in self.unreadable and (done or wanted):  # else its old reject is all that tells of it
             self.recovered.add(source_id)
         return wanted
 
-    def is_first(self, row: dict[str, Any]) -> bool:
-        """Whether a wanted photo is the first of its copies."""
-        photo_id = row["photo_id"]
-        if photo_id is None:
-            return True
-        if photo_id in self.seen:
-            if (photo_id, row["name"]) not in self.names:
-                self.more_names.add((photo_id, row["name"]))
-            return False
-        self.seen.add(photo_id)
-        self.names.add((photo_id, row["name"]))
-        return True
+    def first_copies(self, rows: pa.Table) -> list[int]:
+        """Numbers of wanted rows without the later ones of several copies, whose names are kept."""
+        ids, names = rows["photo_id"].to_pylist(), rows["name"].to_pylist()
+        first, name_of = list[int](), dict[str, str]()
+        for row, (photo_id, name) in enumerate(zip(ids, names, strict=True)):
+            if photo_id is None or photo_id not in name_of:
+                first.append(row)
+                if photo_id is not None:
+                    name_of[photo_id] = name
+        later = sorted(set(range(len(ids))) - set(first))
+        named = self.names.hold(digests(pairs((ids[row] for row in later), (names[row] for row in later))))
+        for row, is_named in zip(later, named, strict=True):
+            if not is_named and name_of[ids[row]] != names[row]:
+                self.more_names.add((ids[row], names[row]))
+        return first
 
 
 def _known_photos(store: Store, pack: Pack, retry: Sequence[str] | None) -> _Known:
-    faces = faces_of_pack(store, pack.name, ["photo_id", "name", "face_index"]).to_pylist()
-    rejects = rejects_of_prepare(store, pack.name, ["reject_id", "photo_id", "name", "reason"]).to_pylist()
-    named = {(row["photo_id"], photo_name_of(row["name"], row["face_index"])) for row in faces if row["face_index"]}
-    named |= {(row["photo_id"], row["name"]) for row in [*(face for face in faces if not face["face_index"]), *rejects]}
-    named |= {(row["photo_id"], row["name"]) for row in store.read("names").to_pylist()}
+    photo_ids, names = prepared(store, pack.name)
+    columns = ["reject_id", "photo_id", "reason"]
+    rejects = rejects_of_prepare(store, pack.name, columns, unreadable=not retry).to_pylist()
     retried = [row for row in rejects if row["reason"] in (retry or ())]
     return _Known(
-        # Face rejects are no proof that their photo is done.
-        photo_ids={row["photo_id"] for row in faces}
-        | {row["photo_id"] for row in rejects if row["reject_id"] == row["photo_id"]},
-        names=named,
+        photo_ids=photo_ids,
+        names=names,
         unreadable={row["reject_id"] for row in rejects if not row["photo_id"]},
         tombstones=store.tombstones(),
         retried=None if retry is None else {row["photo_id"] or row["reject_id"] for row in retried},
