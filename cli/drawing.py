@@ -95,6 +95,10 @@ def serve(
     insecure: Annotated[
         bool, typer.Option("--insecure", help="Answer anybody, as long as ROOT has no keys (`keys create`).")
     ] = False,
+    cors: Annotated[
+        list[str] | None,
+        typer.Option("--cors", metavar="ORIGIN", help="Whose pages may read answers, https://HOST; may be repeated."),
+    ] = None,
 ) -> None:
     """Pictures of the stored identities over HTTP, in OpenAI's image format; new identities appear by themselves.
 
@@ -108,4 +112,4 @@ def serve(
 
         loaded = load_pack(pack)
         loaded.folder(loaded.base)
-        serve_app(root, pack, host, port, insecure=insecure)
+        serve_app(root, pack, host, port, insecure=insecure, cors=cors or ())

@@ -43,6 +43,17 @@ OWN_WORK: Final[Need] = frozenset({"draw", "learn"})
 ADMIN: Final[Need] = frozenset({"admin"})
 WORDS: Final[Need] = frozenset({"words"})
 
+# AUTOMATIC1111's, under /sdapi/v1
+_A1111_DRAWS: Final = """
+    txt2img img2img extra-single-image extra-batch-images interrogate interrupt skip png-info options
+    refresh-checkpoints refresh-loras refresh-vae refresh-embeddings
+"""
+_A1111_SHOWS: Final = """
+    sd-models samplers schedulers upscalers embeddings options memory cmd-flags scripts sd-vae sd-modules
+    latent-upscale-modes hypernetworks loras face-restorers realesrgan-models prompt-styles artists artist-categories
+    extensions
+"""
+
 # Every route: method and path as the app has it. HEAD is GET.
 NEEDS: Final[dict[tuple[str, str], Need]] = {
     ("GET", "/healthz"): PUBLIC,
@@ -98,6 +109,11 @@ NEEDS: Final[dict[tuple[str, str], Need]] = {
     ("GET", "/v1/batches"): DRAW,
     ("GET", "/v1/batches/{batch_id}"): DRAW,
     ("POST", "/v1/batches/{batch_id}/cancel"): DRAW,
+    **{("POST", f"/sdapi/v1/{name}"): DRAW for name in _A1111_DRAWS.split()},
+    **{("GET", f"/sdapi/v1/{name}"): ANY for name in _A1111_SHOWS.split()},
+    **{("GET", f"/controlnet/{name}"): ANY for name in ("version", "model_list", "module_list")},
+    ("GET", "/sdapi/v1/progress"): DRAW,  # with a look at the picture
+    ("POST", "/internal/progress"): DRAW,
 }
 # Fields of an address that ask for more than the route does.
 MORE: Final[dict[tuple[str, str], dict[str, Need]]] = {("GET", "/v1/identities/{identity:name}"): {"words": WORDS}}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import sys
+from collections.abc import Sequence
 from contextlib import closing
 from http.client import HTTPConnection
 from typing import Any
@@ -82,10 +83,12 @@ def start(
     settings: Settings = _DEFAULTS,
     *,
     insecure: bool = False,
+    cors: Sequence[str] = (),
 ) -> str:
     """Serves from this machine's Ray, which is started if need be, and returns the URL as soon as it answers.
 
-    Without keys a root is served to this machine alone, or to whoever comes if `insecure`.
+    Without keys a root is served to this machine alone, or to whoever comes if `insecure`. Pages of the origins `cors`
+    may read answers.
 
     Raises:
         ValueError: Ray's own processes use the ports 10002-19999; there is no such root, or it has no keys.
@@ -93,7 +96,7 @@ def start(
         OSError: the port is taken, or this Ray already serves on another one.
     """
     store, used_pack = _checked(root, pack, port)
-    settings = settings.model_copy(update={"keyless": _keyless(store, host, insecure)})
+    settings = settings.model_copy(update={"keyless": _keyless(store, host, insecure), "cors": [*settings.cors, *cors]})
     _connect()
     if settings.num_threads is None and len(ray.nodes()) == 1:  # type: ignore[no-untyped-call]
         # `num_cpus` is a share for the scheduler; alone on a machine, use all of it
@@ -165,7 +168,15 @@ def stop() -> None:
         ray_serve.shutdown()  # type: ignore[no-untyped-call]
 
 
-def run(root: str, pack: str = "studio", host: str = "127.0.0.1", port: int = 8000, *, insecure: bool = False) -> None:
+def run(
+    root: str,
+    pack: str = "studio",
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    *,
+    insecure: bool = False,
+    cors: Sequence[str] = (),
+) -> None:
     """Serves until Ctrl-C or SIGTERM, then finishes what is being drawn; prints the URL and an example."""
     store, _ = _checked(root, pack, port)
     _keyless(store, host, insecure)
@@ -173,7 +184,7 @@ def run(root: str, pack: str = "studio", host: str = "127.0.0.1", port: int = 80
     with StopSignals() as signals:
         try:
             try:
-                _announce(store, root, start(root, pack, host, port, insecure=insecure))
+                _announce(store, root, start(root, pack, host, port, insecure=insecure, cors=cors))
                 signals.wait()
             except KeyboardInterrupt:
                 if not _answers(host, port):

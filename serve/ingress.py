@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any
@@ -12,12 +12,15 @@ import ray
 from fastapi import APIRouter, FastAPI
 from ray.serve.handle import DeploymentHandle
 from starlette.convertors import PathConvertor, register_url_convertor
+from starlette.middleware.cors import CORSMiddleware
+from starlette.types import ASGIApp
 
 from factory.files import tenant_root
 from factory.pack import load_pack
 from factory.provenance.marks import Marker, mark_with
 from factory.store.keys import KeyRing
 from factory.store.tables import Store
+from serve.a1111.routes import a1111_routes
 from serve.access import Gate, Rooms
 from serve.browsing import browse_router
 from serve.catalog import Catalog
@@ -126,6 +129,13 @@ def counted_by_ray() -> Ask:
     return ask
 
 
+def with_cors(app: ASGIApp, origins: Sequence[str]) -> ASGIApp:
+    """Pages of these origins may read answers, in front of the gate: a browser asks for that without a key."""
+    if not origins:
+        return app
+    return CORSMiddleware(app, allow_origins=list(origins), allow_methods=["*"], allow_headers=["*"])
+
+
 class Ingress:
     """The ingress deployment: the endpoint's app, wired to the generator replicas and the tables."""
 
@@ -150,10 +160,11 @@ class Ingress:
         self._ledgers: list[Ledger] = []
         self._clients: list[ImageClient] = []
 
-    def __serve_build_asgi_app__(self) -> Gate:
+    def __serve_build_asgi_app__(self) -> ASGIApp:
         own = self._furnish(self._args.root)
         rooms = Rooms(lambda tenant: self._furnish(tenant_root(self._args.root, tenant), tenant))
-        return Gate(own, self._ring, rooms, keyless=self._args.keyless, host=self._args.host)
+        gate = Gate(own, self._ring, rooms, keyless=self._args.keyless, host=self._args.host)
+        return with_cors(gate, self._args.cors)
 
     def _furnish(self, root: str, tenant: str = "") -> FastAPI:
         """The endpoint on one root, which is all that it knows: the operator's own, or a tenant's."""
@@ -196,6 +207,7 @@ class Ingress:
             edit_routes(Edits(endpoint.generations, identities, uploads, book, timeout_s=self._args.timeout_s)),
             batch_routes(batches),
             file_routes(Files(store, batches)),
+            a1111_routes(pack, catalog, endpoint),
         ]
         self._books.append(book)
         self._clients.append(client)

@@ -23,6 +23,7 @@ class Settings(Config):
     num_gpus: float | None = Field(default=None, ge=0.0)  # None: 0.6 where the cluster has GPUs, else 0
     num_threads: int | None = Field(default=None, ge=1)  # of torch in a generator; None: num_cpus rounded up
 
+    cors: list[str] = Field(default=[])  # origins whose pages may read answers, as https://front.example; none
     keyless: Keyless = "refuse"  # once the root has a key, every route but /healthz asks for one anyway
     sculptor_num_cpus: float = Field(default=0.1, gt=0.0)  # booked by what makes heads, while it runs
     sculptor_num_gpus: float | None = Field(default=None, ge=0.0)  # None: 0.2 where generators have GPUs, else 0

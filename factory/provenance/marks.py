@@ -46,7 +46,7 @@ class Marker:
     @classmethod
     def of(cls, root: str) -> Marker:
         """The marker of a root: signs with the operator's certificate, or with the root's own (credentials.py)."""
-        return _marker(operator_root(root), os.environ.get(PARAMETERS, "1") not in ("", "0"))
+        return _marker(operator_root(root), tells_how())
 
     def mark(self, data: bytes, made: Mapping[str, Any] | None = None) -> bytes:
         """A PNG, JPEG, WebP, GIF or MP4 that says that a model made it, and with `made` how. Raises ValueError for
@@ -65,6 +65,11 @@ class Marker:
         with self._lock, c2pa.Builder(manifest, self._context) as builder:
             builder.sign(self._signer, mime, io.BytesIO(data), signed)
         return signed.getvalue()
+
+
+def tells_how() -> bool:
+    """Whether files that leave this process tell how they were made."""
+    return os.environ.get(PARAMETERS, "1") not in ("", "0")
 
 
 @lru_cache(maxsize=8)

@@ -35,6 +35,7 @@ class Endpoint:
         self.pack = pack
         self._fingerprint = pack.fingerprint()
         self.catalog = catalog
+        self.client = client
         self.generations = Generations(pack, catalog, client)
         self._read_stats = read_stats
 

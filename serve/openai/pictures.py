@@ -13,7 +13,7 @@ from PIL import Image, ImageOps
 from factory.provenance.marks import mark
 
 OutputFormat = Literal["png", "jpeg", "webp", "gif"]
-_PNG_LEVEL = 2  # of zlib's 0..9: a third of the usual 6's time for a sixth more bytes, and the pixels are the same
+PNG_LEVEL = 2  # of zlib's 0..9: a third of the usual 6's time for a sixth more bytes, and the pixels are the same
 
 
 def resized(image: np.ndarray, size: tuple[int, int] | None) -> np.ndarray:
@@ -35,7 +35,7 @@ def as_file(
     is of jpeg and webp."""
     buffer = io.BytesIO()
     if output_format == "png":
-        Image.fromarray(image).save(buffer, "PNG", compress_level=_PNG_LEVEL)
+        Image.fromarray(image).save(buffer, "PNG", compress_level=PNG_LEVEL)
     else:
         Image.fromarray(image).save(buffer, output_format.upper(), quality=quality)
     return mark(buffer.getvalue(), made)

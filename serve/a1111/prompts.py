@@ -1,0 +1,52 @@
+"""Prompts as A1111's users write them -> ours: a person's name stands for them as an embedding's does."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Collection
+from typing import Final
+
+from serve.openai.schemas import RequestRefused
+
+_WORDS: Final = 5  # of a name, at most
+_READ: Final = 300  # words of a prompt in which names are looked for: no text encoder here reads as many
+_TAG: Final = re.compile(r"(<[^<>]*>)")
+_WORD: Final = re.compile(r"[^\s,;()\[\]{}<>]+")
+_NETWORK: Final = re.compile(r"<(lora|lyco|hypernet):", re.IGNORECASE)
+_WEIGHT: Final = re.compile(r":\s*[0-9.]+\s*(?=[)\]])")
+_BRACKET: Final = re.compile(r"(?<!\\)[()\[\]]")
+
+
+def plain(prompt: str) -> str:
+    """A prompt without marks of emphasis, (word:1.2), ((word)), [word], which are not followed here. Raises
+    RequestRefused for networks that are not there."""
+    if network := _NETWORK.search(prompt):
+        raise RequestRefused(f"there is no {network[1].lower()} network here: leave it out of the prompt", "prompt")
+    return re.sub(r"\\([()\[\]])", r"\1", _BRACKET.sub("", _WEIGHT.sub("", prompt)))
+
+
+def with_people(prompt: str, known: Callable[[Collection[str]], Collection[str]]) -> str:
+    """A prompt in which names of people are <person:NAME>. `known` says which of these texts are somebody's name; of
+    two that overlap, the longer and then the first one is meant."""
+    parts = _TAG.split(prompt)  # every second one is a tag, such as <person:ada>
+    spans = {number: _spans(text) for number, text in enumerate(parts) if number % 2 == 0}
+    names = known({parts[number][start:end] for number, places in spans.items() for start, end in places})
+    for number, places in spans.items():
+        text = parts[number]
+        taken: list[tuple[int, int]] = []
+        for start, end in sorted(places, key=lambda place: (place[0] - place[1], place[0])):
+            if text[start:end] in names and all(end <= first or start >= last for first, last in taken):
+                taken.append((start, end))
+        for start, end in sorted(taken, reverse=True):
+            text = f"{text[:start]}<person:{text[start:end]}>{text[end:]}"
+        parts[number] = text
+    return "".join(parts)
+
+
+def _spans(text: str) -> list[tuple[int, int]]:
+    """Where up to so many neighbouring words begin and end."""
+    words = [match.span() for match in _WORD.finditer(text)][:_READ]
+    ends = range(1, _WORDS + 1)
+    return [
+        (words[at][0], words[at + num - 1][1]) for at in range(len(words)) for num in ends if at + num <= len(words)
+    ]

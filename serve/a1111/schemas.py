@@ -1,0 +1,133 @@
+"""What clients of AUTOMATIC1111's API send to txt2img (its version 1.10), and what becomes of each field."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Final, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from serve.openai.schemas import MAX_IMAGES, MAX_SEED, MAX_SIDE_PX, MIN_SIDE_PX, PoseField, RequestRefused
+
+Sampler = Literal["dpm_solver++", "ddim", "euler"]
+SAMPLERS: Final[dict[str, Sampler]] = {"DPM++ 2M": "dpm_solver++", "Euler": "euler", "DDIM": "ddim"}  # theirs -> ours
+# What clients ask for unless they are told otherwise, and what is nearest to it here; the answer's info says so.
+NEAREST: Final = {"Euler a": "Euler", "DPM++ 2M SDE": "DPM++ 2M", "DPM++ SDE": "DPM++ 2M", "DDIM CFG++": "DDIM"}
+_SCHEDULES: Final = (" Karras", " Exponential", " Heun")  # in the names of older versions' samplers
+SCHEDULERS: Final = ("automatic", "Automatic")
+# Asked for only by what is no default: then it is refused by name.
+REFUSED: Final[dict[str, str]] = {
+    "enable_hr": "there is no second pass: ask for the size itself",
+    "tiling": "pictures are not tiled",
+    "restore_faces": "there is no face restoration: the identity's own face is drawn",
+    "styles": "there are no prompt styles: write them into the prompt",
+    "script_name": "there are no scripts but ControlNet's",
+    "subseed_strength": "seeds are not mixed",
+    "refiner_checkpoint": "there is one model and no refiner",
+    "firstphase_width": "there is no first phase: ask for the size itself",
+    "firstphase_height": "there is no first phase: ask for the size itself",
+    "seed_resize_from_w": "noise is drawn for the picture's own size",
+    "seed_resize_from_h": "noise is drawn for the picture's own size",
+    "infotext": "give the fields themselves; POST /sdapi/v1/png-info reads an infotext",
+}
+WITHOUT_EFFECT: Final = (  # settings of what is not done, of samplers that are not there, of files on the server
+    *("denoising_strength", "hr_scale", "hr_upscaler", "hr_second_pass_steps", "hr_resize_x", "hr_resize_y"),
+    *("hr_checkpoint_name", "hr_sampler_name", "hr_scheduler", "hr_prompt", "hr_negative_prompt", "subseed"),
+    *("do_not_save_samples", "do_not_save_grid", "save_images", "eta", "s_churn", "s_tmax", "s_tmin", "s_noise"),
+    *("s_min_uncond", "override_settings_restore_afterwards", "script_args", "refiner_switch_at", "comments"),
+    *("disable_extra_networks", "firstpass_image"),
+)
+HONOURED: Final = (
+    *("prompt", "negative_prompt", "seed", "steps", "cfg_scale", "width", "height", "batch_size", "n_iter"),
+    *("sampler_name", "sampler_index", "scheduler", "send_images", "alwayson_scripts", "force_task_id"),
+    "override_settings",
+)
+Side = Annotated[int, Field(ge=MIN_SIDE_PX, le=MAX_SIDE_PX)]
+
+
+class Txt2Img(BaseModel):
+    """POST /sdapi/v1/txt2img. null means not given. An unknown field is named in x-ignored-fields."""
+
+    model_config = ConfigDict(extra="allow")
+
+    prompt: str = Field(default="", max_length=32_000)
+    negative_prompt: str = Field(default="", max_length=32_000)
+    seed: int = Field(default=-1, ge=-1, le=MAX_SEED)
+    steps: int = Field(default=50, ge=1, le=200)
+    cfg_scale: float = Field(default=7.0, ge=0.0, le=100.0, allow_inf_nan=False)
+    width: Side = 512  # px
+    height: Side = 512  # px
+    batch_size: int = Field(default=1, ge=1, le=MAX_IMAGES)
+    n_iter: int = Field(default=1, ge=1, le=MAX_IMAGES)
+    sampler_name: str | None = None
+    sampler_index: str = "Euler"
+    scheduler: str = "automatic"
+    send_images: bool = True
+    alwayson_scripts: dict[str, Any] = Field(default={})
+    force_task_id: str | None = Field(default=None, max_length=200)
+    override_settings: dict[str, Any] = Field(default={})
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_nulls(cls, fields: Any) -> Any:
+        if not isinstance(fields, dict):
+            return fields
+        for name, why in REFUSED.items():
+            if fields.get(name) not in (None, False, 0, -1, "", "None", [], {}):
+                raise ValueError(f"{name}: {why}")
+        return {name: value for name, value in fields.items() if value is not None}
+
+    @property
+    def num_images(self) -> int:
+        """Of all batches together."""
+        return self.batch_size * self.n_iter
+
+    def sampler(self) -> str:
+        """The sampler that is used, by their name. Raises RequestRefused."""
+        asked = self.sampler_name or self.sampler_index
+        for name in (asked, *(asked.removesuffix(schedule) for schedule in _SCHEDULES)):
+            if (found := NEAREST.get(name, name)) in SAMPLERS:
+                return found
+        raise RequestRefused(f"no sampler {asked[:100]!r}; there are {', '.join(SAMPLERS)}", "sampler_name", status=404)
+
+    def check(self) -> None:
+        """Raises RequestRefused."""
+        if self.scheduler not in SCHEDULERS:
+            raise RequestRefused("the only schedule is the pack's own: ask for automatic", "scheduler", status=404)
+        if self.num_images > MAX_IMAGES:
+            raise RequestRefused(f"at most {MAX_IMAGES} pictures of one request (batch_size x n_iter)", "batch_size")
+
+    def ignored(self) -> list[str]:
+        """Fields that are not known at all."""
+        known = {*WITHOUT_EFFECT, *REFUSED}
+        return [name for name in self.model_extra or () if name not in known]
+
+    def poses(self) -> list[PoseField]:
+        """ControlNet's units as poses. Raises RequestRefused for other units and scripts, unless they are switched
+        off."""
+        poses: list[PoseField] = []
+        for name, script in self.alwayson_scripts.items():
+            args = script.get("args") if isinstance(script, dict) else None
+            units = args if isinstance(args, list) else [args]
+            if name.lower() == "controlnet":
+                poses += [_pose(unit) for unit in units if isinstance(unit, dict) and unit.get("enabled", True)]
+            elif units[:1] not in ([], [False], [None]):
+                raise RequestRefused(f"there is no script {name[:100]!r}", "alwayson_scripts")
+        return poses
+
+
+def _pose(unit: dict[str, Any]) -> PoseField:
+    module = str(unit.get("module") or "none").lower()
+    image = unit.get("image") or unit.get("input_image")
+    if isinstance(image, dict):  # of older versions, with its mask
+        image = image.get("image")
+    if not isinstance(image, str) or not image:
+        raise RequestRefused("a ControlNet unit needs an image, in base64", "alwayson_scripts")
+    if module != "none" and "openpose" not in module:
+        message = f"module {module[:100]!r}: only poses are followed; ask for openpose, or none with a ready skeleton"
+        raise RequestRefused(message, "alwayson_scripts")
+    names = {"weight": "scale", "guidance_start": "start", "guidance_end": "end"}
+    counts: dict[str, Any] = {ours: unit[theirs] for theirs, ours in names.items() if unit.get(theirs) is not None}
+    try:
+        return PoseField.model_validate({"skeleton" if module == "none" else "photo": image, **counts})
+    except ValueError:
+        raise RequestRefused("weight is 0 to 2, guidance_start and guidance_end 0 to 1", "alwayson_scripts") from None
