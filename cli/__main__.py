@@ -25,6 +25,7 @@ from cli.output import any_text
 from cli.packs import packs_app
 from cli.trust import verify
 from cli.videos import animate, videos_app
+from factory.storage import S3_SETTINGS, remember
 
 app = typer.Typer(
     cls=Commands,
@@ -62,9 +63,21 @@ def main(
     traceback: Annotated[
         bool, typer.Option("--traceback", envvar=TRACEBACK, help="Show where an error comes from.")
     ] = False,
+    storage: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--storage",
+            metavar="KEY=VALUE",
+            help=f"How a store is reached; of s3:// {', '.join(S3_SETTINGS)}; of others what their package of "
+            "fsspec takes. May be repeated.",
+        ),
+    ] = None,
 ) -> None:
     """Options of every command."""
     any_text()
+    if storage:
+        with user_errors():
+            remember(storage)
     if traceback:
         os.environ[TRACEBACK] = "1"
 

@@ -10,6 +10,8 @@ from urllib.parse import unquote, urlsplit
 
 import pyarrow.fs as pafs
 
+from factory.storage import of_fsspec, s3_files, scheme_of, settings
+
 
 def filesystem(uri: str) -> tuple[pafs.FileSystem, str]:
     """Arrow's file system and the path in it, for a local path or an s3:// uri (the usual AWS_* variables).
@@ -21,15 +23,26 @@ def filesystem(uri: str) -> tuple[pafs.FileSystem, str]:
     if uri.startswith("s3://"):
         if not uri.removeprefix("s3://").partition("/")[0]:
             raise ValueError(f"{uri} names no bucket; write s3://BUCKET/PREFIX")
-        retries = pafs.AwsStandardS3RetryStrategy(max_attempts=10)
-        return pafs.S3FileSystem(endpoint_override=s3_endpoint(), retry_strategy=retries), uri.removeprefix("s3://")
+        return s3_files(s3_endpoint()), uri.removeprefix("s3://")
     return pafs.LocalFileSystem(), local_path(uri)
 
 
+def photo_files(uri: str) -> tuple[pafs.FileSystem, str]:
+    """As `filesystem`, also of any scheme that an installed package of fsspec reads: for photos, not for tables.
+
+    Raises ValueError, with the remedy, if there is none.
+    """
+    scheme = scheme_of(uri)
+    if scheme in ("", "s3"):
+        return filesystem(uri)
+    files = of_fsspec(scheme)
+    return files, str(files.handler.fs._strip_protocol(uri))
+
+
 def s3_endpoint() -> str | None:
-    """The S3 server that the environment names, by the variable for S3 alone or by that for all of AWS's services, or
-    that the profile in use names; None: AWS itself."""
-    named = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+    """The S3 server that `--storage` names, or the environment, by the variable for S3 alone or by that for all of
+    AWS's services, or that the profile in use names; None: AWS itself."""
+    named = settings().get("endpoint") or os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
     config = Path(os.environ.get("AWS_CONFIG_FILE") or "~/.aws/config").expanduser()
     return named or (_endpoint_of(str(config), os.environ.get("AWS_PROFILE")) if config.is_file() else None)
 
@@ -56,7 +69,7 @@ def local_path(uri: str) -> str:
         raise ValueError("a path is empty; is a variable not set?")
     scheme, is_uri, _ = uri.partition("://")
     if is_uri and scheme.isalnum() and scheme != "file":
-        raise ValueError(f"{scheme}:// is not read or written, only local paths and s3://")
+        raise ValueError(f"{scheme}:// is not written, and no tables are read there: local paths and s3:// are")
     if uri.startswith("file:/"):
         uri = unquote(urlsplit(uri).path, errors="surrogateescape")
     return str(Path(uri).expanduser().absolute())

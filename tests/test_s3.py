@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import tarfile
 import zipfile
@@ -22,6 +23,7 @@ from benchmarks.flaky_s3 import flaky_s3
 from factory.errors import PackError, SourceError
 from factory.pack import Pack, load_pack
 from factory.records import Reject
+from factory.storage import STORAGE, lance_options, remember
 from factory.store import upkeep
 from factory.store.erase import erase, find_person
 from factory.store.rows import reject_row
@@ -196,3 +198,24 @@ def test_the_server_may_be_named_in_other_ways(
     store = Store(f"s3://people/root of {named_by}")
     store.upsert("names", [{"photo_id": "p", "name": "n"}])
     assert store.count("names") == 1
+
+
+def test_settings_of_a_store_reach_arrow_lance_and_s3fs(s3: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    endpoint = os.environ["AWS_ENDPOINT_URL"]
+    s3.put_object(Bucket="people", Key="said/a.jpg", Body=b"picture a", ACL="public-read")
+    for name in ("AWS_ENDPOINT_URL", "AWS_REGION", "AWS_DEFAULT_REGION"):
+        monkeypatch.delenv(name)
+    for more in ([], ["anonymous=true"], ["requester_pays=true"]):
+        monkeypatch.setenv(STORAGE, "")
+        remember([f"endpoint={endpoint}", "region=us-east-1", "path_style=true", *more])
+        places = find_places("s3://people/said")
+        [content] = [row for table in hash_contents(places.table) for row in table.to_pylist()]
+        assert content["photo_id"] == hashlib.sha256(b"picture a").hexdigest()
+        [read] = read_photos(pa.Table.from_pylist([content], CONTENT), max_bytes=100)
+        assert read["image"].to_pylist() == [b"picture a"]
+        if more != ["anonymous=true"]:  # which may not write
+            Store("s3://people/said-root").upsert("names", [{"photo_id": "p", "name": "n"}])
+            assert Store("s3://people/said-root").count("names") == 1
+    options = lance_options("http://host")
+    assert options["aws_request_payer"] == options["allow_http"] == "true" and options["aws_region"] == "us-east-1"
+    assert options["aws_virtual_hosted_style_request"] == "false"

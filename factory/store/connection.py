@@ -10,6 +10,7 @@ from urllib.parse import quote
 import lance
 
 from factory.files import s3_endpoint
+from factory.storage import STORAGE, lance_options
 from factory.store.columns import check_columns
 from factory.store.schemas import Table
 
@@ -17,16 +18,13 @@ _INDEX_CACHE, _METADATA_CACHE = 2**28, 2**27  # bytes a process, at most
 _KEPT: Final = "".join(chr(code) for code in range(128) if chr(code) not in "#?%")
 Options: TypeAlias = dict[str, str] | None
 SETTINGS: Final = (  # whose connections one process may not mix
-    *("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_PROFILE", "AWS_CONFIG_FILE", "AWS_ACCESS_KEY_ID"),
+    *("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_PROFILE", "AWS_CONFIG_FILE", "AWS_ACCESS_KEY_ID", STORAGE),
 )
 
 
 def storage_options(root: str) -> Options:
-    """What Lance must be told beside the AWS_* variables."""
-    endpoint = s3_endpoint() if root.startswith("s3://") else None
-    if endpoint is None:
-        return None
-    return {"aws_endpoint": endpoint, **({"allow_http": "true"} if endpoint.startswith("http://") else {})}
+    """What Lance must be told beside the AWS_* variables. Raises ValueError for settings that S3 has not."""
+    return (lance_options(s3_endpoint()) or None) if root.startswith("s3://") else None
 
 
 def lance_uri(uri: str) -> str:

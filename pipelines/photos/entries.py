@@ -21,8 +21,9 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 
 from factory.consent import Consent
-from factory.files import filesystem, local_path, s3_endpoint, shown
+from factory.files import local_path, photo_files, s3_endpoint, shown
 from factory.ids import unread_photo_id
+from factory.storage import scheme_of
 
 _CHUNK: Final = 2**20  # bytes read at a time
 # Of Arrow for odd keys; of damaged, encrypted or unknown archives
@@ -108,35 +109,39 @@ def faulty(name: str, uri: str, fault: str) -> Entry:
 
 
 def open_file(uri: str) -> IO[bytes]:
-    """A local file or an object of S3, to read and to seek in. Raises OSError."""
-    if not uri.startswith("s3://"):
+    """A local file or an object of a store, to read and to seek in. Raises OSError."""
+    scheme = scheme_of(uri)
+    if not scheme:
         file_size(uri)
         return open(local_path(uri), "rb")
-    if _is_odd(uri):
+    if scheme == "s3" and _is_odd(uri):
         import s3fs  # Arrow knows no empty parts, and means a folder by a dot
 
         opened: IO[bytes] = s3fs.S3FileSystem(endpoint_url=s3_endpoint()).open(uri.removeprefix("s3://"), "rb")
         return opened
-    files, path = filesystem(uri)
+    files, path = photo_files(uri)
     stream: IO[bytes] = files.open_input_file(path)
     return stream
 
 
 def file_size(uri: str) -> int:
     """Bytes of a local file or an object. Raises OSError, also for what is no file and might never end."""
-    if not uri.startswith("s3://"):
+    scheme = scheme_of(uri)
+    if not scheme:
         found = Path(local_path(uri)).stat()
         if not stat.S_ISREG(found.st_mode):
             raise OSError("it is no file")
         return found.st_size
-    if _is_odd(uri):
-        with open_file(uri) as stream:
-            return stream.seek(0, os.SEEK_END)
-    files, path = filesystem(uri)
-    info = files.get_file_info(path)
-    if info.type != pafs.FileType.File:
-        raise FileNotFoundError("no such file")
-    return int(info.size)
+    info = None
+    if scheme != "s3" or not _is_odd(uri):
+        files, path = photo_files(uri)
+        info = files.get_file_info(path)
+        if info.type != pafs.FileType.File:
+            raise FileNotFoundError("no such file")
+    if info is not None and info.size is not None:
+        return int(info.size)
+    with open_file(uri) as stream:  # some servers tell no size
+        return stream.seek(0, os.SEEK_END)
 
 
 def data_uri(uri: str) -> bytes:

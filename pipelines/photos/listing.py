@@ -14,7 +14,8 @@ from typing import Final
 import pyarrow.fs as pafs
 
 from factory.errors import SourceError
-from factory.files import filesystem, local_path, shown
+from factory.files import local_path, photo_files, shown
+from factory.storage import scheme_of
 from pipelines.jobs.journal import remedy_of
 
 _SYSTEM: Final = frozenset(  # what systems and NAS leave beside photos, thumbnails and bins among it
@@ -65,10 +66,10 @@ def list_files(src: str, root: str | None = None) -> Listed:
     """
     listed = Listed()
     try:
-        found = _s3_files(src, root, listed) if src.startswith("s3://") else _local_files(local_path(src), root, listed)
+        found = _stored_files(src, root, listed) if scheme_of(src) else _local_files(local_path(src), root, listed)
         listed.files = sorted(found)
     except OSError as error:
-        remedy = (src.startswith("s3://") and remedy_of(error)) or "let this user read all of it, or give a part"
+        remedy = (scheme_of(src) == "s3" and remedy_of(error)) or "let this user read all of it, or give a part"
         raise SourceError(f"{shown(src)} cannot be listed: {remedy} ({shown(str(error))[:300]})") from None
     if len(listed.files) == 1 and src.endswith(listed.files[0]) and PurePosixPath(src.lower()).suffix in _LISTS:
         raise SourceError(f"{shown(src)} is a list of rows, which is read as Parquet alone; {_TO_PARQUET}")
@@ -164,24 +165,29 @@ def _id_of(folder: str) -> tuple[int, int] | None:
     return found.st_dev, found.st_ino
 
 
-def _s3_files(src: str, root: str | None, listed: Listed) -> Iterator[str]:
-    files, path = filesystem(src)
+def _stored_files(src: str, root: str | None, listed: Listed) -> Iterator[str]:
+    files, path = photo_files(src)
     info = files.get_file_info(path)
     if info.type == pafs.FileType.File:
-        yield f"s3://{path}"
+        yield _uri(src, path)
         return
     if info.type == pafs.FileType.NotFound:
         raise _nothing(src)
-    own = root.removeprefix("s3://") if root is not None else None
+    own = root.removeprefix("s3://") if root is not None and scheme_of(src) == "s3" else None
     for found in files.get_file_info(pafs.FileSelector(path, recursive=True)):
         if found.type != pafs.FileType.File:
             continue
         if why := _why_not_key(found.path, path, own):
             listed.leave_out(why)
             if found.base_name == CONSENTS and why == "sidecar":
-                listed.consents.append(f"s3://{found.path}")
+                listed.consents.append(_uri(src, found.path))
         else:
-            yield f"s3://{found.path}"
+            yield _uri(src, found.path)
+
+
+def _uri(src: str, path: str) -> str:
+    """Of a path in SRC's store; some packages tell a uri already."""
+    return path if scheme_of(path) else f"{scheme_of(src)}://{path}"
 
 
 def _why_not_key(key: str, prefix: str, root: str | None) -> str | None:

@@ -17,6 +17,7 @@ from factory.consent import COLUMNS as CONSENT
 from factory.consent import Consent
 from factory.errors import SourceError
 from factory.files import local_path, shown
+from factory.storage import scheme_of
 from pipelines.photos.entries import Entry, data_uri, faulty, is_lfs_pointer, of_bytes, of_file, open_file
 from pipelines.photos.names import text_name
 
@@ -129,7 +130,7 @@ def _entry(values: dict[str, Any], parquet: str, row: int, stem: str) -> Entry:
     if path is None:
         return faulty(name, here, f"uri holds {_no_path(uri)}, not where a photo is; bytes belong into a column image")
     scheme = path.partition("://")[0] if "://" in path else ""
-    if scheme not in ("", "s3"):
+    if scheme not in ("", "s3", scheme_of(parquet)):  # a list from elsewhere may not make a cluster ask any server
         return faulty(name, shown(path), f"{scheme}:// is not read, only paths and s3://; copy the photos there first")
     if scheme == "" and not path.startswith("/"):  # relative to the Parquet file
         path = _beside(parquet, path)
@@ -137,8 +138,8 @@ def _entry(values: dict[str, Any], parquet: str, row: int, stem: str) -> Entry:
 
 
 def _beside(parquet: str, path: str) -> str:
-    if parquet.startswith("s3://"):  # whose keys know no parent folder
-        return "s3://" + normpath(f"{parquet.removeprefix('s3://').rpartition('/')[0]}/{path}")
+    if scheme := scheme_of(parquet):  # whose keys know no parent folder
+        return f"{scheme}://" + normpath(f"{parquet.removeprefix(f'{scheme}://').rpartition('/')[0]}/{path}")
     return str(PurePosixPath(parquet).parent / path)
 
 

@@ -1,0 +1,68 @@
+"""Stores of other schemes, through fsspec, and what is said of them."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from typing import Any
+
+import fsspec
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from factory.errors import SourceError
+from factory.files import filesystem, photo_files
+from factory.storage import STORAGE, remember, s3_files, scheme_of, settings
+from pipelines.photos.sources import CONTENT, find_places, hash_contents, read_photos
+
+
+@pytest.fixture
+def memory(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    monkeypatch.setenv(STORAGE, "")
+    files = fsspec.filesystem("memory")
+    yield files
+    files.store.clear()
+
+
+def read(src: str) -> dict[str, bytes]:
+    contents = pa.concat_tables(hash_contents(find_places(src).table))
+    rows = [row for photo in read_photos(contents, max_bytes=10_000) for row in photo.to_pylist()]
+    assert [row["photo_id"] for row in rows] == [hashlib.sha256(row["image"]).hexdigest() for row in rows]
+    assert contents.schema == CONTENT
+    return {row["name"]: row["image"] for row in rows}
+
+
+def test_photos_are_read_from_any_scheme_that_a_package_reads(memory: Any) -> None:
+    for name in ("a.jpg", "b/c d%20é.png", "b/notes.txt"):
+        memory.pipe(f"/people/{name}", f"bytes of {name}".encode())
+    assert read("memory://people") == {"a": b"bytes of a.jpg", "c d%20é": "bytes of b/c d%20é.png".encode()}
+    assert read("memory://people/a.jpg") == {"a": b"bytes of a.jpg"}
+    with memory.open("/list.parquet", "wb") as stream:
+        pq.write_table(pa.table({"uri": ["people/a.jpg", "memory://people/a.jpg", "https://host/x.jpg"]}), stream)
+    rows = [row for table in hash_contents(find_places("memory://list.parquet").table) for row in table.to_pylist()]
+    assert [row["photo_id"] is None for row in rows] == [False, False, True], "no list makes us ask another server"
+
+
+def test_what_cannot_be_read_is_said_in_one_line(memory: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(SourceError, match="there is nothing at memory://nobody"):
+        find_places("memory://nobody")
+    with pytest.raises(ValueError, match="nowhere:// is not read: no package of fsspec knows it"):
+        find_places("nowhere://bucket/x")
+    with pytest.raises(ValueError, match="gs:// needs a package that is not installed: pip install gcsfs"):
+        photo_files("gs://bucket/x")
+    with pytest.raises(ValueError, match="memory:// is not written, and no tables are read there"):
+        filesystem("memory://root")
+
+
+def test_settings_are_key_and_value_and_told_when_wrong(memory: Any) -> None:
+    remember(["endpoint=http://host:9000", "token=a b=c"])
+    assert settings() == {"endpoint": "http://host:9000", "token": "a b=c"}
+    with pytest.raises(ValueError, match="--storage token: S3 has no such setting; there are endpoint, region"):
+        s3_files(None)
+    remember(["anonymous=yes"])
+    with pytest.raises(ValueError, match="--storage anonymous is true or false, not 'yes'"):
+        s3_files(None)
+    with pytest.raises(ValueError, match="--storage takes KEY=VALUE, not 'anonymous'"):
+        remember(["anonymous"])
+    assert [scheme_of(uri) for uri in ("s3://a", "file:///a", "/a://b", "hf://x", "C:\\x")] == ["s3", "", "", "hf", ""]
