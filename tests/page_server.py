@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,8 @@ import uvicorn
 from fastapi import FastAPI
 from PIL import Image
 
+from factory.config import Recipe, SculptConfig
+from factory.consent import Consent
 from factory.faces.pose import HeadPose
 from factory.faces.prepare import Preparer
 from factory.pack import load_pack
@@ -31,16 +34,20 @@ from serve.client import ImageClient
 from serve.drawing import Drawer, Preview
 from serve.filming import KIND as FILM
 from serve.filming import Filming
+from serve.learning import Learner
 from serve.loop import ClipResult, ImageResult
 from serve.modelling import KIND as HEAD
 from serve.modelling import Modelling
 from serve.openai.errors import kept_of
 from serve.openai.heads import Heads, head_routes
+from serve.openai.identities import Identities, identity_routes
 from serve.openai.images import Endpoint
 from serve.openai.videos import Videos, video_routes
 from serve.openai.work import work_routes
 from serve.sculpting import HeadMaker
 from serve.stopping import Door
+from serve.uploads import KIND as LEARN
+from serve.uploads import Uploads
 from serve.work import Kind, WorkBook
 from studio.training.dataset import held_out
 from studio.training.words import true_words
@@ -48,14 +55,16 @@ from studio.world.render import render
 from studio.world.scenes import sample_scene
 from tests.serving import person
 
+FEW_STEPS = 10
 NAMES = {100: "Ada", 103: "Bob", 105: "Cleo"}  # held-out people, by their numbers
 
 
-def photo_of(number: int) -> bytes:
-    """A plain portrait of a held-out person from the front, PNG."""
+def photo_of(*numbers: int) -> bytes:
+    """A plain portrait of held-out people from the front, side by side, PNG."""
     scene = sample_scene(np.random.default_rng(5), context="plain", smile=0.1, **asdict(HeadPose()))
+    heads = [render(held_out(number), scene, size=256).image for number in numbers]
     buffer = io.BytesIO()
-    Image.fromarray(render(held_out(number), scene).image).save(buffer, "PNG")
+    Image.fromarray(np.concatenate(heads, axis=1)).save(buffer, "PNG")
     return buffer.getvalue()
 
 
@@ -90,8 +99,31 @@ class Events:
         """The source is closed with the task that reads it."""
 
 
+class HereLearner:
+    """Learns in this process. It loads with the first photo."""
+
+    def __init__(self, root: str) -> None:
+        self._root, self._learner = root, cache(lambda: Learner("studio", device="cpu", num_threads=1, slots=2))
+
+    async def prepare(self, data: bytes, name: str, consent: Consent) -> None:
+        await self._learner().prepare(self._root, data, name, consent)
+
+    def learn(self, face_id: str, recipe: Recipe, name: str) -> AsyncIterator[float | str]:
+        return self._learner().learn(self._root, face_id, recipe, name)
+
+
+class HastySculptor(HeadMaker):
+    """Makes a rough head in a few updates, whatever was asked for."""
+
+    def sculpt(
+        self, root: str, model_id: str, identity_id: str, prompt: str, config: SculptConfig
+    ) -> AsyncIterator[float]:
+        rough = config.model_copy(update={"num_iterations": FEW_STEPS, "num_gaussians": 500, "max_gaussians": 500})
+        return super().sculpt(root, model_id, identity_id, prompt, rough)
+
+
 def local_app(store: Store) -> FastAPI:
-    """The app on a root, with all that it makes made in this process."""
+    """The app on a root, with all that it makes made in this process. People and heads are made in a few steps."""
     pack, catalog = load_pack("studio"), Catalog(store.root)
     drawer = Drawer("studio", device="cpu", num_threads=1, max_batch=8)
 
@@ -106,9 +138,13 @@ def local_app(store: Store) -> FastAPI:
 
     client = ImageClient(draw, draw_with_previews, film, timeout_s=120.0)  # type: ignore[arg-type]
     films = Filming(pack, catalog, store, client)
-    modelling = Modelling(pack, catalog, store, HeadMaker("studio", device="cpu", num_threads=1))
-    book = WorkBook(store, {FILM: Kind(do=films.film), HEAD: Kind(do=modelling.sculpt)}, kept_of)
+    modelling = Modelling(pack, catalog, store, HastySculptor("studio", device="cpu", num_threads=1))
+    hasty = pack.model_copy(update={"train": {**pack.train, "num_steps": FEW_STEPS}})
+    uploads = Uploads(hasty, store, HereLearner(store.root))
+    kinds = {FILM: Kind(do=films.film), HEAD: Kind(do=modelling.sculpt), LEARN: Kind(do=uploads.learn)}
+    book = WorkBook(store, kinds, kept_of)
     routers = [
+        identity_routes(Identities(catalog, store, book, uploads, pack.fingerprint())),
         work_routes(book),
         video_routes(Videos(pack, catalog, store, book, films)),
         head_routes(Heads(catalog, store, book, modelling)),

@@ -38,6 +38,7 @@ _PARTS: Final = {
     "forget": ("DELETE", "/v1/identities/"),
     "work": ("GET", "/v1/work"),
     "clips": ("POST", "/v1/videos"),
+    "heads": ("POST", "/v1/heads"),
     "images": ("GET", "/v1/images"),
     "faces": ("GET", "/v1/identities/{identity}/thumbnail"),
     "poses": ("GET", "/v1/poses"),

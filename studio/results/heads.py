@@ -35,6 +35,7 @@ from factory.faces.prepare import Preparer
 from factory.learn.celebs import celeb_prior
 from factory.learn.trainer import load_trainer
 from factory.measure.clip import ClipScorer
+from factory.measure.formulas import cosine
 from factory.pack import load_pack
 from factory.records import TEXT_ENCODER, Identity, ImageRequest, PoseControl, SculptRequest
 from factory.settings import generate_settings, train_settings
@@ -177,8 +178,8 @@ class Measuring:
 
     def _clip_t(self, prompt: str, views: Sequence[np.ndarray]) -> float:
         """Mean cosine of views to the prompt with <person> written out."""
-        text = self._clip.texts([prompt.replace("<person>", EvaluateConfig().class_word)])
-        return round(float((self._clip.images(views) @ text.T).mean()), 4)
+        texts = self._clip.texts([prompt.replace("<person>", EvaluateConfig().class_word)] * len(views))
+        return round(float(cosine(self._clip.images(views), texts).mean()), 4)
 
     def _figures(self, views: Mapping[int, np.ndarray], photo: np.ndarray) -> dict[str, Any]:
         """Face Sim by YAWS, and cosine of neighbours; None where the judge finds no face."""

@@ -1,6 +1,6 @@
 // One request and its pictures, from the first preview on.
 
-import { blob, call, events, facts, follow, part } from "./api.js";
+import { call, events, facts, follow, part, show } from "./api.js";
 import { button, h, iconButton, notice, timeLeft } from "./dom.js";
 import { look } from "./look.js";
 import { addPicture, person, requestOf, shownPrompt } from "./state.js";
@@ -30,7 +30,7 @@ export function makeBatch(chosen, onGone) {
 
   const finish = (place, drawn) => {
     const image = drawn.clip
-      ? h("video", { src: drawn.src, muted: true, loop: true, autoplay: true, playsInline: true })
+      ? show(h("video", { muted: true, loop: true, autoplay: true, playsInline: true }), drawn.src)
       : h("img", { src: drawn.src, alt: shownPrompt(drawn.prompt, drawn.names) });
     const tile = h("button", { type: "button", class: "tile", onclick: () => look(drawn) }, image, h("span", { class: "caption" }, h("b", {}, `seed ${drawn.seed}`), "open"));
     if (drawn.clip) tile.setAttribute("aria-label", shownPrompt(drawn.prompt, drawn.names));
@@ -62,17 +62,19 @@ export function makeBatch(chosen, onGone) {
   }
 
   async function clip() {
-    const { n, size, pose, ...asked } = body; // a clip has none of the three
-    let work = await call("/v1/videos", { method: "POST", json: asked, signal: abort.signal });
+    const { n, size, pose, ...asked } = body; // a clip has none of the three, and neither has a head
+    const route = chosen.head ? "/v1/heads" : "/v1/videos";
+    if (chosen.head) delete asked.num_inference_steps, delete asked.negative_prompt;
+    let work = await call(route, { method: "POST", json: asked, signal: abort.signal });
     abort.signal.addEventListener("abort", () => call(`/v1/work/${part(work.id)}/cancel`, { method: "POST" }).catch(() => {}));
     work = await follow(work, (now) => {
       places[0].meter.style.width = `${now.progress}%`;
-      meta.textContent = now.status === "queued" ? "waiting for its turn" : timeLeft(now.seconds_left) || "moving";
+      meta.textContent = now.status === "queued" ? "waiting for its turn" : timeLeft(now.seconds_left) || (chosen.head ? "sculpting" : "moving");
     }, abort.signal);
-    if (work.status !== "completed") throw new Error(work.error?.message ?? `the clip was ${work.status}`);
-    const src = URL.createObjectURL(await blob(`/v1/videos/${part(work.id)}/content`));
+    if (work.status !== "completed") throw new Error(work.error?.message ?? `it was ${work.status}`);
+    const src = `${route}/${part(work.id)}/content${chosen.head ? "?format=mp4" : ""}`;
     meta.textContent = names[""];
-    finish(places[0], { id: work.id, clip: true, src, prompt: body.prompt, people: chosen.people, names, seed: work.seed ?? body.seed ?? "", size: `${facts.side}x${facts.side}`, created: Date.now() / 1000, chosen });
+    finish(places[0], { id: work.id, clip: true, head: chosen.head, src, prompt: body.prompt, people: chosen.people, names, seed: work.seed ?? body.seed ?? "", size: `${facts.side}x${facts.side}`, created: Date.now() / 1000, chosen });
   }
 
   (chosen.clip ? clip() : pictures()).catch((error) => {

@@ -105,7 +105,8 @@ export function composer(onDraw) {
     showFaces(); showSent(); showPoses(); showSettings();
   }
 
-  const kinds = has("clips") && facts.moves && segments("Kind", "kind", [["picture", "Picture"], ["clip", "Clip"]], "picture", (value) => { chosen.clip = value === "clip"; form.classList.toggle("clip", chosen.clip); counts.parentElement.hidden = chosen.clip; showSent(); });
+  const known = [["picture", "Picture"], has("clips") && facts.moves && ["clip", "Clip"], has("heads") && ["head", "Head in 3D"]].filter(Boolean);
+  const kinds = known.length > 1 && segments("Kind", "kind", known, "picture", (value) => { chosen.clip = value !== "picture"; chosen.head = value === "head"; form.classList.toggle("clip", chosen.clip); counts.parentElement.hidden = chosen.clip; showSent(); });
   const form = h("form", { class: "composer card", "aria-label": "What to draw", onsubmit: (event) => {
     event.preventDefault();
     if (chosen.people.length && form.reportValidity()) onDraw(structuredClone(chosen));

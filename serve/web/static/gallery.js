@@ -3,7 +3,7 @@
 import { call, has, part, show } from "./api.js";
 import { button, empty, h, notice, segments } from "./dom.js";
 import { look } from "./look.js";
-import { on, people, session, shownPrompt } from "./state.js";
+import { on, people, person, session, shownPrompt } from "./state.js";
 
 export function galleryView() {
   const grid = h("div", { class: "tiles" });
@@ -13,13 +13,14 @@ export function galleryView() {
   let kept = [];
   let more = null;
   let asked = 0;
+  const made = [has("clips") && "videos", has("heads") && "heads"].filter(Boolean); // what is made in its time
 
   const element = h("div", {}, h("div", { class: "title" }, h("h1", {}, "Gallery"),
-    has("images") && segments("Where", "where", [["session", "This session"], ["server", "On the server"]], where, (value) => { where = value; fill(true); }), who), grid, below);
+    has("images") && segments("Where", "where", [["session", "This session"], ["server", "On the server"], ...(made.length ? [["made", "Clips and heads"]] : [])], where, (value) => { where = value; fill(true); }), who), grid, below);
 
   const tile = (drawn, list) => {
     const text = shownPrompt(drawn.prompt, drawn.names);
-    const image = drawn.clip ? h("video", { muted: true, loop: true, playsInline: true, src: drawn.src }) : h("img", { alt: text, loading: "lazy" });
+    const image = drawn.clip ? show(h("video", { muted: true, loop: true, autoplay: true, playsInline: true }), drawn.src) : h("img", { alt: text, loading: "lazy" });
     if (!drawn.clip) { if (drawn.thumbnail) show(image, drawn.thumbnail); else image.src = drawn.src; }
     const [width, height] = (drawn.size ?? "1x1").split("x").map(Number);
     return h("button", { type: "button", class: width > 1.4 * height ? "tile wide" : "tile", onclick: () => look(drawn, list), "aria-label": drawn.clip ? text : undefined }, image,
@@ -50,8 +51,24 @@ export function galleryView() {
     }
   }
 
+  async function showMade() {
+    const mine = ++asked;
+    try {
+      const pages = await Promise.all(made.map((kind) => call(`/v1/${kind}?limit=60`)));
+      if (mine !== asked) return;
+      const list = pages.flatMap((page) => page.data).filter((one) => one.status === "completed" && (!who.value || one.model === who.value)).sort((a, b) => b.created_at - a.created_at)
+        .map((one) => ({ ...one, clip: true, head: one.kind === "head", people: [one.model], names: { "": person(one.model)?.name ?? one.model }, created: one.created_at,
+          src: one.kind === "head" ? `/v1/heads/${part(one.id)}/content?format=mp4` : `/v1/videos/${part(one.id)}/content` }));
+      grid.replaceChildren(...list.map((drawn) => tile(drawn, list)));
+      below.replaceChildren(list.length ? "" : empty("film", "No clips and no heads yet", "What was asked for here is shown when it is finished."));
+    } catch (error) {
+      if (mine === asked) below.replaceChildren(notice(error.message));
+    }
+  }
+
   function fill(anew = false) {
-    if (where === "server") showKept(anew);
+    if (where === "made") showMade();
+    else if (where === "server") showKept(anew);
     else showSession();
   }
 

@@ -1,6 +1,6 @@
 // One picture or clip, large, with how it was made.
 
-import { show } from "./api.js";
+import { blob, part, show } from "./api.js";
 import { ago, button, h, iconButton, openDialog, toast } from "./dom.js";
 import { composition, person, shownPrompt, tell } from "./state.js";
 
@@ -31,26 +31,39 @@ function parts(drawn, close) {
     h("p", { class: "prompt" }, text),
     h("dl", { class: "facts" }, Object.entries(facts).filter(([, value]) => value !== undefined && value !== null && value !== "").map(([name, value]) => [h("dt", {}, name), h("dd", {}, String(value))])),
     drawn.likeness !== undefined && drawn.likeness !== null && h("p", { class: "soft small" }, "Likeness is the judge's cosine to the photo's face, -1 to 1."),
+    drawn.head && h("div", { class: "row" }, ["ply", "spz", "gltf"].map((format) => button(format.toUpperCase(), { glyph: "download", onclick: () => keepHead(drawn, format) }))),
     h("div", { class: "row" }, button("Download", { glyph: "download", kind: "primary", onclick: () => download(element, drawn) }),
       known && button("Draw again", { glyph: "again", onclick: () => again(drawn, close) })))];
 }
 
-async function download(element, drawn) {
+function save(data, drawn, suffix) {
   const name = `${Object.values(drawn.names)[0] ?? "picture"}-${drawn.seed}`.replace(/[^\p{L}\p{N}_-]+/gu, "_");
+  const link = h("a", { href: URL.createObjectURL(data), download: `${name}.${suffix}` });
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(link.href), 10_000);
+}
+
+async function download(element, drawn) {
   try {
-    const data = await (await fetch(element.currentSrc || element.src)).blob();
-    const link = h("a", { href: URL.createObjectURL(data), download: `${name}.${drawn.clip ? "mp4" : "png"}` });
-    link.click();
-    setTimeout(() => URL.revokeObjectURL(link.href), 10_000);
+    save(await (await fetch(element.currentSrc || element.src)).blob(), drawn, drawn.clip ? "mp4" : "png");
   } catch {
     toast("The picture could not be read again.");
+  }
+}
+
+/** The Gaussians of a head, as a file. */
+async function keepHead(drawn, format) {
+  try {
+    save(await blob(`/v1/heads/${part(drawn.id)}/content?format=${format}`), drawn, format === "gltf" ? "glb" : format);
+  } catch (error) {
+    toast(error.message);
   }
 }
 
 /** Puts all that made it back into the form: the same seed gives the same picture, another one a sister of it. */
 function again(drawn, close) {
   const [first] = drawn.people;
-  Object.assign(composition, drawn.chosen ?? { people: drawn.people, prompt: drawn.prompt, poses: drawn.pose ? { [first]: drawn.pose } : {}, steps: drawn.steps ?? "", guidance: drawn.guidance ?? "", count: 1, clip: Boolean(drawn.clip) },
+  Object.assign(composition, drawn.chosen ?? { people: drawn.people, prompt: drawn.prompt, poses: drawn.pose ? { [first]: drawn.pose } : {}, steps: drawn.steps ?? "", guidance: drawn.guidance ?? "", count: 1, clip: Boolean(drawn.clip), head: Boolean(drawn.head) },
     { people: [...drawn.people], seed: String(drawn.seed), count: 1 });
   close();
   location.hash = "#/draw";

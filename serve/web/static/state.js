@@ -33,7 +33,7 @@ export async function erase(id) {
 }
 
 export const composition = {
-  people: [], prompt: "a photo of <person>", poses: {}, shape: "auto", count: 2, seed: "", steps: "", guidance: "", negative: "", clip: false,
+  people: [], prompt: "a photo of <person>", poses: {}, shape: "auto", count: 2, seed: "", steps: "", guidance: "", negative: "", clip: false, head: false,
 };
 
 // Pictures of this tab, newest first: {id, src, prompt, people, names, seed, steps, guidance, size, created, body}.
