@@ -26,6 +26,7 @@ from pipelines.jobs.job import Summary, open_job
 from pipelines.jobs.pools import Pool, Workers, cpu_and_model_pools
 from pipelines.jobs.progress import Progress
 from pipelines.jobs.stage import Stage, counts_table, tally
+from pipelines.photos.allowed import Allowed
 from pipelines.photos.batches import BATCH, IsolatedBatches, read_batches
 from pipelines.photos.faces import FindFaces, ReadFaces, find_poisoned, read_poisoned
 from pipelines.photos.new import find_new_photos, work_units
@@ -53,7 +54,7 @@ def prepare(
     store, config, loaded = Store(root), config or PrepareConfig(), load_pack(pack)
     for part in (loaded.fr_vit, loaded.faces, loaded.parser):
         loaded.folder(part)
-    policy = read_policy(store.root)
+    required, allowed = read_policy(store.root).require_consent, Allowed.of(store.root)
     places = photos if isinstance(photos, Places) else find_places(photos, store.root)
     with open_job("prepare", store, within) as summary:
         connect()
@@ -62,7 +63,7 @@ def prepare(
         if new.num_rows:
             chain = (
                 work_units(new),
-                Stage(partial(read_batches, max_bytes=config.max_bytes, require_consent=policy.require_consent)),
+                Stage(partial(read_batches, max_bytes=config.max_bytes, require_consent=required, allowed=allowed)),
                 *_face_stages(loaded, config, *cpu_and_model_pools(workers)),
                 Stage(partial(commit, store=store, replaces=retry is not None)),
             )

@@ -204,6 +204,10 @@ class Gate:
         if self._keyless == "refuse":
             raise KeyRefused("this server has no keys yet; its operator makes one with `identity-factory keys create`")
         name = _hostname(request.headers.get("host", ""))
+        own = {f"{scheme}://{request.headers.get('host')}" for scheme in ("http", "https")}
+        if request.method not in ("GET", "HEAD") and not {request.headers.get("origin")} <= {None, *own}:
+            # a browser sends forms of any page anywhere, and a key is all that it would not send
+            raise RequestRefused("pages of other sites may not ask this server for anything", status=403)
         if self._keyless == "loopback" and name not in self._names and not is_loopback(name):
             raise RequestRefused(f"this server is not called {name[:100]!r}; ask it as 127.0.0.1", status=403)
 

@@ -37,11 +37,14 @@ from pipelines.photos.samples import samples
 from pipelines.photos.sources import read_photos
 from pipelines.prepare import commit, prepare
 from pipelines.train import _new_faces
+from serve.loop import ImageResult
 from tests import serving
 from tests.local_chain import use_local_chain
 from tests.make_faces import noise_face
 from tests.serving import FakeGenerator, ask, error_of, person
 from tests.sources import listed, photos_of, table, write
+from tests.test_batches import begin, ended, lines, server, task
+from tests.test_contract import as_client
 
 fake, http = serving.fake, serving.http  # fixtures
 PAST, FUTURE = time.time() - 60, time.time() + 86_400
@@ -190,6 +193,34 @@ def test_an_expired_consent_stops_drawing_at_once(
     assert [who.name for who in people_to_draw(store, tiny_pack, None)] == ["bob"]
     with pytest.raises(ConsentExpired, match="'ada' agreed to is over"):
         people_to_draw(store, tiny_pack, ["ada"])
+
+
+class _Expires(FakeGenerator):
+    """Draws three pictures, and then a consent is over."""
+
+    def __init__(self, store: Store) -> None:
+        super().__init__()
+        self.store = store
+
+    async def work(self, job: ImageRequest) -> ImageResult:
+        made = await super().work(job)
+        if len(self.jobs) == 3:
+            expire(self.store, "ada", PAST)
+        return made
+
+
+def test_a_consent_that_expires_while_a_batch_runs(store: Store, tiny_pack: Pack) -> None:
+    fake = _Expires(store)
+    with server(store, tiny_pack, fake) as http:
+        client = as_client(http)
+        tasks = [task(f"{name}{number}", model=name) for number in range(6) for name in ("ada", "bob")]
+        batch = ended(client, begin(client, tasks).id)
+        done = {line["custom_id"] for line in lines(client, batch.output_file_id)}
+        failed = {line["custom_id"]: line for line in lines(client, batch.error_file_id)}
+    assert {f"bob{number}" for number in range(6)} <= done and done.isdisjoint(failed) and len(done | set(failed)) == 12
+    assert set(failed) >= {f"ada{number}" for number in range(3, 6)} and all(name.startswith("ada") for name in failed)
+    assert {line["response"]["body"]["error"]["code"] for line in failed.values()} == {"consent_expired"}
+    assert sum(job.identity.name == "ada" for job in fake.jobs) < 6, "the rest was not even drawn"
 
 
 def test_whoever_waits_when_it_expires_is_not_drawn(tiny_pack: Pack) -> None:

@@ -12,8 +12,9 @@ import pytest
 from factory.config import PrepareConfig
 from factory.errors import PhotoRejected, SourceError
 from factory.faces.photos import decode_photo
+from pipelines.photos.allowed import Allowed
 from pipelines.photos.names import unique_names
-from pipelines.photos.sources import find_places
+from pipelines.photos.sources import find_places, hash_contents, read_photos
 from tests.sources import named, photos_of, table, write
 
 POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:" + "0" * 64 + "\nsize 123456\n"
@@ -108,8 +109,10 @@ def test_data_sets_are_found_as_they_are_laid_out(tmp_path: Path) -> None:
     table(hub / "data/train-00001-of-00002.parquet", {"image": [b"x", b"y"], "label": [0, 1]})
     write(hub, "README.md", ".gitattributes", "dataset_infos.json", "script.py", "LICENSE", "_SUCCESS")
     assert named(hub) == {
-        "000000": b"\0", "000001": b"\1",
-        "train-00001-of-00002-0": b"x", "train-00001-of-00002-1": b"y",
+        "000000": b"\0",
+        "000001": b"\1",
+        "train-00001-of-00002-0": b"x",
+        "train-00001-of-00002-1": b"y",
     }
     assert dict(find_places(str(hub)).left_out) == {"hidden": 1, "sidecar": 3, "beside Parquet": 2}
     spark = tmp_path / "spark"
@@ -211,3 +214,38 @@ def test_a_source_that_cannot_be_used_says_why(tmp_path: Path) -> None:
     (tmp_path / "p.parquet").write_bytes(b"no parquet")
     with pytest.raises(ValueError, match="no readable Parquet file"):
         find_places(str(tmp_path / "p.parquet"))
+
+
+def test_a_tenants_rows_name_photos_beside_them_or_below_the_operators_prefixes(tmp_path: Path) -> None:
+    root, secret = tmp_path / "root", write(tmp_path / "secret", "s.jpg") / "s.jpg"
+    data = write(tmp_path / "data", "a.jpg")
+    shared = write(tmp_path / "shared", "b.jpg")
+    (data / "link.jpg").symlink_to(secret)
+    uris = [
+        "a.jpg",
+        str(data / "a.jpg"),
+        str(shared / "b.jpg"),
+        str(secret),
+        "../secret/s.jpg",
+        "link.jpg",
+        "s3://x/y.jpg",
+    ]
+    parquet = table(data / "t.parquet", {"uri": uris, "name": list("abcdefg")})
+    root.mkdir()
+    tenant = str(root / "tenants" / "acme")
+    read: dict[str, set[str]] = {}
+    for prefixes in ("[]", f'["{shared}"]'):
+        (root / "settings.toml").write_text(f"uri_prefixes = {prefixes}\n")
+        allowed = Allowed.of(tenant)
+        places = find_places(str(parquet)).table
+        contents = pa.concat_tables(hash_contents(places, allowed))
+        photos = pa.concat_tables(read_photos(contents, max_bytes=1000, allowed=allowed)).to_pylist()
+        read[prefixes] = {photo["name"] for photo in photos if photo["image"] is not None}
+        assert {photo["detail"].split(":")[0] for photo in photos if photo["image"] is None} == {"it is elsewhere"}
+        assert all(str(secret) not in str(photo) for photo in photos), "nor is it told whether such a file is there"
+    assert read == {"[]": {"a", "b"}, f'["{shared}"]': {"a", "b", "c"}}
+    bucket = Allowed(("s3://theirs/photos/",))
+    named = ["s3://own/data/b.jpg", "s3://theirs/photos/c.jpg", "s3://theirs/photos2/c.jpg", "s3://own/secret.jpg"]
+    named += ["s3://theirs/photos/../keys/k.jpg", "s3://theirs/photos/%2e%2E/k.jpg", "/etc/passwd", "gs://own/data/b.jpg"]
+    assert [uri for uri in named if bucket.holds(uri, "s3://own/data/t.parquet")] == named[:2]
+    assert Allowed.of(str(root)) is None, "the operator's own jobs read what their rows name"

@@ -150,7 +150,7 @@ def _check_text_encoder(pack: Pack, base: Path, video: Path) -> None:
     if mine.is_file() and theirs.is_file() and file_sha256(mine) == file_sha256(theirs):
         return
     own, other = (
-        CLIPTextModel.from_pretrained(folder / "text_encoder", dtype=torch.float16).state_dict()
+        CLIPTextModel.from_pretrained(folder / "text_encoder", local_files_only=True, dtype=torch.float16).state_dict()
         for folder in (base, video)
     )
     differing = [

@@ -124,7 +124,10 @@ def _from_url(pack: Pack, part: Source, url: str, progress: Say) -> None:
 
 
 def _download(url: str, partial: Path, progress: Say) -> None:
-    """Append to `partial` what it lacks of `url`. Raises OSError when the connection fails or ends early."""
+    """Append to `partial` what it lacks of `url`. Raises OSError when the connection fails or ends early, ValueError
+    for a url that is none of the web's: urllib would read file: and ftp: too."""
+    if not url.startswith(("https://", "http://")):
+        raise ValueError(f"url {url!r} in pack.toml: only https:// and http:// are fetched")
     have = partial.stat().st_size if partial.exists() else 0
     request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
     try:

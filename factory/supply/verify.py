@@ -176,7 +176,7 @@ def _check_base(pack: Pack) -> Iterator[Problem]:
         message = f"the base model was trained at {unet['sample_size'] * factor} px, the pack uses {pack.resolution} px"
         remedy = "pictures may fall apart; set `resolution` to the trained one"
         yield Problem(part="resolution", message=message, remedy=remedy, level="warning")
-    yield from _check_names(pack, CLIPTokenizer.from_pretrained(base / "tokenizer"))
+    yield from _check_names(pack, CLIPTokenizer.from_pretrained(base / "tokenizer", local_files_only=True))
 
 
 def _check_control(pack: Pack, name: str) -> Iterator[Problem]:

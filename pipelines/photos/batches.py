@@ -7,7 +7,7 @@ store holds, and what does not fit goes over the disk. So a batch travels as one
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Final
+from typing import Any, Final
 
 import pyarrow as pa
 
@@ -19,10 +19,13 @@ _BYTES: Final = 32 * 2**20  # of photos: with these a batch is full
 PACKED: Final = pa.schema([("batch", pa.large_binary())])  # PHOTO in Arrow's stream format
 
 
-def read_batches(contents: pa.Table, *, max_bytes: int, require_consent: bool = False) -> Iterator[pa.Table]:
-    """CONTENT -> PACKED, one row at a time: up to BATCH photos, or 32 MB of them and the rest of the last one."""
+def read_batches(contents: pa.Table, **how: Any) -> Iterator[pa.Table]:
+    """CONTENT -> PACKED, one row at a time: up to BATCH photos, or 32 MB of them and the rest of the last one.
+
+    `how` is `read_photos`'s: max_bytes, require_consent, allowed.
+    """
     waiting: list[pa.Table] = []
-    for photo in read_photos(contents, max_bytes=max_bytes, require_consent=require_consent):
+    for photo in read_photos(contents, **how):
         waiting.append(photo)
         if len(waiting) == BATCH or sum(table.nbytes for table in waiting) >= _BYTES:
             yield _row(waiting)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import pairwise
 from typing import Final
 
@@ -18,6 +19,7 @@ from factory.store.tombstones import Tombstones
 from pipelines.jobs.job import Summary
 from pipelines.jobs.progress import Progress
 from pipelines.jobs.stage import Stage, stream
+from pipelines.photos.allowed import Allowed
 from pipelines.photos.sources import CONTENT, Places, hash_contents
 
 _FILES: Final = 64  # files that one task reads
@@ -34,8 +36,9 @@ def find_new_photos(
     """
     known = _known_photos(store, pack, retry)
     fresh: list[pa.Table] = []
+    hashing = Stage(partial(hash_contents, allowed=Allowed.of(store.root)), num_cpus=1)
     with Progress("look for new photos", "photos", places.num_photos) as progress:
-        for batch in stream(work_units(places.table), Stage(hash_contents, num_cpus=1)):
+        for batch in stream(work_units(places.table), hashing):
             if wanted := known.wanted(batch):
                 fresh.append(batch.take(pa.array(wanted, pa.int64())))
             progress.add(batch.num_rows)

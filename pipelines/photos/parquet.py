@@ -18,6 +18,7 @@ from factory.consent import Consent
 from factory.errors import SourceError
 from factory.files import local_path, shown
 from factory.storage import scheme_of
+from pipelines.photos.allowed import Allowed
 from pipelines.photos.entries import Entry, data_uri, faulty, is_lfs_pointer, of_bytes, of_file, open_file
 from pipelines.photos.names import text_name
 
@@ -80,8 +81,11 @@ def _encoded(schema: pa.Schema) -> str | None:
     return next((name for name in _ENCODED if name in schema.names and _is_image(schema.field(name).type)), None)
 
 
-def rows_of(uri: str, group: int, first_row: int, num_rows: int, stem: str) -> Iterator[Entry]:
-    """The photos of a row group, `num_rows` always: what cannot be read any more is an entry that says so."""
+def rows_of(
+    uri: str, group: int, first_row: int, num_rows: int, stem: str, allowed: Allowed | None = None
+) -> Iterator[Entry]:
+    """The photos of a row group, `num_rows` always: what cannot be read any more is an entry that says so, and so is
+    what is not `allowed`."""
     row = 0
     try:
         with open_file(uri) as stream, pq.ParquetFile(stream) as parquet:
@@ -92,7 +96,7 @@ def rows_of(uri: str, group: int, first_row: int, num_rows: int, stem: str) -> I
                 for values in batch.to_pylist()[: num_rows - row]:
                     if encoded:
                         values |= {"image": values.get(encoded), "name": values.get("name") or values.get("key")}
-                    yield _agreed(_entry(values, uri, first_row + row, stem), values)
+                    yield _agreed(_entry(values, uri, first_row + row, stem, allowed), values)
                     row += 1
         fault = "the Parquet file has fewer rows than it had"
     except _FAULTS as error:  # gone, or damaged inside: the rows that are left are told, each one
@@ -109,7 +113,7 @@ def _agreed(entry: Entry, values: dict[str, Any]) -> Entry:
         return faulty(entry.name, entry.uri, str(error))
 
 
-def _entry(values: dict[str, Any], parquet: str, row: int, stem: str) -> Entry:
+def _entry(values: dict[str, Any], parquet: str, row: int, stem: str, allowed: Allowed | None) -> Entry:
     image: Any = values.get("image")
     uri: Any = values.get("uri")
     if isinstance(image, dict):  # the struct <bytes, path> that Hugging Face's datasets write
@@ -134,6 +138,8 @@ def _entry(values: dict[str, Any], parquet: str, row: int, stem: str) -> Entry:
         return faulty(name, shown(path), f"{scheme}:// is not read, only paths and s3://; copy the photos there first")
     if scheme == "" and not path.startswith("/"):  # relative to the Parquet file
         path = _beside(parquet, path)
+    if allowed is not None and not allowed.holds(path, parquet):
+        return faulty(name, here, "it is elsewhere: a tenant's rows name photos beside them, or below uri_prefixes")
     return of_file(name, path)
 
 

@@ -22,6 +22,7 @@ from factory.store.queries import faces_by_id, faces_of_pack, rejects_of_prepare
 from factory.store.rows import decode_png
 from factory.store.tables import Store
 from pipelines.jobs.report import Sample
+from pipelines.photos.allowed import Allowed
 from pipelines.photos.sources import read_photos
 
 NUM_ACCEPTED: Final = 24
@@ -44,16 +45,19 @@ def samples(store: Store, pack: str, contents: pa.Table, config: PrepareConfig) 
         if row["photo_id"] in ids and len(mine) < NUM_A_REASON:
             mine.append(row)
     refused = [row for rows in per_reason.values() for row in rows]
-    pictures = _pictures(contents, {row["photo_id"] for row in refused if row["reason"] not in _NOT_OPENED}, config)
+    shown_again = {row["photo_id"] for row in refused if row["reason"] not in _NOT_OPENED}
+    pictures = _pictures(contents, shown_again, config, Allowed.of(store.root))
     return [*shown, *(_refused(row, pictures.get(row["photo_id"])) for row in refused)]
 
 
-def _pictures(contents: pa.Table, photo_ids: set[str], config: PrepareConfig) -> dict[str, str]:
+def _pictures(
+    contents: pa.Table, photo_ids: set[str], config: PrepareConfig, allowed: Allowed | None
+) -> dict[str, str]:
     """Thumbnails of the photos that can be decoded; they are read from the source again, one at a time: 150 MB each."""
     chosen = [photo_id in photo_ids for photo_id in contents["photo_id"].to_pylist()]
     wanted = contents.filter(pa.array(chosen, pa.bool_()))
     thumbnails: dict[str, str] = {}
-    for table in read_photos(wanted, max_bytes=config.max_bytes):
+    for table in read_photos(wanted, max_bytes=config.max_bytes, allowed=allowed):
         for row in table.to_pylist():
             try:
                 if row["image"] is not None:

@@ -22,6 +22,7 @@ from factory.consent import Consent
 from factory.errors import SourceError
 from factory.files import shown
 from factory.ids import content_id
+from pipelines.photos.allowed import Allowed
 from pipelines.photos.archives import SUFFIXES, Archives, Member, is_packed, list_members
 from pipelines.photos.consents import CONSENT, read_consents, with_consents
 from pipelines.photos.entries import Entry, faulty, of_file
@@ -108,18 +109,20 @@ def find_places(src: str | Sequence[str], root: str | None = None) -> Places:
     return Places(table=table, num_photos=num_photos, left_out=listed.left_out)
 
 
-def hash_contents(places: pa.Table) -> Iterator[pa.Table]:
-    """PLACE -> CONTENT: the id of every photo, null where it cannot be read."""
+def hash_contents(places: pa.Table, allowed: Allowed | None = None) -> Iterator[pa.Table]:
+    """PLACE -> CONTENT: the id of every photo, null where it cannot be read, or may not."""
     with Archives() as archives:
         for place in places.to_pylist():
             rows = [
                 {**place, "row": row, "photo_id": entry.digest(), "name": entry.name, "source_id": entry.source_id}
-                for row, entry in enumerate(_entries(place, archives))
+                for row, entry in enumerate(_entries(place, archives, allowed))
             ]
             yield pa.Table.from_pylist(rows, CONTENT)
 
 
-def read_photos(contents: pa.Table, *, max_bytes: int, require_consent: bool = False) -> Iterator[pa.Table]:
+def read_photos(
+    contents: pa.Table, *, max_bytes: int, require_consent: bool = False, allowed: Allowed | None = None
+) -> Iterator[pa.Table]:
     """CONTENT -> PHOTO, one row at a time; photos over `max_bytes` are not read but refused, and those that nobody
     agreed to, where that is required."""
     wanted: dict[tuple[Any, ...], dict[int, str | None]] = {}
@@ -128,7 +131,7 @@ def read_photos(contents: pa.Table, *, max_bytes: int, require_consent: bool = F
     with Archives() as archives:
         for place, ids in wanted.items():
             fields = dict(zip(PLACE.names, place, strict=True))
-            for row, entry in enumerate(_entries(fields, archives)):
+            for row, entry in enumerate(_entries(fields, archives, allowed)):
                 if row in ids:
                     consent = entry.consent or Consent.of(fields)
                     photo = _photo(entry, ids[row], max_bytes) | consent.columns()
@@ -234,11 +237,11 @@ def _kind(file: str) -> str:
     return "image" if PurePosixPath(low).suffix[1:] in _IMAGES else "other"
 
 
-def _entries(place: dict[str, Any], archives: Archives) -> Iterator[Entry]:
+def _entries(place: dict[str, Any], archives: Archives, allowed: Allowed | None) -> Iterator[Entry]:
     """The photos of a place, `num_rows` always."""
     uri, stem = _unpacked(place["uri"]), place["stem"]
     if place["row_group"] >= 0:
-        yield from rows_of(uri, place["row_group"], place["first_row"], place["num_rows"], stem)
+        yield from rows_of(uri, place["row_group"], place["first_row"], place["num_rows"], stem, allowed)
     elif place["member"] is not None:
         member = Member(_unpacked(place["member"]), place["first_row"], place["offset"], place["size"])
         yield archives.entry(stem, uri, member)

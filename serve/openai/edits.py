@@ -12,6 +12,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response
 from pydantic import ValidationInfo, field_validator
 
+from serve.ledger import tell
 from serve.openai.contract import IMAGES_EDIT
 from serve.openai.events import event_text, stream
 from serve.openai.forms import PhotoFields, read_form
@@ -76,6 +77,7 @@ class Edits:
         who = order.people[0].identity_id
         named = body.model_copy(update={"identity": who})
         work = None if await self._uploads.known(order) else await self._identities.submit(order)
+        tell(request, "learned and drew", [who], body.n, prompt=body.prompt)
         if body.stream:
             return await stream(self._events(work, named), notes_on(body))
         if work is not None:
