@@ -19,6 +19,7 @@ import numpy as np
 import uvicorn
 from fastapi import FastAPI
 from PIL import Image
+from starlette.types import ASGIApp
 
 from factory.config import Recipe, SculptConfig
 from factory.consent import Consent
@@ -153,7 +154,7 @@ def local_app(store: Store) -> FastAPI:
 
 
 @contextmanager
-def served(app: FastAPI) -> Iterator[str]:
+def served(app: ASGIApp) -> Iterator[str]:
     """The app's address while it is served, by uvicorn in a thread of its own."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

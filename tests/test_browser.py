@@ -16,9 +16,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from fastapi import FastAPI
 from PIL import Image
 
+from factory.store.keys import KeyRing, create_key, revoke_key
 from factory.store.tables import Store
+from serve.access import Gate, Rooms
 from tests.page_server import local_app, photo_of, served, studio_root
 
 playwright = pytest.importorskip("playwright.sync_api", reason="`make test-page` installs playwright")
@@ -46,8 +49,13 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
 
 
 @pytest.fixture(scope="module")
-def address(store: Store) -> Iterator[str]:
-    with served(local_app(store)) as address:
+def app(store: Store) -> FastAPI:
+    return local_app(store)
+
+
+@pytest.fixture(scope="module")
+def address(app: FastAPI) -> Iterator[str]:
+    with served(app) as address:
         yield address
 
 
@@ -277,3 +285,28 @@ def erase(page: Any, name: str) -> None:
     assert page.evaluate("document.activeElement.textContent") == "Keep", "not by an Enter too many"
     page.locator("dialog .button.danger", has_text=f"Erase {name}").click()
     playwright.expect(page.locator("dialog")).to_have_count(0, timeout=WAIT_MS)
+
+
+def test_a_server_with_keys_asks_for_one(browser: Any, app: FastAPI, store: Store) -> None:
+    key, made = create_key(store, ["draw"])
+    rooms = Rooms(lambda tenant: app)
+    try:
+        with served(Gate(app, KeyRing(store.root, ttl_s=0.0), rooms, keyless="refuse")) as address:
+            page = browser.new_page()
+            page.set_default_timeout(WAIT_MS)
+            page.goto(address)
+            for text in ("wrong", key):
+                page.locator("#key-text").fill(text)
+                assert faults(page) == []
+                page.locator("dialog button", has_text="Use this key").click()
+            faces = page.locator(".who[data-who] img")
+            playwright.expect(faces).to_have_count(3)
+            playwright.expect(faces.first).to_have_js_property("naturalWidth", 128)
+            assert key not in page.content() and key not in page.url
+            page.reload()
+            playwright.expect(faces).to_have_count(3)  # kept until the tab is closed
+            page.locator(".tabs a", has_text="Activity").click()
+            playwright.expect(page.locator("body")).to_contain_text("this key lacks the scope admin")
+            page.close()
+    finally:
+        revoke_key(store, made.key_id)
