@@ -11,7 +11,7 @@ import asyncio
 import base64
 import binascii
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack, suppress
 from ipaddress import ip_address
 from typing import Final
@@ -148,11 +148,22 @@ class Rooms:
 class Gate:
     """The ASGI app that a server runs: lets in who has a key for what is asked, to the app of the key's tenant."""
 
-    def __init__(self, app: FastAPI, ring: KeyRing, rooms: Rooms, *, keyless: Keyless, host: str = "localhost") -> None:
+    def __init__(
+        self,
+        app: FastAPI,
+        ring: KeyRing,
+        rooms: Rooms,
+        *,
+        keyless: Keyless,
+        host: str = "localhost",
+        origins: Sequence[str] = (),
+    ) -> None:
         """`app` is the operator's own. `keyless` says who gets in while the root has no keys; with "loopback" requests
         must call this server by a name of this machine or by `host`, as a page elsewhere may have its own name lead
-        here."""
+        here. Pages of `origins` may ask for anything, those of other sites may only read, which no browser lets them.
+        """
         self._app, self._ring, self._rooms, self._keyless = app, ring, rooms, keyless
+        self._origins = set(origins)
         self._names = {"localhost", host.strip("[]")}
         self._routes = [
             (path, route.path_regex, {"GET" if name == "HEAD" else name for name in route.methods or ()})
@@ -205,7 +216,7 @@ class Gate:
             raise KeyRefused("this server has no keys yet; its operator makes one with `identity-factory keys create`")
         name = _hostname(request.headers.get("host", ""))
         own = {f"{scheme}://{request.headers.get('host')}" for scheme in ("http", "https")}
-        if request.method not in ("GET", "HEAD") and not {request.headers.get("origin")} <= {None, *own}:
+        if request.method not in ("GET", "HEAD") and request.headers.get("origin") not in {None, *own, *self._origins}:
             # a browser sends forms of any page anywhere, and a key is all that it would not send
             raise RequestRefused("pages of other sites may not ask this server for anything", status=403)
         if self._keyless == "loopback" and name not in self._names and not is_loopback(name):

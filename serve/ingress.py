@@ -163,8 +163,9 @@ class Ingress:
     def __serve_build_asgi_app__(self) -> ASGIApp:
         own = self._furnish(self._args.root)
         rooms = Rooms(lambda tenant: self._furnish(tenant_root(self._args.root, tenant), tenant))
-        gate = Gate(own, self._ring, rooms, keyless=self._args.keyless, host=self._args.host)
-        return with_cors(gate, self._args.cors)
+        cors = self._args.cors
+        gate = Gate(own, self._ring, rooms, keyless=self._args.keyless, host=self._args.host, origins=cors)
+        return with_cors(gate, cors)
 
     def _furnish(self, root: str, tenant: str = "") -> FastAPI:
         """The endpoint on one root, which is all that it knows: the operator's own, or a tenant's."""

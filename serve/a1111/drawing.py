@@ -25,6 +25,7 @@ from serve.a1111.schemas import SAMPLERS, Txt2Img
 from serve.a1111.tasks import Task, Tasks
 from serve.catalog import Catalog
 from serve.client import ImageClient
+from serve.ledger import tell
 from serve.loop import ImageResult
 from serve.openai.body import read_body
 from serve.openai.generations import Asked, Generations
@@ -73,6 +74,7 @@ class Painter:
         sampler = body.sampler()
         ignored = [*body.ignored(), *(f"override_settings.{n}" for n in self.check_settings(body.override_settings))]
         asked = await self._compose(body, sampler)
+        tell(request, "drew", asked.people, body.num_images, prompt=body.prompt)
         with self._tasks.begun(owner_of(request), body.force_task_id, body.num_images, body.steps) as task:
             pictures = await self._draw(asked, task)
         await self._generations.check_there(asked)
