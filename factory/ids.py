@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
 from factory.config import (
@@ -104,9 +104,10 @@ def photo_name_of(a_face_name: str, index: int) -> str:
     return a_face_name.removesuffix(f"-{index}") if index else a_face_name
 
 
-def identity_id(a_face_id: str, recipe: Recipe, learning_fingerprint: str) -> str:
-    """16 hex digits: the same face, recipe and pack (its `learning_fingerprint`) always give the same identity."""
-    return identity_ids([a_face_id], recipe, learning_fingerprint)[0]
+def identity_id(a_face_id: str, recipe: Recipe, learning_fingerprint: str, more_faces: Sequence[str] = ()) -> str:
+    """16 hex digits: the same face, recipe and pack (its `learning_fingerprint`) always give the same identity; so do
+    the same faces of one person, in whatever order."""
+    return identity_ids(["+".join(sorted([a_face_id, *more_faces]))], recipe, learning_fingerprint)[0]
 
 
 def identity_ids(face_ids: Iterable[str], recipe: Recipe, learning_fingerprint: str) -> list[str]:

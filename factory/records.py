@@ -96,6 +96,12 @@ class PreparedFace:
     pack: str  # name of the pack that prepared it
     origin: Origin = Origin()
     consent: Consent = field(default_factory=Consent)
+    more: tuple[PreparedFace, ...] = ()  # of other photos of the same person (factory/faces/people.py: of_one_person)
+
+    @property
+    def face_ids(self) -> list[str]:
+        """Its own, and those of the person's other photos."""
+        return [self.face_id, *(other.face_id for other in self.more)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,6 +138,7 @@ class Identity:
     consent: str | None = None  # of the photo, as the next two (factory/consent.py)
     consent_expires: float | None = None  # Unix time, s
     consent_scope: str | None = None
+    more_faces: list[str] | None = None  # face_ids of the other photos that it was learned from; None: of one
 
     def check_consent(self, now: float) -> None:
         """Raises ConsentExpired once the consent is over, at this Unix time, s."""

@@ -22,6 +22,7 @@ from factory.config import EngineConfig, PrepareConfig, Recipe
 from factory.consent import Consent
 from factory.errors import PhotoRejected
 from factory.faces.isolated import IsolatedPreparer
+from factory.faces.people import of_one_person
 from factory.ids import content_id, identity_id
 from factory.pack import load_pack
 from factory.records import Identity
@@ -100,24 +101,24 @@ class Learner:
         rows = [face_row(replace(face, consent=consent)) | {"uri": None} for face in outcome.faces]
         store.upsert("faces", rows)  # last: the photo is done
 
-    async def learn(self, root: str, face_id: str, recipe: Recipe, name: str = "") -> AsyncIterator[float | str]:
-        """Shares of the steps that are done, 0..1, then the identity_id, once the identity is in the table, called
-        `name` or else as its face.
+    async def learn(self, root: str, face_ids: list[str], recipe: Recipe, name: str = "") -> AsyncIterator[float | str]:
+        """Learns a person from these faces, one a photo: shares of the steps that are done, 0..1, then the identity_id,
+        once the identity is in the table, called `name` or else as its face.
 
         Raises:
-            FaceGone: there is no such face of this pack in the root.
+            FaceGone: one of them is no face of this pack in the root.
             Diverged: the words are not finite.
         """
         fingerprint = await asyncio.to_thread(self._pack.learning_fingerprint)
-        an_id = identity_id(face_id, recipe, fingerprint)
+        an_id = identity_id(face_ids[0], recipe, fingerprint, face_ids[1:])
         store = Store(root)
         if await asyncio.to_thread(learned, store, [an_id]):  # done before a restart
             yield an_id
             return
-        try:
-            [face] = await asyncio.to_thread(store.faces, [face_id], pack=self._pack.name)
-        except ValueError:
-            raise FaceGone from None
+        faces = await asyncio.to_thread(store.faces, face_ids, pack=self._pack.name)
+        if len(faces) < len(face_ids):
+            raise FaceGone
+        face = of_one_person(faces)
         now = 0.0
 
         def tell(share: float) -> None:

@@ -13,6 +13,7 @@ from functools import partial
 from typing import Any, Final, Literal, Protocol
 
 from PIL import Image
+from pydantic import Field
 from ray.exceptions import RayActorError
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 from ray.serve.handle import DeploymentHandle
@@ -20,7 +21,7 @@ from ray.serve.handle import DeploymentHandle
 from factory.config import Config, Recipe
 from factory.consent import Consent
 from factory.errors import PhotoRejected
-from factory.ids import content_id, identity_id, photo_of
+from factory.ids import content_id, identity_id
 from factory.pack import Pack
 from factory.settings import train_settings
 from factory.store.consents import set_photos_consent
@@ -30,6 +31,7 @@ from factory.store.rows import decode_png
 from factory.store.sql import where_in
 from factory.store.tables import Store
 from serve.client import GeneratorDown
+from serve.unlearned import Erased, NoSuchFace, SeveralFaces
 from serve.work import OnProgress, TooMuchWork, Work
 
 KIND: Final = "identity"  # of work
@@ -54,6 +56,7 @@ class Person(Config):
 
     identity_id: str
     face_id: str
+    more_faces: list[str] = Field(default=[])  # of other photos of the same person
     name: str = ""  # what the identity is to be called; empty: as its face
 
 
@@ -64,48 +67,6 @@ class LearnOrder(Config):
     recipe: Recipe
 
 
-class SeveralFaces(Exception):
-    """A photo shows several people, and it was not said who is meant."""
-
-    def __init__(self, faces: list[dict[str, Any]]) -> None:
-        super().__init__(faces)
-        self.faces = faces  # `face`, `box`, `score`, `name`, `thumbnail` of each
-
-    def __str__(self) -> str:
-        return f"the photo shows {len(self.faces)} faces: say which one as `face` (0 is the largest), or `all`"
-
-
-class NoSuchFace(ValueError):
-    """`face` is no face of the photo."""
-
-
-class Erased(Exception):
-    """The person on a photo was erased from this root, which does not learn them again."""
-
-    def __str__(self) -> str:
-        return "somebody on this photo was erased here, and is not learned again"
-
-
-class NotLearned(Exception):
-    """Who is on the photo was not learned: what went wrong, as it is told."""
-
-    def __init__(self, code: str, message: str) -> None:
-        super().__init__(code, message)
-        self.code, self.message = code, message
-
-    def __str__(self) -> str:
-        return self.message
-
-
-class StillLearning(Exception):
-    """It takes longer than a request may. The learning goes on."""
-
-    retry_after_s = 10.0
-
-    def __str__(self) -> str:
-        return "who is on the photo is still being learned; ask again with the same photo, or stream"
-
-
 class Learners(Protocol):
     """What prepares and learns: RemoteLearner, or the tests' own."""
 
@@ -113,7 +74,7 @@ class Learners(Protocol):
         """As Learner.prepare."""
         ...
 
-    def learn(self, face_id: str, recipe: Recipe, name: str) -> AsyncIterator[float | str]:
+    def learn(self, face_ids: list[str], recipe: Recipe, name: str) -> AsyncIterator[float | str]:
         """As Learner.learn."""
         ...
 
@@ -135,10 +96,10 @@ class RemoteLearner:
             async with asyncio.timeout(_START_LIMIT_S):
                 await self._prepare(self._root, data, name, consent)
 
-    async def learn(self, face_id: str, recipe: Recipe, name: str) -> AsyncIterator[float | str]:
+    async def learn(self, face_ids: list[str], recipe: Recipe, name: str) -> AsyncIterator[float | str]:
         """As Learner.learn; closing it takes the slot back."""
         with _told_apart():
-            pending = self._learn(self._root, face_id, recipe, name)
+            pending = self._learn(self._root, face_ids, recipe, name)
             try:
                 async for event in pending:
                     yield event
@@ -202,6 +163,23 @@ class Uploads:
         ]
         return LearnOrder(people=people, recipe=recipe)
 
+    async def order_of_one(
+        self, photos: Sequence[Upload], *, name: str = "", preset: Preset = "paper", consent: Consent = _NOBODYS
+    ) -> LearnOrder:
+        """As `order`, of several photos of one person, each of which shows nobody else. Raises as `order`."""
+        recipe = await asyncio.to_thread(train_settings, self._pack, preset)
+        faces = set[str]()
+        for number, photo in enumerate(photos):
+            rows = await self._faces(photo, "", consent)
+            if len(rows) > 1:
+                raise SeveralFaces(await asyncio.to_thread(self._shown, rows), number)
+            faces.add(rows[0]["face_id"])
+        first, *others = sorted(faces)
+        fingerprint = await asyncio.to_thread(self._pack.learning_fingerprint)
+        an_id = identity_id(first, recipe, fingerprint, others)
+        who = Person(identity_id=an_id, face_id=first, more_faces=others, name=name or photos[0].name)
+        return LearnOrder(people=[who], recipe=recipe)
+
     async def known(self, order: LearnOrder) -> bool:
         """Whether all of them are learned already. Raises PhotoRejected for words that were tried and diverged."""
         ids = [person.identity_id for person in order.people]
@@ -233,7 +211,7 @@ class Uploads:
     async def _learn_one(self, person: Person, recipe: Recipe, tell: OnProgress) -> None:
         for tries_left in reversed(range(_TRIES)):
             try:
-                async for event in self._learner.learn(person.face_id, recipe, person.name):
+                async for event in self._learner.learn([person.face_id, *person.more_faces], recipe, person.name):
                     if isinstance(event, float):
                         tell(event)
                 tell(1.0)
@@ -281,11 +259,6 @@ class Uploads:
             for row in rows
             if row["face_id"] in crop_of
         ]
-
-
-def photos_of(order: LearnOrder) -> set[str]:
-    """Ids of the photos that an order's people are on."""
-    return {photo_of(person.face_id) for person in order.people}
 
 
 def _thumbnail(crop: bytes) -> str:

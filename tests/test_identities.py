@@ -19,9 +19,11 @@ from starlette.testclient import TestClient
 from factory.config import Recipe
 from factory.consent import Consent
 from factory.errors import PhotoRejected
+from factory.faces.people import of_one_person
 from factory.ids import content_id, face_id, identity_id
 from factory.pack import Pack
 from factory.settings import train_settings
+from factory.store.erase import erase, find_person
 from factory.store.rows import face_row, identity_row, refusal_rows
 from factory.store.tables import Store
 from serve.catalog import Catalog
@@ -66,10 +68,11 @@ class FakeLearner:
         for index in range(2 if data.startswith(b"2 faces") else 1):
             ids: dict[str, Any] = {"face_id": face_id(photo_id, index), "photo_id": photo_id, "face_index": index}
             ids["name"] = name if index == 0 else f"{name}-{index}"
-            faces.append(face_row(replace(noise_face(index, self.pack), consent=consent, **ids)))
+            noise = noise_face(int(photo_id[:8], 16) + index, self.pack)
+            faces.append(face_row(replace(noise, consent=consent, **ids)))
         self.store.upsert("faces", [{**row, "uri": None} for row in faces])
 
-    async def learn(self, face_id: str, recipe: Recipe, name: str) -> AsyncIterator[float | str]:
+    async def learn(self, face_ids: list[str], recipe: Recipe, name: str) -> AsyncIterator[float | str]:
         yield 0.5
         while not self.go.is_set():
             await asyncio.sleep(0.005)
@@ -78,13 +81,13 @@ class FakeLearner:
             raise GeneratorDown("the learner is not available just now; try again")
         if self.error is not None:
             raise self.error
-        [face] = self.store.faces([face_id], pack=self.pack.name)
-        an_id = identity_id(face_id, recipe, self.pack.learning_fingerprint())
+        face = of_one_person(self.store.faces(face_ids, pack=self.pack.name))
+        an_id = identity_id(face.face_id, recipe, self.pack.learning_fingerprint(), face.face_ids[1:])
         made = person(len(self.learned) + 10, name or face.name, self.pack.fingerprint(), "2026-02-01T00:00:00+00:00")
-        of: dict[str, Any] = {"identity_id": an_id, "face_id": face_id, "photo_id": face.photo_id}
-        of |= face.consent.columns()
+        of: dict[str, Any] = {"identity_id": an_id, "face_id": face.face_id, "photo_id": face.photo_id}
+        of |= {**face.consent.columns(), "more_faces": face.face_ids[1:] or None}
         self.store.upsert("identities", [identity_row(replace(made, **of, pack=self.pack.name))])
-        self.learned.append(face_id)
+        self.learned.append("+".join(face.face_ids))
         yield an_id
 
 
@@ -190,6 +193,43 @@ def test_several_faces_are_told_with_boxes_and_pictures(http: TestClient, learne
     assert sorted(learner.learned)[:1] == [face_id(content_id(b"2 faces"), 0)]
     both = upload(http, b"2 faces", all="true")
     assert both.status_code == 200 and both.json()["identities"] == everybody["identities"]
+
+
+def upload_several(http: TestClient, *photos: bytes, **fields: Any) -> Any:
+    files = [("image[]", (f"{number}.jpg", data)) for number, data in enumerate(photos)]
+    return http.post("/v1/identities", files=files, data=fields)
+
+
+def test_several_photos_of_one_person_are_one_identity(http: TestClient, store: Store, learner: FakeLearner) -> None:
+    learner.go.set()
+    alone = finished(http, upload(http, b"one").json())
+    work = upload_several(http, b"two", b"one", b"three", name="Zoë").json()
+    over = finished(http, work)
+    (row,) = store.read("identities", where="name = 'Zoë'").to_pylist()
+    faces = sorted(face_id(content_id(data), 0) for data in (b"one", b"two", b"three"))
+    assert over["result_id"] == row["identity_id"] != alone["result_id"]  # who was learned from one photo stays
+    assert [row["face_id"], *row["more_faces"]] == faces and learner.learned[-1] == "+".join(faces)
+    again = upload_several(http, b"three", b"two", b"one")
+    assert again.status_code == 200 and again.json()["identity_id"] == row["identity_id"]
+    twice = upload_several(http, b"one", b"one")
+    assert twice.status_code == 200 and twice.json()["identity_id"] == alone["result_id"]
+
+
+def test_of_several_photos_each_shows_one_person_alone(http: TestClient, learner: FakeLearner) -> None:
+    error = upload_several(http, b"one", b"2 faces").json()["error"]
+    assert error["code"] == "several_faces" and error["message"].startswith("photo 1 (from 0) shows 2 faces")
+    assert error_of(upload_several(http, b"one", b"no face"))["code"] == "no_face"
+    assert error_of(upload_several(http, b"one", b"two", face=0))["param"] == "face" and not learner.learned
+
+
+def test_erasing_one_of_several_photos_erases_the_person(http: TestClient, store: Store, learner: FakeLearner) -> None:
+    learner.go.set()
+    finished(http, upload_several(http, b"one", b"two", name="Zoë").json())
+    finished(http, upload(http, b"somebody else").json())
+    done = erase(store, find_person(store, photo_id=content_id(b"two")))
+    assert not done.found and done.rows["faces"] == 2 and done.rows["identities"] == 1 and done.rows["work"] == 1
+    assert store.count("faces") == 1
+    assert error_of(upload(http, b"one"))["code"] == "erased" and http.get("/v1/identities/Zo%C3%AB").status_code == 404
 
 
 def test_a_photo_that_cannot_be_used_is_told_by_the_jobs_reason_and_is_a_reject(

@@ -36,7 +36,7 @@ from serve.quotas import QuotaExceeded
 from serve.reading import PoseReader
 from serve.shelf import UnknownFile
 from serve.stopping import Door, Stopping
-from serve.uploads import Erased, NoSuchFace, NotLearned, SeveralFaces, StillLearning
+from serve.unlearned import Erased, NoSuchFace, NotLearned, SeveralFaces, StillLearning
 from serve.work import KeyReused, TooMuchWork, UnknownWork
 from tests import serving
 from tests.serving import SECRET, FakeGenerator, ask, error_of

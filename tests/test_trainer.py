@@ -1,14 +1,19 @@
 """Learning identities: each equals the one learned alone, whoever shares the batch, and the loss goes down."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from unittest.mock import patch
 
 import numpy as np
 import pytest
 import torch
 
 from factory.config import EngineConfig, MethodConfig, Recipe, TrainConfig, preset
+from factory.faces.people import of_one_person
 from factory.ids import identity_id
+from factory.learn.augment import crop_layers
 from factory.learn.trainer import Learned, Trainer, load_trainer
+from factory.learn.views import encode_fresh
 from factory.pack import Pack
 from factory.records import TEXT_ENCODER, Identity, PreparedFace
 from tests.make_faces import noise_face
@@ -229,3 +234,45 @@ def test_a_face_may_enter_while_others_are_in_the_middle(exact: Trainer) -> None
     learning.add(second)
     (again,) = (one for _ in range(4) for one in learning.step())
     assert farthest(alone, {again.face.face_id: again}) < 1e-12
+
+
+@pytest.mark.parametrize("views", ["pool", "every_step"])
+def test_photos_of_one_person_are_learned_as_one(exact: Trainer, views: str) -> None:
+    faces = [noise_face(number, exact.base.pack) for number in range(4)]
+    recipe = Recipe(train=TrainConfig(num_steps=4, views=views, num_views=3))  # type: ignore[arg-type]
+    person, stranger = of_one_person(faces[:3]), faces[3]
+    alone, in_company = exact.train([person], recipe)[0], exact.train([stranger, person], recipe)[1]
+    assert of_one_person(faces[2::-1]).face_ids == person.face_ids == alone_faces(alone)
+    assert alone.identity_id == in_company.identity_id
+    np.testing.assert_allclose(alone.words[TEXT_ENCODER], in_company.words[TEXT_ENCODER], atol=1e-6)
+    first = exact.train([faces[0]], recipe)[0]
+    assert first.more_faces is None and first.identity_id != alone.identity_id
+    assert np.abs(first.words[TEXT_ENCODER] - alone.words[TEXT_ENCODER]).max() > 1e-4
+    mean = np.mean([[face.features.crop, face.features.mirror] for face in faces[:3]], 0)
+    np.testing.assert_allclose(exact.features(person, recipe.method).numpy(), mean, rtol=1e-6)
+
+
+def alone_faces(identity: Identity) -> list[str]:
+    return [identity.face_id, *(identity.more_faces or [])]
+
+
+def test_views_come_from_every_photo(exact: Trainer) -> None:
+    base, method = exact.base, MethodConfig()
+    side = base.pack.resolution
+    masks = noise_face(0, base.pack).masks
+    photos = [crop_layers(np.full((side, side, 3), tone, np.uint8), masks) for tone in (0, 255)]
+
+    for num, rounds in ((6, 1), (1, 12)):  # taking turns, and where chance says which
+        with patch.object(base, "encode_images", wraps=base.encode_images) as encode:
+            generator = torch.Generator().manual_seed(0)
+            for _ in range(rounds):
+                encode_fresh(base, [photos], [generator], num, method)
+        middle = side // 2
+        seen = [float(image[:, middle, middle].mean()) for call in encode.call_args_list for image in call.args[0]]
+        assert min(seen) < -0.5 and max(seen) > 0.5, seen  # a dark one and a light one
+
+
+def test_two_faces_of_one_photo_are_not_one_person(exact: Trainer) -> None:
+    face = noise_face(1, exact.base.pack)
+    with pytest.raises(ValueError, match="one photo"):
+        of_one_person([face, replace(face, face_id="face-1-1")])

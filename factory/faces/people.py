@@ -2,11 +2,36 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Final
 
 import numpy as np
 
+from factory.consent import Consent
+from factory.records import PreparedFace
+
 _ROWS: Final = 256  # faces that are compared with all others at once: 100 MB of products for 100,000 faces
+
+
+def of_one_person(faces: Sequence[PreparedFace]) -> PreparedFace:
+    """Faces that are known to be one person's, from as many photos, to be learned as one: the first by face_id with the
+    `more`, whatever order they came in. The consent is what all of them agree to: it ends when the first one does.
+
+    Raises ValueError if two are of one photo.
+    """
+    first, *others = sorted(faces, key=lambda face: face.face_id)
+    if len({face.photo_id for face in faces}) < len(faces):
+        raise ValueError("two faces of one photo are not one person's: give each photo once")
+    consents = [face.consent for face in faces]
+    ends = [consent.expires for consent in consents if consent.expires is not None]
+    if all(consent.reference is not None for consent in consents):
+        texts = [[getattr(one, name) for one in consents] for name in ("reference", "scope")]
+        reference, scope = ("; ".join(dict.fromkeys(filter(None, each))) or None for each in texts)
+        consent = Consent(reference=reference, expires=min(ends, default=None), scope=scope)
+    else:
+        consent = Consent()
+    return replace(first, more=tuple(others), consent=consent)
 
 
 def embeddings(crops_NF: np.ndarray, mirrors_NF: np.ndarray) -> np.ndarray:

@@ -44,7 +44,7 @@ class Finished:
 class _Occupant:
     face: PreparedFace
     generator: torch.Generator
-    layers: torch.Tensor  # of crop_layers, on the device
+    layers: list[torch.Tensor]  # of crop_layers, on the device, of each of the person's photos
     num_steps: int = 0
     seconds: float = 0.0
     weight: float = 0.0  # of all steps so far in the average of its words
@@ -174,7 +174,7 @@ class Slots:
         """Fills the row after the last."""
         slot = len(self)
         generator = identity_generator(self.train.seed, face.face_id)
-        layers = crop_layers(face.crop, face.masks).to(self.base.device)
+        layers = [crop_layers(one.crop, one.masks).to(self.base.device) for one in (face, *face.more)]
         self._resize(slot + 1)
         for stack in self.stacked:
             stack[slot].zero_()  # they were not, when they were made

@@ -83,11 +83,12 @@ class Trainer:
         return Learning(self, recipe)
 
     def features(self, face: PreparedFace, method: MethodConfig) -> torch.Tensor:
-        """What the MLP reads of a face and of its mirror image, float32 [2, F]."""
-        features = face.features
+        """What the MLP reads of a face and of its mirror image, float32 [2, F]; of several photos, their mean."""
+        photos = [face, *face.more]
+        features = [one.features for one in photos]
         if method.features == "clip":  # Table 2, "CLIP encoder": not kept in the table, so made here
-            (features,) = self._clip.encode(face.crop[None])
-        return torch.from_numpy(np.stack([features.crop, features.mirror]))
+            features = self._clip.encode(np.stack([one.crop for one in photos]))
+        return torch.from_numpy(np.stack([[one.crop, one.mirror] for one in features]).mean(0))
 
     @cached_property
     def _clip(self) -> FeatureEncoder:
@@ -181,7 +182,7 @@ class Learning:
     def _learned(self, finished: Finished) -> Learned:
         face, words_VD, trainer = finished.face, finished.words_VD, self.trainer
         identity = Identity(
-            identity_id=identity_id(face.face_id, self.recipe, trainer.fingerprint),
+            identity_id=identity_id(face.face_id, self.recipe, trainer.fingerprint, face.face_ids[1:]),
             face_id=face.face_id,
             photo_id=face.photo_id,
             name=face.name,
@@ -195,6 +196,7 @@ class Learning:
             train_s=finished.seconds,
             created_at=datetime.now(UTC).isoformat(timespec="seconds"),
             **face.consent.columns(),
+            more_faces=face.face_ids[1:] or None,
         )
         return Learned(face=face, words_VD=words_VD, identity=identity if np.isfinite(words_VD).all() else None)
 

@@ -30,18 +30,21 @@ class EncodedViews:
 
 def encode_fresh(
     base: DiffusionBase,
-    layers: Sequence[torch.Tensor],
+    layers: Sequence[Sequence[torch.Tensor]],
     generators: Sequence[torch.Generator],
     num: int,
     method: MethodConfig,
 ) -> EncodedViews:
-    """`num` new views of each of B crops (from `crop_layers`), each drawn by its own generator: B*num rows."""
+    """`num` new views of each of B people, each drawn by its own generator: B*num rows. A person's photos (each from
+    `crop_layers`) take turns; where there are more photos than views, chance says which."""
     rendered: list[RenderedView] = []
     mirrored: list[bool] = []
-    for crop, generator in zip(layers, generators, strict=True):
-        for _ in range(num):
+    for photos, generator in zip(layers, generators, strict=True):
+        for number in range(num):
+            if len(photos) > num:
+                number = int(torch.randint(len(photos), (), generator=generator))
             view = draw_view(generator, mirror=method.mirror)
-            rendered.append(apply_view(crop, view, latent_side=base.latent_side))
+            rendered.append(apply_view(photos[number % len(photos)], view, latent_side=base.latent_side))
             mirrored.append(view.mirrored)
     face_BHW, hair_BHW = (torch.stack([getattr(view, mask) for view in rendered]) for mask in ("face", "hair"))
     chunks = torch.stack([view.image for view in rendered]).split(_VAE_BATCH)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from factory.consent import Consent
+from factory.ids import photo_of
 from factory.store.schemas import Table
 from factory.store.sql import where_in
 from factory.store.tables import Store
@@ -11,9 +12,11 @@ _TABLES: tuple[Table, ...] = ("faces", "identities")
 
 
 def set_consent(store: Store, name_or_id: str, consent: Consent) -> int:
-    """Writes a consent to everything that was learned from a person's photo; returns how many rows. Raises
+    """Writes a consent to everything that was learned from a person's photos; returns how many rows. Raises
     IdentityNotFound."""
-    return set_photos_consent(store, store.find_identity(name_or_id).photo_id, consent)
+    found = store.find_identity(name_or_id)
+    photos = {found.photo_id, *map(photo_of, found.more_faces or ())}
+    return sum(set_photos_consent(store, photo_id, consent) for photo_id in sorted(photos))
 
 
 def set_photos_consent(store: Store, photo_id: str, consent: Consent) -> int:

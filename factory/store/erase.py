@@ -127,6 +127,7 @@ def find_person(
             f"{store.root} knows nobody by {identity_id or name!r}; "
             "`identity-factory identities list` shows who is there, and --photo takes the photo itself"
         )
+    faces |= _of_their_other_photos(store, faces, photos)
     among = {photo_of(face) for face in faces}
     others = _column(store, "faces", "face_id", where_in("photo_id", sorted(among))) - faces
     shared = {photo_of(face) for face in others}
@@ -139,6 +140,20 @@ def find_person(
     models |= _column(store, "checkpoints", "model_id", where_in("identity_id", sorted(identities)))
     work = _asked_for(store, identities, photos | faces)
     return Person(photos, single, identities, images, videos, models, rejects, work, content)
+
+
+def _of_their_other_photos(store: Store, faces: set[str], photos: set[str]) -> set[str]:
+    """Faces of the people who were learned from several photos, of which these are some."""
+    columns = ["face_id", "more_faces"]
+    rows = store.read("identities", columns=columns, where="more_faces IS NOT NULL").to_pylist()
+    groups = [{row["face_id"], *row["more_faces"]} for row in rows]
+    found, num = set[str](), -1
+    while num < len(found):  # a photo may be one of several people's, who were learned together in other ways
+        num = len(found)
+        for group in groups:
+            if group & (faces | found) or photos & {photo_of(face) for face in group}:
+                found |= group
+    return {face for face in found if photo_of(face) not in photos}
 
 
 def _drawn(store: Store, table: Table, identities: set[str]) -> set[str]:

@@ -103,6 +103,7 @@ SCHEMAS: Final[dict[Table, pa.Schema]] = {
             _field("created_at", _TEXT, "ISO 8601, UTC"),
             _field("encoders", _ENCODERS, "the blocks of `words`, in order; null: one of text_encoder", later=True),
             *_consent(),
+            _field("more_faces", pa.list_(_TEXT), "face_ids of the person's other photos; null: one photo", later=True),
         ]
     ),
     "images": pa.schema(

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import pyarrow as pa
 
-from factory.ids import any_face, face_id
+from factory.ids import any_face, face_id, photo_of
 from factory.store.schemas import KEYS, Table
 
 # In every table, whose row it is. A reject's id may be a photo's, a face's or an identity's (factory/records.py).
@@ -45,6 +45,8 @@ class Tombstones:
             return False
         ids = [row[name] for name in ID_COLUMNS if row.get(name)]
         ids += row.get("people") or ()  # of a picture or clip
+        more = row.get("more_faces") or ()  # of an identity
+        ids += [*more, *map(photo_of, more)]
         photo = row.get("photo_id")
         if photo and table in ("faces", "rejects"):
             ids.append(any_face(photo))
@@ -54,7 +56,8 @@ class Tombstones:
 
     def spared(self, table: Table, rows: pa.Table) -> list[int]:
         """Numbers of the rows to be written: the last one of each key, but for those that must not be."""
-        ids = rows.select([name for name in rows.schema.names if name in (*KEYS[table], *ID_COLUMNS, "people")])
+        telling = (*KEYS[table], *ID_COLUMNS, "people", "more_faces")
+        ids = rows.select([name for name in rows.schema.names if name in telling])
         listed = ids.to_pylist()
         last = {tuple(row[key] for key in KEYS[table]): number for number, row in enumerate(listed)}
         return [number for number in last.values() if not self.hold_row(table, listed[number])]

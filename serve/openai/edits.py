@@ -19,7 +19,8 @@ from serve.openai.forms import PhotoFields, read_form
 from serve.openai.generations import Generations, notes_on
 from serve.openai.identities import Identities, one_photo
 from serve.openai.schemas import ImagesRequest
-from serve.uploads import KIND, NotLearned, StillLearning, Uploads
+from serve.unlearned import NotLearned, StillLearning
+from serve.uploads import KIND, Uploads
 from serve.work import Work, WorkBook
 
 _LOOK_EVERY_S: Final = 0.25

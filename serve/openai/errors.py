@@ -23,7 +23,7 @@ from serve.openai.schemas import RequestRefused
 from serve.quotas import QuotaExceeded
 from serve.shelf import UnknownFile
 from serve.stopping import Stopping
-from serve.uploads import Erased, NoSuchFace, NotLearned, SeveralFaces, StillLearning
+from serve.unlearned import Erased, NoSuchFace, NotLearned, SeveralFaces, StillLearning
 from serve.work import KeyReused, TooMuchWork, UnknownWork
 
 

@@ -56,14 +56,13 @@ class Identities:
         photos, fields = await read_form(request, UploadFields)
         if fields.face is not None and fields.all:
             raise RequestRefused("give one of `face` and `all`", "face")
-        order = await self._uploads.order(
-            one_photo(photos),
-            name=fields.name,
-            preset=fields.preset,
-            face=fields.face,
-            everybody=fields.all,
-            consent=fields.agreed(),
-        )
+        about: dict[str, Any] = {"name": fields.name, "preset": fields.preset, "consent": fields.agreed()}
+        if len(photos) > 1:
+            if fields.all or fields.face is not None:
+                raise RequestRefused("of several photos each shows one person: leave it out", "face")
+            order = await self._uploads.order_of_one(photos, **about)
+        else:
+            order = await self._uploads.order(photos[0], face=fields.face, everybody=fields.all, **about)
         ignored = {"x-ignored-fields": ", ".join(fields.model_extra)} if fields.model_extra else {}
         if await self._uploads.known(order):
             return JSONResponse(await self._known(order), headers=ignored)
