@@ -70,7 +70,7 @@ def test_columns_that_came_later_are_null_until_they_are_written(old: Store, tmp
     assert pq.read_table(tmp_path / "old.parquet").num_rows == 3
     ada = old.find_identity("ada")
     old.upsert("identities", [identity_row(replace(ada, identity_id="f" * 16, name="eve"))])
-    assert columns(old)[-4:] == ["encoders", "consent", "consent_expires", "consent_scope"]
+    assert columns(old)[-5:] == ["encoders", "consent", "consent_expires", "consent_scope", "more_faces"]
     rows = {row["name"]: row["encoders"] for row in old.read("identities").to_pylist()}
     assert rows.pop("eve") == [{"name": TEXT_ENCODER, "width": 192}] and set(rows.values()) == {None}
     for name in ("ada", "eve"):
