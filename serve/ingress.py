@@ -35,6 +35,7 @@ from serve.openai.answers import ImagesResponse
 from serve.openai.batch_lines import KIND as BATCH
 from serve.openai.batch_lines import BatchRunner
 from serve.openai.batches import Batches, batch_routes
+from serve.openai.body import described
 from serve.openai.door import DoorMiddleware
 from serve.openai.edits import Edits, edit_routes
 from serve.openai.errors import ANSWERS, answer_error, kept_of
@@ -53,8 +54,6 @@ from serve.uploads import RemoteLearner, Uploads
 from serve.web.page import page_router
 from serve.work import Kind, WorkBook
 
-# For /docs: the body is read by serve/openai/body.py, whatever its content type.
-_IMAGES_BODY = {"requestBody": {"content": {"application/json": {"schema": ImagesRequest.model_json_schema()}}}}
 _SPARE_S = 30.0  # that a lease outlasts its request
 NO_KEYS = (
     "{root} has no keys, and whoever reaches this address could see and draw everybody in it: make one with "
@@ -91,7 +90,11 @@ def create_app(endpoint: Endpoint, door: Door, book: WorkBook | None = None, *ro
         app.include_router(router)
     images = "/v1/images/generations"
     app.add_api_route(
-        images, endpoint.generate_images, methods=["POST"], response_model=ImagesResponse, openapi_extra=_IMAGES_BODY
+        images,
+        endpoint.generate_images,
+        methods=["POST"],
+        response_model=ImagesResponse,
+        openapi_extra=described(ImagesRequest),
     )
     app.include_router(page_router(endpoint.pack))
     app.include_router(browse_router(endpoint.pack, endpoint.catalog))  # before the names, which hold any "/"

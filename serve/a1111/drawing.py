@@ -30,7 +30,7 @@ from serve.loop import ImageResult
 from serve.openai.body import read_body
 from serve.openai.generations import Asked, Generations
 from serve.openai.pictures import PNG_LEVEL, resized
-from serve.openai.schemas import ImagesRequest, RequestRefused
+from serve.openai.schemas import ImagesRequest, RequestRefused, ignoring
 
 _PREVIEWS: Final = 3  # looks at each picture in the making, by which progress is told
 _NOBODY: Final = (
@@ -79,7 +79,7 @@ class Painter:
             pictures = await self._draw(asked, task)
         await self._generations.check_there(asked)
         answer = await asyncio.to_thread(self._answer, body, asked, sampler, pictures)
-        return JSONResponse(answer, headers={"x-ignored-fields": _shown(ignored)} if ignored else {})
+        return JSONResponse(answer, headers=ignoring(ignored))
 
     async def _compose(self, body: Txt2Img, sampler: str) -> Asked:
         prompt = plain(body.prompt)
@@ -167,7 +167,8 @@ class Painter:
         }
         sent = zip(numbers, texts, strict=True) if body.send_images else ()
         images = [self._png(pictures[number], asked, number, text) for number, text in sent]
-        parameters = body.model_dump(exclude={"alwayson_scripts"})  # which may hold photos
+        told = Txt2Img.model_fields.keys() - {"alwayson_scripts", "override_settings"}  # which may hold anything
+        parameters = body.model_dump(include=set(told))
         return {"images": images, "parameters": parameters, "info": json.dumps(info)}
 
     def _notes(self, body: Txt2Img, sampler: str) -> dict[str, str]:
@@ -202,7 +203,3 @@ def owner_of(request: Request) -> str:
     """Whose request this is: of a key, or of an address."""
     key = getattr(request.state, "key", None)
     return f"key {key.key_id}" if key is not None else f"address {request.client.host if request.client else ''}"
-
-
-def _shown(names: list[str]) -> str:
-    return ", ".join(names).encode("ascii", "replace").decode().replace("\n", " ").replace("\r", " ")[:1000]

@@ -13,13 +13,13 @@ from pydantic import BaseModel, ConfigDict, Field
 from factory.pack import Pack
 from serve.a1111.drawing import Painter, owner_of
 from serve.a1111.infotext import KEY, parse, read_png
-from serve.a1111.schemas import NEAREST, SAMPLERS
+from serve.a1111.schemas import NEAREST, SAMPLERS, Txt2Img
 from serve.a1111.tasks import Task, Tasks
 from serve.catalog import Catalog
-from serve.openai.body import read_body
+from serve.openai.body import described, read_body
 from serve.openai.images import Endpoint
 from serve.openai.pictures import encode
-from serve.openai.schemas import RequestRefused
+from serve.openai.schemas import RequestRefused, ignoring
 
 _MOST_EMBEDDINGS = 10_000  # people of one answer
 _MODULES = ("none", "openpose", "openpose_full", "openpose_face", "openpose_faceonly", "dw_openpose_full")
@@ -64,7 +64,7 @@ def a1111_routes(pack: Pack, catalog: Catalog, endpoint: Endpoint) -> APIRouter:
     router, api = APIRouter(), "/sdapi/v1"
     fingerprint = pack.fingerprint()
 
-    @router.post(f"{api}/txt2img", response_model=None)
+    @router.post(f"{api}/txt2img", response_model=None, openapi_extra=described(Txt2Img))
     async def txt2img(request: Request) -> Response:
         """Pictures of the people whom the prompt names, by <person:NAME> or as embeddings."""
         return await painter.txt2img(request)
@@ -111,13 +111,12 @@ def a1111_routes(pack: Pack, catalog: Catalog, endpoint: Endpoint) -> APIRouter:
         model = {"sd_model_checkpoint": painter.model, "sd_checkpoint_hash": fingerprint[:10], "sd_vae": "Automatic"}
         return {**model, "samples_format": "png", "CLIP_stop_at_last_layers": 1, "show_progress_every_n_steps": 1}
 
-    @router.post(f"{api}/options")
+    @router.post(f"{api}/options", openapi_extra=described(Options))
     async def set_options(request: Request) -> JSONResponse:
         """Sets nothing: a checkpoint must be the one that there is, and other settings are named as ignored."""
         given = await read_body(request, Options)
         ignored = painter.check_settings(dict(given.model_extra or {}))
-        shown = ", ".join(ignored).encode("ascii", "replace").decode().replace("\n", " ").replace("\r", " ")[:1000]
-        return JSONResponse(None, headers={"x-ignored-fields": shown} if ignored else {})
+        return JSONResponse(None, headers=ignoring(ignored))
 
     @router.get(f"{api}/progress")
     async def show_progress(
@@ -128,7 +127,7 @@ def a1111_routes(pack: Pack, catalog: Catalog, endpoint: Endpoint) -> APIRouter:
         shown = await _preview(under_way, skip_current_image)
         return {**_state(under_way), "current_image": shown, "textinfo": None}
 
-    @router.post("/internal/progress")
+    @router.post("/internal/progress", openapi_extra=described(ProgressOf))
     async def show_task(request: Request) -> dict[str, Any]:
         """The same by the id of a task, as A1111's own page asks."""
         asked = await read_body(request, ProgressOf)
@@ -153,7 +152,7 @@ def a1111_routes(pack: Pack, catalog: Catalog, endpoint: Endpoint) -> APIRouter:
         tasks.interrupt(owner_of(request))
         return {}
 
-    @router.post(f"{api}/png-info")
+    @router.post(f"{api}/png-info", openapi_extra=described(PngInfo))
     async def read_info(request: Request) -> dict[str, Any]:
         """What a PNG says of its making."""
         texts = await asyncio.to_thread(read_png, (await read_body(request, PngInfo)).image)

@@ -20,8 +20,8 @@ from factory.store.lines import LineCounts, count_lines
 from factory.store.tables import Store
 from serve.openai.batch_file import ENDPOINT, check
 from serve.openai.batch_lines import KIND, BatchOrder, outputs_expired
-from serve.openai.body import read_body
-from serve.openai.schemas import RequestRefused
+from serve.openai.body import described, read_body
+from serve.openai.schemas import RequestRefused, ignoring
 from serve.openai.work import as_page, find_page, poll_headers
 from serve.work import UnknownWork, Work, WorkBook
 
@@ -106,7 +106,7 @@ class Batches:
         )
         key = request.headers.get("idempotency-key") or None
         work = await self._book.submit(KIND, order.model_dump(), key=key)
-        headers = {"x-ignored-fields": ", ".join(body.model_extra)} if body.model_extra else {}
+        headers = ignoring(body.model_extra or ())
         return JSONResponse(await self._card(work), headers={**headers, **poll_headers(work)})
 
     async def show(self, batch_id: str) -> Response:
@@ -158,7 +158,9 @@ class Batches:
 def batch_routes(batches: Batches) -> APIRouter:
     """The routes of the openai client's `batches`."""
     router, one = APIRouter(), "/v1/batches/{batch_id}"
-    router.add_api_route("/v1/batches", batches.create, methods=["POST"], response_model=None)
+    router.add_api_route(
+        "/v1/batches", batches.create, methods=["POST"], response_model=None, openapi_extra=described(BatchRequest)
+    )
     router.add_api_route("/v1/batches", batches.list_all, methods=["GET"])
     router.add_api_route(one, batches.show, methods=["GET"], response_model=None)
     router.add_api_route(f"{one}/cancel", batches.cancel, methods=["POST"])

@@ -35,6 +35,27 @@ def as_body(fields: Any, kind: type[Body]) -> Body:
         raise RequestRefused(message, param) from None
 
 
+def described(kind: type[BaseModel], media_type: str = "application/json") -> dict[str, Any]:
+    """`openapi_extra` of a route that reads its body as `kind` by itself, whatever its content type."""
+    return {"requestBody": {"content": {media_type: {"schema": _whole(kind.model_json_schema())}}}}
+
+
+def _whole(schema: dict[str, Any]) -> Any:
+    """A JSON schema with what it refers to in its place: in OpenAPI, "#" is another document's root."""
+    named = schema.pop("$defs", {})
+
+    def put(part: Any) -> Any:
+        if isinstance(part, list):
+            return [put(one) for one in part]
+        if not isinstance(part, dict):
+            return part
+        if "$ref" in part:
+            return put(named[part["$ref"].rpartition("/")[2]])
+        return {name: put(one) for name, one in part.items()}
+
+    return put(schema)
+
+
 def first_fault(faults: list[tuple[tuple[int | str, ...], str]]) -> tuple[str | None, str]:
     """The field of the first of pydantic's (place, message), and all messages."""
     # a place also says which type of several was tried, such as "list[PoseField]"

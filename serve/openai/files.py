@@ -23,7 +23,7 @@ from factory.store.sql import where_in
 from factory.store.tables import Store
 from serve.openai.batch_file import MAX_BYTES
 from serve.openai.batches import Batches, Output
-from serve.openai.body import as_body
+from serve.openai.body import as_body, described
 from serve.openai.schemas import RequestRefused
 from serve.openai.work import Order, as_page
 from serve.shelf import UnknownFile
@@ -49,6 +49,12 @@ class FileRequest(BaseModel):
         if purpose != BATCH:
             raise ValueError("only files of purpose batch are kept: requests, one a line, for POST /v1/batches")
         return purpose
+
+
+class _Form(FileRequest):
+    """For /docs."""
+
+    file: str = Field(json_schema_extra={"format": "binary"})
 
 
 class Files:
@@ -148,7 +154,9 @@ class Files:
 def file_routes(files: Files) -> APIRouter:
     """The routes of the openai client's `files`."""
     router, one = APIRouter(), "/v1/files/{file_id}"
-    router.add_api_route("/v1/files", files.create, methods=["POST"])
+    router.add_api_route(
+        "/v1/files", files.create, methods=["POST"], openapi_extra=described(_Form, "multipart/form-data")
+    )
     router.add_api_route("/v1/files", files.list_all, methods=["GET"])
     router.add_api_route(one, files.show, methods=["GET"])
     router.add_api_route(one, files.delete, methods=["DELETE"])

@@ -18,8 +18,8 @@ from factory.store.tables import Store
 from serve.catalog import Catalog
 from serve.ledger import tell
 from serve.modelling import KIND, HeadOrder, Modelling
-from serve.openai.body import read_body
-from serve.openai.schemas import RequestRefused
+from serve.openai.body import described, read_body
+from serve.openai.schemas import RequestRefused, ignoring
 from serve.openai.work import Limit, Order, as_page, find_page, poll_headers, work_card
 from serve.work import UnknownWork, Work, WorkBook
 
@@ -69,7 +69,7 @@ class Heads:
         key = request.headers.get("idempotency-key") or None
         work = await self._book.submit(KIND, order.model_dump(mode="json"), [order.identity], key)
         tell(request, "asked for a head", [order.identity], prompt=order.prompt)
-        headers = {"x-ignored-fields": ", ".join(body.model_extra)} if body.model_extra else {}
+        headers = ignoring(body.model_extra or ())
         return JSONResponse(self._card(work), status_code=202, headers={**headers, **poll_headers(work)})
 
     async def list_all(self, limit: Limit = 20, after: str | None = None, order: Order = "desc") -> dict[str, Any]:
@@ -158,7 +158,9 @@ def _config(body: HeadsRequest) -> SculptConfig:
 def head_routes(heads: Heads) -> APIRouter:
     """The routes of heads."""
     router, one = APIRouter(), "/v1/heads/{head_id}"
-    router.add_api_route("/v1/heads", heads.create, methods=["POST"], status_code=202)
+    router.add_api_route(
+        "/v1/heads", heads.create, methods=["POST"], status_code=202, openapi_extra=described(HeadsRequest)
+    )
     router.add_api_route("/v1/heads", heads.list_all, methods=["GET"])
     router.add_api_route(one, heads.show, methods=["GET"], response_model=None)
     router.add_api_route(one, heads.delete, methods=["DELETE"])

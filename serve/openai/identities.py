@@ -17,7 +17,7 @@ from factory.store.tables import Store
 from serve.catalog import Catalog, UnknownIdentity
 from serve.ledger import tell
 from serve.openai.forms import PhotoFields, read_form
-from serve.openai.schemas import ModelCard, RequestRefused, identity_card
+from serve.openai.schemas import ModelCard, RequestRefused, identity_card, ignoring
 from serve.openai.work import poll_headers, work_card
 from serve.quotas import Quotas
 from serve.uploads import KIND, LearnOrder, Upload, Uploads
@@ -63,7 +63,7 @@ class Identities:
             order = await self._uploads.order_of_one(photos, **about)
         else:
             order = await self._uploads.order(photos[0], face=fields.face, everybody=fields.all, **about)
-        ignored = {"x-ignored-fields": ", ".join(fields.model_extra)} if fields.model_extra else {}
+        ignored = ignoring(fields.model_extra or ())
         if await self._uploads.known(order):
             return JSONResponse(await self._known(order), headers=ignored)
         work = await self.submit(order, request.headers.get("idempotency-key"))

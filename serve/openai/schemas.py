@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Any, Literal
 from urllib.parse import quote
@@ -167,9 +167,8 @@ class ImagesRequest(BaseModel):
         return self
 
     def ignored_fields(self) -> str:
-        """The unknown fields, percent-encoded and joined by ", "; so many as 1,000 characters hold."""
-        names = ", ".join(quote(name, safe="") for name in self.model_extra or ())
-        return names if len(names) <= 1000 else f"{names[:1000].rpartition(', ')[0]}, ..."
+        """The unknown fields, as a header names them."""
+        return ", ".join(ignoring(self.model_extra or ()).values())
 
     def wanted_identity(self) -> str | None:
         """The name or id of who `<person>` stands for; None where the prompt names everybody.
@@ -198,6 +197,15 @@ class ImagesRequest(BaseModel):
         """The pack's sampling settings with the request's own in their place."""
         given = self.model_dump(include={"num_inference_steps", "guidance_scale", "negative_prompt"}, exclude_none=True)
         return GenerateConfig.model_validate({**defaults.model_dump(), **given})
+
+
+def ignoring(names: Iterable[str]) -> dict[str, str]:
+    """The header that names fields which were dropped, percent-encoded, so many as 1,000 characters hold; none for
+    none."""
+    text = ", ".join(quote(name, safe="._") for name in names)
+    if len(text) > 1000:
+        text = f"{text[:1000].rpartition(', ')[0]}, ..."
+    return {"x-ignored-fields": text} if text else {}
 
 
 def _sides(size: str) -> tuple[int, int] | None:

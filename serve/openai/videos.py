@@ -28,9 +28,9 @@ from factory.store.tables import Store
 from serve.catalog import Catalog
 from serve.filming import KIND, ClipOrder, Filming
 from serve.ledger import tell
-from serve.openai.body import first_fault, read_body
+from serve.openai.body import described, first_fault, read_body
 from serve.openai.pictures import encode
-from serve.openai.schemas import MAX_SEED, MAX_SIDE_PX, MIN_SIDE_PX, RequestRefused
+from serve.openai.schemas import MAX_SEED, MAX_SIDE_PX, MIN_SIDE_PX, RequestRefused, ignoring
 from serve.openai.work import Limit, Order, as_page, find_page, poll_headers, work_card
 from serve.work import UnknownWork, Work, WorkBook
 
@@ -89,7 +89,7 @@ class Videos:
         order = await asyncio.to_thread(self._order, body)
         work = await self._book.submit(KIND, order.model_dump(), [order.identity], _key(request))
         tell(request, "asked for a clip", [order.identity], prompt=order.prompt)
-        headers = {"x-ignored-fields": ", ".join(body.model_extra)} if body.model_extra else {}
+        headers = ignoring(body.model_extra or ())
         return JSONResponse(self._card(work), headers={**headers, **poll_headers(work)})
 
     async def list_all(self, limit: Limit = 20, after: str | None = None, order: Order = "desc") -> dict[str, Any]:
@@ -192,7 +192,7 @@ class Videos:
 def video_routes(videos: Videos) -> APIRouter:
     """The routes of the openai client's `videos`."""
     router, one = APIRouter(), "/v1/videos/{video_id}"
-    router.add_api_route("/v1/videos", videos.create, methods=["POST"])
+    router.add_api_route("/v1/videos", videos.create, methods=["POST"], openapi_extra=described(VideosRequest))
     router.add_api_route("/v1/videos", videos.list_all, methods=["GET"])
     router.add_api_route(one, videos.show, methods=["GET"], response_model=None)
     router.add_api_route(one, videos.delete, methods=["DELETE"])
