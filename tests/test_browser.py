@@ -271,22 +271,6 @@ def test_a_head_is_sculpted_turns_and_is_taken_away_as_a_file(visit: Visit) -> N
     assert faults(page) == []
 
 
-def test_somebody_is_erased(visit: Visit, store: Store) -> None:
-    page = visit.page
-    page.locator(".tabs a", has_text="People").click()
-    erase(page, "Cleo")
-    playwright.expect(page.locator(".card.person:not(.add)")).to_have_count(2, timeout=WAIT_MS)
-    assert {identity.name for identity in store.identities()} == {"Ada", "Bob"}
-
-
-def erase(page: Any, name: str) -> None:
-    page.locator(".card.person", has_text=name).click()
-    page.locator("dialog .button.danger").click()
-    assert page.evaluate("document.activeElement.textContent") == "Keep", "not by an Enter too many"
-    page.locator("dialog .button.danger", has_text=f"Erase {name}").click()
-    playwright.expect(page.locator("dialog")).to_have_count(0, timeout=WAIT_MS)
-
-
 def test_a_server_with_keys_asks_for_one(browser: Any, app: FastAPI, store: Store) -> None:
     key, made = create_key(store, ["draw"])
     rooms = Rooms(lambda tenant: app)
@@ -310,3 +294,19 @@ def test_a_server_with_keys_asks_for_one(browser: Any, app: FastAPI, store: Stor
             page.close()
     finally:
         revoke_key(store, made.key_id)
+
+
+def test_somebody_is_erased(visit: Visit, store: Store) -> None:
+    page = visit.page
+    page.locator(".tabs a", has_text="People").click()
+    erase(page, "Cleo")
+    playwright.expect(page.locator(".card.person:not(.add)")).to_have_count(2, timeout=WAIT_MS)
+    assert {identity.name for identity in store.identities()} == {"Ada", "Bob"}
+
+
+def erase(page: Any, name: str) -> None:
+    page.locator(".card.person", has_text=name).click()
+    page.locator("dialog .button.danger").click()
+    assert page.evaluate("document.activeElement.textContent") == "Keep", "not by an Enter too many"
+    page.locator("dialog .button.danger", has_text=f"Erase {name}").click()
+    playwright.expect(page.locator("dialog")).to_have_count(0, timeout=WAIT_MS)
