@@ -136,12 +136,8 @@ class Pack(BaseModel):
         return _digest(file_sha256(file) for file in files)
 
     def check_fit(self, identity: Identity) -> None:
-        """Whether somebody may be drawn with this pack, asked before each picture enters an engine.
-
-        Raises:
-            IncompatibleIdentity: learned for another text encoder than this pack's.
-            ConsentExpired: what the person agreed to is over.
-        """
+        """Before each picture enters an engine. Raises IncompatibleIdentity if an identity was learned for another text
+        encoder than this pack's, ConsentExpired."""
         identity.check_consent(time.time())
         mine = self.fingerprint()
         if identity.fingerprint != mine:

@@ -106,14 +106,14 @@ def test_a_file_that_a_refused_job_is_still_writing_is_waited_for(
     store: Store, tiny_pack: Pack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fill(store, tiny_pack)
-    clean = erase_module._clean_jobs
+    clean = erase_module.clean_jobs
 
-    def meanwhile(store: Store, needles: Any) -> int:
-        late = Path(store.root) / "faces.lance" / "data" / "late.lance"
+    def meanwhile(root: str, search: Any) -> int:
+        late = Path(root) / "faces.lance" / "data" / "late.lance"
         late.write_bytes(b"..." + photo_id(1).encode())
-        return clean(store, needles)
+        return clean(root, search)
 
-    monkeypatch.setattr(erase_module, "_clean_jobs", meanwhile)
+    monkeypatch.setattr(erase_module, "clean_jobs", meanwhile)
     done = erase(store, find_person(store, photo_id=photo_id(1)), waits_s=[0.0])
     assert (done.found, done.orphans, done.rows["faces"]) == ([], 1, 1)
 

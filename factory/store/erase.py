@@ -25,6 +25,7 @@ from factory.files import filesystem
 from factory.ids import any_face, index_of, photo_of, spellings
 from factory.store.audit import redact
 from factory.store.files import drop_requests
+from factory.store.jobs import clean_jobs
 from factory.store.schemas import KEYS, SCHEMAS, Table
 from factory.store.sql import where_in
 from factory.store.tables import Store
@@ -204,7 +205,7 @@ def erase(store: Store, person: Person, *, waits_s: Sequence[float] = (1.0, 5.0,
     store.upsert("tombstones", buried)
     rows, orphans = _purge(store, person, names)
     redact(store, person.identity_ids)
-    job_files = _clean_jobs(store, needles)
+    job_files = clean_jobs(store.root, Search(needles))
     num_files, num_bytes, found = scan(store.root, needles)
     for wait_s in waits_s:
         if not found:
@@ -297,25 +298,6 @@ def _named(store: Store, table: Table) -> set[str]:
         names |= {file.path.rpartition("/")[2] for part in then.get_fragments() for file in part.data_files()}
         names |= {segment.uuid for index in then.describe_indices() for segment in index.segments}
     return names
-
-
-def _clean_jobs(store: Store, needles: dict[bytes, str]) -> int:
-    """Removes the person from ROOT/jobs. events.jsonl and report.html tell of a person in lines of their own (see
-    pipelines/jobs: journal.py, report.py), which go; any other file that names the person goes altogether."""
-    files, path = filesystem(f"{store.root}/jobs")
-    search, changed = Search(needles), 0
-    for info in list_files(files, path):
-        if not search.found_in_file(files, info.path):
-            continue
-        changed += 1
-        if not info.path.endswith((".jsonl", ".html")):
-            files.delete_file(info.path)
-            continue
-        with files.open_input_stream(info.path) as stream:
-            lines = stream.read().splitlines(keepends=True)
-        with files.open_output_stream(info.path) as stream:
-            stream.write(b"".join(line for line in lines if not search.found_in(line)))
-    return changed
 
 
 def _column(store: Store, table: Table, column: str, where: str | None) -> set[str]:

@@ -11,6 +11,7 @@ from typing import Any
 import pyarrow.fs as pafs
 
 from factory.files import filesystem
+from factory.store.traces import Search, list_files
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,3 +77,25 @@ def read_report(root: str, job_id: str) -> str:
     """A job's report.html; empty if it has none."""
     files, folder = filesystem(f"{root}/jobs/{job_id}")
     return _read(files, f"{folder}/report.html")
+
+
+def clean_jobs(root: str, search: Search) -> int:
+    """Removes whom a search finds from ROOT/jobs, and returns from how many files.
+
+    events.jsonl and report.html tell of a person in lines of their own (see pipelines/jobs: journal.py, report.py),
+    which go; any other file that names the person goes altogether.
+    """
+    files, path = filesystem(f"{root}/jobs")
+    changed = 0
+    for info in list_files(files, path):
+        if not search.found_in_file(files, info.path):
+            continue
+        changed += 1
+        if not info.path.endswith((".jsonl", ".html")):
+            files.delete_file(info.path)
+            continue
+        with files.open_input_stream(info.path) as stream:
+            lines = stream.read().splitlines(keepends=True)
+        with files.open_output_stream(info.path) as stream:
+            stream.write(b"".join(line for line in lines if not search.found_in(line)))
+    return changed
