@@ -152,3 +152,20 @@ def test_a_root_as_it_grows_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     text = (tmp_path / "result.md").read_text()
     assert "| 100 | 200 |" in text and "| page of 20 from anywhere |" in text and "| erasure |" in text
     assert not (tmp_path / "out" / "bench" / "scale").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.cluster
+@pytest.mark.timeout(600)
+def test_jobs_without_models_make_every_row(tiny_pack: Pack, tmp_path: Path) -> None:
+    import ray
+
+    from benchmarks.machinery import measure
+    from pipelines.jobs.cluster import connect
+
+    connect()
+    try:
+        figures = measure(tmp_path / "job", tiny_pack, 50)
+    finally:
+        ray.shutdown()
+    assert figures["faces_a_second"] > 0 and figures["identities_a_second"] > 0
