@@ -134,4 +134,4 @@ class TextualInversion:
 
 def fresh_view(loop: ReleaseLoop | TextualInversion) -> EncodedViews:
     """One new view through the VAE."""
-    return encode_fresh(loop.base, [loop.layers], [loop.generator], 1, loop.method)
+    return encode_fresh(loop.base, [[loop.layers]], [loop.generator], 1, loop.method)

@@ -109,8 +109,8 @@ class HereLearner:
     async def prepare(self, data: bytes, name: str, consent: Consent) -> None:
         await self._learner().prepare(self._root, data, name, consent)
 
-    def learn(self, face_id: str, recipe: Recipe, name: str) -> AsyncIterator[float | str]:
-        return self._learner().learn(self._root, face_id, recipe, name)
+    def learn(self, face_ids: list[str], recipe: Recipe, name: str) -> AsyncIterator[float | str]:
+        return self._learner().learn(self._root, face_ids, recipe, name)
 
 
 class HastySculptor(HeadMaker):
