@@ -37,7 +37,7 @@ def photo(number: int) -> str:
 
 def row(number: int, name: str, created_at: str = "", of: int | None = None) -> dict[str, Any]:
     whose = photo(number % NUM_PHOTOS if of is None else of)
-    return {
+    return dict.fromkeys(SCHEMAS["identities"].names) | {
         "identity_id": f"i{number:015d}", "face_id": f"{whose}-0", "photo_id": whose, "name": name,
         "words": [float(number)] * 4, "num_words": 2, "pack": "p", "fingerprint": "f", "preset": "", "config": "{}",
         "num_steps": 1, "final_loss": 0.0, "train_s": 0.0, "created_at": created_at,
