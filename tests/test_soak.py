@@ -25,6 +25,7 @@ from factory.pack import load_pack
 from factory.records import Reject
 from factory.store.rows import reject_row
 from factory.store.tables import Store
+from pipelines.photos.sources import PHOTO
 
 pytestmark = pytest.mark.timeout(600)  # processes start slowly on a busy machine
 # A job without Ray: four photos a commit, each written down when it is started; it knows what is done already.
@@ -145,7 +146,8 @@ def test_memory_is_seen_of_all_descendants_and_drawn(tmp_path: Path) -> None:
 def test_the_watched_finder_writes_down_what_it_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(LOG, str(tmp_path / "log"))
     finder = WatchedFinder("studio", PrepareConfig(), 1)
-    row = {"photo_id": "p", "reject_id": "p", "name": "n", "uri": "u", "image": b"no image", "reason": None}
+    photo: dict[str, Any] = {"photo_id": "p", "reject_id": "p", "name": "n", "uri": "u", "image": b"no image"}
+    row = dict.fromkeys(PHOTO.names) | photo
     found = finder._find(row)
     assert (tmp_path / "log").read_text() == "p\n" and found["refused"][0]["reason"] == "not_an_image"
 
