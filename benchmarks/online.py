@@ -169,6 +169,7 @@ def report(result: dict[str, Any]) -> str:
 def endpoint(threads: int) -> Iterator[str]:
     """The product on a root of its own, which is empty."""
     with tempfile.TemporaryDirectory() as root:
+        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as `identity-factory serve` does
         ray.init(address="local", num_cpus=max(2, threads), include_dashboard=False, log_to_driver=False)
         try:
             yield serve.app.start(root, port=_free_port())

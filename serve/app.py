@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import sys
 from collections.abc import Sequence
 from contextlib import closing
@@ -144,6 +145,8 @@ def _keyless(store: Store, host: str, insecure: bool) -> Keyless:
 
 def _connect() -> None:
     if not ray.is_initialized():
+        # Replicas share cores: a thread that spins in one holds up the others.
+        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
         ray.init(include_dashboard=False, log_to_driver=False)
 
 
