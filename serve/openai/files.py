@@ -7,7 +7,6 @@ import secrets
 import time
 from collections.abc import Iterator
 from typing import Annotated, Any, Final, Literal
-from urllib.parse import urlsplit
 
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import Response, StreamingResponse
@@ -15,7 +14,6 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException
 from starlette.requests import ClientDisconnect
-from starlette.types import Message
 
 from factory.store.files import BATCH, drop_expired, files_for, find_file
 from factory.store.lines import empty_file, lines_of_file
@@ -24,6 +22,7 @@ from factory.store.tables import Store
 from serve.openai.batch_file import MAX_BYTES
 from serve.openai.batches import Batches, Output
 from serve.openai.body import as_body, described
+from serve.openai.forms import check_origin, limited
 from serve.openai.schemas import RequestRefused
 from serve.openai.work import Order, as_page
 from serve.shelf import UnknownFile
@@ -66,11 +65,13 @@ class Files:
 
     async def create(self, request: Request) -> dict[str, Any]:
         """A file with the requests of a batch: multipart/form-data with `file` and `purpose`."""
-        _check_origin(request)
+        check_origin(request)
         if not request.headers.get("content-type", "").lower().startswith("multipart/form-data"):
             raise RequestRefused("send multipart/form-data, as `curl -F purpose=batch -F file=@FILE`", status=415)
+        too_long = RequestRefused(f"a file has at most {MAX_BYTES} bytes", "file", status=413)
+        body = limited(request, too_long, MAX_BYTES + _FORM_BYTES)
         try:
-            form = _limited(request).form(max_files=1, max_fields=20, max_part_size=_FORM_BYTES)
+            form = body.form(max_files=1, max_fields=20, max_part_size=_FORM_BYTES)
             async with form as parts:
                 file = parts.get("file")
                 fields = as_body({name: value for name, value in parts.items() if name != "file"}, FileRequest)
@@ -181,28 +182,6 @@ def _output_card(output: Output) -> dict[str, Any]:
     kept = {"num_bytes": output.num_bytes, "created_at": output.created_at, "expires_at": output.expires_at or 0}
     row = {"file_id": output.file_id, "filename": output.filename, "purpose": "batch_output", **kept}
     return {**_card(row), **({} if output.expires_at else {"expires_at": None})}
-
-
-def _limited(request: Request) -> Request:
-    """The same request, which ends where it becomes too long."""
-    num = 0
-
-    async def receive() -> Message:
-        nonlocal num
-        message = await request.receive()
-        num += len(message.get("body", b""))
-        if num > MAX_BYTES + _FORM_BYTES:
-            raise RequestRefused(f"a file has at most {MAX_BYTES} bytes", "file", status=413)
-        return message
-
-    return Request(request.scope, receive)
-
-
-def _check_origin(request: Request) -> None:
-    """A browser sends a form to any site without asking its visitor: only this server's own page may."""
-    origin = request.headers.get("origin")
-    if origin is not None and urlsplit(origin).netloc != request.headers.get("host"):
-        raise RequestRefused("a page of another site may not send files here", status=403)
 
 
 def _base(filename: str | None) -> str:

@@ -57,13 +57,15 @@ async def read_form(request: Request, kind: type[Body]) -> tuple[list[Upload], B
 
     Raises RequestRefused, which names the field at fault.
     """
-    _check_origin(request)
+    check_origin(request)
     if not request.headers.get("content-type", "").lower().startswith("multipart/form-data"):
         raise RequestRefused("send multipart/form-data with the photo as `image`, as `curl -F image=@FILE`", status=415)
     photos: list[Upload] = []
     fields: dict[str, Any] = {}
+    too_long = RequestRefused(f"the form is longer than {MAX_FORM} bytes", status=413)
+    body = limited(request, too_long, MAX_FORM)
     try:
-        form = _limited(request).form(max_files=MAX_PHOTOS, max_fields=_MAX_FIELDS, max_part_size=_MAX_FIELD)
+        form = body.form(max_files=MAX_PHOTOS, max_fields=_MAX_FIELDS, max_part_size=_MAX_FIELD)
         async with form as parts:
             for name, value in parts.multi_items():
                 if not isinstance(value, UploadFile):
@@ -87,26 +89,26 @@ async def read_form(request: Request, kind: type[Body]) -> tuple[list[Upload], B
         raise RequestRefused(message, param) from None
 
 
-def _limited(request: Request) -> Request:
-    """The same request, which ends where it becomes too long."""
+def limited(request: Request, refusal: RequestRefused, max_bytes: int) -> Request:
+    """The same request, which ends with this refusal where its body becomes too long."""
     num = 0
 
     async def receive() -> Message:
         nonlocal num
         message = await request.receive()
         num += len(message.get("body", b""))
-        if num > MAX_FORM:
-            raise RequestRefused(f"the form is longer than {MAX_FORM} bytes", status=413)
+        if num > max_bytes:
+            raise refusal
         return message
 
     return Request(request.scope, receive)
 
 
-def _check_origin(request: Request) -> None:
+def check_origin(request: Request) -> None:
     """A browser sends a form to any site without asking its visitor: only this server's own page may."""
     origin = request.headers.get("origin")
     if origin is not None and urlsplit(origin).netloc != request.headers.get("host"):
-        raise RequestRefused("a page of another site may not send photos here", status=403)
+        raise RequestRefused("a page of another site may not send files here", status=403)
 
 
 def _stem(filename: str | None) -> str:
