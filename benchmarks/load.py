@@ -8,7 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from http.client import HTTPConnection
 from typing import Any
 from urllib.parse import urlsplit
@@ -44,6 +44,10 @@ class Load:
     def percentile_s(self, percent: float) -> float:
         """Seconds within which so many of the pictures came."""
         return float(np.percentile(self.latencies_s, percent))
+
+    def figures(self) -> dict[str, Any]:
+        """All of it, as JSON takes it."""
+        return asdict(replace(self, cpu_s=Counter())) | {"cpu_s": dict(self.cpu_s)}  # asdict counts a Counter's items
 
     def __add__(self, other: Load) -> Load:
         return Load(

@@ -20,7 +20,6 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -98,7 +97,7 @@ def main() -> None:
         "num_rounds": len(rounds["offline"]),
         "ratios": ratios(rounds),
         "loads": {name: summary(sum(each, Load())) for name, each in rounds.items()},
-        "rounds": {name: [asdict(load) for load in each] for name, each in rounds.items()},
+        "rounds": {name: [load.figures() for load in each] for name, each in rounds.items()},
     }
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     arguments.out.with_suffix(".json").write_text(json.dumps(result, indent=2) + "\n")

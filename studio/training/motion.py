@@ -31,6 +31,8 @@ MUON_LR, ADAM_LR = 1.5e-3, 8e-4
 EMPTY_SHARE = 0.1  # captions replaced by the empty prompt, for guidance
 LAST_CLEAN_STEP = 40  # time steps below are never drawn: a clip of ten or twenty steps is not asked there
 HIGH_NOISE = 1.3  # power that moves time steps to high noise, where motion is decided; 1: evenly
+MOVING_WEIGHT, MOVING_LIMIT = 3.0, 30.0  # of latent cells in the loss by how much they change over time; see `moving`
+APART_WEIGHT = 2.0  # of what an error does from frame to frame, beside the error itself: a clip's place is the base's
 EMA_DECAY = 0.998
 HEADS, MAX_FRAMES = 4, 32
 
@@ -76,6 +78,18 @@ def _optimisers(net: nn.Module) -> dict[str, torch.optim.Optimizer]:
     return {"muon": Muon(inner, lr=MUON_LR, bf16=native), "adam": adam}
 
 
+def moving(clean_NFCHW: torch.Tensor) -> torch.Tensor:
+    """Loss weight per cell of a clip [N, 1, 1, H, W], 1 on average.
+
+    A still cell has 1 part, and all parts that motion adds are shared out by how much cells change over time: a blink
+    is a few cells of hundreds and would weigh next to nothing otherwise.
+    """
+    change = clean_NFCHW.std(1, keepdim=True).mean(2, keepdim=True)
+    parts = (change / (change.mean((-2, -1), keepdim=True) + 0.01)).clamp(max=MOVING_LIMIT)
+    weights = 1 + MOVING_WEIGHT * parts
+    return weights / weights.mean((-2, -1), keepdim=True)
+
+
 class MotionTask:
     """The frozen side of the training: base model, clips, noise; makes the loss of a step."""
 
@@ -102,6 +116,7 @@ class MotionTask:
         text = torch.where(dropped, self.empty, self.clips.text[rows]).float().to(self.device)
         clean = self.clips.latents[rows][:, frames_F].float()  # [N, F, C, 16, 16]
         noise = torch.stack([clip_noise(clip.shape, random, self.shared_noise) for clip in clean])
+        cells = moving(clean).to(self.device)
         places = (torch.arange(size) + torch.rand(size, generator=random)) / size
         last = len(self.weights) - 1
         drawn = (LAST_CLEAN_STEP + (last - LAST_CLEAN_STEP) * (1 - (1 - places) ** HIGH_NOISE)).long()
@@ -113,8 +128,12 @@ class MotionTask:
         where = [ClipRows(number * num_frames, num_frames) for number in range(size)]
         with working_precision(self.device), layers.of(where, text, frames_F.to(self.device)):
             guess = self.unet(noisy, steps, text).sample
-        error = (guess.float() - self.schedule.get_velocity(clean, noise, steps)).square()
-        return {"loss": (error * self.weights[steps, None, None, None]).mean(), "v": error.mean()}
+        wrong = guess.float() - self.schedule.get_velocity(clean, noise, steps)
+        of_clip = wrong.unflatten(0, (size, num_frames))  # [N, F, C, H, W]
+        apart = of_clip - of_clip.mean(1, keepdim=True)
+        weighted = (of_clip.square() + APART_WEIGHT * apart.square()) * cells
+        by_step = self.weights[steps].view(size, num_frames, 1, 1, 1)
+        return {"loss": (weighted * by_step).mean(), "v": wrong.square().mean(), "apart": apart.square().mean()}
 
 
 def _update_average(average: nn.Module, net: nn.Module, step: int) -> None:
