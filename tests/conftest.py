@@ -17,6 +17,18 @@ from tests.make_pack import make_pack
 torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "2")))
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """How two processes share the tests: those that start Ray are one's, from the beginning, as two Rays would be in each
+    other's way and together they take longest; of the others a file's stay together, as they share what it makes."""
+
+    def starts_ray(item: pytest.Item) -> bool:
+        return item.get_closest_marker("cluster") is not None
+
+    items.sort(key=lambda item: not starts_ray(item))
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group("cluster" if starts_ray(item) else item.path.stem))
+
+
 @pytest.fixture(scope="session")
 def tiny_pack(tmp_path_factory: pytest.TempPathFactory) -> Pack:
     """SD 2.1's structure at toy widths with random weights; predicts epsilon. 64 px, latents 4 x 8 x 8, D = 32."""

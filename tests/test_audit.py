@@ -20,7 +20,7 @@ from tests.serving import FakeGenerator, ask
 from tests.test_access import a_gate
 
 store, fake = serving.store, serving.fake  # fixtures
-ADA, BOB = f"{1:016x}", f"{2:016x}"
+ADA, BOB = "ada5c0ffee15900d", "b0b5c0ffee15900d"  # found nowhere by chance, as zeros with a 1 would be
 
 
 def deed(action: str = "drew", *whom: str, **detail: str) -> Deed:

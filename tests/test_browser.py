@@ -112,6 +112,10 @@ def draw(page: Any, num: int) -> Any:
 def faults(page: Any) -> list[str]:
     """What axe-core calls serious or critical on the page as it stands."""
     page.evaluate(AXE)
+    page.evaluate(  # what is fading in is pale
+        "Promise.allSettled(document.getAnimations().filter((one) => one.effect.getComputedTiming().endTime < Infinity)"
+        ".map(({finished}) => finished))"
+    )
     found = page.evaluate("axe.run(document, {resultTypes: ['violations']})")["violations"]
     return [
         f"{fault['id']}: {node['html'][:120]}"
