@@ -12,8 +12,6 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import ray
-
 from benchmarks.cases import commands, faces, images, machine, names, requests, tables
 from benchmarks.cases.desk import Desk, Got, short
 from benchmarks.measure import hardware, markdown
@@ -55,7 +53,6 @@ def main() -> None:
             name, _, text, sign = rows[-1]
             print(f"{name} {sign} ({time.monotonic() - begin:.0f} s): {text}", flush=True)
     desk.close()
-    ray.shutdown()
     failing = [name for name, _, _, sign in rows if sign == _SIGNS[False]]
     minutes = (time.monotonic() - started) / 60
     head = f"# Cases\n\n{hardware('cpu')}, {os.cpu_count()} CPUs. {len(rows)} cases in {minutes:.0f} min, "

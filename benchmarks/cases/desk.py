@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import ray
 from PIL import Image
 from skimage import data
 from typer.testing import CliRunner
@@ -128,11 +129,12 @@ class Desk:
         return start(self.people, "studio", port=free_port())
 
     def close(self) -> None:
-        """Ends the endpoint."""
-        if "url" in self.__dict__:
+        """Ends the endpoint and its Ray; whoever asks for it again has a new one."""
+        if self.__dict__.pop("url", None) is not None:
             from serve.app import stop
 
             stop()
+        ray.shutdown()
 
     @cached_property
     def reference(self) -> np.ndarray:

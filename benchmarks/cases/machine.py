@@ -144,6 +144,9 @@ def r10(desk: Desk) -> Got:
 
 def r11(desk: Desk) -> Got:
     """RAY_ADDRESS=auto without a cluster: unset it, or start one."""
+    desk.close()
+    if any(path.read_text().startswith("gcs_server") for path in Path("/proc").glob("[0-9]*/comm")):
+        return Got(None, "somebody else's Ray runs on this machine")
     ran = _prepare(desk, "r11", {"RAY_ADDRESS": "auto", "RAY_TMPDIR": str(desk.folder("r11ray"))})
     right = ran.clear and "RAY_ADDRESS" in ran.output and "--address" not in ran.said
     return Got(right, ran.said)
