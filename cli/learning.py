@@ -5,7 +5,7 @@ Heavy imports happen inside the commands, so that `--help` answers at once.
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any, Final
 
 import typer
 
@@ -17,6 +17,7 @@ from cli.options import (
     MergePeople,
     NumWorkers,
     PackName,
+    PersonFrom,
     Photos,
     PresetName,
     Root,
@@ -25,6 +26,11 @@ from cli.options import (
     take_fields,
 )
 from cli.output import show_summary
+
+_NOT_OF_A_PHOTO: Final = {
+    "diverged": "`train --set seed=1` (or another rate) learns it",
+    "several_faces": "another photo that shows this person alone, and `run`, tell who of them it is",
+}
 
 
 def run(
@@ -37,6 +43,7 @@ def run(
     gpus: Gpus = None,
     faces: Faces = None,
     merge_people: MergePeople = False,
+    person_from: PersonFrom = None,
     settings: Changes = None,
 ) -> None:
     """Photos in, identities learned: `prepare`, then `train`.
@@ -63,6 +70,7 @@ def run(
             engine=engine_settings(engine),
             workers=Workers(num=workers, gpus=gpus),
             merge_people=merge_people,
+            person_from=person_from,
         )
         show_summary(summary, root)
 
@@ -74,6 +82,7 @@ def prepare(
     workers: NumWorkers = None,
     gpus: Gpus = None,
     faces: Faces = None,
+    person_from: PersonFrom = None,
     settings: Changes = None,
 ) -> None:
     """Photos -> faces: find, align and parse every face. A photo that cannot be used is a row of `rejects`.
@@ -86,7 +95,8 @@ def prepare(
         from pipelines.prepare import prepare as prepare_job
 
         config = prepare_settings(parse_settings(settings, faces=faces))
-        show_summary(prepare_job(photos, root, pack, config, workers=Workers(num=workers, gpus=gpus)), root)
+        models = Workers(num=workers, gpus=gpus)
+        show_summary(prepare_job(photos, root, pack, config, workers=models, person_from=person_from), root)
 
 
 def retry_rejects(
@@ -100,6 +110,7 @@ def retry_rejects(
     workers: NumWorkers = None,
     gpus: Gpus = None,
     faces: Faces = None,
+    person_from: PersonFrom = None,
     settings: Changes = None,
 ) -> None:
     """Try only the photos of SRC that were refused, with other limits or a mended source; the outcome replaces the
@@ -115,11 +126,13 @@ def retry_rejects(
 
         if unknown := sorted(set(reason or ()) - set(REASONS)):
             raise ValueError(f"no reason {', '.join(unknown)}; there are {', '.join(REASONS)}")
-        if "diverged" in (reason or ()):
-            raise ValueError("diverged: not the photo is at fault; `train --set seed=1` (or another rate) learns it")
+        for what in reason or ():
+            if what in _NOT_OF_A_PHOTO:
+                raise ValueError(f"{what}: not the photo is at fault; {_NOT_OF_A_PHOTO[what]}")
         config = prepare_settings(parse_settings(settings, faces=faces))
         models = Workers(num=workers, gpus=gpus)
-        summary = prepare_job(photos, root, pack, config, workers=models, retry=reason or REASONS)
+        how: dict[str, Any] = {"workers": models, "person_from": person_from}
+        summary = prepare_job(photos, root, pack, config, retry=reason or REASONS, **how)
         show_summary(summary, root)
 
 

@@ -18,7 +18,7 @@ Photos = Annotated[
         "--photos",
         metavar="SRC",
         help="A folder of images, .tar and .zip among them; a Parquet file or folder with a column `image` (bytes) or "
-        "`uri`, and optionally `name`; or an s3:// prefix of either. May be repeated.",
+        "`uri`, and optionally `name` and `person`; or an s3:// prefix of either. May be repeated.",
     ),
 ]
 PackName = Annotated[str, typer.Option("--pack", help="Model pack: a name (`packs list`), a folder or s3://.")]
@@ -45,6 +45,10 @@ Changes = Annotated[
 Faces = Annotated[
     Literal["all", "largest"] | None,
     typer.Option("--faces", help="Which faces of a group photo become identities. [default: all]"),
+]
+PersonFrom = Annotated[
+    Literal["folder"] | None,
+    typer.Option("--person-from", help="Photos in one folder below SRC are one person's, learned together."),
 ]
 MergePeople = Annotated[
     bool,

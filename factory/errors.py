@@ -20,6 +20,7 @@ REASONS = (
     "crashed_worker",  # the process that worked on it died or hung, also when it had nothing else to do
     "diverged",  # training gave words that are not finite
     "no_consent",  # the root requires one, and there is none that is good now
+    "several_faces",  # of a photo that is to show one person, none is told from the others
 )
 
 

@@ -107,13 +107,23 @@ def photo_name_of(a_face_name: str, index: int) -> str:
 def identity_id(a_face_id: str, recipe: Recipe, learning_fingerprint: str, more_faces: Sequence[str] = ()) -> str:
     """16 hex digits: the same face, recipe and pack (its `learning_fingerprint`) always give the same identity; so do
     the same faces of one person, in whatever order."""
-    return identity_ids(["+".join(sorted([a_face_id, *more_faces]))], recipe, learning_fingerprint)[0]
+    return identity_ids([faces_key([a_face_id, *more_faces])], recipe, learning_fingerprint)[0]
 
 
-def identity_ids(face_ids: Iterable[str], recipe: Recipe, learning_fingerprint: str) -> list[str]:
-    """`identity_id` of each of many faces."""
+def identity_ids(keys: Iterable[str], recipe: Recipe, learning_fingerprint: str) -> list[str]:
+    """`identity_id` of each of many: by a face's id, or by a `faces_key`."""
     asked = recipe_json(recipe)
-    return [short_hash([face, asked, learning_fingerprint]) for face in face_ids]
+    return [short_hash([key, asked, learning_fingerprint]) for key in keys]
+
+
+def faces_key(face_ids: Iterable[str]) -> str:
+    """One text for the faces that somebody is learned from, in whatever order: of one face its id."""
+    return "+".join(sorted(face_ids))
+
+
+def faces_of_key(key: str) -> list[str]:
+    """The face ids of a `faces_key`, sorted."""
+    return key.split("+")
 
 
 def recipe_json(recipe: Recipe) -> str:

@@ -31,6 +31,7 @@ from pipelines.photos.batches import BATCH, IsolatedBatches, read_batches
 from pipelines.photos.faces import FindFaces, ReadFaces, find_poisoned, read_poisoned
 from pipelines.photos.new import find_new_photos, work_units
 from pipelines.photos.people import tell_people
+from pipelines.photos.persons import PersonFrom
 from pipelines.photos.samples import samples
 from pipelines.photos.sources import Places, find_places
 
@@ -43,19 +44,21 @@ def prepare(
     *,
     workers: Workers = Workers(),
     retry: Sequence[str] | None = None,
+    person_from: PersonFrom | None = None,
     within: Summary | None = None,
 ) -> Summary:
     """Fills `faces` and `rejects` from SRC, one or several; photos that are in either are skipped, as are copies.
 
     With `retry`, only photos that were refused for one of these reasons are tried; what becomes of them replaces the
-    old rejects. `pack` is a name or folder; `workers` are those that read faces with the pack's models.
+    old rejects. `pack` is a name or folder; `workers` are those that read faces with the pack's models; `person_from`
+    is as in `find_places`.
     Raises ValueError or PackError, before anything is done, if SRC or the pack cannot be used.
     """
     store, config, loaded = Store(root), config or PrepareConfig(), load_pack(pack)
     for part in (loaded.fr_vit, loaded.faces, loaded.parser):
         loaded.folder(part)
     required, allowed = read_policy(store.root).require_consent, Allowed.of(store.root)
-    places = photos if isinstance(photos, Places) else find_places(photos, store.root)
+    places = photos if isinstance(photos, Places) else find_places(photos, store.root, person_from)
     with open_job("prepare", store, within) as summary:
         connect()
         store = shared(store)

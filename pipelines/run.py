@@ -11,6 +11,7 @@ from factory.store.people import same_person
 from factory.store.tables import Store
 from pipelines.jobs.job import Summary, open_job
 from pipelines.jobs.pools import Workers
+from pipelines.photos.persons import PersonFrom
 from pipelines.photos.sources import find_places
 from pipelines.prepare import prepare
 from pipelines.train import train
@@ -26,15 +27,16 @@ def run(
     engine: EngineConfig | None = None,
     workers: Workers = Workers(),
     merge_people: bool = False,
+    person_from: PersonFrom | None = None,
 ) -> Summary:
-    """`prepare`, then `train` for every face of ROOT that this recipe has not learned, with `merge_people` one of each
-    person. Raises what they raise."""
+    """`prepare`, then `train` for everybody of ROOT whom this recipe has not learned, with `merge_people` and
+    `person_from` as they take them. Raises what they raise."""
     loaded = load_pack(pack)
     loaded.folder(loaded.base)  # missing weights are told now, not after an hour of preparing
     if merge_people:
         same_person(loaded)
     store = Store(root)
-    places = find_places(photos, store.root)  # so is a source that cannot be used
+    places = find_places(photos, store.root, person_from)  # so is a source that cannot be used
     with open_job("run", store) as summary:
         prepare(places, root, pack, config, workers=workers, within=summary)
         recipes = [recipe] if recipe else ()

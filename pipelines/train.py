@@ -11,7 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import replace
 from functools import partial
 from itertools import compress
 from pathlib import Path
@@ -21,15 +21,12 @@ import numpy as np
 import pyarrow as pa
 
 from factory.config import EngineConfig, Recipe
-from factory.consent import COLUMNS, Consent
-from factory.ids import identity_id, identity_ids
-from factory.pack import Pack, load_pack
+from factory.faces.people import of_one_person
+from factory.ids import faces_key, faces_of_key, identity_id, identity_ids
+from factory.pack import load_pack
+from factory.records import PreparedFace
 from factory.settings import train_settings
-from factory.store.commits import retried
-from factory.store.digests import DigestSet, digests
-from factory.store.people import seen_again
-from factory.store.policy import read_policy
-from factory.store.queries import diverged, faces_by_id, faces_of_pack, ids_known, learned, of_pack
+from factory.store.queries import faces_by_id, learned
 from factory.store.rows import diverged_row, face_from_row, identity_row
 from factory.store.tables import Store
 from pipelines.jobs.cluster import connect
@@ -38,6 +35,7 @@ from pipelines.jobs.job import Summary, open_job
 from pipelines.jobs.pools import Workers, model_pool
 from pipelines.jobs.progress import Board, Progress, StepReporter, open_board, read_board
 from pipelines.jobs.stage import Stage, counts_table, tally
+from pipelines.photos.unlearned import find_new_people
 
 if TYPE_CHECKING:
     from factory.learn.trainer import Learned
@@ -58,7 +56,8 @@ def train(
     merge_people: bool = False,
     within: Summary | None = None,
 ) -> Summary:
-    """Learns every face of `faces` that this pack prepared and that these recipes have not learned yet.
+    """Learns every face of `faces` that this pack prepared and that these recipes have not learned yet; faces of whom
+    it was told that they are one person's together, and those of uploads not at all (factory/store/told.py).
 
     Without `recipes` the paper's is used, with what the pack needs otherwise. Several are learned in one job: its
     trainers start once. Faces that are learned together share their recipe, so a block of faces has one; a recipe that
@@ -73,14 +72,15 @@ def train(
     recipes = recipes or [train_settings(loaded)]
     recipes = list({(recipe.method, recipe.train): recipe for recipe in recipes}.values())
     with open_job("train", store, within) as summary:
-        new = [_new_faces(store, loaded, recipe, summary, merge_people, within is None) for recipe in recipes]
+        new = [find_new_people(store, loaded, recipe, summary, merge_people, within is None) for recipe in recipes]
         num_new = sum(map(len, new))
         if not num_new:
             return summary
         connect()
         store = shared(store)
         pool = model_pool(workers, at_most=-(-num_new // _WORTH_A_WORKER), pack=loaded)
-        batch = min(faces_per_block, -(-num_new // pool.size), max(map(len, new)))
+        num_faces = sum(len(faces_of_key(key)) for keys in new for key in keys)
+        batch = min(-(-faces_per_block * num_new // num_faces), -(-num_new // pool.size), max(map(len, new)))
         board = open_board()
         trainer = [loaded.portable_name(), recipes, engine or EngineConfig(), store, board, pool.device, pool.threads]
         chain = (
@@ -98,21 +98,26 @@ def train(
 
 
 def read_faces(wanted: pa.Table, store: Store, pack: str) -> pa.Table:
-    """Faces by id and the number of the recipe each is to be learned by -> rows of `faces`, and that number."""
-    face_ids = wanted["face_id"].to_pylist()
-    faces = faces_by_id(store, pack, face_ids)
-    row_of = {face_id: row for row, face_id in enumerate(faces["face_id"].to_pylist())}
-    there = [face_id in row_of for face_id in face_ids]  # somebody may have been erased meanwhile
-    rows = [row_of[face_id] for face_id in face_ids if face_id in row_of]
-    return faces.take(pa.array(rows, pa.int64())).append_column("recipe", wanted["recipe"].filter(pa.array(there)))
+    """People by their `faces_key`, and the number of the recipe each is to be learned by -> `faces`, a list of a
+    person's rows of that table, and that number. A person of whom a face was erased meanwhile is left out."""
+    keys = [faces_of_key(key) for key in wanted["faces"].to_pylist()]
+    found = faces_by_id(store, pack, list(dict.fromkeys(face for key in keys for face in key)))
+    row_of = {face_id: row for row, face_id in enumerate(found["face_id"].to_pylist())}
+    there = [all(face in row_of for face in key) for key in keys]
+    whole = list(compress(keys, there))
+    rows = found.take(pa.array([row_of[face] for key in whole for face in key], pa.int64())).combine_chunks()
+    ends = np.cumsum([0, *map(len, whole)])
+    people = pa.ListArray.from_arrays(pa.array(ends, pa.int32()), rows.to_struct_array().combine_chunks())
+    return pa.table({"faces": people, "recipe": wanted["recipe"].filter(pa.array(there, pa.bool_()))})
 
 
 def _blocks(new: Sequence[Sequence[str]], size: int) -> Iterator[pa.Table]:
-    """Blocks of at most `size` faces that are learned by the same recipe; `new` has face ids for each recipe."""
-    for number, face_ids in enumerate(new):
-        for first in range(0, len(face_ids), size):
-            own = face_ids[first : first + size]
-            yield pa.table({"face_id": own, "recipe": [number] * len(own)})
+    """Blocks of at most `size` people who are learned by the same recipe; `new` has their `faces_key` for each
+    recipe."""
+    for number, keys in enumerate(new):
+        for first in range(0, len(keys), size):
+            own = keys[first : first + size]
+            yield pa.table({"faces": own, "recipe": [number] * len(own)})
 
 
 class IdentityTrainer:
@@ -138,30 +143,32 @@ class IdentityTrainer:
         self.reporter = StepReporter(board)
 
     def __call__(self, batch: pa.Table) -> pa.Table:
-        """Rows of `faces` with the number of their recipe -> COUNTS, once all of them are committed.
+        """People's rows of `faces` with the number of their recipe -> COUNTS, once all of them are committed.
 
         Raises MemoryError if one of them alone does not fit.
         """
         import torch
 
-        rows: dict[int, list[dict[str, Any]]] = {}
+        people: dict[int, list[list[dict[str, Any]]]] = {}
         for row in batch.to_pylist():
-            rows.setdefault(row.pop("recipe"), []).append(row)
+            people.setdefault(row["recipe"], []).append(row["faces"])
         counts: Counter[str] = Counter()
         try:
-            for number, own in rows.items():
+            for number, own in people.items():
                 self._learn(own, self.recipes[number], counts)
         except torch.OutOfMemoryError as error:  # of one alone, with the remedy: a user's to mend
             raise MemoryError(str(error)) from error
         self.reporter.finished()
         return counts_table(counts)
 
-    def _learn(self, rows: Sequence[dict[str, Any]], recipe: Recipe, counts: Counter[str]) -> None:
-        """Learns rows of `faces`, commits them as they finish, and adds to `counts` what it committed."""
-        ids = {identity_id(row["face_id"], recipe, self.trainer.fingerprint): row for row in rows}
+    def _learn(self, people: Sequence[list[dict[str, Any]]], recipe: Recipe, counts: Counter[str]) -> None:
+        """Learns people by their rows of `faces`, commits them as they finish, and adds to `counts` what it
+        committed."""
+        keys = [faces_key(row["face_id"] for row in rows) for rows in people]
+        ids = dict(zip(identity_ids(keys, recipe, self.trainer.fingerprint), people, strict=True))
         # a block that is done again after its actor was lost: some of it may be learned already
         known = learned(self.store, list(ids))
-        faces = (face_from_row(row) for identity, row in ids.items() if identity not in known)
+        faces = (_person(rows) for identity, rows in ids.items() if identity not in known)
         counts.update(faces=len(known), identities=len(known))
         waiting: list[Learned] = []
         handed, last, commit = len(known), time.monotonic(), Future[Counter[str]]()
@@ -185,7 +192,7 @@ class IdentityTrainer:
         identities = [identity_row(one.identity) for one in done if one.identity is not None]
         fingerprint = self.trainer.fingerprint
         rejects = [
-            diverged_row(one.face, identity_id(one.face.face_id, recipe, fingerprint), recipe)
+            diverged_row(one.face, identity_id(one.face.face_id, recipe, fingerprint, one.face.face_ids[1:]), recipe)
             for one in done
             if one.identity is None
         ]
@@ -196,59 +203,7 @@ class IdentityTrainer:
         return counts
 
 
-def _new_faces(
-    store: Store, pack: Pack, recipe: Recipe, summary: Summary, merge_people: bool, counts_faces: bool
-) -> list[str]:
-    """Ids of the faces still to be learned, which is all that the driver holds of faces."""
-    plan = retried(partial(_plan, store, pack, recipe))
-    new = plan.new
-    if plan.lacking:
-        summary.count_rejects(Counter({"rejected_face:no_consent": len(plan.lacking)}))
-    if merge_people:
-        faces = faces_of_pack(store, pack.name, ["face_id"])["face_id"].to_pylist()
-        ids = dict(zip(faces, identity_ids(faces, recipe, pack.learning_fingerprint()), strict=True))
-        known, refused = learned(store), diverged(store)
-        tried = refused.hold(digests(ids.values()))
-        before = {face for face, identity in ids.items() if identity in known}
-        again = seen_again(store, pack, before=before, but=set(compress(ids, tried)))
-        merged = {face.face_id for face in again}
-        summary.merged += len(merged)
-        new = [face_id for face_id in new if face_id not in merged]
-    summary.identities_existing += plan.num_learned
-    if counts_faces:
-        summary.faces = plan.num_faces
-        summary.photos = summary.photos_with_faces = plan.num_photos
-        summary.skipped_existing += plan.num_faces - len(new)
-    return new
-
-
-@dataclass(slots=True)
-class _Plan:
-    new: list[str] = field(default_factory=list)  # face_ids, sorted
-    lacking: list[str] = field(default_factory=list)  # face_ids that would be new, but for their consent
-    num_faces: int = 0
-    num_learned: int = 0
-    num_photos: int = 0
-
-
-def _plan(store: Store, pack: Pack, recipe: Recipe) -> _Plan:
-    """What there is to learn: the faces are gone through in batches, beside what is known at 16 bytes an id."""
-    plan, photos = _Plan(), list[np.ndarray]()
-    known, refused = ids_known(store, "identities"), diverged(store)
-    now, fingerprint = time.time(), pack.learning_fingerprint()
-    asks = read_policy(store.root).require_consent  # they were prepared before it was, or it has expired
-    for faces in store.batches("faces", ["face_id", "photo_id", *COLUMNS], of_pack(pack.name)):
-        face_ids = faces["face_id"].to_pylist()
-        ids = digests(identity_ids(face_ids, recipe, fingerprint))
-        is_known = known.hold(ids)
-        rows = [int(row) for row in np.flatnonzero(~is_known & ~refused.hold(ids))]
-        consents = faces.select(COLUMNS).take(pa.array(rows, pa.int64())).to_pylist() if asks else [{}] * len(rows)
-        for row, consent in zip(rows, consents, strict=True):
-            lacks = asks and Consent.of(consent).lacking(now)
-            (plan.lacking if lacks else plan.new).append(face_ids[row])
-        plan.num_faces += len(face_ids)
-        plan.num_learned += int(is_known.sum())
-        photos.append(np.unique(digests(faces["photo_id"].to_pylist())))
-    plan.new.sort()
-    plan.num_photos = len(DigestSet(photos))
-    return plan
+def _person(rows: Sequence[dict[str, Any]]) -> PreparedFace:
+    """Rows of `faces` -> what is learned of them; somebody whose photos were told is called so."""
+    face = of_one_person([face_from_row(row) for row in rows])
+    return replace(face, name=rows[0]["person"] or face.name)

@@ -193,16 +193,17 @@ class Ingress:
         films = Filming(pack, catalog, store, client)
         modelling = Modelling(pack, catalog, store, self._sculptor)
         uploads = Uploads(pack, store, RemoteLearner(self._learner, root))
-        lines = BatchRunner(store, endpoint.generations, at_once=self._num_patient)
+        ledger = Ledger(store)
+        lines = BatchRunner(store, endpoint.generations, at_once=self._num_patient, ledger=ledger)
         kinds = {
             FILM: Kind(do=films.film),
             HEAD: Kind(do=modelling.sculpt),
-            LEARN: Kind(do=uploads.learn, at_once=self._args.learner_slots),
+            LEARN: Kind(do=uploads.learn, undo=uploads.forget, at_once=self._args.learner_slots),
             BATCH: Kind(do=lines.run),
         }
         book = WorkBook(store, kinds, kept_of)
         identities = Identities(catalog, store, book, uploads, pack.fingerprint(), self._quotas)
-        batches = Batches(store, book)
+        batches = Batches(store, book, pack.name)
         routers = [
             work_routes(book),
             video_routes(Videos(pack, catalog, store, book, films)),
@@ -216,8 +217,8 @@ class Ingress:
         self._books.append(book)
         self._clients.append(client)
         app = create_app(endpoint, self._door, book, *routers)
-        self._ledgers.append(Ledger(store))
-        app.add_middleware(LedgerMiddleware, ledger=self._ledgers[-1])
+        self._ledgers.append(ledger)
+        app.add_middleware(LedgerMiddleware, ledger=ledger)
         return app
 
     async def close(self) -> int:

@@ -29,6 +29,7 @@ from factory.records import Identity
 from factory.store.queries import learned
 from factory.store.rows import diverged_row, face_row, identity_row, refusal_rows
 from factory.store.tables import Store
+from factory.store.told import UPLOADED
 from serve.learn_loop import LearnLoop
 from serve.settings import AppArgs
 
@@ -98,7 +99,7 @@ class Learner:
             return
         refused = refusal_rows(photo_id, name, pack, outcome.refused, whole=not outcome.faces)
         store.upsert("rejects", refused)
-        rows = [face_row(replace(face, consent=consent)) | {"uri": None} for face in outcome.faces]
+        rows = [face_row(replace(face, consent=consent)) | {"uri": UPLOADED} for face in outcome.faces]
         store.upsert("faces", rows)  # last: the photo is done
 
     async def learn(self, root: str, face_ids: list[str], recipe: Recipe, name: str = "") -> AsyncIterator[float | str]:

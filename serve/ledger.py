@@ -29,6 +29,12 @@ def tell(request: Request, action: str, whom: Sequence[str], num: int = 1, **det
     request.scope.setdefault("state", {})["deed"] = {"action": action, "whom": whom, "num": num, "detail": detail}
 
 
+def actor_of(scope: Scope) -> str:
+    """Who asks, as the audit calls them."""
+    key = scope.get("state", {}).get("key")
+    return "anybody" if key is None else f"key {key.key_id}"
+
+
 class Ledger:
     """The deeds of one server on one root. For one event loop."""
 
@@ -84,7 +90,6 @@ class LedgerMiddleware:
         deed: dict[str, Any] | None = scope.get("state", {}).get("deed")
         if status >= 400 or (deed is None and scope["method"] in ("GET", "HEAD", "OPTIONS")):
             return
-        key = scope.get("state", {}).get("key")
         told = deed or {"action": f"{scope['method']} {getattr(scope.get('route'), 'path', '?')}", "detail": {}}
         detail = told.pop("detail")
-        self._ledger.note("anybody" if key is None else f"key {key.key_id}", **told, **detail)
+        self._ledger.note(actor_of(scope), **told, **detail)

@@ -21,7 +21,7 @@ from ray.serve.handle import DeploymentHandle
 from factory.config import Config, Recipe
 from factory.consent import Consent
 from factory.errors import PhotoRejected
-from factory.ids import content_id, identity_id
+from factory.ids import content_id, identity_id, photo_of
 from factory.pack import Pack
 from factory.settings import train_settings
 from factory.store.consents import set_photos_consent
@@ -30,6 +30,7 @@ from factory.store.queries import add_name, faces_by_id, learned, photo_rows
 from factory.store.rows import decode_png
 from factory.store.sql import where_in
 from factory.store.tables import Store
+from factory.store.told import forget_uploads
 from serve.client import GeneratorDown
 from serve.unlearned import Erased, NoSuchFace, SeveralFaces
 from serve.work import OnProgress, TooMuchWork, Work
@@ -207,6 +208,12 @@ class Uploads:
             for task in tasks:
                 task.cancel()
         return order.people[0].identity_id
+
+    async def forget(self, work: Work) -> None:
+        """After an order was taken back: nothing is kept of its photos, unless others of them are learned."""
+        people = LearnOrder.model_validate_json(work.request).people
+        photos = {photo_of(face) for person in people for face in (person.face_id, *person.more_faces)}
+        await asyncio.to_thread(forget_uploads, self._store, photos)
 
     async def _learn_one(self, person: Person, recipe: Recipe, tell: OnProgress) -> None:
         for tries_left in reversed(range(_TRIES)):

@@ -59,6 +59,7 @@ class Kind:
     """A kind of work: how it is done, and how many pieces at once."""
 
     do: Do  # cancelled where nobody wants it any more
+    undo: Callable[[Work], Awaitable[None]] | None = None  # what is left to do then
     at_once: int = 1
     max_waiting: int = 64  # pieces that are begun or wait; more are refused
     room: asyncio.Semaphore = field(init=False)
@@ -171,6 +172,8 @@ class WorkBook:
         if work.under_way:
             work = replace(work, status="cancelled", finished_at=time.time())
             await self._write(work)
+            if (kind_of := self._kinds.get(work.kind)) is not None and kind_of.undo is not None:
+                await kind_of.undo(work)
         return work
 
     async def remove(self, work_id: str, kind: str | None = None) -> Work:

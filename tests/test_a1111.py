@@ -1,11 +1,9 @@
-"""AUTOMATIC1111's API as webuiapi asks it, unchanged, over a socket; and what its infotexts say."""
+"""AUTOMATIC1111's API as webuiapi asks it, unchanged, over a socket."""
 
 from __future__ import annotations
 
 import base64
 import io
-import json
-import re
 import threading
 import time
 from collections.abc import Iterator
@@ -23,8 +21,6 @@ from factory.pack import Pack
 from factory.store.rows import identity_row
 from factory.store.tables import Store
 from serve.a1111 import schemas
-from serve.a1111.infotext import infotext, parse
-from serve.a1111.prompts import plain, with_people
 from serve.a1111.routes import a1111_routes
 from serve.catalog import Catalog
 from serve.client import ImageClient, QueueFull
@@ -244,36 +240,6 @@ def test_controlnet_units_are_poses(http: TestClient, api: webuiapi.WebUIApi) ->
     assert skeleton[0].skeleton == "AA=="
     with pytest.raises(RuntimeError, match="pose"):  # this pack has no control; one that has draws them
         api.txt2img(prompt="ada", controlnet_units=[unit])
-
-
-def test_names_stand_for_people_where_they_are_whole_words() -> None:
-    names = {"ada", "Grace Hopper", "Grace", "x-ray"}
-
-    def known(texts: Any) -> set[str]:
-        return names & set(texts)
-
-    assert with_people("photo of ada, snow", known) == "photo of <person:ada>, snow"
-    assert with_people("Grace Hopper and Grace", known) == "<person:Grace Hopper> and <person:Grace>"
-    assert with_people("adamant x-ray canada", known) == "adamant <person:x-ray> canada"
-    assert with_people("<person:bob> with ada", known) == "<person:bob> with <person:ada>"
-    assert plain("((ada)) (snow:1.3) [fog] \\(really\\)") == "ada snow fog (really)"
-
-
-# As its own code writes the pattern in which a setting is found (modules/infotext_utils.py, 1.10)
-THEIRS = re.compile(r'\s*(\w[\w \-/]+):\s*("(?:\\.|[^\\"])+"|[^,]*)(?:,|$)')
-
-
-def test_an_infotext_is_read_by_its_own_pattern() -> None:
-    text = infotext(
-        "ada: a, b\nsecond line", 'no "x"', {"Steps": 20, "Sampler": "Euler", "Model": "a, b: c", "Seed": 1}
-    )
-    settings = dict(THEIRS.findall(text.split("\n")[-1]))
-    assert settings == {"Steps": "20", "Sampler": "Euler", "Model": '"a, b: c"', "Seed": "1"}
-    assert json.loads(settings["Model"]) == "a, b: c"
-    read = parse(text)
-    assert read["Prompt"] == "ada: a, b\nsecond line" and read["Negative prompt"] == 'no "x"'
-    assert read["Model"] == "a, b: c" and parse("") == {}
-    assert parse("only a prompt: with a colon") == {"Prompt": "only a prompt: with a colon", "Negative prompt": ""}
 
 
 def test_png_info_refuses_what_is_none(http: TestClient) -> None:

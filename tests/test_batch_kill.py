@@ -15,8 +15,8 @@ import pytest
 
 from factory.pack import Pack
 from factory.store.tables import Store
+from tests.batching import begin, ended, lines, task
 from tests.serving import people_store
-from tests.test_batches import begin, ended, lines, task
 from tests.test_serve_cluster import free_port
 
 NUM = 200  # requests

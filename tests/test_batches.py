@@ -2,14 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import io
-import json
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, get_type_hints
 
 import openai
@@ -18,84 +12,15 @@ from openai.types import Batch, FileObject, batch_create_params, batch_list_para
 from PIL import Image
 from starlette.testclient import TestClient
 
-from factory.pack import Pack
-from factory.store.erase import erase, find_person
-from factory.store.lines import lines_of_file
 from factory.store.tables import Store
-from serve.app import create_app
-from serve.catalog import Catalog
-from serve.client import GeneratorDown, ImageClient
 from serve.openai import contract
 from serve.openai.batch_file import MAX_LINES, check
-from serve.openai.batch_lines import KIND, BatchRunner, line_seed
-from serve.openai.batches import Batches, batch_routes
-from serve.openai.errors import kept_of
-from serve.openai.files import Files, file_routes
-from serve.openai.images import Endpoint
-from serve.stopping import Door
-from serve.work import Kind, WorkBook
-from tests import serving
+from serve.openai.batch_lines import line_seed
+from tests import batching, serving
+from tests.batching import as_jsonl, begin, ended, lines, task, upload
 from tests.serving import FakeGenerator, error_of
-from tests.test_contract import as_client
 
-store, fake = serving.store, serving.fake  # fixtures
-
-
-@contextmanager
-def server(
-    store: Store, pack: Pack, fake: FakeGenerator, room: asyncio.Semaphore | None = None
-) -> Iterator[TestClient]:
-    """A server of its own on this root; left, it puts down what it has not done."""
-    submits = fake.submit, fake.submit_with_previews, fake.submit_clip
-    client = ImageClient(*submits, timeout_s=5.0, submit_patiently=fake.submit, patient_room=room)
-    endpoint = Endpoint(pack, Catalog(store.root), client, fake.stats)
-    lines = BatchRunner(store, endpoint.generations, at_once=2)
-    book = WorkBook(store, {KIND: Kind(do=lines.run, max_waiting=2)}, kept_of, beat_s=0.1)
-    batches = Batches(store, book)
-    routers = batch_routes(batches), file_routes(Files(store, batches))
-    with TestClient(create_app(endpoint, Door(), book, *routers), raise_server_exceptions=False) as http:
-        yield http
-
-
-@pytest.fixture
-def http(store: Store, tiny_pack: Pack, fake: FakeGenerator) -> Iterator[TestClient]:
-    with server(store, tiny_pack, fake) as http:
-        yield http
-
-
-@pytest.fixture
-def client(http: TestClient) -> openai.OpenAI:
-    return as_client(http)
-
-
-def task(custom_id: str, **fields: Any) -> dict[str, Any]:
-    body = {"model": "ada", "prompt": "<person> in the snow"} | fields
-    return {"custom_id": custom_id, "method": "POST", "url": "/v1/images/generations", "body": body}
-
-
-def upload(client: openai.OpenAI, tasks: list[dict[str, Any]]) -> FileObject:
-    return client.files.create(file=("people.jsonl", as_jsonl(tasks)), purpose="batch")
-
-
-def as_jsonl(tasks: list[dict[str, Any]]) -> bytes:
-    return "\n".join(map(json.dumps, tasks)).encode()
-
-
-def begin(client: openai.OpenAI, tasks: list[dict[str, Any]], **fields: Any) -> Batch:
-    given: dict[str, Any] = {"completion_window": "24h", "endpoint": "/v1/images/generations"} | fields
-    return client.batches.create(input_file_id=upload(client, tasks).id, **given)
-
-
-def ended(client: openai.OpenAI, batch_id: str, within_s: float = 20) -> Batch:
-    deadline = time.monotonic() + within_s
-    while (batch := client.batches.retrieve(batch_id)).status in ("validating", "in_progress", "finalizing"):
-        assert time.monotonic() < deadline, batch
-        time.sleep(0.01)
-    return batch
-
-
-def lines(client: openai.OpenAI, file_id: str | None) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in client.files.content(file_id or "").read().splitlines()]
+store, fake, http, client = serving.store, serving.fake, batching.http, batching.client  # fixtures
 
 
 def test_the_openai_client_uploads_begins_polls_and_reads_the_answers(client: openai.OpenAI) -> None:
@@ -112,6 +37,7 @@ def test_the_openai_client_uploads_begins_polls_and_reads_the_answers(client: op
     assert batch.status == "completed" and batch.metadata == {"for": "a test"}
     assert batch.request_counts is not None and batch.expires_at == batch.created_at + 24 * 3600
     assert batch.request_counts.model_dump() == {"total": 3, "completed": 2, "failed": 1}
+    assert batch.model == "tiny" and batch.usage is not None
     first, two = lines(client, batch.output_file_id)
     assert (first["custom_id"], first["error"], first["response"]["status_code"]) == ("first", None, 200)
     picture = first["response"]["body"]["data"][0]
@@ -119,6 +45,8 @@ def test_the_openai_client_uploads_begins_polls_and_reads_the_answers(client: op
     assert Image.open(io.BytesIO(base64.b64decode(picture["b64_json"]))).getpixel((0, 0)) == (7, 7, 7)
     seeds = [image["seed"] for image in two["response"]["body"]["data"]]
     assert seeds == [line_seed(batch.id, 3), line_seed(batch.id, 3) + 1] and two["response"]["body"]["size"] == "32x32"
+    usages = [one["response"]["body"]["usage"] for one in (first, two)]
+    assert batch.usage.total_tokens == batch.usage.input_tokens == sum(one["input_tokens"] for one in usages) > 0
     (wrong,) = lines(client, batch.error_file_id)
     assert (wrong["custom_id"], wrong["response"]["status_code"]) == ("wrong", 404)
     assert wrong["response"]["body"]["error"]["code"] == "model_not_found"
@@ -229,144 +157,6 @@ def test_files_of_other_purposes_and_pictures_at_addresses_are_none(http: TestCl
     assert http.get(f"/v1/pictures/{file.id}").status_code == 404
     with pytest.raises(openai.UnprocessableEntityError, match="batch_0"):
         client.batches.list(after="batch_0")
-
-
-def test_cancelled_a_batch_keeps_what_is_done(client: openai.OpenAI, fake: FakeGenerator) -> None:
-    fake.endless_after = 3
-    batch = begin(client, [task(str(number)) for number in range(9)])
-    while (counts := client.batches.retrieve(batch.id).request_counts) is None or counts.completed < 3:
-        time.sleep(0.01)
-    reading = client.batches.retrieve(batch.id)
-    assert reading.status == "in_progress" and reading.output_file_id is None
-    with pytest.raises(openai.ConflictError, match="cancel it first"):
-        client.files.delete(batch.input_file_id)
-    batch = client.batches.cancel(batch.id)
-    assert (
-        batch.status == "cancelled" and batch.cancelled_at and [one.id for one in client.batches.list()] == [batch.id]
-    )
-    assert all(pending.cancelled for pending in fake.pending[3:]) and len(fake.pending) == 5
-    assert len(lines(client, batch.output_file_id)) == 3
-    assert client.files.delete(batch.input_file_id).deleted
-    assert client.files.delete(batch.output_file_id or "").deleted
-    again = client.batches.retrieve(batch.id)
-    assert again.output_file_id is None and again.request_counts == counts  # what was counted stays
-    with pytest.raises(openai.NotFoundError):
-        client.files.content(batch.output_file_id or "")
-
-
-def test_a_restart_goes_on_where_it_was_and_draws_no_line_twice(
-    store: Store, tiny_pack: Pack, fake: FakeGenerator
-) -> None:
-    tasks = [task(str(number)) for number in range(8)]
-    fake.endless_after = 4
-    with server(store, tiny_pack, fake) as http:
-        batch = begin(as_client(http), tasks)
-        while store.count("lines") < 4:
-            time.sleep(0.01)
-    before = store.read("lines").to_pylist()
-    other = FakeGenerator()
-    with server(store, tiny_pack, other) as http:
-        assert ended(as_client(http), batch.id).status == "completed"
-    assert sorted(job.seed for job in other.jobs) == sorted(
-        line_seed(batch.id, line) for line in {*range(1, 9)} - {row["line"] for row in before}
-    )
-    rows = store.read("lines").to_pylist()
-    assert sorted(row["line"] for row in rows) == [*range(1, 9)] and all(row in rows for row in before)
-
-
-def test_what_is_not_begun_in_time_expires(store: Store, tiny_pack: Pack, fake: FakeGenerator) -> None:
-    fake.endless_after = 1
-    with server(store, tiny_pack, fake) as http:
-        batch = begin(as_client(http), [task("a"), task("b"), task("c")], completion_window="2h")
-        while store.count("lines") < 1:
-            time.sleep(0.01)
-    (row,) = store.read("work").to_pylist()
-    store.upsert("work", [{**row, "created_at": time.time() - 2 * 3600 + 0.5}])
-    with server(store, tiny_pack, fake) as http:
-        over = ended(as_client(http), batch.id)
-        assert over.status == "expired" and over.expired_at is not None and over.request_counts is not None
-        assert over.request_counts.model_dump() == {"total": 3, "completed": 1, "failed": 2}
-        late = lines(as_client(http), over.error_file_id)
-        assert [(line["response"], line["error"]["code"]) for line in late] == [(None, "batch_expired")] * 2
-
-
-def test_a_line_waits_for_a_generator_that_is_lost(
-    client: openai.OpenAI, fake: FakeGenerator, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    lost = iter([True, True])
-    draw = FakeGenerator.work
-
-    async def work(self: FakeGenerator, job: Any) -> Any:
-        if next(lost, False):
-            raise GeneratorDown("gone")
-        return await draw(self, job)
-
-    monkeypatch.setattr(FakeGenerator, "work", work)
-    monkeypatch.setattr("serve.openai.batch_lines._AGAIN_S", 0.01)
-    batch = ended(client, begin(client, [task("a"), task("b")]).id)
-    assert batch.request_counts is not None and batch.request_counts.completed == 2
-
-
-def test_answers_expire_if_that_is_asked_for(client: openai.OpenAI, store: Store) -> None:
-    asked = {"output_expires_after": {"anchor": "created_at", "seconds": 3600}}
-    batch = ended(client, begin(client, [task("a")], **asked).id)
-    file = client.files.retrieve(batch.output_file_id or "")
-    assert file.expires_at == file.created_at + 3600
-    (row,) = store.read("work").to_pylist()
-    store.upsert("work", [{**row, "finished_at": row["finished_at"] - 3601}])
-    assert client.batches.retrieve(batch.id).output_file_id is None
-    ended(client, begin(client, [task("b")]).id)  # the next one's end sweeps
-    rows = {row["custom_id"]: row["answer"] for row in store.read("lines").to_pylist()}
-    assert rows["a"] is None and rows["b"] is not None
-
-
-def test_a_line_of_many_pictures_takes_no_more_places_at_the_replicas(
-    store: Store, tiny_pack: Pack, fake: FakeGenerator
-) -> None:
-    fake.endless_after = 5
-    room = asyncio.Semaphore(2)
-    with server(store, tiny_pack, fake, room) as http:
-        begin(as_client(http), [task("a", n=10), task("b", n=10)])
-        while len(fake.pending) < 7:
-            time.sleep(0.01)
-        time.sleep(0.1)
-        assert len(fake.pending) == 7 and http.post("/v1/images/generations", json={}).status_code == 422
-
-
-def test_too_many_batches_are_told_to_come_again(client: openai.OpenAI, fake: FakeGenerator) -> None:
-    fake.endless_after = 0
-    for _ in range(2):
-        begin(client, [task("a")])
-    with pytest.raises(openai.RateLimitError) as refused:
-        begin(client, [task("a")])
-    assert refused.value.response.headers["retry-after"] == "10"
-
-
-def test_who_is_erased_leaves_lines_and_requests(client: openai.OpenAI, store: Store) -> None:
-    [ada] = store.identities(["ada"])
-    both = "<person> and <person:bob>"
-    tasks = [task("a"), task("b", model="bob"), task("c", prompt=both), task("d", model="bob", user=ada.identity_id)]
-    batch = ended(client, begin(client, tasks, metadata={"who": "bob"}).id)
-    of_ada = lines(client, batch.output_file_id)[0]["response"]["body"]["data"][0]["b64_json"]
-    done = erase(store, find_person(store, name="ada"))
-    assert done.rows["lines"] == 2 and not done.found
-    left = [file.read_bytes() for file in Path(store.root).rglob("*") if file.is_file()]
-    for needle in (ada.identity_id.encode(), of_ada.encode(), as_jsonl(tasks[:1]), as_jsonl(tasks[2:3])):
-        assert not any(needle in data for data in left)
-    assert [line["custom_id"] for line in lines(client, batch.output_file_id)] == ["b", "d"]
-    kept = client.files.content(batch.input_file_id).read().split(b"\n")
-    assert [json.loads(line)["custom_id"] if line else "" for line in kept] == ["", "b", "", ""]
-
-
-def test_a_large_output_file_is_read_in_pieces(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    row = {"batch_id": "batch_a", "people": [], "status": 200, "error": None, "created_at": 0.0, "answer": b"{}"}
-    numbers = [3, 1, 2, 10, 5]
-    store.upsert("lines", [{**row, "line": n, "custom_id": str(n), "num_bytes": 100} for n in numbers])
-    monkeypatch.setattr("factory.store.lines._AT_ONCE", 250)
-    pieces = list(lines_of_file(store, "batch_a", failed=False))
-    assert [len(piece.splitlines()) for piece in pieces] == [2, 2, 1]
-    assert [json.loads(line)["custom_id"] for line in b"".join(pieces).splitlines()] == ["1", "2", "3", "5", "10"]
-    assert list(lines_of_file(store, "batch_a", failed=True)) == []
 
 
 def test_a_file_that_is_too_large_and_other_bodies_are_refused(

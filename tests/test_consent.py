@@ -35,15 +35,15 @@ from pipelines.photos.batches import read_batches
 from pipelines.photos.faces import FindFaces, ReadFaces
 from pipelines.photos.samples import samples
 from pipelines.photos.sources import read_photos
+from pipelines.photos.unlearned import find_new_people
 from pipelines.prepare import commit, prepare
-from pipelines.train import _new_faces
 from serve.loop import ImageResult
 from tests import serving
+from tests.batching import begin, ended, lines, server, task
 from tests.local_chain import use_local_chain
 from tests.make_faces import noise_face
 from tests.serving import FakeGenerator, ask, error_of, person
 from tests.sources import listed, photos_of, table, write
-from tests.test_batches import begin, ended, lines, server, task
 from tests.test_contract import as_client
 
 fake, http = serving.fake, serving.http  # fixtures
@@ -168,7 +168,7 @@ def test_a_root_that_requires_consent(tmp_path: Path, tiny_pack: Pack, monkeypat
     store, recipe, summary = Store(root), train_settings(tiny_pack), Summary(job="train", job_id="")
     faces = [face_row(noise_face(number, tiny_pack)) for number in range(2)]
     store.upsert("faces", [faces[0], faces[1] | {"consent": "form", "consent_expires": FUTURE}])
-    assert _new_faces(store, tiny_pack, recipe, summary, False, False) == ["face-1"]
+    assert find_new_people(store, tiny_pack, recipe, summary, False, False) == ["face-1"]
     assert summary.rejected_faces == {"no_consent": 1}
 
 

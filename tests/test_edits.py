@@ -25,7 +25,7 @@ from serve.openai.contract import IMAGES_EDIT
 from serve.openai.edits import EditsRequest
 from tests.serving import FakeGenerator, error_of, people_store
 from tests.test_contract import as_client, literals
-from tests.test_identities import FakeLearner, serving, upload
+from tests.uploading import FakeLearner, serving, upload
 
 PARAMS = [image_edit_params.ImageEditParamsNonStreaming, image_edit_params.ImageEditParamsStreaming]
 FIELDS: dict[str, Any] = {name: kind for params in PARAMS for name, kind in get_type_hints(params).items()}

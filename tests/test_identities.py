@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import io
-import threading
-import time
-from collections.abc import AsyncIterator, Iterator
-from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,125 +11,17 @@ import pytest
 from PIL import Image
 from starlette.testclient import TestClient
 
-from factory.config import Recipe
-from factory.consent import Consent
-from factory.errors import PhotoRejected
-from factory.faces.people import of_one_person
 from factory.ids import content_id, face_id, identity_id
 from factory.pack import Pack
 from factory.settings import train_settings
-from factory.store.erase import erase, find_person
-from factory.store.rows import face_row, identity_row, refusal_rows
 from factory.store.tables import Store
-from serve.catalog import Catalog
-from serve.client import GeneratorDown, ImageClient
-from serve.ingress import create_app
 from serve.learning import Diverged
-from serve.openai.edits import Edits, edit_routes
-from serve.openai.errors import kept_of
 from serve.openai.forms import MAX_PHOTOS
-from serve.openai.identities import Identities, identity_routes
-from serve.openai.images import Endpoint
-from serve.openai.work import work_routes
-from serve.stopping import Door
-from serve.uploads import KIND, Uploads
-from serve.work import Kind, WorkBook
-from tests.make_faces import noise_face
-from tests.serving import FakeGenerator, error_of, people_store, person
+from tests import uploading
+from tests.serving import error_of
+from tests.uploading import MAX_WAITING, FakeLearner, finished, serving, upload
 
-MAX_WAITING = 3
-
-
-@dataclass
-class FakeLearner:
-    """Stands for the learning deployment: a photo b"2 faces" has two, b"no face" none; learns when it is let."""
-
-    store: Store
-    pack: Pack
-    go: threading.Event = field(default_factory=threading.Event)
-    prepared: list[str] = field(default_factory=list)
-    learned: list[str] = field(default_factory=list)  # ids of faces
-    lost: int = 0  # how often the replica dies on the way
-    error: Exception | None = None
-
-    async def prepare(self, data: bytes, name: str, consent: Consent) -> None:
-        self.prepared.append(name)
-        photo_id = content_id(data)
-        if data == b"no face":
-            refused = [(0, PhotoRejected("no_face", "no face scores 0.5 in 64 x 64 pixels"))]
-            self.store.upsert("rejects", refusal_rows(photo_id, name, self.pack.name, refused, whole=True))
-            return
-        faces = []
-        for index in range(2 if data.startswith(b"2 faces") else 1):
-            ids: dict[str, Any] = {"face_id": face_id(photo_id, index), "photo_id": photo_id, "face_index": index}
-            ids["name"] = name if index == 0 else f"{name}-{index}"
-            noise = noise_face(int(photo_id[:8], 16) + index, self.pack)
-            faces.append(face_row(replace(noise, consent=consent, **ids)))
-        self.store.upsert("faces", [{**row, "uri": None} for row in faces])
-
-    async def learn(self, face_ids: list[str], recipe: Recipe, name: str) -> AsyncIterator[float | str]:
-        yield 0.5
-        while not self.go.is_set():
-            await asyncio.sleep(0.005)
-        if self.lost:
-            self.lost -= 1
-            raise GeneratorDown("the learner is not available just now; try again")
-        if self.error is not None:
-            raise self.error
-        face = of_one_person(self.store.faces(face_ids, pack=self.pack.name))
-        an_id = identity_id(face.face_id, recipe, self.pack.learning_fingerprint(), face.face_ids[1:])
-        made = person(len(self.learned) + 10, name or face.name, self.pack.fingerprint(), "2026-02-01T00:00:00+00:00")
-        of: dict[str, Any] = {"identity_id": an_id, "face_id": face.face_id, "photo_id": face.photo_id}
-        of |= {**face.consent.columns(), "more_faces": face.face_ids[1:] or None}
-        self.store.upsert("identities", [identity_row(replace(made, **of, pack=self.pack.name))])
-        self.learned.append("+".join(face.face_ids))
-        yield an_id
-
-
-@pytest.fixture
-def store(tmp_path: Any, tiny_pack: Pack) -> Store:
-    return people_store(tmp_path, tiny_pack)
-
-
-@pytest.fixture
-def learner(store: Store, tiny_pack: Pack) -> FakeLearner:
-    return FakeLearner(store, tiny_pack)
-
-
-def serving(
-    store: Store, pack: Pack, learner: FakeLearner, fake: FakeGenerator | None = None, timeout_s: float = 20.0
-) -> TestClient:
-    fake, catalog = fake or FakeGenerator(), Catalog(store.root)
-    client = ImageClient(fake.submit, fake.submit_with_previews, fake.submit_clip, timeout_s=5.0)
-    uploads = Uploads(pack, store, learner)
-    kind = Kind(do=uploads.learn, at_once=2, max_waiting=MAX_WAITING)
-    book = WorkBook(store, {KIND: kind}, kept_of, beat_s=0.1)
-    identities = Identities(catalog, store, book, uploads, pack.fingerprint())
-    endpoint = Endpoint(pack, catalog, client, fake.stats)
-    edits = Edits(endpoint.generations, identities, uploads, book, timeout_s=timeout_s)
-    app = create_app(endpoint, Door(), book, work_routes(book), identity_routes(identities), edit_routes(edits))
-    return TestClient(app, raise_server_exceptions=False)
-
-
-@pytest.fixture
-def http(store: Store, tiny_pack: Pack, learner: FakeLearner) -> Iterator[TestClient]:
-    with serving(store, tiny_pack, learner) as http:  # in `with` the app's lifespan runs
-        yield http
-
-
-def upload(http: TestClient, data: bytes = b"a photo", filename: str = "zoe.jpg", **fields: Any) -> Any:
-    headers = fields.pop("headers", {})
-    return http.post("/v1/identities", files={"image": (filename, data)}, data=fields, headers=headers)
-
-
-def finished(http: TestClient, work: dict[str, Any]) -> dict[str, Any]:
-    """The work when it is over."""
-    deadline = time.monotonic() + 20
-    while work["status"] in ("queued", "in_progress"):
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-        work = http.get(f"/v1/work/{work['id']}").json()
-    return work
+store, learner, http = uploading.store, uploading.learner, uploading.http  # fixtures
 
 
 def test_an_upload_is_work_and_then_a_person_as_the_job_would_have_made(
@@ -193,43 +80,6 @@ def test_several_faces_are_told_with_boxes_and_pictures(http: TestClient, learne
     assert sorted(learner.learned)[:1] == [face_id(content_id(b"2 faces"), 0)]
     both = upload(http, b"2 faces", all="true")
     assert both.status_code == 200 and both.json()["identities"] == everybody["identities"]
-
-
-def upload_several(http: TestClient, *photos: bytes, **fields: Any) -> Any:
-    files = [("image[]", (f"{number}.jpg", data)) for number, data in enumerate(photos)]
-    return http.post("/v1/identities", files=files, data=fields)
-
-
-def test_several_photos_of_one_person_are_one_identity(http: TestClient, store: Store, learner: FakeLearner) -> None:
-    learner.go.set()
-    alone = finished(http, upload(http, b"one").json())
-    work = upload_several(http, b"two", b"one", b"three", name="Zoë").json()
-    over = finished(http, work)
-    (row,) = store.read("identities", where="name = 'Zoë'").to_pylist()
-    faces = sorted(face_id(content_id(data), 0) for data in (b"one", b"two", b"three"))
-    assert over["result_id"] == row["identity_id"] != alone["result_id"]  # who was learned from one photo stays
-    assert [row["face_id"], *row["more_faces"]] == faces and learner.learned[-1] == "+".join(faces)
-    again = upload_several(http, b"three", b"two", b"one")
-    assert again.status_code == 200 and again.json()["identity_id"] == row["identity_id"]
-    twice = upload_several(http, b"one", b"one")
-    assert twice.status_code == 200 and twice.json()["identity_id"] == alone["result_id"]
-
-
-def test_of_several_photos_each_shows_one_person_alone(http: TestClient, learner: FakeLearner) -> None:
-    error = upload_several(http, b"one", b"2 faces").json()["error"]
-    assert error["code"] == "several_faces" and error["message"].startswith("photo 1 (from 0) shows 2 faces")
-    assert error_of(upload_several(http, b"one", b"no face"))["code"] == "no_face"
-    assert error_of(upload_several(http, b"one", b"two", face=0))["param"] == "face" and not learner.learned
-
-
-def test_erasing_one_of_several_photos_erases_the_person(http: TestClient, store: Store, learner: FakeLearner) -> None:
-    learner.go.set()
-    finished(http, upload_several(http, b"one", b"two", name="Zoë").json())
-    finished(http, upload(http, b"somebody else").json())
-    done = erase(store, find_person(store, photo_id=content_id(b"two")))
-    assert not done.found and done.rows["faces"] == 2 and done.rows["identities"] == 1 and done.rows["work"] == 1
-    assert store.count("faces") == 1
-    assert error_of(upload(http, b"one"))["code"] == "erased" and http.get("/v1/identities/Zo%C3%AB").status_code == 404
 
 
 def test_a_photo_that_cannot_be_used_is_told_by_the_jobs_reason_and_is_a_reject(

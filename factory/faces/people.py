@@ -11,6 +11,7 @@ import numpy as np
 from factory.consent import Consent
 from factory.records import PreparedFace
 
+MOST_PHOTOS: Final = 16  # of a person that jobs learn together
 _ROWS: Final = 256  # faces that are compared with all others at once: 100 MB of products for 100,000 faces
 
 

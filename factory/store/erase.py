@@ -29,6 +29,7 @@ from factory.store.jobs import clean_jobs
 from factory.store.schemas import KEYS, SCHEMAS, Table
 from factory.store.sql import where_in
 from factory.store.tables import Store
+from factory.store.told import of_their_other_photos
 from factory.store.tombstones import tombstone_digest
 from factory.store.traces import Search, list_files, pieces_of, scan, with_base64
 
@@ -117,8 +118,9 @@ def find_person(
     if identity_id is not None:
         faces |= _column(store, "identities", "face_id", where_in("identity_id", [identity_id]))
     if name is not None:
-        named = where_in("name", spellings(name))
-        faces |= _column(store, "faces", "face_id", named) | _column(store, "identities", "face_id", named)
+        named, told = (where_in(column, spellings(name)) for column in ("name", "person"))
+        faces |= _column(store, "faces", "face_id", f"{named} OR {told}")
+        faces |= _column(store, "identities", "face_id", named)
         faces |= _faces_by_other_name(store, name)
         whole = f"{named} AND reject_id = photo_id"
         photos |= _column(store, "rejects", "photo_id", whole) - {photo_of(face) for face in faces}
@@ -128,7 +130,7 @@ def find_person(
             f"{store.root} knows nobody by {identity_id or name!r}; "
             "`identity-factory identities list` shows who is there, and --photo takes the photo itself"
         )
-    faces |= _of_their_other_photos(store, faces, photos)
+    faces |= of_their_other_photos(store, faces, photos)
     among = {photo_of(face) for face in faces}
     others = _column(store, "faces", "face_id", where_in("photo_id", sorted(among))) - faces
     shared = {photo_of(face) for face in others}
@@ -141,20 +143,6 @@ def find_person(
     models |= _column(store, "checkpoints", "model_id", where_in("identity_id", sorted(identities)))
     work = _asked_for(store, identities, photos | faces)
     return Person(photos, single, identities, images, videos, models, rejects, work, content)
-
-
-def _of_their_other_photos(store: Store, faces: set[str], photos: set[str]) -> set[str]:
-    """Faces of the people who were learned from several photos, of which these are some."""
-    columns = ["face_id", "more_faces"]
-    rows = store.read("identities", columns=columns, where="more_faces IS NOT NULL").to_pylist()
-    groups = [{row["face_id"], *row["more_faces"]} for row in rows]
-    found, num = set[str](), -1
-    while num < len(found):  # a photo may be one of several people's, who were learned together in other ways
-        num = len(found)
-        for group in groups:
-            if group & (faces | found) or photos & {photo_of(face) for face in group}:
-                found |= group
-    return {face for face in found if photo_of(face) not in photos}
 
 
 def _drawn(store: Store, table: Table, identities: set[str]) -> set[str]:

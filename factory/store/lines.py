@@ -24,6 +24,7 @@ class LineCounts:
     expired: int = 0  # of those that failed
     output_bytes: int = 0  # of the output file; 0: there is none
     error_bytes: int = 0
+    num_tokens: int = 0  # of prompts, that were read
 
 
 def as_line(row: Mapping[str, Any]) -> bytes:
@@ -54,9 +55,10 @@ def finished_lines(store: Store, batch_id: str) -> set[int]:
 def count_lines(store: Store, batch_ids: Sequence[str]) -> dict[str, LineCounts]:
     """How far these batches are."""
     counts: dict[str, LineCounts] = defaultdict(LineCounts)
-    columns = ["batch_id", "status", "num_bytes", "error"]
+    columns = ["batch_id", "status", "num_bytes", "error", "num_tokens"]
     for row in store.read("lines", columns=columns, where=where_in("batch_id", batch_ids)).to_pylist():
         of = counts[row["batch_id"]]
+        of.num_tokens += row["num_tokens"] or 0
         if row["error"] is None:
             of.completed += 1
             of.output_bytes += row["num_bytes"]
@@ -83,7 +85,7 @@ def lines_of_file(store: Store, batch_id: str, *, failed: bool) -> Iterator[byte
 
 def empty_file(store: Store, batch_id: str, *, failed: bool) -> None:
     """Deletes the output file of a batch, or its error file, with every byte; what is counted stays."""
-    columns = ["batch_id", "line", "custom_id", "people", "status", "created_at"]
+    columns = ["batch_id", "line", "custom_id", "people", "status", "created_at", "num_tokens"]
     rows = store.read("lines", columns=columns, where=_in_file(batch_id, failed)).to_pylist()
     error = "{}" if failed else None
     store.upsert("lines", [{**row, "answer": None, "error": error, "num_bytes": 0} for row in rows])

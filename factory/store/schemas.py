@@ -48,7 +48,8 @@ _ROTATION = "the photo was turned so after EXIF, and box and landmarks are of th
 _CONSENT = "where it is written down that they agreed; null: nobody said so"
 _EXPIRES = "Unix time from which on they do not agree any more; null: not said"
 _SCOPE = "what they agreed to, as it was told; null: not said"
-_WHERE = "where the photo was; null: an older version wrote it, or no job did"
+_WHERE = "where the photo was, 'upload:' if it came over HTTP; null: an older version wrote it"
+_PERSON = "whose photo it is, as its source told; null: it did not, or nobody asked"
 _ENCODERS = pa.list_(pa.struct([("name", pa.string()), ("width", pa.int32())]))
 
 
@@ -83,6 +84,7 @@ SCHEMAS: Final[dict[Table, pa.Schema]] = {
             _field("salvaged", pa.bool_(), "only the whole rows of a damaged file were used; null: no", later=True),
             _field("uri", _TEXT, _WHERE, later=True),
             *_consent(),
+            _field("person", _TEXT, _PERSON, later=True),
         ]
     ),
     "identities": pa.schema(
@@ -259,6 +261,7 @@ SCHEMAS: Final[dict[Table, pa.Schema]] = {
             _field("error", _TEXT, "why there is no answer, as it is told; null: there is one", "JSON"),
             _field("num_bytes", pa.int64(), "of its line in the output or error file; 0: that was deleted", "bytes"),
             _field("created_at", pa.float64(), "Unix time", "s"),
+            _field("num_tokens", pa.int64(), "of the prompt that were read; null: none, or not counted", later=True),
         ]
     ),
     "audit": pa.schema(

@@ -40,6 +40,7 @@ class Entry:
     open: Callable[[], IO[bytes]]
     size: Callable[[], int]  # bytes; raises OSError if there is nothing to read
     consent: Consent | None = None  # None: the place's
+    person: str | None = None  # whose photo it is; None: nobody said
 
     @property
     def source_id(self) -> str:

@@ -23,7 +23,8 @@ from factory.store.rows import face_row, refusal_rows
 from factory.store.schemas import SCHEMAS
 from pipelines.photos.consents import CONSENT
 
-_PHOTO: Final = [*((name, pa.string()) for name in ("photo_id", "reject_id", "name", "uri")), *CONSENT]  # of PHOTO
+_TEXTS: Final = ("photo_id", "reject_id", "name", "uri", "person")
+_PHOTO: Final = [*((name, pa.string()) for name in _TEXTS), *CONSENT]  # of PHOTO
 _FACE: Final = [
     ("face_index", pa.int32()),
     ("box", pa.list_(pa.float32(), 4)),
@@ -95,7 +96,7 @@ class ReadFaces:
             rows = iter(list(threads.map(face_row, [face for outcome in read for face in outcome.faces])))
         outcomes = [
             {
-                "faces": [{**next(rows), "uri": photo["uri"], **_consent(photo)} for _ in outcome.faces],
+                "faces": [{**next(rows), **_told(photo)} for _ in outcome.faces],
                 "rejects": _rejects(photo, outcome.refused, self.pack.name, whole=not outcome.faces),
             }
             for photo, outcome in zip(photos, read, strict=True)
@@ -123,8 +124,8 @@ def _photo(row: Mapping[str, Any]) -> dict[str, Any]:
     return {name: row[name] for name, _ in _PHOTO}
 
 
-def _consent(photo: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: photo[name] for name, _ in CONSENT}
+def _told(photo: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: photo[name] for name in ("uri", "person", *(name for name, _ in CONSENT))}
 
 
 def _refused(row: Mapping[str, Any], reason: str, detail: str) -> dict[str, Any]:

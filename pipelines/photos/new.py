@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache, partial
 from itertools import pairwise
 from typing import Final
 
 import numpy as np
 import pyarrow as pa
 
+from factory.ids import unread_photo_id
 from factory.pack import Pack
 from factory.store.digests import DigestSet, digests, pairs
 from factory.store.queries import prepared, rejects_of_prepare
 from factory.store.tables import Store
+from factory.store.told import photos_of_nobody, tell, uploaded_photos
 from factory.store.tombstones import Tombstones
 from pipelines.jobs.job import Summary
 from pipelines.jobs.progress import Progress
@@ -52,37 +54,54 @@ def find_new_photos(
     summary.duplicates += rows.num_rows - len(first)
     summary.skipped_existing += places.num_photos - len(first)
     store.upsert("names", [{"photo_id": photo_id, "name": name} for photo_id, name in sorted(known.more_names)])
+    tell(store, pack.name, known.told)
     return rows.take(pa.array(first, pa.int64())), sorted(known.recovered)
 
 
 @dataclass(slots=True, kw_only=True)
 class _Known:
-    """What the tables know, 32 bytes a photo, and what is found out about the input."""
+    """What the tables know, 48 bytes a photo at most, and what is found out about the input."""
 
     photo_ids: DigestSet  # prepared by this pack, or refused
     names: DigestSet  # of (photo_id, name)
+    uploads: DigestSet  # photo_ids of photos that no job found yet
+    nobodys: Callable[[], DigestSet]  # photo_ids of photos with faces whose person is not known
     unreadable: set[str]  # source_ids of rejects
     tombstones: Tombstones
     retried: set[str] | None  # photo_ids and source_ids; None: whatever is new
     more_names: set[tuple[str, str]] = field(default_factory=set)
     recovered: set[str] = field(default_factory=set)  # source_ids of rejects that can be read again
+    told: dict[str, tuple[str, str | None]] = field(default_factory=dict)  # photo_id: where such a photo is, and whose
 
     def wanted(self, batch: pa.Table) -> list[int]:
         """Numbers of the rows of CONTENT that are to be prepared, copies included."""
-        ids, names, sources = (batch[name].to_pylist() for name in ("photo_id", "name", "source_id"))
+        ids, names, places, persons = (batch[name].to_pylist() for name in ("photo_id", "name", "where", "person"))
         texts = [an_id or "" for an_id in ids]
-        done, named = self.photo_ids.hold(digests(texts)), self.names.hold(digests(pairs(texts, names)))
-        told = done & named
+        each = digests(texts)
+        done, named = self.photo_ids.hold(each), self.names.hold(digests(pairs(texts, names)))
+        news = self.uploads.hold(each)
+        if any(person is not None for person in persons):
+            news |= np.array([person is not None for person in persons], bool) & self.nobodys().hold(each)
+        over = done & named & ~news
         if self.retried is not None or self.unreadable:  # else what is known altogether is not looked at again
-            told[:] = False
-        rows = [int(number) for number in np.flatnonzero(~told)]
+            over[:] = False
+        rows = [int(number) for number in np.flatnonzero(~over)]
+        for row in (row for row in rows if news[row]):
+            self._keep_told(ids[row], places[row], persons[row])
         return [
             row
             for row in rows
-            if self._wants(ids[row], names[row], sources[row], done=bool(done[row]), named=bool(named[row]))
+            if self._wants(ids[row], names[row], places[row], done=bool(done[row]), named=bool(named[row]))
         ]
 
-    def _wants(self, photo_id: str | None, name: str, source_id: str, *, done: bool, named: bool) -> bool:
+    def _keep_told(self, photo_id: str, place: str, person: str | None) -> None:
+        _, before = self.told.get(photo_id, (place, None))
+        self.told[photo_id] = place, before or person
+        if person is not None:
+            self.more_names.add((photo_id, person))  # who was learned from it alone is called so, too
+
+    def _wants(self, photo_id: str | None, name: str, place: str, *, done: bool, named: bool) -> bool:
+        source_id = unread_photo_id(place)
         if photo_id is None:  # what could not be read is tried at each run
             return self.retried is None or source_id in self.retried
         if self.tombstones.hold_photo(photo_id):
@@ -97,17 +116,17 @@ class _Known:
 
     def first_copies(self, rows: pa.Table) -> list[int]:
         """Numbers of wanted rows without the later ones of several copies, whose names are kept."""
-        ids, names = rows["photo_id"].to_pylist(), rows["name"].to_pylist()
-        first, name_of = list[int](), dict[str, str]()
-        for row, (photo_id, name) in enumerate(zip(ids, names, strict=True)):
-            if photo_id is None or photo_id not in name_of:
-                first.append(row)
-                if photo_id is not None:
-                    name_of[photo_id] = name
+        ids, names, persons = (rows[name].to_pylist() for name in ("photo_id", "name", "person"))
+        chosen: dict[str, int] = {}
+        for row, photo_id in enumerate(ids):
+            before = chosen.setdefault(photo_id, row)
+            if persons[before] is None and persons[row] is not None:  # of copies, one that tells whose they are
+                chosen[photo_id] = row
+        first = [row for row, photo_id in enumerate(ids) if photo_id is None or chosen[photo_id] == row]
         later = sorted(set(range(len(ids))) - set(first))
         named = self.names.hold(digests(pairs((ids[row] for row in later), (names[row] for row in later))))
         for row, is_named in zip(later, named, strict=True):
-            if not is_named and name_of[ids[row]] != names[row]:
+            if not is_named and names[chosen[ids[row]]] != names[row]:
                 self.more_names.add((ids[row], names[row]))
         return first
 
@@ -120,6 +139,8 @@ def _known_photos(store: Store, pack: Pack, retry: Sequence[str] | None) -> _Kno
     return _Known(
         photo_ids=photo_ids,
         names=names,
+        uploads=uploaded_photos(store, pack.name),
+        nobodys=cache(partial(photos_of_nobody, store, pack.name)),
         unreadable={row["reject_id"] for row in rejects if not row["photo_id"]},
         tombstones=store.tombstones(),
         retried=None if retry is None else {row["photo_id"] or row["reject_id"] for row in retried},

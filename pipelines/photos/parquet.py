@@ -43,6 +43,7 @@ def _is_image(type_: pa.DataType) -> bool:
 _COLUMNS: Final = {  # column -> what its type must be, and how to say that
     "image": (_is_image, "the bytes of the file (binary), or a struct of bytes and path; paths belong into uri"),
     "uri": (_is_text, "a path or s3:// uri (string)"),
+    "person": (_is_text, "whose photo it is (string), as theirs are learned together; rename it if it tells else"),
 }
 
 
@@ -90,13 +91,14 @@ def rows_of(
     try:
         with open_file(uri) as stream, pq.ParquetFile(stream) as parquet:
             encoded = _encoded(parquet.schema_arrow)
-            wanted = [name for name in ("image", "uri", "name", *CONSENT, encoded, encoded and "key") if name]
+            wanted = [name for name in ("image", "uri", "name", "person", *CONSENT, encoded, encoded and "key") if name]
             columns = [name for name in wanted if name in parquet.schema_arrow.names]
             for batch in parquet.iter_batches(batch_size=16, row_groups=[group], columns=columns):
                 for values in batch.to_pylist()[: num_rows - row]:
                     if encoded:
                         values |= {"image": values.get(encoded), "name": values.get("name") or values.get("key")}
-                    yield _agreed(_entry(values, uri, first_row + row, stem, allowed), values)
+                    entry = replace(_entry(values, uri, first_row + row, stem, allowed), person=_person(values, uri))
+                    yield _agreed(entry, values)
                     row += 1
         fault = "the Parquet file has fewer rows than it had"
     except _FAULTS as error:  # gone, or damaged inside: the rows that are left are told, each one
@@ -120,7 +122,8 @@ def _entry(values: dict[str, Any], parquet: str, row: int, stem: str, allowed: A
         image, uri = image.get("bytes"), uri or image.get("path")
     here = f"{shown(parquet)}#{row}"
     path = local_path(uri) if uri and uri.startswith("file:/") else uri if uri and not _no_path(uri) else None
-    name = _name(values.get("name")) or _partition(parquet) or (text_name(PurePosixPath(path).stem) if path else "")
+    name = _name(values.get("name")) or _partition(parquet, "name")
+    name = name or (text_name(PurePosixPath(path).stem) if path else "")
     name = name or f"{stem}-{row}"
     if image is not None:
         return of_bytes(name, here, image)
@@ -164,7 +167,11 @@ def _name(value: object) -> str:
     return "" if value is None else text_name(str(value))
 
 
-def _partition(parquet: str) -> str:
-    """The name that a Hive partition gives: .../name=Ada/part-0.parquet."""
-    parts = [part for part in PurePosixPath(parquet).parts if part.startswith("name=")]
-    return text_name(unquote(parts[-1].removeprefix("name="))) if parts else ""
+def _person(values: dict[str, Any], parquet: str) -> str | None:
+    return _name(values.get("person")).strip() or _partition(parquet, "person") or None
+
+
+def _partition(parquet: str, column: str) -> str:
+    """What a Hive partition says: .../name=Ada/part-0.parquet."""
+    parts = [part for part in PurePosixPath(parquet).parts if part.startswith(f"{column}=")]
+    return text_name(unquote(parts[-1].partition("=")[2])) if parts else ""

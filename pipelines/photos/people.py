@@ -17,17 +17,19 @@ _LINES: Final = 100  # of a report
 
 
 def tell_people(summary: Summary, store: Store, pack: Pack, photo_ids: Collection[str | None]) -> None:
-    """Compares the faces of these photos with one another and with all that were there before."""
+    """Compares the faces of these photos with one another and with all that were there before; that photos of one
+    person, as their source says, show the same person is not told."""
     if pack.fr_vit.same_person is None:
         return
-    faces = faces_of_pack(store, pack.name, ["face_id", "photo_id"]).to_pylist()
+    faces = faces_of_pack(store, pack.name, ["face_id", "photo_id", "person"]).to_pylist()
     before = {face["face_id"] for face in faces if face["photo_id"] not in photo_ids}
     if len(before) == len(faces):
         return
     if len(faces) > MOST_FACES:
         summary.not_compared = len(faces)
         return
-    found = seen_again(store, pack, before=before)
+    told = {face["face_id"]: face["person"] or face["face_id"] for face in faces}
+    found = [one for one in seen_again(store, pack, before=before) if told.get(one.face_id) != told.get(one.of_face_id)]
     summary.near_duplicates = sum(face.near_duplicate for face in found)
     summary.same_person = len(found) - summary.near_duplicates
     summary.samples += [_line(face) for face in found[:_LINES]]

@@ -12,7 +12,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 from typing import Any, Final
 
@@ -29,6 +29,7 @@ from pipelines.photos.entries import Entry, faulty, of_file
 from pipelines.photos.listing import Listed, list_files
 from pipelines.photos.names import unique_names
 from pipelines.photos.parquet import row_groups, rows_of
+from pipelines.photos.persons import PersonFrom, with_folders
 
 PLACE: Final = pa.schema(
     [
@@ -40,6 +41,7 @@ PLACE: Final = pa.schema(
         ("member", pa.binary()),  # name in the archive, null if it is none
         ("offset", pa.int64()),  # of the member in a tar, else -1
         ("size", pa.int64()),  # bytes, of a member
+        ("folder", pa.string()),  # below SRC, where it tells whose photo this is; else null
         *CONSENT,  # by consent.csv beside the file; of Parquet null, as its rows tell their own
     ]
 )
@@ -49,7 +51,8 @@ CONTENT: Final = pa.schema(
         ("row", pa.int64()),
         ("photo_id", pa.string()),  # null if it cannot be read
         ("name", pa.string()),
-        ("source_id", pa.string()),  # sha256 of the uri: the reject_id if it cannot be read
+        ("where", pa.string()),  # for a person to find it; its sha256 is the reject_id if it cannot be read
+        ("person", pa.string()),  # whose photo it is; null: nobody said
     ]
 )
 PHOTO: Final = pa.schema(
@@ -61,6 +64,7 @@ PHOTO: Final = pa.schema(
         ("image", pa.binary()),  # null if there is a reason
         ("reason", pa.string()),  # unreadable, too_large
         ("detail", pa.string()),
+        ("person", pa.string()),
         *CONSENT,
     ]
 )
@@ -77,6 +81,7 @@ _FILE: Final[dict[str, Any]] = {  # of PLACE, where it is a file by itself
     "member": None,
     "offset": -1,
     "size": -1,
+    "folder": None,
     **Consent().columns(),
 }
 
@@ -90,14 +95,22 @@ class Places:
     left_out: Counter[str]  # files and folders that are no photos, by kind
 
 
-def find_places(src: str | Sequence[str], root: str | None = None) -> Places:
-    """Lists SRC, one or several, without the tables of ROOT. Raises SourceError, with the remedy, if one is missing, or
-    all are empty or have no usable column."""
+def find_places(
+    src: str | Sequence[str], root: str | None = None, person_from: PersonFrom | None = None
+) -> Places:
+    """Lists SRC, one or several, without the tables of ROOT. With `person_from` "folder" photos in a folder below SRC,
+    or in one of an archive, are one person's, who is called as its path.
+
+    Raises SourceError, with the remedy, if one is missing, or all are empty or have no usable column, or no photo lies
+    in a folder.
+    """
     sources = [src] if isinstance(src, str) else list(src)
     listed = Listed()
     for one in sources:
         listed.add(list_files(one, root))
     rows = with_consents(_places(listed), read_consents(listed.consents))
+    if person_from is not None:
+        rows = with_folders(rows, sources)
     table = pa.Table.from_pylist(rows, PLACE)
     num_photos = sum(row["num_rows"] for row in rows)
     if num_photos == 0:
@@ -114,10 +127,14 @@ def hash_contents(places: pa.Table, allowed: Allowed | None = None) -> Iterator[
     with Archives() as archives:
         for place in places.to_pylist():
             rows = [
-                {**place, "row": row, "photo_id": entry.digest(), "name": entry.name, "source_id": entry.source_id}
+                {**place, "row": row, "photo_id": entry.digest(), "name": entry.name, **_told(entry)}
                 for row, entry in enumerate(_entries(place, archives, allowed))
             ]
             yield pa.Table.from_pylist(rows, CONTENT)
+
+
+def _told(entry: Entry) -> dict[str, Any]:
+    return {"where": entry.uri, "person": entry.person}
 
 
 def read_photos(
@@ -141,7 +158,7 @@ def read_photos(
 
 
 def _photo(entry: Entry, listed_id: str | None, max_bytes: int) -> dict[str, Any]:
-    row = {"name": entry.name, "uri": entry.uri, "image": None}
+    row = {"name": entry.name, "uri": entry.uri, "image": None, "person": entry.person}
     try:
         data = entry.read(max_bytes)
         size = entry.num_bytes() if data is None else 0
@@ -239,20 +256,26 @@ def _kind(file: str) -> str:
 
 def _entries(place: dict[str, Any], archives: Archives, allowed: Allowed | None) -> Iterator[Entry]:
     """The photos of a place, `num_rows` always."""
-    uri, stem = _unpacked(place["uri"]), place["stem"]
     if place["row_group"] >= 0:
-        yield from rows_of(uri, place["row_group"], place["first_row"], place["num_rows"], stem, allowed)
-    elif place["member"] is not None:
-        member = Member(_unpacked(place["member"]), place["first_row"], place["offset"], place["size"])
-        yield archives.entry(stem, uri, member)
-    elif _kind(uri) == "parquet":
-        yield faulty(stem, shown(uri), _why_not_read(uri))
-    elif _kind(uri) == "archive":
-        yield faulty(stem, shown(uri), _why_not_listed(uri))
-    elif is_packed(uri):
-        yield faulty(stem, shown(uri), "archives of this kind are not read, only .tar and .zip; unpack it")
+        where = _unpacked(place["uri"]), place["row_group"], place["first_row"], place["num_rows"], place["stem"]
+        yield from rows_of(*where, allowed)
     else:
-        yield of_file(stem, uri)
+        yield replace(_entry(place, archives), person=place["folder"])
+
+
+def _entry(place: dict[str, Any], archives: Archives) -> Entry:
+    """A file by itself, or a member of an archive."""
+    uri, stem = _unpacked(place["uri"]), place["stem"]
+    if place["member"] is not None:
+        member = Member(_unpacked(place["member"]), place["first_row"], place["offset"], place["size"])
+        return archives.entry(stem, uri, member)
+    if _kind(uri) == "parquet":
+        return faulty(stem, shown(uri), _why_not_read(uri))
+    if _kind(uri) == "archive":
+        return faulty(stem, shown(uri), _why_not_listed(uri))
+    if is_packed(uri):
+        return faulty(stem, shown(uri), "archives of this kind are not read, only .tar and .zip; unpack it")
+    return of_file(stem, uri)
 
 
 def _packed(name: str) -> bytes:

@@ -21,10 +21,11 @@ from factory.store.queries import work_page
 from factory.store.tables import Store
 from serve.catalog import UnknownIdentity
 from serve.client import GeneratorDown, QueueFull
+from serve.ledger import Ledger
 from serve.openai.batch_file import numbered
 from serve.openai.body import as_body
 from serve.openai.errors import told
-from serve.openai.generations import Generations, notes_on
+from serve.openai.generations import Asked, Generations, notes_on
 from serve.openai.schemas import MAX_SEED, ImagesRequest, RequestRefused
 from serve.stopping import Stopping
 from serve.work import OnProgress, Work
@@ -46,6 +47,7 @@ class BatchOrder(Config):
     output_expires_s: int | None = Field(default=None, ge=1)  # after the end; None: never
     total: int = Field(ge=0)  # requests
     faults: list[dict[str, Any]] = Field(default=[])  # of the input file: with one, no line is done
+    actor: str = "anybody"  # who asked, as the audit calls them
 
     def window_s(self) -> float:
         """From the batch's coming to its expiry."""
@@ -76,8 +78,11 @@ class _Pen:
 class BatchRunner:
     """Does batches with the generations of an endpoint, so many lines at once."""
 
-    def __init__(self, store: Store, generations: Generations, *, at_once: int) -> None:
-        self._store, self._generations, self._at_once = store, generations, at_once
+    def __init__(
+        self, store: Store, generations: Generations, *, at_once: int, ledger: Ledger | None = None
+    ) -> None:
+        """`ledger` is told of every line that is drawn."""
+        self._store, self._generations, self._at_once, self._ledger = store, generations, at_once, ledger
 
     async def run(self, work: Work, on_progress: OnProgress) -> str:
         """Does what is not done yet; gives the batch's id. Raises RequestRefused where the input file is of no use."""
@@ -98,7 +103,7 @@ class BatchRunner:
         async def follow(lines: Iterator[tuple[int, bytes]]) -> None:
             for number, line in lines:  # shared: each line is taken by one
                 if number not in done:
-                    await keep(await self._row(work.work_id, number, line))
+                    await keep(await self._row(work.work_id, number, line, order.actor))
 
         lines = numbered(file["content"])
         try:
@@ -111,13 +116,17 @@ class BatchRunner:
         await asyncio.to_thread(_drop_expired, self._store)
         return work.work_id
 
-    async def _row(self, batch_id: str, number: int, line: bytes) -> dict[str, Any]:
+    async def _row(self, batch_id: str, number: int, line: bytes, actor: str) -> dict[str, Any]:
         """A row of `lines`: the answer to a request, or why there is none."""
         request = from_json(line)
         row = _row_of(batch_id, number, request)
         while True:
             try:
-                return {**row, **await self._drawn(request["body"], line_seed(batch_id, number))}
+                asked, drawn = await self._drawn(request["body"], line_seed(batch_id, number))
+                if self._ledger is not None:
+                    told_of = {"batch": batch_id, "prompt": asked.body.prompt}
+                    self._ledger.note(actor, "drew", asked.people, asked.body.n, **told_of)
+                return {**row, **drawn}
             except (QueueFull, GeneratorDown, Stopping) as error:  # nothing that the request could help
                 await asyncio.sleep(getattr(error, "retry_after_s", _AGAIN_S))
             except UnknownIdentity:  # erased meanwhile, perhaps: then their id must not be written down
@@ -129,7 +138,7 @@ class BatchRunner:
         status, body, _ = told(shown)
         return {**row, "status": status, "error": json.dumps(body["error"])}
 
-    async def _drawn(self, fields: dict[str, Any], seed: int) -> dict[str, Any]:
+    async def _drawn(self, fields: dict[str, Any], seed: int) -> tuple[Asked, dict[str, Any]]:
         body = as_body(fields, ImagesRequest)
         if body.stream:
             raise RequestRefused("a batch is not streamed: leave it out", "stream")
@@ -142,7 +151,8 @@ class BatchRunner:
         told_of = notes_on(body, answer)  # headers, of a request that comes alone
         fields = answer.model_dump(exclude_none=True) | ({"headers": told_of} if told_of else {})
         data = await asyncio.to_thread(partial(json.dumps, fields))
-        return {"status": 200, "people": asked.people, "answer": data.encode()}
+        num_tokens = None if answer.usage is None else answer.usage.total_tokens
+        return asked, {"status": 200, "people": asked.people, "answer": data.encode(), "num_tokens": num_tokens}
 
 
 def _row_of(batch_id: str, number: int, request: dict[str, Any]) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_vali
 from factory.store.files import BATCH, find_file
 from factory.store.lines import LineCounts, count_lines
 from factory.store.tables import Store
+from serve.ledger import actor_of, tell
 from serve.openai.batch_file import ENDPOINT, check
 from serve.openai.batch_lines import KIND, BatchOrder, outputs_expired
 from serve.openai.body import described, read_body
@@ -86,8 +87,9 @@ class BatchRequest(BaseModel):
 class Batches:
     """The handlers of /v1/batches; what they give as files is listed by Files."""
 
-    def __init__(self, store: Store, book: WorkBook) -> None:
-        self._store, self._book = store, book
+    def __init__(self, store: Store, book: WorkBook, pack: str) -> None:
+        """`pack` is what batches are done with: lines name people as their models."""
+        self._store, self._book, self._pack = store, book, pack
 
     async def create(self, request: Request) -> Response:
         """A batch of requests for pictures, to be polled."""
@@ -103,9 +105,11 @@ class Batches:
             output_expires_s=None if expiry is None else expiry.seconds,
             total=total,
             faults=faults,
+            actor=actor_of(request.scope),
         )
         key = request.headers.get("idempotency-key") or None
         work = await self._book.submit(KIND, order.model_dump(), key=key)
+        tell(request, "asked for a batch", (), total, batch=work.work_id)
         headers = ignoring(body.model_extra or ())
         return JSONResponse(await self._card(work), headers={**headers, **poll_headers(work)})
 
@@ -120,7 +124,7 @@ class Batches:
         """Batches, newest first."""
         found = await find_page(self._book, limit, after, "desc", KIND)
         counts = await asyncio.to_thread(count_lines, self._store, [work.work_id for work in found])
-        return as_page([_card(work, counts.get(work.work_id, LineCounts())) for work in found], limit)
+        return as_page([_card(work, counts.get(work.work_id, LineCounts()), self._pack) for work in found], limit)
 
     async def cancel(self, batch_id: str) -> dict[str, Any]:
         """Takes back what is not done yet; what is done is in the output file."""
@@ -152,7 +156,7 @@ class Batches:
 
     async def _card(self, work: Work) -> dict[str, Any]:
         counts = await asyncio.to_thread(count_lines, self._store, [work.work_id])
-        return _card(work, counts.get(work.work_id, LineCounts()))
+        return _card(work, counts.get(work.work_id, LineCounts()), self._pack)
 
 
 def batch_routes(batches: Batches) -> APIRouter:
@@ -188,7 +192,7 @@ def _outputs(work: Work, counts: LineCounts) -> Iterable[Output]:
             )
 
 
-def _card(work: Work, counts: LineCounts) -> dict[str, Any]:
+def _card(work: Work, counts: LineCounts, pack: str) -> dict[str, Any]:
     """A batch as OpenAI tells it."""
     order = _order(work)
     status = "expired" if counts.expired and not work.under_way else _STATUS.get(work.status, work.status)
@@ -216,4 +220,12 @@ def _card(work: Work, counts: LineCounts) -> dict[str, Any]:
         "cancelling_at": times["cancelled_at"],
         "request_counts": {"total": order.total, "completed": counts.completed, "failed": counts.failed},
         "metadata": order.metadata,
+        "model": pack,
+        "usage": {  # pictures are not made of tokens here
+            "input_tokens": counts.num_tokens,
+            "input_tokens_details": {"cached_tokens": 0},
+            "output_tokens": 0,
+            "output_tokens_details": {"reasoning_tokens": 0},
+            "total_tokens": counts.num_tokens,
+        },
     }

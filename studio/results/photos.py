@@ -11,7 +11,8 @@ from __future__ import annotations
 import argparse
 import io
 import json
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -62,26 +63,23 @@ def faces_of(preparer: Preparer, number: int) -> list[PreparedFace]:
     raise ValueError(f"held-out person {number} has too few portraits with a face; leave them out of --people")
 
 
-def measure(numbers: Sequence[int]) -> list[dict[str, Any]]:
-    """A row a person and number of photos: mean Face Sim over pictures and unused photos; a picture in which the judge
-    finds no face counts 0."""
+def measure(numbers: Sequence[int], keep: Callable[[dict[str, Any]], None]) -> None:
+    """Keeps a row a person and number of photos, as they come: mean Face Sim over pictures and unused photos; a picture
+    in which the judge finds no face counts 0."""
     pack = load_pack(PACK)
-    preparer, judge = Preparer(pack), FaceRecogniser(pack)
-    faces = {number: faces_of(preparer, number) for number in numbers}
-    groups = [(number, num) for number in numbers for num in NUMBERS]
-    learning = [of_one_person(faces[number][:num]) for number, num in groups]
-    identities = load_trainer(pack).train(learning, train_settings(pack, "paper"))
-    assert len(identities) == len(groups)  # nobody diverged
+    preparer, judge, trainer = Preparer(pack), FaceRecogniser(pack), load_trainer(pack)
     generator = ImageGenerator(pack)
-    rows = []
-    for (number, num), identity in zip(groups, identities, strict=True):
+    for number in numbers:
+        faces = faces_of(preparer, number)
+        identities = trainer.train([of_one_person(faces[:num]) for num in NUMBERS], train_settings(pack, "paper"))
+        assert len(identities) == len(NUMBERS)  # nobody diverged
         unused = [judge.embed(photo(number, 100 + which)) for which in range(_UNUSED)]
         wanted = np.stack([one for one in unused if one is not None])
-        made = [judge.embed(picture) for picture in generator.generate(_requests(generator, identity))]
-        sims = [0.0 if one is None else float((wanted @ one).mean()) for one in made]
-        rows.append({"person": number, "photos": num, "face_sim": float(np.mean(sims)), "lost": made.count(None)})
-        print(rows[-1], flush=True)
-    return rows
+        for num, identity in zip(NUMBERS, identities, strict=True):
+            made = [judge.embed(picture) for picture in generator.generate(_requests(generator, identity))]
+            sims = [0.0 if one is None else float((wanted @ one).mean()) for one in made]
+            lost = sum(one is None for one in made)
+            keep({"person": number, "photos": num, "face_sim": float(np.mean(sims)), "lost": lost})
 
 
 def _requests(generator: ImageGenerator, identity: Identity) -> list[ImageRequest]:
@@ -110,14 +108,23 @@ def _told(values: np.ndarray, how: str) -> str:
 
 
 def main() -> None:
-    """Measures, and writes photos.json and photos.md."""
+    """Measures, and writes photos.json and photos.md; who is in photos.json already is not measured again."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--people", default="120-125", help="held-out people, FIRST-LAST")
     parser.add_argument("--results", type=Path, default=Path("docs/results"))
     options = parser.parse_args()
     first, last = map(int, options.people.split("-"))
-    rows = measure(range(first, last + 1))
-    (options.results / "photos.json").write_text(json.dumps(rows, indent=1) + "\n")
+    file = options.results / "photos.json"
+    rows: list[dict[str, Any]] = json.loads(file.read_text()) if file.exists() else []
+    num = Counter(row["person"] for row in rows)
+    rows = [row for row in rows if num[row["person"]] == len(NUMBERS)]
+
+    def keep(row: dict[str, Any]) -> None:
+        rows.append(row)
+        file.write_text(json.dumps(rows, indent=1) + "\n")
+        print(row, flush=True)
+
+    measure([number for number in range(first, last + 1) if num[number] < len(NUMBERS)], keep)
     (options.results / "photos.md").write_text(table(rows))
     print(table(rows))
 
