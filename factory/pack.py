@@ -127,7 +127,7 @@ class Pack(BaseModel):
         cached by path, size and time of change, as hashing 1.4 GB takes seconds. Raises PackError without the weights.
         """
         base = self.folder(self.base)
-        weights = _first_found(base / "text_encoder", ("*.safetensors", "*.bin"))
+        weights = _first_found(base / "text_encoder", ("*.safetensors",))
         vocabulary = _first_found(base / "tokenizer", ("vocab.json", "tokenizer.json"))
         merges = _first_found(base / "tokenizer", ("merges.txt", "tokenizer.json"))
         files = [*weights, *dict.fromkeys(vocabulary + merges)]
@@ -156,7 +156,7 @@ class Pack(BaseModel):
         base = self.folder(self.base)
         files = [base / "scheduler" / "scheduler_config.json"]
         for part in ("text_encoder", "vae", "unet"):
-            weights = _first_found(base / part, ("*.safetensors", "*.bin"))
+            weights = _first_found(base / part, ("*.safetensors",))
             if not weights:
                 raise PackError(f"{base} has no weights in {part}; {self.remedy(self.base)}")
             files += [base / part / "config.json", *weights]
@@ -181,7 +181,7 @@ class Pack(BaseModel):
             )
         settings = [part.model_dump_json(exclude=set(Source.model_fields)) for part in makers]
         files = [file for part in makers for file in sorted(self.folder(part).rglob("*"))]
-        kept = [file for file in files if file.suffix in (".json", ".safetensors", ".bin")]
+        kept = [file for file in files if file.suffix in (".json", ".safetensors")]
         return _digest([self.model_fingerprint(), *settings, *map(file_sha256, kept)])
 
 
@@ -295,5 +295,5 @@ def _digest(texts: Iterable[str]) -> str:
 
 
 def _first_found(folder: Path, patterns: tuple[str, ...]) -> list[Path]:
-    """The files of the first pattern that matches any, sorted: .safetensors are not hashed together with .bin."""
+    """The files of the first pattern that matches any, sorted."""
     return next((found for pattern in patterns if (found := sorted(folder.glob(pattern)))), [])

@@ -1,4 +1,4 @@
-"""FR-ViT features: of the right part of the crop, through the model's own processor, from any weight file."""
+"""FR-ViT features: of the right part of the crop, through the model's own processor."""
 
 from __future__ import annotations
 
@@ -9,11 +9,13 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessor, ViTModel
 
 from factory.errors import PackError
 from factory.faces.encode import FeatureEncoder
 from factory.pack import Pack
+from factory.supply.pickles import convert
 
 CROPS = np.random.default_rng(0).integers(0, 256, (3, 64, 64, 3)).astype(np.uint8)
 
@@ -68,7 +70,7 @@ def test_the_model_is_frozen(tiny_pack: Pack) -> None:
     assert not model.training and not any(parameter.requires_grad for parameter in model.parameters())
 
 
-def test_bin_weights_of_a_classifier_are_accepted(tiny_pack: Pack, tmp_path: Path) -> None:
+def test_weights_of_a_classifier_are_accepted_once_they_are_no_pickle(tiny_pack: Pack, tmp_path: Path) -> None:
     """What the hub has: a recogniser with its classification head, without a pooler, as pytorch_model.bin."""
     config = ViTConfig.from_pretrained(tiny_pack.root / "fr_vit")
     classifier = ViTForImageClassification(config).eval()
@@ -76,6 +78,9 @@ def test_bin_weights_of_a_classifier_are_accepted(tiny_pack: Pack, tmp_path: Pat
     torch.save(classifier.state_dict(), tmp_path / "pytorch_model.bin")
     shutil.copy(tiny_pack.root / "fr_vit" / "preprocessor_config.json", tmp_path)
     pack = with_vit(tiny_pack, tmp_path)
+    with pytest.raises(PackError, match="cannot be loaded"):
+        FeatureEncoder(pack)
+    convert(tmp_path / "pytorch_model.bin", tmp_path / "model.safetensors")
     feature = FeatureEncoder(pack).encode(CROPS[:1])[0]
     classifier.vit.save_pretrained(tmp_path / "plain" / "fr_vit")
     shutil.copy(tmp_path / "preprocessor_config.json", tmp_path / "plain" / "fr_vit")
@@ -94,6 +99,6 @@ def test_missing_or_foreign_weights_are_refused(tiny_pack: Pack, tmp_path: Path)
     with pytest.raises(PackError, match="cannot be loaded"):
         FeatureEncoder(with_vit(tiny_pack, tmp_path / "vit"))
     (tmp_path / "vit" / "model.safetensors").unlink()
-    torch.save({"something.else": torch.zeros(3)}, tmp_path / "vit" / "pytorch_model.bin")
+    save_file({"something.else": torch.zeros(3)}, tmp_path / "vit" / "model.safetensors", {"format": "pt"})
     with pytest.raises(PackError, match="lacks weights"):
         FeatureEncoder(with_vit(tiny_pack, tmp_path / "vit"))

@@ -12,13 +12,17 @@ from collections.abc import Iterator
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from factory.errors import PackError
 from factory.pack import Pack, load_pack
 from factory.supply import fetch as pack_fetch
 from factory.supply.fetch import fetch_pack
+from factory.supply.pickles import PICKLES, convert, safe_name
 from factory.supply.verify import verify_pack
 
 
@@ -100,16 +104,31 @@ def copying_hub(
     local_dir: Path,
 ) -> str:
     """Stands in for `snapshot_download`: copies the folder named like the repository."""
+    assert allow_patterns is not None
+    for file in listing_hub(source, repositories, repo_id, revision=revision):
+        if file in allow_patterns:
+            target = local_dir / file
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(source / repo_id.split("/")[1] / file, target)
+    return str(local_dir)
+
+
+def listing_hub(source: Path, repositories: tuple[str, ...], repo_id: str, *, revision: str | None) -> list[str]:
+    """Stands in for `list_repo_files`."""
     owner, name = repo_id.split("/")
     if owner not in repositories:
         raise ConnectionError(f"{repo_id} cannot be reached")
-    shutil.copytree(source / name, local_dir, dirs_exist_ok=True)
-    return str(local_dir)
+    return [str(file.relative_to(source / name)) for file in (source / name).rglob("*") if file.is_file()]
+
+
+def stand_in(monkeypatch: pytest.MonkeyPatch, source: Path, *owners: str) -> None:
+    monkeypatch.setattr(pack_fetch, "snapshot_download", partial(copying_hub, source, owners))
+    monkeypatch.setattr(pack_fetch, "list_repo_files", partial(listing_hub, source, owners))
 
 
 @pytest.fixture
 def hub(tiny_pack: Pack, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pack_fetch, "snapshot_download", partial(copying_hub, tiny_pack.root, ("owner",)))
+    stand_in(monkeypatch, tiny_pack.root, "owner")
 
 
 @pytest.mark.usefixtures("hub")
@@ -177,7 +196,7 @@ def test_change_after_the_fetch_is_noticed_and_repaired(bare: Pack) -> None:
 def test_mirror_serves_when_the_repository_is_gone(
     bare: Pack, tiny_pack: Pack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pack_fetch, "snapshot_download", partial(copying_hub, tiny_pack.root, ("copy",)))
+    stand_in(monkeypatch, tiny_pack.root, "copy")
     fetch_pack(bare, print)
     assert verify_pack(bare) == []
 
@@ -196,6 +215,75 @@ def test_hub_file_with_another_hash_is_set_aside(bare: Pack, hub: None) -> None:
 def test_without_a_network_the_error_says_what_to_do(bare: Pack) -> None:
     with pytest.raises(PackError, match=r"base could not be fetched \(owner/base: .*copy/base: .*copy the repository"):
         fetch_pack(bare, print)  # the real client, which HF_HUB_OFFLINE keeps from the network
+
+
+class _Touches:
+    """A pickle that makes a file when it is loaded."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+
+    def __reduce__(self) -> Any:
+        return (Path.touch, (self.file,))
+
+
+@pytest.fixture
+def pickled(bare: Pack, tiny_pack: Pack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Pack, Path]:
+    """The bare pack, whose face ViT and parser are published as pickles, and CLIP as both; and what is published."""
+    source = shutil.copytree(tiny_pack.root, tmp_path / "published")
+    weights = source / "fr_vit" / "model.safetensors"
+    torch.save(load_file(weights), source / "fr_vit" / "pytorch_model.bin")
+    weights.unlink()
+    (source / "clip" / "pytorch_model.bin").write_bytes(b"not to be fetched")
+    stand_in(monkeypatch, source, "owner")
+    buffer = io.BytesIO()
+    torch.save({"params_ema": load_file(source / "parser" / "parsing.safetensors")}, buffer)
+    Files.content["/release/parsing.pth"] = buffer.getvalue()
+    file = bare.root / "pack.toml"
+    old = hashlib.sha256(Files.content["/release/parsing.safetensors"]).hexdigest()
+    text = file.read_text().replace("/release/parsing.safetensors", "/release/parsing.pth")
+    file.write_text(text.replace(old, hashlib.sha256(buffer.getvalue()).hexdigest()))
+    return load_pack(file), source
+
+
+def test_pickles_become_safetensors_as_they_are_fetched(pickled: tuple[Pack, Path], tiny_pack: Pack) -> None:
+    pack, said = pickled[0], list[str]()
+    fetch_pack(pack, said.append)
+    assert not [file for suffix in PICKLES for file in pack.root.rglob(f"*{suffix}")]
+    assert "pytorch_model.bin: a pickle; its tensors are model.safetensors now" in said
+    assert verify_pack(pack) == [], "it is complete, loads, and its hashes are recorded"
+    for part in ("fr_vit/model.safetensors", "parser/parsing.safetensors"):
+        ours, theirs = load_file(pack.root / part), load_file(tiny_pack.root / part)
+        assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
+    requests = len(Files.log)
+    fetch_pack(pack, said.append)
+    assert len(Files.log) == requests and sum("already in" in line for line in said) == 5
+
+
+def test_a_pickle_that_is_a_program_is_set_aside(pickled: tuple[Pack, Path], tmp_path: Path) -> None:
+    pack, source = pickled
+    torch.save({"weight": _Touches(tmp_path / "ran")}, source / "fr_vit" / "pytorch_model.bin")
+    with pytest.raises(PackError, match=r"more than tensors.*pytorch_model\.bin\.rejected"):
+        fetch_pack(pack, print)
+    assert not (tmp_path / "ran").exists() and not list((pack.root / "fr_vit").glob("*.safetensors*"))
+    torch.load(pack.root / "fr_vit" / "pytorch_model.bin.rejected", weights_only=False)
+    assert (tmp_path / "ran").exists(), "it would have run"
+
+
+def test_tied_weights_and_what_is_no_state(tmp_path: Path) -> None:
+    weight = torch.arange(6.0).reshape(2, 3)
+    torch.save({"state_dict": {"a": weight, "b": weight, "c": weight.T}}, tmp_path / "tied.pt")
+    convert(tmp_path / "tied.pt", tmp_path / "tied.safetensors")
+    kept = load_file(tmp_path / "tied.safetensors")
+    assert torch.equal(kept["a"], weight) and torch.equal(kept["b"], weight) and torch.equal(kept["c"], weight.T)
+    torch.save({"a": weight, "epoch": 3}, tmp_path / "more.pt")
+    with pytest.raises(PackError, match="no dictionary of tensors"):
+        convert(tmp_path / "more.pt", tmp_path / "more.safetensors")
+    torch.save({"a": weight}, tmp_path / "old.pt", _use_new_zipfile_serialization=False)
+    convert(tmp_path / "old.pt", tmp_path / "old.safetensors")
+    assert torch.equal(load_file(tmp_path / "old.safetensors")["a"], weight)
+    names = {"pytorch_model.bin": "model", "diffusion_pytorch_model.bin": "diffusion_pytorch_model", "x.pth": "x"}
+    assert {name: safe_name(Path(name)).stem for name in names} == names
 
 
 @pytest.mark.usefixtures("hub")
@@ -223,7 +311,7 @@ def test_the_parts_of_poses_are_fetched_like_others(
         old = f'path = "control/{name}"\n'
         file.write_text(file.read_text().replace(old, f'{old}hub = "owner/{name}"\n'))
     source = tiny_pack_posed.root / "control"
-    monkeypatch.setattr(pack_fetch, "snapshot_download", partial(copying_hub, source, ("owner",)))
+    stand_in(monkeypatch, source, "owner")
     missing = verify_pack(load_pack(file))
     assert {problem.level for problem in missing} == {"warning"} and "(owner/pose; none: " in missing[0].remedy
     fetch_pack(load_pack(file), said.append)

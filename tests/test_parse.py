@@ -17,6 +17,7 @@ from factory.errors import PackError, PhotoRejected
 from factory.faces.parse import FaceParser, check_masks
 from factory.pack import Pack
 from factory.records import FaceMasks
+from factory.supply.pickles import convert
 
 SMALL = {"in_size": 64, "out_size": 64, "min_feat_size": 32, "base_ch": 8, "res_depth": 1, "ch_range": [8, 16]}
 CROPS = np.random.default_rng(0).integers(0, 256, (3, 64, 64, 3)).astype(np.uint8)
@@ -29,8 +30,10 @@ def with_parser(pack: Pack, **changes: Any) -> Pack:
 @pytest.fixture(scope="module")
 def bisenet_pack(tiny_pack: Pack, tmp_path_factory: pytest.TempPathFactory) -> Pack:
     torch.manual_seed(0)
-    file = tmp_path_factory.mktemp("bisenet") / "parsing_bisenet.pth"
-    torch.save(BiSeNet(num_class=19).state_dict(), file)
+    folder = tmp_path_factory.mktemp("bisenet")
+    torch.save(BiSeNet(num_class=19).state_dict(), folder / "parsing_bisenet.pth")
+    file = folder / "parsing_bisenet.safetensors"
+    convert(folder / "parsing_bisenet.pth", file)  # as `packs fetch` does
     imagenet = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
     options = {"num_class": 19}
     return with_parser(tiny_pack, path=str(file), network="BiSeNet", options=options, input_px=128, **imagenet)
@@ -124,9 +127,9 @@ def test_missing_weights_name_the_remedy(tiny_pack: Pack) -> None:
 
 
 def test_damaged_weights(tiny_pack: Pack, tmp_path: Path) -> None:
-    for name in ("bad.safetensors", "bad.pth"):
+    for name, says in (("bad.safetensors", "damaged"), ("bad.pth", "no pickles")):
         (tmp_path / name).write_bytes(b"not weights at all")
-        with pytest.raises(PackError, match="damaged"):
+        with pytest.raises(PackError, match=says):
             FaceParser(with_parser(tiny_pack, path=str(tmp_path / name)))
 
 

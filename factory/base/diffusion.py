@@ -85,7 +85,12 @@ class DiffusionBase:
         dtype = dtype or working_dtype(device)
         folder = pack.folder(pack.base)
         pipeline = StableDiffusionPipeline.from_pretrained(
-            folder, safety_checker=None, feature_extractor=None, requires_safety_checker=False, dtype=dtype
+            folder,
+            safety_checker=None,
+            feature_extractor=None,
+            requires_safety_checker=False,
+            use_safetensors=True,
+            dtype=dtype,
         ).to(device)
         for part in (pipeline.text_encoder, pipeline.vae, pipeline.unet):
             part.requires_grad_(False).eval()

@@ -84,7 +84,9 @@ class PoseNet:
         part = pack.control.get("pose")
         if part is None:
             raise PackError(f"pack {pack.name!r} has no pose ControlNet; [control.pose] in its pack.toml may name one")
-        network = ControlNetModel.from_pretrained(pack.folder(part), local_files_only=True, dtype=self._base.dtype)
+        network = ControlNetModel.from_pretrained(
+            pack.folder(part), local_files_only=True, use_safetensors=True, dtype=self._base.dtype
+        )
         return network.to(self._base.device).eval().requires_grad_(False)
 
 

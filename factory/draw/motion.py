@@ -115,7 +115,7 @@ class MotionNet:
             raise ValueError(f"pack {pack.name!r} makes clips of 2 to {self._part.num_frames} frames, not {num_frames}")
         if self._layers is None:
             folder = pack.folder(self._part)
-            how: dict[str, Any] = {"local_files_only": True, "dtype": self._base.dtype}
+            how: dict[str, Any] = {"local_files_only": True, "use_safetensors": True, "dtype": self._base.dtype}
             adapter = MotionAdapter.from_pretrained(folder / "adapter", **how)
             reader = MotionText.from_pretrained(folder / "text", **how) if (folder / "text").exists() else None
             for part in filter(None, (adapter, reader)):

@@ -44,7 +44,8 @@ class VideoBase(DiffusionBase):
             raise PackError(f"pack {pack.name!r} has no text-to-video model; a [video] in its pack.toml may name one")
         dtype = dtype or working_dtype(device)
         _check_text_encoder(pack, pack.folder(pack.base), pack.folder(pack.video))
-        pipeline = TextToVideoSDPipeline.from_pretrained(pack.folder(pack.video), dtype=dtype).to(device)
+        folder = pack.folder(pack.video)
+        pipeline = TextToVideoSDPipeline.from_pretrained(folder, use_safetensors=True, dtype=dtype).to(device)
         for part in (pipeline.text_encoder, pipeline.vae, pipeline.unet):
             part.requires_grad_(False).eval()
         return cls(pipeline, pack, device, dtype)
@@ -149,9 +150,9 @@ def _check_text_encoder(pack: Pack, base: Path, video: Path) -> None:
     mine, theirs = (folder / "text_encoder" / "model.safetensors" for folder in (base, video))
     if mine.is_file() and theirs.is_file() and file_sha256(mine) == file_sha256(theirs):
         return
+    how = {"local_files_only": True, "use_safetensors": True, "dtype": torch.float16}
     own, other = (
-        CLIPTextModel.from_pretrained(folder / "text_encoder", local_files_only=True, dtype=torch.float16).state_dict()
-        for folder in (base, video)
+        CLIPTextModel.from_pretrained(folder / "text_encoder", **how).state_dict() for folder in (base, video)
     )
     differing = [
         name for name, value in own.items()

@@ -25,7 +25,7 @@ class FeatureEncoder:
         batch_size: int = 8,
         source: Literal["fr_vit", "clip"] = "fr_vit",  # MethodConfig.features
     ) -> None:
-        """Load it (.safetensors or .bin); raises PackError if weights are missing or of another model."""
+        """Load it; raises PackError if weights are missing or of another model."""
         part = pack.fr_vit if source == "fr_vit" else pack.clip
         if part is None:
             raise PackError(f"pack {pack.name!r} has no CLIP; name one under [clip] in its pack.toml")
@@ -34,7 +34,12 @@ class FeatureEncoder:
         try:
             # A recogniser's classification head or a pooler in the file is fine; the method uses neither.
             model, report = kind.from_pretrained(
-                folder, output_loading_info=True, local_files_only=True, dtype=torch.float32, **options
+                folder,
+                output_loading_info=True,
+                local_files_only=True,
+                use_safetensors=True,
+                dtype=torch.float32,
+                **options,
             )
             self._processor = AutoImageProcessor.from_pretrained(folder, local_files_only=True)
         except (OSError, SafetensorError) as error:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from pickle import UnpicklingError
 
 import numpy as np
 import torch
@@ -93,11 +92,10 @@ def _network(part: ParserPart) -> nn.Module:
 
 
 def _weights(file: Path) -> dict[str, torch.Tensor]:
-    """A state dict from .safetensors, or from a .pth without running code in it."""
+    """A state dict from .safetensors. Raises PackError, for pickles, too."""
+    if file.suffix != ".safetensors":
+        raise PackError(f"{file}: packs load no pickles, only .safetensors, which `packs fetch` makes of them")
     try:
-        if file.suffix == ".safetensors":
-            return load_file(file)
-        state = torch.load(file, map_location="cpu", weights_only=True)
-    except (SafetensorError, UnpicklingError, RuntimeError, EOFError) as error:
+        return load_file(file)
+    except (SafetensorError, RuntimeError) as error:
         raise PackError(f"{file} is damaged or no state dict: {str(error)[:300]}") from error
-    return state.get("params_ema", state.get("params", state))

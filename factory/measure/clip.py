@@ -23,7 +23,7 @@ class ClipScorer:
             raise PackError(f"pack {pack.name!r} has no CLIP to measure with; name one under [clip] in its pack.toml")
         folder = pack.folder(pack.clip)
         try:
-            model = CLIPModel.from_pretrained(folder, local_files_only=True, dtype=torch.float32)
+            model = CLIPModel.from_pretrained(folder, local_files_only=True, use_safetensors=True, dtype=torch.float32)
             self._processor = AutoImageProcessor.from_pretrained(folder, local_files_only=True)
             self._tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
         except (OSError, SafetensorError) as error:

@@ -103,5 +103,4 @@ class PictureMeasurer:
 
 
 def _weights(folder: Path) -> list[Path]:
-    safe = sorted(folder.glob("*.safetensors"))
-    return safe or sorted(folder.glob("*.bin"))
+    return sorted(folder.glob("*.safetensors"))

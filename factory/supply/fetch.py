@@ -11,14 +11,16 @@ import urllib.error
 import urllib.request
 import zipfile
 from collections.abc import Callable
+from fnmatch import fnmatch
 from pathlib import Path
 
 import httpx
-from huggingface_hub import snapshot_download
+from huggingface_hub import list_repo_files, snapshot_download
 
 from factory.errors import PackError
 from factory.pack import Pack, file_sha256
 from factory.parts import Source
+from factory.supply.pickles import PICKLES, convert, pickles_in, safe_name
 from factory.supply.verify import REJECTED, check_hashes, missing_files, record_hashes
 
 Say = Callable[[str], None]
@@ -30,8 +32,9 @@ _REPORT_S = 5.0  # between two lines about a download
 def fetch_pack(pack: Pack, progress: Say) -> None:
     """Download every part that is missing or changed, after showing every licence; then record what came.
 
-    `progress` gets lines for a person to read. Interrupted downloads go on where they stopped. Raises PackError when a
-    source cannot be reached or what it sent has another hash than pack.toml lists. A file with a wrong hash is never
+    `progress` gets lines for a person to read. Interrupted downloads go on where they stopped. Pickles become
+    safetensors (pickles.py), after their hashes were compared. Raises PackError when a source cannot be reached or what
+    it sent has another hash than pack.toml lists. A file with a wrong hash, and a pickle of more than tensors, is never
     used: it is renamed to *.rejected (a download of one file is deleted).
     """
     if not os.access(pack.root, os.W_OK):
@@ -51,16 +54,18 @@ def fetch_pack(pack: Pack, progress: Say) -> None:
             _from_url(pack, part, part.url, progress)
         else:
             raise PackError(f"{name} is incomplete and pack.toml names no hub or url for it; {pack.remedy(part)}")
-        _accept(pack, name)
+        _accept(pack, name, progress)
         progress(f"{name}: complete in {pack.place(part)}")
 
 
-def _accept(pack: Pack, name: str) -> None:
-    """Check what came, and record its hashes: later changes are noticed even where pack.toml lists none."""
+def _accept(pack: Pack, name: str, progress: Say) -> None:
+    """Check what came, make safetensors of it, and record its hashes: later changes are noticed even where pack.toml
+    lists none."""
     part = pack.parts()[name]
     rejected = _set_aside(pack, name)
     if rejected:
         raise PackError(f"{name}: {'; '.join(rejected)}. Try again, or name another source in pack.toml")
+    _without_pickles(pack, part, progress)
     missing = missing_files(pack, name)
     if missing:
         source = part.hub or part.url
@@ -68,6 +73,26 @@ def _accept(pack: Pack, name: str) -> None:
             f"{name}: {source} did not bring {', '.join(missing)}; check the network and `files` in pack.toml"
         )
     record_hashes(pack, name)
+
+
+def _without_pickles(pack: Pack, part: Source, progress: Say) -> None:
+    """Makes safetensors of a part's pickles, which are removed unless they lie in a folder that others may use."""
+    place = pack.place(part)
+    for file in pickles_in(place):
+        if not (target := safe_name(file)).exists():
+            _converted(file, target)
+            progress(f"{file.name}: a pickle; its tensors are {target.name} now")
+        if place.is_relative_to(pack.root):
+            file.unlink()
+
+
+def _converted(file: Path, target: Path) -> None:
+    try:
+        convert(file, target)
+    except PackError as error:
+        aside = file.with_name(f"{file.name}{REJECTED}")
+        file.replace(aside)
+        raise PackError(f"{error}; set aside as {aside.name}. Name another source in pack.toml") from None
 
 
 def _set_aside(pack: Pack, name: str) -> list[str]:
@@ -88,9 +113,8 @@ def _from_hub(pack: Pack, part: Source, progress: Say) -> None:
         revision = part.revision if repository == part.hub else None
         progress(f"{part.path}: from the hub, {repository} at {revision or 'its newest revision'}")
         try:
-            snapshot_download(
-                str(repository), revision=revision, allow_patterns=part.files or None, local_dir=pack.place(part)
-            )
+            wanted = _wanted(list_repo_files(str(repository), revision=revision), part.files)
+            snapshot_download(str(repository), revision=revision, allow_patterns=wanted, local_dir=pack.place(part))
             return
         except (OSError, httpx.HTTPError) as error:  # no network, no such repository, no access, offline mode
             failures.append(f"{repository}: {_first_line(error)}")
@@ -99,6 +123,12 @@ def _from_hub(pack: Pack, part: Source, progress: Say) -> None:
         f"Without one, copy the repository's files to {pack.place(part)} and run "
         f"`identity-factory packs verify {pack.name}`"
     )
+
+
+def _wanted(names: list[str], patterns: list[str]) -> list[str]:
+    """A repository's files that a part names, without pickles of weights that are there as safetensors, too."""
+    named = [name for name in names if not patterns or any(fnmatch(name, pattern) for pattern in patterns)]
+    return [name for name in named if not name.endswith(PICKLES) or str(safe_name(Path(name))) not in named]
 
 
 def _from_url(pack: Pack, part: Source, url: str, progress: Say) -> None:
@@ -119,6 +149,13 @@ def _from_url(pack: Pack, part: Source, url: str, progress: Say) -> None:
     if url.endswith(".zip"):
         _unpack(partial, place)
         partial.unlink()
+    elif url.endswith(PICKLES):
+        if place.suffix != ".safetensors":
+            raise PackError(f"{part.path}: packs load no pickles; give `path` the ending .safetensors in pack.toml")
+        pickled = place.with_name(url.rsplit("/", 1)[-1])
+        partial.replace(pickled)
+        _converted(pickled, place)
+        pickled.unlink()
     else:
         partial.replace(place)
 

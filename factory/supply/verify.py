@@ -19,12 +19,12 @@ from factory.faces.parse import FaceParser
 from factory.faces.pose import HeadPose, draw_skeleton
 from factory.pack import Pack, file_sha256
 from factory.parts import PoseEstimatorPart, Source
+from factory.supply.pickles import PICKLES
 
 HASHES = "hashes.json"  # in the pack's folder: its files as they were fetched or built, {part's path: {file: sha256}}
 REJECTED = ".rejected"  # ending of a file that was put aside for its wrong hash
 NUM_CLASSES = 19  # of the face parsing networks
 PREDICTION_TYPES = ("epsilon", "v_prediction")
-_WEIGHTS = ("*.safetensors", "*.bin")
 _BIG = 64 * 2**20  # bytes; hashing a file of this size takes a noticeable part of a second
 
 
@@ -92,7 +92,7 @@ def missing_files(pack: Pack, name: str) -> list[str]:
         models, files = [""], [] if _optional(name) else ["preprocessor_config.json"]
     files += [f"{model}config.json" for model in models]
     missing = [file for file in files if not (place / file).is_file()]
-    return missing + [f"{model}*.safetensors (or *.bin)" for model in models if not _has_weights(place / model)]
+    return missing + [f"{model}*.safetensors" for model in models if not _has_weights(place / model)]
 
 
 def _optional(name: str) -> bool:
@@ -127,7 +127,8 @@ def check_hashes(pack: Pack, name: str, on_progress: Callable[[str], None] | Non
 
 def listed_hashes(part: Source) -> dict[str, str]:
     """The hashes pack.toml gives, by file relative to the part's place ("" where that is itself the file)."""
-    single = part.url is not None and part.url_sha256 is not None and not part.url.endswith(".zip")
+    # a zip is unpacked, and a pickle converted
+    single = part.url is not None and part.url_sha256 is not None and not part.url.endswith((".zip", *PICKLES))
     return {**({"": part.url_sha256} if single and part.url_sha256 else {}), **part.sha256}
 
 
@@ -253,7 +254,7 @@ def _check_classes(pack: Pack) -> Iterator[Problem]:
 
 
 def _has_weights(folder: Path) -> bool:
-    return any(file.stat().st_size for pattern in _WEIGHTS for file in folder.glob(pattern))
+    return any(file.stat().st_size for file in folder.glob("*.safetensors"))
 
 
 def _config(file: Path) -> dict[str, Any]:
