@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -12,6 +12,9 @@ from cli.commands import Commands
 from cli.errors import user_errors
 from cli.options import Names, PackName, Root
 from cli.output import say, show_table
+
+if TYPE_CHECKING:
+    from factory.store.tables import Store
 
 identities_app = typer.Typer(
     cls=Commands, no_args_is_help=True, help="Look at the identities of a root, and take them elsewhere."
@@ -103,12 +106,16 @@ def export_identities(
 ) -> None:
     """Embedding files for other tools, or a table as Parquet. Other files that are there already are not replaced.
 
+    Pictures, clips and heads in Parquet say that a model made them; the file's credentials lie beside it (.c2pa).
+
     Examples: `identity-factory identities export alex --root out/people --format diffusers --out alex.safetensors`;
     `identity-factory identities export --root out/people --format parquet --table images --out images.parquet`
     """
     with user_errors():
+        from factory.provenance.marks import Marker
         from factory.store.audit import note
         from factory.store.export import check_free, export_identities
+        from factory.store.marked import MADE
         from factory.store.tables import Store
 
         store = Store(root)
@@ -117,7 +124,10 @@ def export_identities(
             if not overwrite:
                 check_free(target)
             target.parent.mkdir(parents=True, exist_ok=True)
-            store.export_parquet(table, target)
+            marker = Marker.of(store.root)
+            store.export_parquet(table, target, marker)
+            if table in MADE:
+                marker.write_beside(target)
             note(store, f"exported {table}", num=store.count(table))
             say(str(target))
             return
@@ -141,10 +151,14 @@ def erase_identity(
     identity: Annotated[str | None, typer.Option("--identity", metavar="ID", help="An identity_id.")] = None,
     name: Annotated[str | None, typer.Option("--name", help="Everybody of exactly this name, in all photos.")] = None,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    all_tenants: Annotated[
+        bool, typer.Option("--all-tenants", help="From ROOT and all its tenants'. With --photo or --identity.")
+    ] = False,
 ) -> None:
     """Erase a person: rows of every table, old versions, leftovers of jobs; then search every byte under ROOT.
 
-    The same photo is not learned again (docs/tables.md). Photos and files outside ROOT stay as they are.
+    The same photo is not learned again (docs/tables.md). Photos and files outside ROOT stay as they are. Tenants' roots
+    are others, unless --all-tenants is given: then each is erased from and searched.
 
     Example: `identity-factory identities erase --name Ada --root out/people`
     """
@@ -157,6 +171,9 @@ def erase_identity(
             raise typer.BadParameter("give one of --photo, --identity and --name")
         store = Store(root)
         photo_id, content = _photo(photo) if photo else (None, b"")
+        if all_tenants:
+            _erase_everywhere(store, photo_id, identity, content, yes)
+            return
         person = find_person(store, photo_id=photo_id, identity_id=identity, name=name, content=content)
         what = (
             f"{len(person.photo_ids)} photos, {len(person.identity_ids)} identities, "
@@ -171,6 +188,32 @@ def erase_identity(
         print(f"searched {done.files_scanned} files, {done.bytes_scanned:,} bytes: {len(done.found)} traces left")
         if done.found:
             raise OSError(f"traces are left, erase again when no job runs: {'; '.join(done.found[:5])}")
+
+
+def _erase_everywhere(store: Store, photo_id: str | None, identity: str | None, content: bytes, yes: bool) -> None:
+    """From an operator's root and all its tenants'."""
+    from factory.store.audit import note
+    from factory.store.everywhere import erase_everywhere, find_everywhere
+
+    if photo_id is None and identity is None:
+        raise typer.BadParameter("--all-tenants: one name is somebody else at each tenant; give --photo or --identity")
+    found = find_everywhere(store.root, photo_id=photo_id, identity_id=identity, content=content)
+    if not yes:
+        num = sum(bool(person.identity_ids) for _, person in found)
+        typer.confirm(f"Erase the person from {len(found)} roots, {num} of which learned them, for good?", abort=True)
+    rows, traces, whom, num_bytes = [], list[str](), set[str](), 0
+    for one, person, done in erase_everywhere(store.root, found):
+        removed = sum(done.rows.values())
+        rows.append([one.root, str(removed), f"{done.files_scanned} files", str(len(done.found))])
+        traces, num_bytes = traces + done.found, num_bytes + done.bytes_scanned
+        if person is not None:
+            note(one, "erased", sorted(person.identity_ids), removed)
+            whom |= person.identity_ids
+    note(store, "erased from all tenants", sorted(whom), len(rows))
+    show_table(["root", "rows removed", "searched", "traces left"], rows)
+    print(f"searched {len(rows)} roots, {num_bytes:,} bytes: {len(traces)} traces left")
+    if traces:
+        raise OSError(f"traces are left, erase again when no job runs: {'; '.join(traces[:5])}")
 
 
 @identities_app.command("consent")
@@ -201,30 +244,41 @@ def set_consent(
 
 
 @identities_app.command("expire")
-def expire(root: Root, yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False) -> None:
+def expire(
+    root: Root,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    all_tenants: Annotated[bool, typer.Option("--all-tenants", help="In ROOT and all its tenants'.")] = False,
+) -> None:
     """Erase everybody whose consent is over, photo by photo, as `erase --photo` does. For a daily job.
 
-    Example: `identity-factory identities expire --root out/people --yes`
+    What one tenant was told is that tenant's: elsewhere the same photo stays as long as its consent there.
+
+    Example: `identity-factory identities expire --root out/people --all-tenants --yes`
     """
     with user_errors():
         import time
 
+        from factory.files import all_roots
         from factory.store.audit import note
         from factory.store.consents import expired_photos
         from factory.store.erase import erase, find_person
         from factory.store.tables import Store
 
-        store = Store(root)
-        photos = expired_photos(store, time.time())
-        if photos and not yes:
-            typer.confirm(f"Erase everybody on {len(photos)} photos from {store.root} for good?", abort=True)
+        operators, now = Store(root), time.time()
+        stores = [Store(one) for one in all_roots(operators.root)] if all_tenants else [operators]
+        over = [(store, photo) for store in stores for photo in expired_photos(store, now)]
+        if over and not yes:
+            where = f"{operators.root}{' and its tenants' if all_tenants else ''}"
+            typer.confirm(f"Erase everybody on {len(over)} photos from {where} for good?", abort=True)
         found: list[str] = []
-        for photo in photos:
+        for store, photo in over:
             person = find_person(store, photo_id=photo)
             done = erase(store, person)
             note(store, "erased, consent over", sorted(person.identity_ids), sum(done.rows.values()))
             found += done.found
-        say(f"{len(photos)} photos erased, whose consent was over; {len(found)} traces left")
+        if all_tenants:
+            note(operators, "erased whose consent was over, in all tenants", num=len(over))
+        say(f"{len(over)} photos erased, whose consent was over; {len(found)} traces left")
         if found:
             raise OSError(f"traces are left, erase again when no job runs: {'; '.join(found[:5])}")
 

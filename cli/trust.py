@@ -18,30 +18,44 @@ NOT_OURS = 3  # exit status
 
 
 def verify(
-    picture: Annotated[Path, typer.Argument(metavar="PICTURE", help="PNG, JPEG, WebP, GIF or MP4.")],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="PNG, JPEG, WebP, GIF, MP4, PLY, SPZ, GLB or Parquet.")],
     root: Root,
+    credentials: Annotated[
+        Path | None,
+        typer.Option("--credentials", metavar="FILE.c2pa", help="Content credentials beside it. [default: FILE.c2pa]"),
+    ] = None,
 ) -> None:
-    """Whether ROOT made a picture or clip: by its content credentials, and by its pixels in `images` (PNG, WebP).
+    """Whether ROOT made a file: by its content credentials, in it or beside it, and by what is in it.
 
-    Exit status 3 if neither says so. Looking for pixels decodes every stored picture of that size.
+    Pictures (PNG, WebP without loss) are known by their pixels, clips and turntables by their MP4's media data, heads
+    by their Gaussians, Parquet by its rows' ids. Exit status 3 if nothing says so. All that is stored of that kind is
+    read.
 
     Example: `identity-factory verify ada_0.png --root out/people`
     """
     with user_errors():
+        from factory.draw.splat_files import head_as
         from factory.files import operator_root
         from factory.provenance.credentials import Credentials
         from factory.provenance.marks import read_claim
-        from factory.store.origin import stored_picture
+        from factory.provenance.sidecar import SUFFIX
+        from factory.store.origin import exported_rows, origin_of
         from factory.store.tables import Store
 
-        store, data = Store(root), picture.read_bytes()
-        claim = read_claim(data, Credentials.of(operator_root(store.root)))
-        found = stored_picture(store, data)
-        credentials = "none" if claim is None else f"{_STATES.get(claim.state, _CHANGED)}; signer: {claim.signer}"
-        rows = [["credentials", credentials]]
+        store, data = Store(root), file.read_bytes()
+        beside = credentials or file.with_name(file.name + SUFFIX)
+        manifest = beside.read_bytes() if credentials is not None or beside.exists() else None
+        claim = read_claim(data, Credentials.of(operator_root(store.root)), manifest)
+        told = "none" if claim is None else f"{_STATES.get(claim.state, _CHANGED)}; signer: {claim.signer}"
+        rows = [["credentials", told]]
         if claim is not None:
             rows.append(["made by a model", "yes" if claim.synthetic else "not said"])
-        rows.append(["image_id", found or "no stored picture has these pixels"])
+        found = None
+        if (exported := exported_rows(store, data)) is not None:
+            rows.append(["rows", f"{exported[0]} of {exported[1]} are in this root"])
+        else:
+            found = origin_of(store, data, head_as)
+            rows.append(list(found) if found is not None else ["stored as", "nothing here holds the same"])
         show_table(["what", "found"], rows)
         ours = found is not None or (claim is not None and claim.state == "Trusted")
         say(f"{store.root} {'made it' if ours else 'did not make it, as far as can be told'}")

@@ -95,6 +95,16 @@ def tenant_root(root: str, tenant: str | None) -> str:
     return f"{root.rstrip('/')}/{TENANTS}/{tenant}"
 
 
+def all_roots(root: str) -> list[str]:
+    """An operator's root, and those of all its tenants, sorted. Raises ValueError for a tenant's."""
+    if operator_root(root) != root.rstrip("/"):
+        raise ValueError(f"{root} is one tenant's; all tenants are under {operator_root(root)}")
+    files, path = filesystem(f"{root.rstrip('/')}/{TENANTS}")
+    entries = files.get_file_info(pafs.FileSelector(path, allow_not_found=True))
+    names = sorted(entry.base_name for entry in entries if entry.type == pafs.FileType.Directory)
+    return [root, *(tenant_root(root, name) for name in names)]
+
+
 def operator_root(root: str) -> str:
     """The root that a tenant's root is under; any other one is its own."""
     above, name, tenant = root.rstrip("/").rpartition(f"/{TENANTS}/")

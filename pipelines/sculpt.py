@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, get_args
 
 import pyarrow as pa
 
@@ -188,12 +188,15 @@ def write_heads(store: Store, model_ids: Sequence[str], out: Path, file_format: 
 
 def _write(store: Store, stems: Mapping[str, Path], file_format: HeadFormat) -> list[Path]:
     """Heads by their ids; whoever was erased meanwhile is left out."""
-    from factory.draw.splat_files import write_head
+    from factory.draw.splat_files import SplatFormat, write_head
     from factory.provenance.marks import Marker
 
     marker, written = Marker.of(store.root), []
     for an_id, stem in stems.items():  # one by one, as each may be megabytes
         for row in heads(store, [an_id], ["prompt", "splats", "turntable"]).to_pylist():
             marked = partial(marker.mark, made={"prompt": row["prompt"]})
-            written.append(write_head(row["splats"], row["turntable"], stem, file_format, marked))
+            file = write_head(row["splats"], row["turntable"], stem, file_format, marked)
+            written.append(file)
+            if file_format in get_args(SplatFormat):  # these have no place for content credentials
+                marker.write_beside(file)
     return written

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import base64
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -16,11 +18,14 @@ from factory.config import PrepareConfig
 from factory.errors import PhotoRejected
 from factory.faces.photos import decode_photo
 from factory.prompts import PERSON
+from factory.provenance.credentials import make_self_signed
+from factory.provenance.marks import Marker, read_claim
+from factory.provenance.xmp import COMPOSITE_TYPE
 from factory.records import FaceMasks
 from studio.demo.likeness import Likeness, measure, overall
 from studio.demo.people import COLUMNS, CORRUPT, NO_FACE, PEOPLE, REAL_PHOTO, portrait, write_data_set
 from studio.demo.report import Report, ReportPerson, Stage, html
-from studio.demo.run import Log, free_port, open_folder
+from studio.demo.run import Log, free_port, open_folder, write_report
 from studio.demo.sheet import SMALL_PX, SheetRow, contact_sheet, overlay, save_small
 from studio.training.dataset import NUM_TRAINED, held_out, person_of
 
@@ -115,6 +120,23 @@ def test_the_sheet_for_a_page_is_a_small_jpeg(tmp_path: Path) -> None:
         assert small.height == pytest.approx(sheet.height * SMALL_PX / sheet.width, abs=1)
 
 
+def test_what_the_demo_writes_says_that_a_model_made_parts_of_it(tmp_path: Path) -> None:
+    likeness = Likeness(own=0.5, others=-0.1, nearest=1.0, num_measured=2)
+    person = ReportPerson(row=_row("ada"), identity_id="1", likeness=likeness, rendered=True)
+    report = Report(
+        title="1", people=[person], captions=["x", "y"], prompts=["a <person>"] * 2, rejects=[], stages=[], facts={},
+        ceiling=None,
+    )  # fmt: skip
+    credentials = make_self_signed()
+    write_report(report, [], tmp_path, Marker(credentials))
+    for name in ("contact_sheet.png", "contact_sheet.jpg"):
+        claim = read_claim((tmp_path / name).read_bytes(), credentials)
+        assert claim is not None and claim.synthetic and claim.state == "Trusted"
+        with Image.open(tmp_path / name) as sheet:
+            xmp: Any = sheet.info.get("xmp") or sheet.info["XML:com.adobe.xmp"]
+        assert COMPOSITE_TYPE in (xmp.decode() if isinstance(xmp, bytes) else xmp)
+
+
 class _Tags(HTMLParser):
     """Collects what a page would load."""
 
@@ -146,6 +168,8 @@ def test_the_report_is_one_file_and_escapes_what_strangers_wrote() -> None:
     tags = _Tags()
     tags.feed(page)
     assert len(tags.sources) == 6 and all(source.startswith("data:image/") for source in tags.sources)
+    synthetic = [b"trainedAlgorithmicMedia" in base64.b64decode(source.partition(",")[2]) for source in tags.sources]
+    assert synthetic == [False, False, True] * 2, "photo, masks, and what was drawn"
     assert "<script>" not in page and "&lt;b&gt;ada" in page
     assert "not_an_image" in page and "done in an earlier run" in page
     shown = re.search(r"<b>([\d.]+)</b><span>likeness of pictures to their own", page)

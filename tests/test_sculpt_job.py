@@ -127,5 +127,6 @@ def test_the_job_on_a_cluster_and_its_files(posed: Pack, store: Store, tmp_path:
     assert (first.models, first.skipped_existing) == (2, 0) and (again.models, again.skipped_existing) == (2, 2)
     assert store.count("models") == 4 and store.count("checkpoints") == 0
     files = sorted(file.name for file in (tmp_path / "out").iterdir())
-    assert files == [f"{name}_{n}.{kind}" for name in ("ada", "bob") for n in (0, 1) for kind in ("mp4", "ply")]
+    kinds = ("mp4", "ply", "ply.c2pa")
+    assert files == [f"{name}_{n}.{kind}" for name in ("ada", "bob") for n in (0, 1) for kind in kinds]
     assert len(from_ply((tmp_path / "out" / "ada_0.ply").read_bytes())) > 8

@@ -15,6 +15,7 @@ import pygltflib as gltf
 from PIL import Image, ImageSequence
 
 from factory.draw.clips import ClipFormat, encode_mp4, write_clip
+from factory.provenance.exports import ModelKind
 from factory.provenance.marks import mark
 
 if TYPE_CHECKING:  # torch is loaded where Gaussians are tensors, and not where a server gives out files
@@ -153,6 +154,11 @@ def export_head(ply: bytes, file_format: SplatFormat) -> bytes:
     return to_spz(ply) if file_format == "spz" else to_gltf(ply)
 
 
+def head_as(ply: bytes, kind: ModelKind) -> bytes:
+    """A stored head as a file of this kind, as provenance knows them."""
+    return export_head(ply, "gltf" if kind == "glb" else kind)
+
+
 def turntable_mp4(turntable: bytes) -> bytes:
     """A stored turntable as MP4; before MP4 it was kept as WebP."""
     if not turntable.startswith(b"RIFF"):
@@ -167,12 +173,12 @@ def write_head(
 ) -> Path:
     """A stored head as a file <stem>.ply, .spz, .glb, .mp4, .gif or .webp, or its turntable as a folder of PNGs.
 
-    Turntables go through `marked`; formats of Gaussians have no place for content credentials.
+    Each goes through `marked`, so that it says that a model made it.
     """
     if file_format in get_args(ClipFormat):
         return write_clip(turntable_mp4(turntable), TURNTABLE_FPS, stem, cast(ClipFormat, file_format), marked)
     stem.parent.mkdir(parents=True, exist_ok=True)
     suffix = "glb" if file_format == "gltf" else file_format
     file = stem.with_name(f"{stem.name}.{suffix}")  # with_suffix would cut a name at its last point
-    file.write_bytes(export_head(ply, cast(SplatFormat, file_format)))
+    file.write_bytes(marked(export_head(ply, cast(SplatFormat, file_format))))
     return file

@@ -18,9 +18,14 @@ from PIL import Image
 
 FileKind = Literal["png", "jpeg", "webp", "gif", "mp4"]
 SOURCE_TYPE: Final = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"  # IPTC NewsCodes
+COMPOSITE_TYPE: Final = "http://cv.iptc.org/newscodes/digitalsourcetype/compositeWithTrainedAlgorithmicMedia"
 SYSTEM: Final = "identity-factory"
-PARAMETERS: Final = "https://identity-factory.invalid/ns/1.0/"  # namespace of ours: nothing is there to be fetched
-_TOLD: Final = ("prompt", "seed", "pose", "poses", "image_id", "video_id")  # columns
+NAMESPACES: Final = {
+    "Iptc4xmpExt": "http://iptc.org/std/Iptc4xmpExt/2008-02-29/",
+    "xmp": "http://ns.adobe.com/xap/1.0/",
+    "idf": "https://identity-factory.invalid/ns/1.0/",  # ours: nothing is there to be fetched
+}
+_TOLD: Final = ("prompt", "seed", "pose", "poses", "image_id", "video_id", "model_id")  # columns
 _PNG: Final = b"\x89PNG\r\n\x1a\n"
 _PNG_XMP: Final = b"XML:com.adobe.xmp\0"
 _JPEG_XMP: Final = b"http://ns.adobe.com/xap/1.0/\0"
@@ -31,25 +36,32 @@ _XMP_FLAG, _ALPHA_FLAG = 0x04, 0x10  # of VP8X
 _MOST_JPEG: Final = 65_533 - len(_JPEG_XMP)  # bytes of a segment
 
 
-def packet(made: Mapping[str, Any] | None = None) -> bytes:
-    """An XMP packet: IPTC's DigitalSourceType and, given `made`, IPTC's fields on AI and all of it as JSON.
+def fields(made: Mapping[str, Any] | None = None, *, composite: bool = False) -> dict[str, str]:
+    """What is said of a file, by XMP's names: IPTC's DigitalSourceType and, given `made`, IPTC's fields on AI and all
+    of it as JSON. `composite`: only parts of it were made by a model, as of a sheet that shows photos, too.
 
     `made` tells how it was made, such as prompt, seed, num_inference_steps; its `prompt` is IPTC's AIPromptInformation.
     """
-    fields = [
-        ("Iptc4xmpExt:DigitalSourceType", SOURCE_TYPE),
-        ("Iptc4xmpExt:AISystemUsed", SYSTEM),
-        ("xmp:CreatorTool", SYSTEM),
-    ]
+    told = {
+        "Iptc4xmpExt:DigitalSourceType": COMPOSITE_TYPE if composite else SOURCE_TYPE,
+        "Iptc4xmpExt:AISystemUsed": SYSTEM,
+        "xmp:CreatorTool": SYSTEM,
+    }
     if made:
-        fields += [("Iptc4xmpExt:AIPromptInformation", str(made["prompt"]))] if "prompt" in made else []
-        fields.append(("idf:parameters", json.dumps(dict(made), ensure_ascii=False, sort_keys=True)))
-    body = "".join(f"<{name}>{escape(_xml(text))}</{name}>" for name, text in fields)
+        told |= {"Iptc4xmpExt:AIPromptInformation": str(made["prompt"])} if "prompt" in made else {}
+        told["idf:parameters"] = json.dumps(dict(made), ensure_ascii=False, sort_keys=True)
+    return told
+
+
+def packet(made: Mapping[str, Any] | None = None, *, composite: bool = False) -> bytes:
+    """An XMP packet of these fields."""
+    named = fields(made, composite=composite).items()
+    body = "".join(f"<{name}>{escape(_xml(text))}</{name}>" for name, text in named)
+    spaces = " ".join(f'xmlns:{prefix}="{uri}"' for prefix, uri in NAMESPACES.items())
     return (
         '<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?><x:xmpmeta xmlns:x="adobe:ns:meta/">'
         '<rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#"><rdf:Description rdf:about="" '
-        'xmlns:Iptc4xmpExt="http://iptc.org/std/Iptc4xmpExt/2008-02-29/" xmlns:xmp="http://ns.adobe.com/xap/1.0/" '
-        f'xmlns:idf="{PARAMETERS}">{body}</rdf:Description></rdf:RDF></x:xmpmeta><?xpacket end="r"?>'
+        f'{spaces}>{body}</rdf:Description></rdf:RDF></x:xmpmeta><?xpacket end="r"?>'
     ).encode()
 
 
@@ -76,6 +88,15 @@ def kind_of(data: bytes) -> FileKind:
     if data[4:8] == b"ftyp":
         return "mp4"
     raise ValueError("this is no PNG, JPEG, WebP, GIF or MP4")
+
+
+def has_place(data: bytes) -> bool:
+    """Whether a file is one of the five, which hold content credentials themselves."""
+    try:
+        kind_of(data)
+    except ValueError:
+        return False
+    return True
 
 
 def with_xmp(data: bytes, xmp: bytes) -> bytes:

@@ -11,7 +11,7 @@ import re
 import secrets
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -105,14 +105,15 @@ def find_person(
     photo_id: str | None = None,
     identity_id: str | None = None,
     name: str | None = None,
+    face_ids: Collection[str] = (),
     content: bytes = b"",
 ) -> Person:
-    """The person of a photo (everybody on it), of an identity, or of a name (in all photos called so).
+    """The person of a photo (everybody on it), of an identity, of faces, or of a name (in all photos called so).
 
     A photo may be unknown to the root: then only the tombstone is set. `content` is its bytes, where they are at hand:
     rejects that quote them are the person's too. Raises IdentityNotFound for the other two.
     """
-    faces: set[str] = set()
+    faces = set(face_ids)
     photos = {photo_id} if photo_id is not None else set()
     rejects = _rejects_that_quote(store, content)
     if identity_id is not None:
@@ -186,7 +187,7 @@ def erase(store: Store, person: Person, *, waits_s: Sequence[float] = (1.0, 5.0,
     interruption. What is refused may still be written to a file, which nothing names then: if the person is found,
     that is removed after each of these waits. `found` of the result must be empty.
     """
-    needles, names = _needles(store, person), _own_names(store, person)
+    needles, names = needles_of(store, person), _own_names(store, person)
     salt = min(store.tombstones().salts, default=secrets.token_hex(16))  # the root's own, once there is one
     now = datetime.now(UTC).isoformat(timespec="seconds")
     buried = [{"digest": tombstone_digest(salt, i), "salt": salt, "erased_at": now} for i in person.buried()]
@@ -215,7 +216,7 @@ def erase(store: Store, person: Person, *, waits_s: Sequence[float] = (1.0, 5.0,
     )
 
 
-def _needles(store: Store, person: Person) -> dict[bytes, str]:
+def needles_of(store: Store, person: Person) -> dict[bytes, str]:
     """Byte strings that only this person's rows put on disk: ids, pieces of embeddings, pieces of pictures."""
     photos = sorted(map(photo_of, person.face_ids))
     kept = _column(store, "faces", "face_id", where_in("photo_id", photos)) - person.face_ids

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import lance
 import pyarrow as pa
@@ -25,12 +25,16 @@ from factory.records import GeneratedImage, Identity, PictureMetrics, PreparedFa
 from factory.store.columns import as_stored, with_columns
 from factory.store.commits import open_to_write, retried, throw_back
 from factory.store.connection import open_table, storage_options
+from factory.store.marked import marked_rows, marked_schema
 from factory.store.paging import newest_first
 from factory.store.rows import face_from_row, identity_from_row, image_from_row, metrics_from_row
 from factory.store.schemas import KEYS, SCHEMAS, Table
 from factory.store.sql import where_in
 from factory.store.tombstones import Tombstones
 from factory.store.upkeep import after_commit, drop_deleted, tidy
+
+if TYPE_CHECKING:  # the library that signs is loaded where something leaves
+    from factory.provenance.marks import Marker
 
 _NEAR_AMONG = 10_000  # identities of which near names are looked for
 _NAMES_AT_ONCE = 1000  # in one condition
@@ -275,10 +279,12 @@ class Store:
         """What could not be used, and why."""
         return [Reject(**row) for row in self.read("rejects").to_pylist()]
 
-    def export_parquet(self, table: Table, path: str | Path) -> None:
-        """Copies a table into one Parquet file, batch by batch, with the columns' documentation."""
+    def export_parquet(self, table: Table, path: str | Path, marker: Marker | None = None) -> None:
+        """Copies a table into one Parquet file, batch by batch, with the columns' documentation; given a marker, what a
+        model made says so in it."""
         target, name = filesystem(str(path))
-        dataset = self.open(table)
-        with pq.ParquetWriter(name, SCHEMAS[table], filesystem=target) as writer:
+        dataset, schema = self.open(table), SCHEMAS[table] if marker is None else marked_schema(table)
+        with pq.ParquetWriter(name, schema, filesystem=target) as writer:
             for batch in dataset.to_batches(batch_size=256) if dataset is not None else ():
-                writer.write_table(with_columns(pa.Table.from_batches([batch]), SCHEMAS[table]))
+                rows = with_columns(pa.Table.from_batches([batch]), SCHEMAS[table])
+                writer.write_table((rows if marker is None else marked_rows(rows, table, marker)).cast(schema))

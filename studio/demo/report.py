@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +12,7 @@ import jinja2
 import numpy as np
 from PIL import Image
 
+from factory.provenance.marks import mark
 from studio.demo.likeness import Likeness, overall
 from studio.demo.sheet import SheetRow, overlay
 
@@ -62,12 +63,14 @@ def percent(value: float | None) -> str:
     return "-" if value is None else f"{value:.0%}"
 
 
-def _data_uri(picture: np.ndarray | None) -> str:
-    if picture is None:
-        return ""
+def _jpeg(picture: np.ndarray) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(picture).save(buffer, format="JPEG", quality=92)
-    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
+    return buffer.getvalue()
+
+
+def _data_uri(jpeg: bytes) -> str:
+    return "data:image/jpeg;base64," + base64.b64encode(jpeg).decode()
 
 
 def _thumbnail(picture: np.ndarray) -> np.ndarray:
@@ -81,10 +84,13 @@ def _bar(value: float | None) -> float:
     return 0.0 if value is None else round(100 * min(max(value, 0.0), 1.0), 1)
 
 
-def html(report: Report) -> str:
-    """The page as text; pictures are inside it, so it can be mailed as one file."""
+def html(report: Report, marked: Callable[[bytes], bytes] = mark) -> str:
+    """The page as text; pictures are inside it, so it can be mailed as one file. What was drawn goes through `marked`,
+    so that it says that a model made it."""
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
-    environment.filters.update(uri=_data_uri, thumbnail=_thumbnail, number=number, percent=percent, bar=_bar)
+    environment.filters.update(thumbnail=_thumbnail, number=number, percent=percent, bar=_bar)
+    environment.filters.update(uri=lambda shown: _data_uri(_jpeg(shown)))
+    environment.filters.update(drawn=lambda picture: _data_uri(marked(_jpeg(picture))))
     template = environment.from_string(Path(__file__).with_name("report.html").read_text(encoding="utf-8"))
     longest = max((stage.seconds for stage in report.stages), default=0.0) or 1.0
     total = overall([person.likeness for person in report.people if person.rendered])

@@ -31,6 +31,7 @@ from PIL import Image
 
 from factory.faces.detect import FaceRecogniser
 from factory.pack import load_pack
+from factory.provenance.marks import Marker
 from factory.records import TEXT_ENCODER, Identity, PreparedFace
 from factory.store.tables import Store
 from studio.demo.extras import Order, extra_rows, pair_orders, posed_orders
@@ -91,7 +92,7 @@ def run(out: Path, *, fresh: bool = False, pack: str = "studio") -> int:
     pictures, extras = draw(identities, root, out / "pictures", pack, log)
     with log.stage("report") as did:
         report = measured_report(photos, store, identities, pictures, pack, log)
-        write_report(report, extras, out)
+        write_report(report, extras, out, Marker.of(str(root)))
         did.append(f"{len(report.people)} people, {len(COLUMNS)} contexts")
     total = overall([person.likeness for person in report.people if person.rendered])
     print(f"\n{likeness_line(total)} All in {time.monotonic() - log.start:.0f} s.")
@@ -283,15 +284,19 @@ def likeness_line(total: Likeness) -> str:
     )
 
 
-def write_report(report: Report, extras: Sequence[ExtraRow], out: Path) -> None:
-    """The contact sheet (and a small one, docs/demo.jpg), the page, and the numbers for other programs."""
+def write_report(report: Report, extras: Sequence[ExtraRow], out: Path, marker: Marker) -> None:
+    """The contact sheet (and a small one, docs/demo.jpg), the page, and the numbers for other programs.
+
+    The sheets say that parts of them were made by a model, and each drawn picture of the page that all of it was."""
     total = overall([person.likeness for person in report.people if person.rendered])
     subtitle = f"Two learned words a person; every picture asked for over HTTP. {likeness_line(total)}"
     rows = [person.row for person in report.people]
     sheet = contact_sheet(rows, report.captions, title=report.title, subtitle=subtitle, extras=extras)
     sheet.save(out / "contact_sheet.png")
     save_small(sheet, out / "contact_sheet.jpg")
-    (out / "report.html").write_text(html(report), encoding="utf-8")
+    for file in (out / "contact_sheet.png", out / "contact_sheet.jpg"):
+        file.write_bytes(marker.mark(file.read_bytes(), composite=True))  # it shows photos, too
+    (out / "report.html").write_text(html(report, marker.mark), encoding="utf-8")
     numbers: dict[str, Any] = {"likeness": asdict(total), "ceiling": report.ceiling}
     numbers["people"] = {person.row.name: asdict(person.likeness) for person in report.people}
     numbers["stages"] = {stage.name: round(stage.seconds, 1) for stage in report.stages}
