@@ -43,7 +43,10 @@ def create(
     expires: Annotated[
         str | None, typer.Option("--expires", metavar="30d", help="After so many h, d or w, or at a date. [never]")
     ] = None,
-    pictures_per_minute: Annotated[int | None, typer.Option("--pictures-per-minute", min=1, help="At most.")] = None,
+    pictures_per_minute: Annotated[
+        int | None,
+        typer.Option("--pictures-per-minute", min=1, help="At most; so is a frame of a clip, an update of a head."),
+    ] = None,
     max_waiting: Annotated[
         int | None, typer.Option("--max-waiting", min=1, help="Pictures asked for and not answered, at most.")
     ] = None,

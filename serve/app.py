@@ -27,6 +27,7 @@ from serve.drawing import Drawer
 from serve.ingress import NO_KEYS, Ingress
 from serve.ingress import create_app as create_app
 from serve.learning import learner_deployment
+from serve.proxy import PROXY_CALLBACK
 from serve.sculpting import sculptor_deployment
 from serve.settings import AppArgs, Keyless, Settings
 from serve.stopping import StopSignals, finish
@@ -60,6 +61,7 @@ def build(root: str, pack: str = "studio", settings: Settings = _DEFAULTS, host:
     learner = learner_deployment(args, num_threads=num_threads, num_gpus=0.2 if num_gpus else 0.0)
     ingress = ray_serve.deployment(
         name="Ingress",
+        num_replicas=args.num_ingresses,
         ray_actor_options={"num_cpus": 0.1},
         max_ongoing_requests=1000,  # never the bottleneck: the drawer's queue is what refuses, in OpenAI's shape
         graceful_shutdown_wait_loop_s=0.5,
@@ -147,6 +149,7 @@ def _connect() -> None:
     if not ray.is_initialized():
         # Replicas share cores: a thread that spins in one holds up the others.
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+        os.environ.setdefault(*PROXY_CALLBACK)
         ray.init(include_dashboard=False, log_to_driver=False)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterator, Sequence
-from contextlib import aclosing, contextmanager
+from contextlib import aclosing, contextmanager, nullcontext
 from functools import partial
 from typing import Any, Protocol, TypeAlias
 
@@ -154,13 +154,16 @@ class ImageClient:
             for task in tasks:
                 task.cancel()
 
-    async def clip(self, request: ClipRequest, on_progress: OnProgress = lambda _: None) -> ClipResult:
-        """One clip, however long it takes; it is taken back if the caller goes away.
+    async def clip(
+        self, request: ClipRequest, on_progress: OnProgress = lambda _: None, *, paid: bool = False
+    ) -> ClipResult:
+        """One clip, however long it takes; it is taken back if the caller goes away. `paid`: the book of work, which
+        took it in, has asked the quotas.
 
         Raises:
             QueueFull, GeneratorDown, Stopping, IncompatibleIdentity, PackError, PromptTooLong
         """
-        async with self._quotas.pictures(request.config.num_frames):  # each frame is a picture's work
+        async with nullcontext() if paid else self._quotas.piece(request.config.num_frames):
             return await self._one_clip(request, on_progress)
 
     async def _one_clip(self, request: ClipRequest, on_progress: OnProgress) -> ClipResult:

@@ -89,7 +89,7 @@ class Filming:
             return an_id
         while True:
             try:
-                made = await self._client.clip(request, on_progress)
+                made = await self._client.clip(request, on_progress, paid=True)
                 break
             except QueueFull as full:  # pictures that somebody waits for come first
                 await asyncio.sleep(full.retry_after_s)

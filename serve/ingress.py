@@ -10,6 +10,8 @@ from typing import Any
 
 import ray
 from fastapi import APIRouter, FastAPI
+from ray import serve as ray_serve
+from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
 from starlette.convertors import PathConvertor, register_url_convertor
 from starlette.middleware.cors import CORSMiddleware
@@ -21,6 +23,7 @@ from factory.provenance.marks import Marker, mark_with
 from factory.store.keys import KeyRing
 from factory.store.tables import Store
 from serve.a1111.routes import a1111_routes
+from serve.a1111.tasks import Everywhere, Tasks, TasksOfAll, TaskState
 from serve.access import Gate, Rooms
 from serve.browsing import browse_router
 from serve.catalog import Catalog
@@ -121,15 +124,41 @@ def counted_by_ray() -> Ask:
     if not ray.is_initialized():
         return counted_here()
     actor: Any = None
+    options: dict[str, Any] = {
+        "name": "identity-factory-quotas",
+        "namespace": "identity-factory",  # whichever job a replica belongs to
+        "get_if_exists": True,
+        "lifetime": "detached",
+        "max_restarts": -1,  # with its node it is lost, and counts from nothing
+        "max_task_retries": 1,
+        "num_cpus": 0,
+    }
 
     async def ask(method: str, *args: Any) -> Any:
         nonlocal actor
         if actor is None:
-            options = {"name": "identity-factory-quotas", "get_if_exists": True, "num_cpus": 0, "lifetime": "detached"}
             actor = ray.remote(Counts).options(**options).remote()
         return await getattr(actor, method).remote(*args)
 
     return ask
+
+
+def asking_all() -> Everywhere | None:
+    """Calls a method of all replicas of this deployment, this one too; None where this is none, as in tests."""
+    try:
+        here = ray_serve.get_replica_context()
+    except RayServeException:
+        return None
+    handle: Any = None
+
+    async def everywhere(method: str, *args: Any) -> list[Any]:
+        nonlocal handle
+        if handle is None:
+            handle = ray_serve.get_deployment_handle(here.deployment, here.app_name)
+        results: list[Any] = await handle.broadcast(method, *args).results_async()
+        return results
+
+    return everywhere
 
 
 def with_cors(app: ASGIApp, origins: Sequence[str]) -> ASGIApp:
@@ -159,6 +188,7 @@ class Ingress:
         self._patient_room = asyncio.Semaphore(self._num_patient)
         share = max((args.max_ongoing + args.max_queued) // 2, 1)
         self._quotas = Quotas(counted_by_ray(), lasts_s=args.timeout_s + _SPARE_S, tenants_share=share)
+        self._tasks = Tasks()
         self._books: list[WorkBook] = []
         self._ledgers: list[Ledger] = []
         self._clients: list[ImageClient] = []
@@ -201,7 +231,7 @@ class Ingress:
             LEARN: Kind(do=uploads.learn, undo=uploads.forget, at_once=self._args.learner_slots),
             BATCH: Kind(do=lines.run),
         }
-        book = WorkBook(store, kinds, kept_of)
+        book = WorkBook(store, kinds, kept_of, admit=self._quotas.piece)
         identities = Identities(catalog, store, book, uploads, pack.fingerprint(), self._quotas)
         batches = Batches(store, book, pack.name)
         routers = [
@@ -212,7 +242,7 @@ class Ingress:
             edit_routes(Edits(endpoint.generations, identities, uploads, book, timeout_s=self._args.timeout_s)),
             batch_routes(batches),
             file_routes(Files(store, batches)),
-            a1111_routes(pack, catalog, endpoint),
+            a1111_routes(pack, catalog, endpoint, TasksOfAll(self._tasks, asking_all())),
         ]
         self._books.append(book)
         self._clients.append(client)
@@ -231,6 +261,14 @@ class Ingress:
             for ledger in self._ledgers:
                 await ledger.flush()
         return self._door.num_inside
+
+    async def a1111_tasks(self, owner: str, task_id: str | None = None) -> list[TaskState]:
+        """What this replica draws for one of A1111's clients."""
+        return [task.state() for task in self._tasks.of(owner, task_id)]
+
+    async def a1111_interrupt(self, owner: str) -> None:
+        """Ends what this replica draws for it."""
+        self._tasks.interrupt(owner)
 
     async def give_up(self) -> None:
         """Answers 503 to those that still wait for pictures."""

@@ -1,5 +1,8 @@
 """How much a key may ask for: pictures a minute, pictures that wait, identities a day.
 
+What is no picture costs as much as the pictures that could be drawn meanwhile: a frame of a clip is one, an update of a
+head is one (`head_pictures`). What costs more than a minute's share is taken in, and paid off in the minutes after it.
+
 One counter for all ingress replicas, an actor of Ray's: each of them asks it before anything is drawn or learned. Keys
 without limits ask nobody. What is under way is held by a lease that lapses, as a replica may be lost.
 """
@@ -18,6 +21,7 @@ from limits import RateLimitItem, RateLimitItemPerDay, RateLimitItemPerMinute
 from limits.storage import MemoryStorage
 from limits.strategies import MovingWindowRateLimiter
 
+from factory.config import SculptConfig
 from factory.store.keys import Key
 
 # Whose request the running task serves: set by the gate, and taken over by every task that is begun for it.
@@ -25,7 +29,16 @@ asking: Final[ContextVar[Key | None]] = ContextVar("asking", default=None)
 What = Literal["picture", "identity"]
 _WINDOWS: Final[dict[What, type[RateLimitItem]]] = {"picture": RateLimitItemPerMinute, "identity": RateLimitItemPerDay}
 _BUSY_S: Final = 2.0  # when to ask again where too much is under way
+_WORK_S: Final = 3600.0  # a lease of work that is answered later
+# Pictures that an update of a head is worth. On a CPU core: 0.33 s an update, by ISM 0.75 s; 0.25 s a picture
+# (docs/results/heads.md, README; studio).
+_UPDATE_PICTURES: Final = {"reconstruction": 1, "ism": 3}
 Ask = Callable[..., Awaitable[Any]]  # a method of Counts by its name, and its arguments
+
+
+def head_pictures(config: SculptConfig) -> int:
+    """What a head costs, in pictures: 240 with the defaults."""
+    return config.num_iterations * _UPDATE_PICTURES[config.objective]
 
 
 class QueueFull(Exception):
@@ -53,12 +66,22 @@ class Counts:
         self._clock = clock
         self._rates = MovingWindowRateLimiter(MemoryStorage())
         self._leases: dict[str, dict[int, tuple[int, float]]] = defaultdict(dict)  # by key: pictures, until when
+        self._owed: dict[str, float] = {}  # by key: until when nothing is granted
         self._next = 0
 
     def spend(self, key_id: str, what: What, limit: int, num: int) -> float:
-        """Takes `num` of what a window allows: 0, or the seconds until there may be as much again."""
+        """Takes `num` of what a window allows: 0, or the seconds until there may be as much again.
+
+        Pictures that are more than a whole window (a head) take all of it, and nothing is granted for as many windows
+        as they are. So many identities at once are never granted.
+        """
         window = _WINDOWS[what](limit)
-        if self._rates.hit(window, key_id, what, cost=num):
+        cost, now = (min(num, limit) if what == "picture" else num), self._clock()
+        if what == "picture" and (owed_s := self._owed.get(key_id, now) - now) > 0:
+            return max(owed_s, 1.0)
+        if self._rates.hit(window, key_id, what, cost=cost):
+            if num > cost:
+                self._owed[key_id] = now + window.get_expiry() * num / limit
             return 0.0
         reset = self._rates.get_window_stats(window, key_id, what).reset_time
         return max(reset - time.time(), 1.0)
@@ -91,37 +114,55 @@ class Quotas:
     async def pictures(self, num: int, *, patient: bool = False) -> AsyncIterator[None]:
         """While `num` pictures are drawn. Raises QuotaExceeded; patient ones, of a batch, wait until there may be more,
         and count as none that wait."""
-        key = asking.get()
-        if key is None:
-            yield
-            return
-        most = None if patient else key.max_waiting or (self._tenants_share if key.tenant is not None else None)
-        # a tenant's keys share what they were not given each
-        who = key.key_id if key.max_waiting is not None else f"tenant {key.tenant}"
-        lease = None
-        if most is not None:
-            lease = await self._ask("enter", who, most, num, self._lasts_s)
-            if lease is None:
-                raise QuotaExceeded(_BUSY_S)
-        try:
-            while key.pictures_per_minute is not None:
+        async with self._under_way(0 if patient else num, self._lasts_s):
+            while True:
                 try:
-                    await self._spend(key, "picture", key.pictures_per_minute, num)
+                    await self._pay(num)
                     break
                 except QuotaExceeded as full:
                     if not patient:
                         raise
                     await asyncio.sleep(full.retry_after_s)
             yield
-        finally:
-            if lease is not None:
-                await self._ask("leave", who, lease)
+
+    @asynccontextmanager
+    async def piece(self, pictures: int) -> AsyncIterator[None]:
+        """While one thing is made that costs as much as so many pictures, and waits as one. Raises QuotaExceeded.
+
+        Of what takes hours the lease lapses before: it counts as none that waits then.
+        """
+        async with self._under_way(1, _WORK_S):
+            await self._pay(pictures)
+            yield
 
     async def identities(self, num: int = 1) -> None:
         """Before `num` identities are learned. Raises QuotaExceeded."""
         key = asking.get()
         if key is not None and key.identities_per_day is not None:
             await self._spend(key, "identity", key.identities_per_day, num)
+
+    @asynccontextmanager
+    async def _under_way(self, num: int, lasts_s: float) -> AsyncIterator[None]:
+        """Holds a lease for as many, where the key is told how many may wait."""
+        key = asking.get()
+        most = None if key is None else key.max_waiting or (self._tenants_share if key.tenant is not None else None)
+        if key is None or most is None or not num:
+            yield
+            return
+        # a tenant's keys share what they were not given each
+        who = key.key_id if key.max_waiting is not None else f"tenant {key.tenant}"
+        lease = await self._ask("enter", who, most, num, lasts_s)
+        if lease is None:
+            raise QuotaExceeded(_BUSY_S)
+        try:
+            yield
+        finally:
+            await self._ask("leave", who, lease)
+
+    async def _pay(self, pictures: int) -> None:
+        key = asking.get()
+        if key is not None and key.pictures_per_minute is not None:
+            await self._spend(key, "picture", key.pictures_per_minute, pictures)
 
     async def _spend(self, key: Key, what: What, limit: int, num: int) -> None:
         if wait_s := await self._ask("spend", key.key_id, what, limit, num):

@@ -7,6 +7,7 @@ only draws pays for it. It is nicer than the drawer: where both want the same co
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import threading
 import time
@@ -24,6 +25,7 @@ from factory.pack import load_pack
 from factory.store.queries import (
     checkpoint_of,
     drop_checkpoints,
+    find_work,
     heads,
     identities_by_id,
     keep_checkpoint,
@@ -93,15 +95,21 @@ class HeadMaker:
         people = identities_by_id(store, [identity_id])
         if identity_id not in people:
             raise UnknownIdentity(f"no identity {identity_id!r}: it was erased")
-        made = make_head(
-            self._load(),
-            sculpt_request(store, people[identity_id], prompt, config),
-            model_id,
-            kept=checkpoint_of(store, model_id),
-            keep=partial(keep_checkpoint, store, model_id, identity_id),
-            on_step=on_step,
-            checkpoint_every_s=CHECKPOINT_EVERY_S,
-        )
+        try:
+            made = make_head(
+                self._load(),
+                sculpt_request(store, people[identity_id], prompt, config),
+                model_id,
+                kept=checkpoint_of(store, model_id),
+                keep=partial(keep_checkpoint, store, model_id, identity_id),
+                on_step=on_step,
+                checkpoint_every_s=CHECKPOINT_EVERY_S,
+            )
+        except _TakenBack:
+            # whoever deleted it dropped its checkpoint, perhaps before this thread kept its last one
+            if not _is_known(store, identity_id, prompt, config):
+                drop_checkpoints(store, [model_id])
+            raise
         now = identities_by_id(store, [identity_id])
         if identity_id in now:
             now[identity_id].check_consent(time.time())
@@ -119,6 +127,14 @@ class HeadMaker:
             torch.set_num_threads(self._num_threads)  # OpenMP's number is each thread's own
             self._sculptor = Sculptor(load_pack(self._pack), device=self._device)
         return self._sculptor
+
+
+def _is_known(store: Store, identity_id: str, prompt: str, config: SculptConfig) -> bool:
+    """Whether there is still work that asked for this head, also work that was taken back: it may be asked for again,
+    and goes on from its checkpoint."""
+    order = {"identity": identity_id, "prompt": prompt, "config": config.model_dump(mode="json")}
+    rows = find_work(store, "head", "identity_id", identity_id)
+    return any(json.loads(row["request"]) == order for row in rows)
 
 
 def sculptor_deployment(args: AppArgs, *, num_threads: int, num_gpus: float) -> Application:

@@ -19,6 +19,7 @@ class Settings(Config):
     max_ongoing: int = Field(default=256, ge=1)
     max_queued: int = Field(default=64, ge=1)  # images the ingress holds beyond that, first come first; more get 429
     timeout_s: float = Field(default=300.0, gt=0.0)  # of one request, queue included
+    num_ingresses: int = Field(default=1, ge=1)  # replicas that take requests; each holds max_queued more
     num_cpus: float = Field(default=0.2, gt=0.0)  # booked by a generator: small, so that jobs find room
     num_gpus: float | None = Field(default=None, ge=0.0)  # None: 0.6 where the cluster has GPUs, else 0
     num_threads: int | None = Field(default=None, ge=1)  # of torch in a generator; None: num_cpus rounded up

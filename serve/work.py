@@ -13,11 +13,16 @@ import json
 import secrets
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Final, Literal, TypeAlias
 
 from factory.store.queries import find_work, work_page
 from factory.store.tables import Store
+from serve.pace import Pace
+from serve.refusals import KeyReused as KeyReused
+from serve.refusals import TooMuchWork as TooMuchWork
+from serve.refusals import UnknownWork as UnknownWork
 
 Status = Literal["queued", "in_progress", "completed", "failed", "cancelled"]
 UNDER_WAY: Final = ("queued", "in_progress")
@@ -29,7 +34,7 @@ _DEAD_AFTER: Final = 3  # beats that were missed
 class Work:
     """A row of the table `work`."""
 
-    work_id: str  # its kind, "_", 24 random hex digits
+    work_id: str  # its kind, "_", 24 hex digits: random, or of its key, so that two servers make one row of one key
     kind: str
     status: Status
     request: str  # JSON: all that is needed to do it, here or elsewhere
@@ -69,23 +74,6 @@ class Kind:
         self.room = asyncio.Semaphore(self.at_once)
 
 
-class UnknownWork(LookupError):
-    """There is no such work, or it was erased."""
-
-
-class KeyReused(ValueError):
-    """An Idempotency-Key came again with another request."""
-
-
-class TooMuchWork(Exception):
-    """As much is waiting as may wait."""
-
-    retry_after_s = 10.0
-
-    def __str__(self) -> str:
-        return "too much is waiting; try again later"
-
-
 class WorkBook:
     """Does the work of one server, each kind so many pieces at once, oldest first. For one event loop."""
 
@@ -96,22 +84,30 @@ class WorkBook:
         tell: Callable[[Exception], Mapping[str, Any]],
         *,
         beat_s: float = 5.0,
+        admit: Callable[[int], AbstractAsyncContextManager[None]] | None = None,
     ) -> None:
-        """`tell` makes an error what is kept of it: `code` and `message`."""
+        """`tell` makes an error what is kept of it: `code` and `message`. `admit` is entered with what a piece costs,
+        in pictures, before it is taken in, and left when it is over here; what it raises refuses the piece."""
         self._store, self._kinds, self._tell, self._beat_s = store, kinds, tell, beat_s
+        self._admit, self._held = admit, dict[str, AsyncExitStack]()
         self._mine: dict[str, Work] = {}  # under way here, oldest first
         self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._paces: dict[str, Pace] = {}
         self._submitting = asyncio.Lock()
         self._writing = asyncio.Lock()  # rows are written one after the other, in the order of what they tell
         self._closed = False
 
     async def submit(
-        self, kind: str, request: Mapping[str, Any], people: Sequence[str] = (), key: str | None = None
+        self,
+        kind: str,
+        request: Mapping[str, Any],
+        people: Sequence[str] = (),
+        key: str | None = None,
+        *,
+        pictures: int = 0,
     ) -> Work:
-        """Takes work in; the same key and request again give the work that is there.
-
-        Raises KeyReused, TooMuchWork.
-        """
+        """Takes work in, which costs as much as so many pictures; the same key and request again give the work that is
+        there. Raises KeyReused, TooMuchWork, and what `admit` raises."""
         text, now = json.dumps(request, sort_keys=True), time.time()
         async with self._submitting:
             if key is not None:
@@ -123,7 +119,7 @@ class WorkBook:
             if sum(work.kind == kind for work in self._mine.values()) >= self._kinds[kind].max_waiting:
                 raise TooMuchWork
             work = Work(
-                work_id=f"{kind}_{secrets.token_hex(12)}",
+                work_id=f"{kind}_{key[:24] if key is not None else secrets.token_hex(12)}",
                 kind=kind,
                 status="queued",
                 request=text,
@@ -133,13 +129,14 @@ class WorkBook:
                 created_at=now,
                 beat_at=now,
             )
-            self._mine[work.work_id] = work  # before it is written: however long that takes, it is tended here
-            try:
+            async with AsyncExitStack() as held:
+                if pictures and self._admit is not None:
+                    await held.enter_async_context(self._admit(pictures))
+                held.callback(self._mine.pop, work.work_id, None)
+                self._mine[work.work_id] = work  # before it is written: however long that takes, it is tended here
                 async with self._writing:
                     await self._finish(self._store.upsert, "work", [asdict(work)])
-            except BaseException:
-                del self._mine[work.work_id]
-                raise
+                self._held[work.work_id] = held.pop_all()
             self._begin(work)
         return work
 
@@ -188,7 +185,12 @@ class WorkBook:
         return waiting.index(work.work_id) if work.work_id in waiting else None
 
     def seconds_left(self, work: Work) -> float | None:
-        """Until it is done, by its own pace or by the last one's; None where nothing is known yet."""
+        """Until it is done, by its own pace or by the last one's; None where nothing is known yet.
+
+        Of another server's work, its pace is that since its start.
+        """
+        if (pace := self._paces.get(work.work_id)) is not None:
+            return pace.seconds_left()
         if work.status == "in_progress" and work.progress > 0 and work.started_at is not None:
             return (time.time() - work.started_at) * (1 / work.progress - 1)
         place, kind = self.position(work), self._kinds.get(work.kind)
@@ -243,13 +245,15 @@ class WorkBook:
         if (task := self._tasks.get(work_id)) is not None:
             task.cancel()
             await asyncio.wait([task])
-            self._forget(work_id)  # also one that was cancelled before its first step
+            await self._forget(work_id)  # also one that was cancelled before its first step
 
     async def _run(self, work: Work) -> None:
         kind = self._kinds[work.kind]
 
         def on_progress(share: float) -> None:
-            self._mine[work.work_id] = replace(self._mine[work.work_id], progress=min(max(share, 0.0), 1.0))
+            share = min(max(share, 0.0), 1.0)
+            self._paces.setdefault(work.work_id, Pace()).tell(share)
+            self._mine[work.work_id] = replace(self._mine[work.work_id], progress=share)
 
         try:
             async with kind.room:
@@ -266,11 +270,14 @@ class WorkBook:
                     await self._put(replace(over, finished_at=time.time(), beat_at=time.time()))
                     del self._mine[work.work_id]  # a beat that waits for its turn does not take it back
         finally:
-            self._forget(work.work_id)
+            await self._forget(work.work_id)
 
-    def _forget(self, work_id: str) -> None:
+    async def _forget(self, work_id: str) -> None:
         self._mine.pop(work_id, None)
         self._tasks.pop(work_id, None)
+        self._paces.pop(work_id, None)
+        if (held := self._held.pop(work_id, None)) is not None:
+            await held.aclose()
 
     async def _write(self, work: Work) -> None:
         async with self._writing:

@@ -76,13 +76,14 @@ class FakePendingEvents:
 
 @dataclass
 class FakePendingClip:
-    """Stands for Ray's DeploymentResponseGenerator: half of the steps, then grey frames."""
+    """Stands for Ray's DeploymentResponseGenerator: a quarter, half of the steps, then grey frames."""
 
     job: ClipRequest
     fake: "FakeGenerator"
     cancelled: bool = False
 
     async def __aiter__(self) -> AsyncIterator[float | ClipResult]:
+        yield 0.25
         yield 0.5
         if self.fake.endless:
             await asyncio.Event().wait()

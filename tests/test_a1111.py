@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import pickle
 import threading
 import time
 from collections.abc import Iterator
@@ -22,6 +23,7 @@ from factory.store.rows import identity_row
 from factory.store.tables import Store
 from serve.a1111 import schemas
 from serve.a1111.routes import a1111_routes
+from serve.a1111.tasks import Tasks, TasksOfAll
 from serve.catalog import Catalog
 from serve.client import ImageClient, QueueFull
 from serve.ingress import create_app, with_cors
@@ -151,6 +153,32 @@ def test_nobody_interrupts_what_others_draw(app: Any, fake: FakeGenerator) -> No
         assert other.get("/sdapi/v1/progress").json()["progress"] == 0 and not drawing.done()
         mine.post("/sdapi/v1/interrupt")
         assert drawing.result(10).status_code == 200
+
+
+def test_a_replica_tells_and_interrupts_what_another_draws(store: Store, tiny_pack: Pack, fake: FakeGenerator) -> None:
+    fake.endless_after = 1
+    replicas = [Tasks(), Tasks()]
+
+    async def everywhere(method: str, *args: Any) -> list[Any]:
+        if method == "a1111_interrupt":
+            for tasks in replicas:
+                tasks.interrupt(*args)
+            return []
+        return [pickle.loads(pickle.dumps([task.state() for task in tasks.of(*args)])) for tasks in replicas]
+
+    catalog = Catalog(store.root)
+    client = ImageClient(fake.submit, fake.submit_with_previews, fake.submit_clip, timeout_s=20.0)
+    endpoint = Endpoint(tiny_pack, catalog, client, fake.stats)
+    routes = [a1111_routes(tiny_pack, catalog, endpoint, TasksOfAll(own, everywhere)) for own in replicas]
+    one, other = (TestClient(create_app(endpoint, Door(), None, own)) for own in routes)
+    with ThreadPoolExecutor() as threads:
+        drawing = threads.submit(one.post, "/sdapi/v1/txt2img", json={"prompt": "ada", "seed": 1, "n_iter": 2})
+        while (state := other.get("/sdapi/v1/progress").json())["progress"] < 0.8:
+            time.sleep(0.01)
+        assert state["state"]["job_count"] == 2 and state["current_image"]
+        other.post("/sdapi/v1/interrupt")
+        assert len(drawing.result(10).json()["images"]) == 1
+    assert one.get("/sdapi/v1/progress").json()["progress"] == 0.0
 
 
 def test_a_full_queue_is_told_with_when_to_come_again(http: TestClient, fake: FakeGenerator) -> None:

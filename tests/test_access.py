@@ -45,6 +45,7 @@ def a_gate(root: str, pack: Pack, fake: FakeGenerator | None = None, **args: Any
         handles[0].draw.remote = lambda job, tenant: fake.submit(job)
         streaming = handles[0].options.return_value
         streaming.draw_with_previews.remote = lambda job, num, tenant: fake.submit_with_previews(job, num)
+        streaming.animate.remote = lambda job, tenant: fake.submit_clip(job)
     try:
         return Ingress(AppArgs(root=root, pack=str(pack.root), **args), *handles).__serve_build_asgi_app__()
     finally:

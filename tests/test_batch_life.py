@@ -15,7 +15,7 @@ from starlette.testclient import TestClient
 from factory.files import tenant_root
 from factory.pack import Pack
 from factory.store.audit import read_audit
-from factory.store.erase import erase, find_person
+from factory.store.erase import Erasure, erase, find_person
 from factory.store.keys import KeyRing, create_key
 from factory.store.lines import lines_of_file
 from factory.store.tables import Store
@@ -155,6 +155,29 @@ def test_who_is_erased_leaves_lines_and_requests(client: openai.OpenAI, store: S
     assert [line["custom_id"] for line in lines(client, batch.output_file_id)] == ["b", "d"]
     kept = client.files.content(batch.input_file_id).read().split(b"\n")
     assert [json.loads(line)["custom_id"] if line else "" for line in kept] == ["", "b", "", ""]
+
+
+def test_who_is_erased_while_a_batch_runs_is_drawn_no_more(store: Store, tiny_pack: Pack) -> None:
+    class Erasing(FakeGenerator):
+        async def work(self, job: Any) -> Any:
+            if job.identity.name == "ada" and not done:
+                done.append(await asyncio.to_thread(erase, store, find_person(store, name="ada")))
+            return await super().work(job)
+
+    [ada] = store.identities(["ada"])
+    done: list[Erasure] = []
+    room = asyncio.Semaphore(1)  # one after the other
+    with server(store, tiny_pack, Erasing(), room) as http:
+        client = as_client(http)
+        tasks = [task("a"), task("b", model="bob"), task("c"), task("d", prompt="<person> and <person:bob>"), task("e")]
+        batch = ended(client, begin(client, tasks).id)
+        assert http.get("/v1/models/ada").status_code == 404
+        assert [line["custom_id"] for line in lines(client, batch.output_file_id)] == ["b"]
+        refused = {line["custom_id"]: line["response"]["status_code"] for line in lines(client, batch.error_file_id)}
+    assert batch.status == "completed" and {"c", "d", "e"} <= set(refused) and set(refused.values()) == {404}
+    assert len(done) == 1 and done[0].found == []
+    left = [file.read_bytes() for file in Path(store.root).rglob("*") if file.is_file()]
+    assert not any(ada.identity_id.encode() in data for data in left)
 
 
 def test_a_large_output_file_is_read_in_pieces(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:

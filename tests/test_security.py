@@ -1,5 +1,6 @@
 """Attacks that belong to no other file: code in weights, SQL in names, headers in fields, pages of other sites."""
 
+import asyncio
 import io
 from pathlib import Path
 from pickle import UnpicklingError
@@ -8,6 +9,7 @@ from urllib.parse import quote
 
 import pytest
 import torch
+from ray.serve._private.http_util import validate_http_proxy_callback_return
 from starlette.testclient import TestClient
 
 from factory.draw.sculpt import _Work
@@ -16,6 +18,8 @@ from factory.faces.parse import _weights
 from factory.pack import Pack
 from factory.store.rows import identity_row
 from factory.store.tables import Store
+from factory.supply.pickles import convert
+from serve.proxy import middlewares
 from tests import serving
 from tests.serving import ask, person
 from tests.test_access import a_gate
@@ -35,9 +39,11 @@ class _Touches:
 
 def test_weights_run_no_code(tmp_path: Path) -> None:
     torch.save({"params": _Touches(tmp_path / "ran")}, tmp_path / "evil.pth")
-    with pytest.raises(PackError, match="damaged or no state dict"):
+    with pytest.raises(PackError, match="more than tensors"):
+        convert(tmp_path / "evil.pth", tmp_path / "good.safetensors")
+    with pytest.raises(PackError, match="no pickles"):
         _weights(tmp_path / "evil.pth")
-    assert not (tmp_path / "ran").exists()
+    assert {file.name for file in tmp_path.iterdir()} == {"evil.pth"}
     torch.load(tmp_path / "evil.pth", weights_only=False)
     assert (tmp_path / "ran").exists(), "it would have"
 
@@ -67,6 +73,20 @@ def test_fields_are_no_headers(http: TestClient) -> None:
     answer = ask(http, **{"x\r\nset-cookie: a=b": 1, "\u00e4\n": 2})
     assert answer.status_code == 200 and "set-cookie" not in answer.headers
     assert answer.headers["x-ignored-fields"] == "x%0D%0Aset-cookie%3A%20a%3Db, %C3%A4%0A"
+
+
+def test_headers_that_are_no_text_do_not_reach_rays_proxy() -> None:
+    seen: list[Any] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        seen.extend(scope["headers"])
+
+    [middleware] = middlewares()
+    good = [(b"x-request-id", b"mine"), (b"user-agent", b"\xe9"), (b"x-request-id", "\u00e4".encode())]
+    bad = [(b"x-request-id", b"\xff\xfe"), (b"Serve_Multiplexed_Model_Id", b"\xff"), (b"x-session-id", b"a\x01")]
+    asyncio.run(middleware.cls(app)({"type": "http", "headers": [*good, *bad]}, None, None))  # type: ignore[arg-type]
+    assert seen == good
+    assert validate_http_proxy_callback_return([middleware]) == [middleware]
 
 
 def test_a_page_of_another_site_asks_for_nothing(store: Store, tiny_pack: Pack) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +16,10 @@ from starlette.testclient import TestClient
 from factory.draw.clips import decode_mp4
 from factory.draw.splat_files import from_ply
 from factory.pack import Pack
+from factory.provenance.credentials import make_self_signed
+from factory.provenance.marks import Marker, mark_with, read_claim
 from factory.store.erase import erase, find_person
+from factory.store.queries import keep_checkpoint
 from factory.store.tables import Store
 from serve import sculpting
 from serve.app import create_app
@@ -83,6 +87,18 @@ def test_a_head_is_made_fetched_in_every_format_listed_and_deleted(http: TestCli
     assert len(from_ply(http.get(content).content)) >= 20
     assert http.get(content, params={"format": "gltf"}).content[:4] == b"glTF"
     assert http.get(content, params={"format": "spz"}).content[:2] == b"\x1f\x8b"
+    credentials = make_self_signed()
+    mark_with(Marker(credentials))
+    try:
+        for file_format in ("ply", "spz", "gltf"):
+            answer = http.get(content, params={"format": file_format})
+            where = answer.headers["link"].partition(">")
+            assert where[2] == '; rel="c2pa-manifest"'
+            claim = read_claim(answer.content, credentials, http.get(content + where[0].removeprefix("<")).content)
+            assert claim is not None and claim.state == "Trusted" and claim.synthetic
+    finally:
+        mark_with(None)
+    assert http.get(content, params={"format": "ply", "credentials": True}).status_code == 404, "nobody signs"
     turntable = http.get(content, params={"format": "mp4"})
     assert turntable.headers["content-type"] == "video/mp4" and decode_mp4(turntable.content).shape == (24, 64, 64, 3)
     assert Image.open(io.BytesIO(http.get(content, params={"format": "png"}).content)).size == (64, 64)
@@ -126,6 +142,26 @@ def test_a_head_taken_back_leaves_nothing_and_frees_the_maker(http: TestClient, 
     until(http, http.post("/v1/heads", json=SMALL).json()["id"], "completed")  # the maker goes on with the next
     assert http.delete(f"/v1/heads/{an_id}").json()["deleted"]
     assert store.count("models") == 1 and store.count("checkpoints") == 0
+
+
+def test_a_checkpoint_that_is_written_while_its_head_is_deleted_goes_too(
+    http: TestClient, store: Store, maker: HeadMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writing, go = threading.Event(), threading.Event()
+
+    def slow(*what: Any) -> None:
+        writing.set()
+        assert go.wait(60)
+        keep_checkpoint(*what)
+
+    monkeypatch.setattr(sculpting, "CHECKPOINT_EVERY_S", 0.0)
+    monkeypatch.setattr(sculpting, "keep_checkpoint", slow)
+    an_id = http.post("/v1/heads", json=SMALL | {"num_iterations": 5000}).json()["id"]
+    assert writing.wait(60)
+    assert http.delete(f"/v1/heads/{an_id}").json()["deleted"]
+    go.set()
+    maker._thread.submit(lambda: None).result()  # what it did before is over
+    assert store.count("checkpoints") == store.count("models") == store.count("work") == 0
 
 
 def test_a_restart_goes_on_from_the_checkpoint(

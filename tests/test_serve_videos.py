@@ -1,6 +1,7 @@
 """Clips over HTTP as the openai client asks for them, without Ray: made in their time, polled, fetched, forgotten."""
 
 import io
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -152,6 +153,37 @@ def test_who_is_erased_leaves_the_book_too(http: TestClient, store: Store) -> No
     assert store.count("work") == store.count("videos") == 0
     assert http.get(f"/v1/videos/{an_id}").status_code == 404
     assert http.get(f"/v1/videos/{an_id}/content").status_code == 404
+
+
+def test_who_is_erased_while_a_clip_is_made_gets_none(http: TestClient, store: Store, fake: FakeGenerator) -> None:
+    fake.endless = True
+    an_id = http.post("/v1/videos", json={"model": "ada", "prompt": "nodding"}).json()["id"]
+    while not fake.clips or http.get(f"/v1/videos/{an_id}").json()["progress"] != 50:
+        time.sleep(0.01)
+    assert erase(store, find_person(store, name="ada")).found == []
+    assert http.post("/v1/videos", json={"model": "ada", "prompt": "nodding"}).status_code == 404, "at once"
+    assert http.get(f"/v1/videos/{an_id}/content").status_code in (404, 409)
+    while http.get(f"/v1/videos/{an_id}").status_code != 404:  # the next beat sees that its row is gone
+        time.sleep(0.01)
+    assert fake.clips[0].cancelled and store.count("work") == store.count("videos") == 0
+
+
+def test_a_clip_that_was_drawn_already_is_not_kept_of_who_was_erased(
+    http: TestClient, store: Store, fake: FakeGenerator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keep = Filming._keep
+
+    def late(self: Filming, *what: Any) -> None:
+        erase(store, find_person(store, name="ada"))
+        keep(self, *what)
+
+    monkeypatch.setattr(Filming, "_keep", late)
+    an_id = http.post("/v1/videos", json={"model": "ada", "prompt": "nodding"}).json()["id"]
+    while http.get(f"/v1/videos/{an_id}").status_code != 404:
+        time.sleep(0.01)
+    assert store.count("videos") == store.count("work") == 0
+    left = [file.read_bytes() for file in Path(store.root).rglob("*") if file.is_file()]
+    assert not any(f"{1:016x}".encode() in data for data in left)
 
 
 def test_the_same_idempotency_key_is_one_clip(http: TestClient) -> None:

@@ -25,7 +25,7 @@ from serve.catalog import Catalog
 from serve.client import ImageClient
 from serve.openai.images import Endpoint
 from serve.stopping import Door
-from tests.make_people import face, fill, found, photo_id
+from tests.make_people import face, fill, found, photo_id, traces
 from tests.serving import FakeGenerator, ask
 
 
@@ -172,7 +172,7 @@ def test_the_endpoint_answers_404_at_once(store: Store, tiny_pack: Pack) -> None
 
 
 def test_a_picture_in_the_making_does_not_leave_after_the_erasure(store: Store, tiny_pack: Pack) -> None:
-    fill(store, tiny_pack)
+    faces, identities, images = fill(store, tiny_pack)
 
     class SlowGenerator(FakeGenerator):
         async def work(self, job: Any) -> Any:
@@ -184,3 +184,4 @@ def test_a_picture_in_the_making_does_not_leave_after_the_erasure(store: Store, 
     endpoint = Endpoint(tiny_pack, Catalog(store.root), client, fake.stats)
     response = ask(TestClient(create_app(endpoint, Door()), raise_server_exceptions=False), model="person 3")
     assert len(fake.jobs) == 1 and response.status_code == 404
+    assert found(store, traces(faces[3], identities[3], images[3])) == set()

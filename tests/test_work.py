@@ -10,6 +10,7 @@ import pytest
 
 from factory.store.queries import find_work
 from factory.store.tables import Store
+from serve.pace import Pace
 from serve.work import KeyReused, Kind, TooMuchWork, UnknownWork, Work, WorkBook
 
 
@@ -21,9 +22,11 @@ class Doer:
         self.cancelled: list[str] = []
         self.go = asyncio.Event()
         self.error: Exception | None = None
+        self.told: list[Callable[[float], None]] = []  # by which each tells how far it is
 
     async def do(self, work: Work, on_progress: Callable[[float], None]) -> str:
         self.begun.append(work.work_id)
+        self.told.append(on_progress)
         on_progress(0.25)
         try:
             await self.go.wait()
@@ -115,6 +118,17 @@ def test_the_same_key_is_the_same_work(store: Store) -> None:
     run(test)
 
 
+def test_the_same_key_at_two_servers_at_once_is_the_same_work(store: Store) -> None:
+    async def test() -> None:
+        books = [book_of(store, Doer()) for _ in range(2)]
+        made = await asyncio.gather(*(book.submit("video", {"n": 1}, ["ada"], "a key") for book in books))
+        assert made[0].work_id == made[1].work_id and store.count("work") == 1
+        for book in books:
+            await book.cancel(made[0].work_id)
+
+    run(test)
+
+
 def test_taken_back_while_it_waits_and_while_it_is_done(store: Store) -> None:
     async def test() -> None:
         doer = Doer()
@@ -187,7 +201,37 @@ def test_what_another_server_cancels_or_somebody_erases_ends(store: Store) -> No
     run(test)
 
 
-def test_seconds_left_are_of_its_own_pace(store: Store) -> None:
+def test_seconds_left_are_of_what_was_done_here(store: Store) -> None:
+    now = [0.0]
+    pace = Pace(clock=lambda: now[0])
+    assert pace.seconds_left() is None
+    now[0] = 30.0  # a network was loaded
+    pace.tell(0.5)  # a checkpoint
+    assert pace.seconds_left() is None
+    now[0] = 40.0
+    pace.tell(0.75)
+    assert pace.seconds_left() == pytest.approx(10)
+    pace.tell(0.5)  # what did it was lost, and its checkpoint was here
+    now[0] = 60.0
+    pace.tell(0.6)
+    assert pace.seconds_left() == pytest.approx(80)
+
+    async def test() -> None:
+        doer = Doer()
+        book = book_of(store, doer)
+        work = await book.submit("video", {}, ["ada"])
+        await until(lambda: doer.begun == [work.work_id])
+        assert (await book.find(work.work_id)).progress == 0.25
+        assert book.seconds_left(await book.find(work.work_id)) is None, "one share says nothing of the pace"
+        doer.told[0](0.5)
+        assert 0 < (book.seconds_left(await book.find(work.work_id)) or 0) < 20
+        await book.cancel(work.work_id)
+        assert not book._paces
+
+    run(test)
+
+
+def test_seconds_left_of_another_servers_work_are_of_its_own_pace(store: Store) -> None:
     book = book_of(store, Doer())
     now = time.time()
     work = Work(work_id="video_1", kind="video", status="in_progress", request="{}", identity_id="", people=[],

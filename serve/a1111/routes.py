@@ -14,7 +14,7 @@ from factory.pack import Pack
 from serve.a1111.drawing import Painter, owner_of
 from serve.a1111.infotext import KEY, parse, read_png
 from serve.a1111.schemas import NEAREST, SAMPLERS, Txt2Img
-from serve.a1111.tasks import Task, Tasks
+from serve.a1111.tasks import Tasks, TasksOfAll, TaskState
 from serve.catalog import Catalog
 from serve.openai.body import described, read_body
 from serve.openai.images import Endpoint
@@ -57,10 +57,10 @@ class Options(BaseModel):
     model_config = ConfigDict(extra="allow")
 
 
-def a1111_routes(pack: Pack, catalog: Catalog, endpoint: Endpoint) -> APIRouter:
-    """The routes under /sdapi/v1, /internal and /controlnet."""
-    tasks = Tasks()
-    painter = Painter(pack, catalog, endpoint.client, endpoint.generations, tasks)
+def a1111_routes(pack: Pack, catalog: Catalog, endpoint: Endpoint, tasks: TasksOfAll | None = None) -> APIRouter:
+    """The routes under /sdapi/v1, /internal and /controlnet. Without `tasks` this is the only server."""
+    tasks = tasks or TasksOfAll(Tasks())
+    painter = Painter(pack, catalog, endpoint.client, endpoint.generations, tasks.own)
     router, api = APIRouter(), "/sdapi/v1"
     fingerprint = pack.fingerprint()
 
@@ -123,7 +123,7 @@ def a1111_routes(pack: Pack, catalog: Catalog, endpoint: Endpoint) -> APIRouter:
         request: Request, skip_current_image: bool = False, force_task_id: str | None = None
     ) -> dict[str, Any]:
         """How far what the caller asked for is: all of it together, or the request with this force_task_id."""
-        under_way = tasks.of(owner_of(request), force_task_id)
+        under_way = await tasks.of(owner_of(request), force_task_id)
         shown = await _preview(under_way, skip_current_image)
         return {**_state(under_way), "current_image": shown, "textinfo": None}
 
@@ -131,7 +131,7 @@ def a1111_routes(pack: Pack, catalog: Catalog, endpoint: Endpoint) -> APIRouter:
     async def show_task(request: Request) -> dict[str, Any]:
         """The same by the id of a task, as A1111's own page asks."""
         asked = await read_body(request, ProgressOf)
-        found = tasks.of(owner_of(request), asked.id_task)
+        found = await tasks.of(owner_of(request), asked.id_task)
         told = _state(found)
         shown = await _preview(found, not asked.live_preview)
         return {
@@ -149,7 +149,7 @@ def a1111_routes(pack: Pack, catalog: Catalog, endpoint: Endpoint) -> APIRouter:
     @router.post(f"{api}/skip")
     async def interrupt(request: Request) -> dict[str, Any]:
         """Ends what the caller asked for; what is drawn is answered as it is."""
-        tasks.interrupt(owner_of(request))
+        await tasks.interrupt(owner_of(request))
         return {}
 
     @router.post(f"{api}/png-info", openapi_extra=described(PngInfo))
@@ -211,7 +211,7 @@ def _refusing(why: str) -> Any:
     return refuse
 
 
-def _state(under_way: list[Task]) -> dict[str, Any]:
+def _state(under_way: list[TaskState]) -> dict[str, Any]:
     """A1111's state of several requests: idle where there is none."""
     num = sum(task.num_images for task in under_way)
     done = sum(task.progress * task.num_images for task in under_way)
@@ -238,7 +238,7 @@ def _state(under_way: list[Task]) -> dict[str, Any]:
     }
 
 
-async def _preview(under_way: list[Task], skip: bool) -> str | None:
+async def _preview(under_way: list[TaskState], skip: bool) -> str | None:
     """The latest look at a picture in the making, as PNG in base64."""
     latest = next((task.preview for task in under_way if task.preview is not None), None)
     return None if skip or latest is None else await asyncio.to_thread(encode, latest, "png", 100)

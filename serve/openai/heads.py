@@ -11,7 +11,8 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from factory.config import SculptConfig
 from factory.errors import ConsentExpired, IncompatibleIdentity, SceneRefused
-from factory.provenance.marks import mark
+from factory.provenance.marks import beside, mark
+from factory.provenance.sidecar import SUFFIX
 from factory.settings import sculpt_settings
 from factory.store.queries import drop_checkpoints, heads
 from factory.store.tables import Store
@@ -21,6 +22,7 @@ from serve.modelling import KIND, HeadOrder, Modelling
 from serve.openai.body import described, read_body
 from serve.openai.schemas import RequestRefused, ignoring
 from serve.openai.work import Limit, Order, as_page, find_page, poll_headers, work_card
+from serve.quotas import head_pictures
 from serve.work import UnknownWork, Work, WorkBook
 
 HeadFile = Literal["ply", "spz", "gltf", "mp4", "png"]
@@ -31,6 +33,7 @@ _KINDS: Final[dict[str, tuple[str, str]]] = {  # media type, suffix
     "mp4": ("video/mp4", "mp4"),
     "png": ("image/png", "png"),
 }
+_MODELS: Final = ("ply", "spz", "gltf")
 
 
 class HeadsRequest(BaseModel):
@@ -66,8 +69,8 @@ class Heads:
         """A head of one identity, to be polled."""
         body = await read_body(request, HeadsRequest)
         order = await asyncio.to_thread(self._order, body)
-        key = request.headers.get("idempotency-key") or None
-        work = await self._book.submit(KIND, order.model_dump(mode="json"), [order.identity], key)
+        key, cost = request.headers.get("idempotency-key") or None, head_pictures(order.config)
+        work = await self._book.submit(KIND, order.model_dump(mode="json"), [order.identity], key, pictures=cost)
         tell(request, "asked for a head", [order.identity], prompt=order.prompt)
         headers = ignoring(body.model_extra or ())
         return JSONResponse(self._card(work), status_code=202, headers={**headers, **poll_headers(work)})
@@ -82,8 +85,17 @@ class Heads:
         work = await self._book.find(head_id, KIND)
         return JSONResponse(self._card(work), headers=poll_headers(work))
 
-    async def content(self, head_id: str, file_format: Annotated[HeadFile, Query(alias="format")] = "ply") -> Response:
-        """The finished head: its Gaussians (`ply`, `spz`, `gltf`), its turntable (`mp4`), or from the front (`png`)."""
+    async def content(
+        self,
+        head_id: str,
+        file_format: Annotated[HeadFile, Query(alias="format")] = "ply",
+        credentials: bool = False,
+    ) -> Response:
+        """The finished head: its Gaussians (`ply`, `spz`, `gltf`), its turntable (`mp4`), or from the front (`png`).
+
+        With `credentials` the content credentials of the Gaussians' file, which has no place for them: to be kept
+        beside it as NAME.c2pa.
+        """
         work = await self._book.find(head_id, KIND)
         if work.status != "completed":
             raise RequestRefused(f"this head is {work.status}; its content is there when it is completed", status=409)
@@ -91,7 +103,14 @@ class Heads:
         if data is None:  # its person was erased
             raise UnknownWork(f"there is no head {head_id[:100]!r}")
         media_type, suffix = _KINDS[file_format]
+        if credentials:
+            signed = await asyncio.to_thread(beside, data)
+            if signed is None:
+                raise RequestRefused("this server has no certificate", status=404)
+            data, media_type, suffix = signed, "application/c2pa", f"{suffix}{SUFFIX}"
         headers = {"content-disposition": f'inline; filename="{work.work_id}.{suffix}"'}
+        if not credentials and file_format in _MODELS:
+            headers["link"] = f'<?format={file_format}&credentials=true>; rel="c2pa-manifest"'  # as C2PA writes it
         return Response(data, media_type=media_type, headers=headers)
 
     async def delete(self, head_id: str) -> dict[str, Any]:
@@ -112,8 +131,8 @@ class Heads:
         if not rows:
             return None
         data: bytes = rows[0][column]
-        if column == "splats":  # which has no place for content credentials
-            return export_head(data, cast(SplatFormat, file_format))
+        if column == "splats":
+            data = export_head(data, cast(SplatFormat, file_format))
         return mark(turntable_mp4(data) if file_format == "mp4" else data, {"prompt": rows[0]["prompt"]})
 
     def _order(self, body: HeadsRequest) -> HeadOrder:

@@ -87,7 +87,8 @@ class Videos:
         """A clip of one identity, to be polled."""
         body = await _read(request)
         order = await asyncio.to_thread(self._order, body)
-        work = await self._book.submit(KIND, order.model_dump(), [order.identity], _key(request))
+        frames = order.config.num_frames  # each is a picture's work
+        work = await self._book.submit(KIND, order.model_dump(), [order.identity], _key(request), pictures=frames)
         tell(request, "asked for a clip", [order.identity], prompt=order.prompt)
         headers = ignoring(body.model_extra or ())
         return JSONResponse(self._card(work), headers={**headers, **poll_headers(work)})
