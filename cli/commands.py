@@ -10,7 +10,10 @@ from typing import Any, Final
 import typer
 from typer.core import TyperGroup, TyperOption
 
+from cli.errors import user_errors
+
 _OF_ALL_TENANTS: Final = ("serve",)
+_MAKE_ROOTS: Final = ("run", "prepare", "create")  # `keys create`; to all others a root that is not there is a mistake
 _TENANT: Final = "Work on this tenant's people alone: those of ROOT/tenants/NAME."
 
 
@@ -29,7 +32,7 @@ class Commands(TyperGroup):
                 option.name, option.opts, option.required, option.default = "tenant", ["--tenant"], False, None
                 option.metavar, option.help = "NAME", _TENANT
                 command.params.append(option)
-                command.callback = _on_tenants_root(command.callback)
+                command.callback = _on_tenants_root(command.callback, made=name in _MAKE_ROOTS)
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """The command's name, itself, and its arguments."""
@@ -43,15 +46,18 @@ class Commands(TyperGroup):
         return name, command, rest
 
 
-def _on_tenants_root(command: Callable[..., Any]) -> Callable[..., Any]:
+def _on_tenants_root(command: Callable[..., Any], *, made: bool) -> Callable[..., Any]:
     @wraps(command)
     def on_root(*args: Any, root: str, tenant: str | None = None, **others: Any) -> Any:
-        from factory.files import tenant_root
+        from factory.files import check_root, tenant_root
 
         try:
             own = tenant_root(root, tenant)
         except ValueError as error:
             raise typer.BadParameter(str(error)) from None
+        if not made:
+            with user_errors():
+                check_root(own)
         return command(*args, root=own, **others)
 
     return on_root

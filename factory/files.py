@@ -80,6 +80,15 @@ def shown(text: str) -> str:
     return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
+def check_root(root: str) -> None:
+    """Raises ValueError if there is no such folder, or if it is a file: so a mistyped --root is told at once."""
+    files, path = filesystem(root)
+    kind = files.get_file_info(path).type
+    if kind != pafs.FileType.Directory:
+        what = "does not exist" if kind == pafs.FileType.NotFound else "is a file"
+        raise ValueError(f"--root {root} {what}; `identity-factory run --photos SRC --root ROOT` makes one")
+
+
 TENANTS = "tenants"  # folder of a root, with a root for each
 
 

@@ -12,13 +12,12 @@ from http.client import HTTPConnection
 from typing import Any
 
 import ray
-from pyarrow.fs import FileType
 from ray import serve as ray_serve
 from ray.exceptions import RayTaskError
 from ray.serve import Application
 from ray.serve.schema import LoggingConfig
 
-from factory.files import filesystem
+from factory.files import check_root
 from factory.pack import Pack, load_pack
 from factory.store.keys import list_keys
 from factory.store.tables import Store
@@ -120,18 +119,9 @@ def _checked(root: str, pack: str, port: int) -> tuple[Store, Pack]:
         raise ValueError(f"port {port}: Ray's own processes use 10002-19999; choose another, such as 8000")
     used_pack, store = load_pack(pack), Store(root)
     used_pack.fingerprint()
-    check_root(store)
+    check_root(store.root)
+    store.open("identities")  # of another layout than ours: told here
     return store, used_pack
-
-
-def check_root(store: Store) -> None:
-    """Raises ValueError if there is no such root, or if its tables are not ours: so a mistyped one is told at once."""
-    files, path = filesystem(store.root)
-    kind = files.get_file_info(path).type
-    if kind != FileType.Directory:
-        what = "does not exist" if kind == FileType.NotFound else "is a file"
-        raise ValueError(f"--root {store.root} {what}; `identity-factory run --photos SRC --root ROOT` makes one")
-    store.open("identities")
 
 
 def _keyless(store: Store, host: str, insecure: bool) -> Keyless:

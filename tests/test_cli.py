@@ -86,7 +86,7 @@ def test_every_command_has_help(command: str) -> None:
         ("run --photos /nowhere --root ROOT --set mask=perhaps", "mask='perhaps': Input should be a valid boolean"),
         ("run --photos /nowhere --root ROOT --set colour=3", "no setting colour; there are"),
         ("run --photos /nowhere --root ROOT --pack nopack", "no pack 'nopack'; there are sd21, studio"),
-        ("train --root ROOT/empty", "holds no faces yet; run `identity-factory prepare"),
+        ("train --root ROOT", "holds no faces yet; run `identity-factory prepare"),
         ("retry-rejects --photos x --root ROOT --reason diverged", "`train --set seed=1`"),
         ("identities show Anne --root ROOT", "did you mean Ann?"),
         ("identities export Ann --root ROOT --out x.pt", "is a .safetensors file"),
@@ -98,6 +98,22 @@ def test_what_a_user_can_mend_is_one_line(root: str, arguments: str, message: st
     assert result.stderr.startswith("error: ")
     assert message in result.stderr
     assert result.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    ["identities list", "audit verify", "jobs list", "keys list", "videos list",
+     "train", "generate --prompt x", "verify x.png"],
+)  # fmt: skip
+def test_a_mistyped_root_is_told_and_not_made(tmp_path: Path, arguments: str) -> None:
+    for name, told in (("mistyped", "does not exist"), ("file", "is a file")):
+        if name == "file":
+            (tmp_path / "file").write_text("")
+        result = runner.invoke(app, [*arguments.split(), "--root", str(tmp_path / name)])
+        assert result.exit_code == 1 and told in result.stderr and "run --photos" in result.stderr
+    assert not (tmp_path / "mistyped").exists()
+    result = runner.invoke(app, [*arguments.split(), "--root", "s3://"])
+    assert result.exit_code == 1 and "names no bucket" in result.stderr
 
 
 @pytest.mark.parametrize(
