@@ -45,7 +45,8 @@ def ask(prompt: str, pack: Pack, **more: Any) -> ImageRequest:
         ("a photo of <person>, <person> again", [None]),
         ("<person:bob> in the snow", ["bob"]),
         ("<person> with <person: bob > and <person:Zoë Müller>", [None, "bob", "Zoë Müller"]),
-        ("<persons> and <person:>", [None]),
+        ("<persons>", [None]),
+        ("<person:> and <person: >", [""]),
     ],
 )
 def test_who_a_prompt_names(prompt: str, people: list[str | None]) -> None:

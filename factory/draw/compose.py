@@ -130,7 +130,7 @@ def named_pose(pack: Pack, name: str) -> HeadPose:
     """A pose that the pack has a name for. SceneRefused names near ones."""
     poses = pack.control["pose"].poses if "pose" in pack.control else {}
     if name not in poses:
-        near = difflib.get_close_matches(name, poses, n=3, cutoff=0.4) or list(poses)
+        near = difflib.get_close_matches(name, poses, n=3) or list(poses)
         raise SceneRefused(f"pack {pack.name!r} has no pose {name!r}; there are {', '.join(near) or 'none'}", "pose")
     return HeadPose(**poses[name])
 
