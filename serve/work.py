@@ -141,14 +141,13 @@ class WorkBook:
         return work
 
     async def find(self, work_id: str, kind: str | None = None) -> Work:
-        """A piece of work as it stands. Raises UnknownWork, also if it is of another kind."""
-        if (mine := self._mine.get(work_id)) is not None and kind in (mine.kind, None):
-            return mine
+        """A piece of work as it stands. Raises UnknownWork, also if it is of another kind, and at once where somebody
+        in it was erased, however: the table is asked for what is under way here, too."""
         own_kind = work_id.rpartition("_")[0]
         rows = await asyncio.to_thread(find_work, self._store, own_kind, "work_id", work_id)
         if not rows or kind not in (own_kind, None):
             raise UnknownWork(f"there is no {kind or 'work'} {work_id[:100]!r}")
-        return Work(**rows[0])
+        return self._mine.get(work_id, Work(**rows[0]))
 
     async def page(
         self, limit: int, after: str | None = None, *, kind: str | None = None, newest_first: bool = True
