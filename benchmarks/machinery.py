@@ -72,7 +72,8 @@ class StubTrainer:
         self.store = store
 
     def __call__(self, batch: pa.Table) -> pa.Table:
-        rows = batch.select(["face_id", "photo_id", "name"]).to_pylist()
+        faces = pa.Table.from_batches([pa.RecordBatch.from_struct_array(batch["faces"].combine_chunks().flatten())])
+        rows = faces.select(["face_id", "photo_id", "name"]).to_pylist()
         empty = dict.fromkeys(SCHEMAS["identities"].names)
         for first in range(0, len(rows), _COMMIT_ROWS):
             some = rows[first : first + _COMMIT_ROWS]

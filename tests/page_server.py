@@ -69,6 +69,16 @@ def photo_of(*numbers: int) -> bytes:
     return buffer.getvalue()
 
 
+def write_camera(file: Path) -> Path:
+    """What a browser's camera films: a portrait of somebody who is not known, YUV4MPEG2."""
+    picture = Image.open(io.BytesIO(photo_of(113))).resize((480, 480)).convert("YCbCr")
+    y, u, v = (np.asarray(plane) for plane in picture.split())
+    halves = [plane.reshape(240, 2, 240, 2).mean((1, 3)).astype(np.uint8) for plane in (u, v)]
+    frame = b"FRAME\n" + b"".join(plane.tobytes() for plane in (y, *halves))
+    file.write_bytes(b"YUV4MPEG2 W480 H480 F10:1 Ip A1:1 C420jpeg\n" + 10 * frame)
+    return file
+
+
 def studio_root(root: Path) -> Store:
     """NAMES with their faces, and with their true words: learning them would take longer than all else."""
     store, pack = Store(root), load_pack("studio")

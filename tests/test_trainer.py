@@ -245,7 +245,8 @@ def test_photos_of_one_person_are_learned_as_one(exact: Trainer, views: str) -> 
     assert of_one_person(faces[2::-1]).face_ids == person.face_ids == alone_faces(alone)
     assert alone.identity_id == in_company.identity_id
     np.testing.assert_allclose(alone.words[TEXT_ENCODER], in_company.words[TEXT_ENCODER], atol=1e-6)
-    first = exact.train([faces[0]], recipe)[0]
+    first, again = exact.train([faces[0], person], recipe)
+    assert again.identity_id == alone.identity_id, "people who share a photo are two"
     assert first.more_faces is None and first.identity_id != alone.identity_id
     assert np.abs(first.words[TEXT_ENCODER] - alone.words[TEXT_ENCODER]).max() > 1e-4
     mean = np.mean([[face.features.crop, face.features.mirror] for face in faces[:3]], 0)

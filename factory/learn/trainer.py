@@ -19,7 +19,7 @@ from factory.base.diffusion import DiffusionBase
 from factory.base.text import tokenise
 from factory.config import EngineConfig, MethodConfig, Recipe
 from factory.faces.encode import FeatureEncoder
-from factory.ids import identity_id, recipe_json
+from factory.ids import faces_key, identity_id, recipe_json
 from factory.learn.celebs import celeb_prior
 from factory.learn.memory import Fitting
 from factory.learn.slots import Finished, Slots
@@ -55,8 +55,8 @@ class Trainer:
     def train(self, faces: Sequence[PreparedFace], recipe: Recipe, *, on_step: OnStep | None = None) -> list[Identity]:
         """Learn one identity per face, in the order of `faces`. A face whose words are not finite is left out."""
         waves = self.stream(faces, recipe, on_step=on_step)
-        learned = {one.face.face_id: one.identity for wave in waves for one in wave}
-        return [identity for face in faces if (identity := learned[face.face_id]) is not None]
+        learned = {faces_key(one.face.face_ids): one.identity for wave in waves for one in wave}
+        return [identity for face in faces if (identity := learned[faces_key(face.face_ids)]) is not None]
 
     def stream(
         self, faces: Iterable[PreparedFace], recipe: Recipe, *, on_step: OnStep | None = None

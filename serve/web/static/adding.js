@@ -31,9 +31,10 @@ function receive(files) {
 }
 if (has("learn")) {
   addEventListener("paste", (event) => receive(event.clipboardData.files) && event.preventDefault());
-  addEventListener("dragover", (event) => { event.preventDefault(); adder?.drop.classList.add("over"); });
+  const brings = (event) => event.dataTransfer.types.includes("Files"); // a text may be dropped into a field
+  addEventListener("dragover", (event) => { if (brings(event)) event.preventDefault(), adder?.drop.classList.add("over"); });
   addEventListener("dragleave", () => adder?.drop.classList.remove("over"));
-  addEventListener("drop", (event) => { event.preventDefault(); adder?.drop.classList.remove("over"); receive(event.dataTransfer.files); });
+  addEventListener("drop", (event) => { if (brings(event)) event.preventDefault(), adder?.drop.classList.remove("over"), receive(event.dataTransfer.files); });
 }
 
 /** One photo on its way to a person. */
@@ -41,14 +42,14 @@ function upload(photo) {
   const address = URL.createObjectURL(photo);
   const image = h("img", { src: address, alt: "your photo", onerror: () => image.replaceWith(h("span", { class: "letter" }, "photo")) });
   const picture = h("div", { class: "photo" }, image);
-  const name = h("input", { class: "input", value: titled(photo.name), "aria-label": "Name", maxLength: 100 });
+  const name = h("input", { class: "input", value: titled(photo.name), "aria-label": "Name", maxLength: 100, required: true });
   const what = h("div", { class: "what" });
   const element = h("div", { class: "card upload" }, picture, what);
 
   function ask() {
     element.classList.remove("pick");
     what.replaceChildren(h("label", { class: "field" }, h("span", { class: "label" }, "Name"), name), h("div", { class: "row" },
-      button("Learn this face", { kind: "primary", onclick: () => send({}) }), button("Not this one", { kind: "quiet", onclick: () => element.remove() })));
+      button("Learn this face", { kind: "primary", onclick: () => name.reportValidity() && send({}) }), button("Not this one", { kind: "quiet", onclick: () => element.remove() })));
   }
 
   async function send(which) {
@@ -126,8 +127,8 @@ async function takePhoto(add) {
   const dialog = openDialog("Camera", [video, fault, h("div", { class: "row end" }, take)], { onclose: () => stream?.getTracks().forEach((track) => track.stop()) });
   try {
     stream = await navigator.mediaDevices.getUserMedia({ video: { width: 1280, facingMode: "user" } });
+    video.addEventListener("loadeddata", () => { take.disabled = false; }); // before, there is nothing to take
     video.srcObject = stream;
-    take.disabled = false;
     if (!dialog.open) stream.getTracks().forEach((track) => track.stop());
   } catch (error) {
     fault.replaceChildren(notice(`The camera cannot be used: ${error.message}`));

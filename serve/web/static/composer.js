@@ -73,8 +73,8 @@ export function composer(onDraw) {
   }
 
   function showPoses() {
-    posePart.hidden = !poses.length;
-    if (!poses.length) return;
+    posePart.hidden = !poses.length || chosen.clip;
+    if (posePart.hidden) return;
     if (!chosen.people.includes(poseOf)) poseOf = chosen.people[0] ?? "";
     const current = chosen.poses[poseOf] ?? "";
     const options = [["", "Free"], ...poses.map((pose) => [pose.id, pose.id.replaceAll("_", " ")])];
@@ -100,13 +100,18 @@ export function composer(onDraw) {
       entry("guidance", "Guidance", { min: 0, max: 100, step: 0.1, placeholder: String(facts.guidance) }), h("div", { class: "field whole" }, h("label", { class: "label", htmlFor: "fine-negative" }, "Leave out"), negative));
   }
 
+  function showKind() { // clips and heads have no pose, no shape and no number
+    for (const one of [shapes, counts]) one.parentElement.hidden = chosen.clip;
+    showSent(); showPoses();
+  }
+
   function showAll() {
     prompt.value = chosen.prompt;
     showFaces(); showSent(); showPoses(); showSettings();
   }
 
   const known = [["picture", "Picture"], has("clips") && facts.moves && ["clip", "Clip"], has("heads") && ["head", "Head in 3D"]].filter(Boolean);
-  const kinds = known.length > 1 && segments("Kind", "kind", known, "picture", (value) => { chosen.clip = value !== "picture"; chosen.head = value === "head"; form.classList.toggle("clip", chosen.clip); counts.parentElement.hidden = chosen.clip; showSent(); });
+  const kinds = known.length > 1 && segments("Kind", "kind", known, "picture", (value) => { chosen.clip = value !== "picture"; chosen.head = value === "head"; showKind(); });
   const form = h("form", { class: "composer card", "aria-label": "What to draw", onsubmit: (event) => {
     event.preventDefault();
     if (chosen.people.length && form.reportValidity()) onDraw(structuredClone(chosen));

@@ -1,0 +1,193 @@
+"""People who are added on the page in a real browser: by file, camera, paste and drop; clips; with a key."""
+
+from __future__ import annotations
+
+from base64 import b64encode
+from typing import Any
+
+import numpy as np
+import pytest
+from fastapi import FastAPI
+
+from factory.store.keys import KeyRing, create_key, revoke_key
+from factory.store.tables import Store
+from serve.access import Gate, Rooms
+from tests import browsing
+from tests.browsing import WAIT_MS, Visit, choose, draw, erase, faults, playwright, png, shoot, upload
+from tests.page_server import photo_of, served
+
+browser, store, app, address, visit = (  # fixtures
+    *(browsing.browser, browsing.store, browsing.app),
+    *(browsing.address, browsing.visit),
+)
+_BYTES = "Uint8Array.from(atob(data), (one) => one.charCodeAt(0))"
+pytestmark = [pytest.mark.page, pytest.mark.slow, pytest.mark.timeout(400)]  # what learns and moves must load
+
+
+def test_a_photo_becomes_a_person_who_can_be_erased(visit: Visit) -> None:
+    page = visit.page
+    page.locator(".tabs a", has_text="People").click()
+    people = page.locator(".card.person:not(.add)")
+    playwright.expect(people).to_have_count(3)
+    page.locator(".card.person.add").click()
+    assert faults(page) == []
+    card = upload(page, "Nobody", png(np.full((128, 128, 3), 90, np.uint8)))
+    playwright.expect(card.locator("[role=alert]")).to_contain_text("face", timeout=WAIT_MS)
+    card = upload(page, "Dana", photo_of(107, 108))
+    playwright.expect(card).to_contain_text("2 faces are in this photo", timeout=WAIT_MS)
+    assert faults(page) == []
+    shoot(page, "upload")
+    card.locator(".box").first.click()
+    playwright.expect(card.locator(".pill")).to_have_text("learned", timeout=WAIT_MS)
+    playwright.expect(people).to_have_count(4)
+    page.keyboard.press("Escape")
+    erase(page, "Dana")
+    playwright.expect(people).to_have_count(3, timeout=WAIT_MS)
+    visit.refusals = 2
+
+
+def learned(page: Any, name: str, how: str = "learned") -> None:
+    """Gives the first card a name, has the face learned, and waits for that."""
+    card = page.locator("dialog .card.upload").first
+    field = card.locator("input")
+    if not field.input_value():
+        card.get_by_role("button", name="Learn this face").click()
+        playwright.expect(card.locator("input:invalid")).to_have_count(1)  # a photo without a name is asked for one
+    field.fill(name)
+    card.get_by_role("button", name="Learn this face").click()
+    playwright.expect(card.locator(".pill")).to_have_text(how, timeout=WAIT_MS)
+
+
+def test_the_camera_takes_a_photo_that_is_learned(browser: Any, address: str) -> None:
+    visit = Visit(browser, address, permissions=["camera"])
+    page = visit.page
+    page.locator(".tabs a", has_text="People").click()
+    page.locator(".card.person.add").click()
+    page.get_by_role("button", name="Use the camera").click()
+    camera = page.locator("dialog[aria-label=Camera]")
+    playwright.expect(camera.get_by_role("button", name="Take the photo")).to_be_enabled()
+    assert faults(page) == []
+    shoot(page, "camera")
+    camera.get_by_role("button", name="Take the photo").click()
+    playwright.expect(camera).to_have_count(0)
+    learned(page, "Eve")
+    page.keyboard.press("Escape")
+    playwright.expect(page.locator(".card.person", has_text="Eve")).to_have_count(1)
+    erase(page, "Eve")
+    visit.close()
+
+
+def test_without_a_camera_it_is_said_why(browser: Any, address: str) -> None:
+    visit = Visit(browser, address)  # nobody allowed it
+    page = visit.page
+    page.locator(".tabs a", has_text="People").click()
+    page.locator(".card.person.add").click()
+    page.get_by_role("button", name="Use the camera").click()
+    playwright.expect(page.locator("dialog [role=alert]")).to_contain_text("The camera cannot be used")
+    playwright.expect(page.get_by_role("button", name="Take the photo")).to_be_disabled()
+    assert faults(page) == []
+    visit.close()
+
+
+def test_photos_are_pasted_and_dropped(browser: Any, address: str) -> None:
+    visit = Visit(browser, address, permissions=["clipboard-read", "clipboard-write"])
+    page = visit.page
+    again = b64encode(photo_of(107)).decode()
+    page.evaluate(
+        f"async (data) => {{ const photo = new Blob([{_BYTES}], {{type: 'image/png'}});"
+        " await navigator.clipboard.write([new ClipboardItem({'image/png': photo})]); }",
+        b64encode(photo_of(109)).decode(),
+    )
+    page.keyboard.press("Control+V")
+    playwright.expect(page.locator("dialog .card.upload")).to_have_count(1)
+    learned(page, "Pasted")
+    files = page.evaluate_handle(
+        "(data) => { const all = new DataTransfer();"
+        f" all.items.add(new File([{_BYTES}], 'rob_again.png', {{type: 'image/png'}}));"
+        " all.items.add(new File(['text'], 'notes.txt', {type: 'text/plain'})); return all; }",
+        again,
+    )
+    drop = page.locator("dialog .drop")
+    drop.dispatch_event("dragover", {"dataTransfer": files})
+    playwright.expect(drop).to_have_class("drop over")
+    drop.dispatch_event("drop", {"dataTransfer": files})
+    playwright.expect(page.locator("dialog .card.upload")).to_have_count(2)  # the text is none
+    playwright.expect(page.locator("dialog .card.upload input").first).to_have_value("rob again")
+    learned(page, "Robert")
+    drop.dispatch_event("drop", {"dataTransfer": files})
+    learned(page, "Rob", "known already")
+    playwright.expect(page.locator("dialog .card.upload").first).to_contain_text("Robert")
+    page.keyboard.press("Escape")
+    text = page.evaluate_handle("() => { const all = new DataTransfer(); all.setData('text/plain', 'x'); return all; }")
+    page.evaluate("addEventListener('drop', (event) => { window.taken = event.defaultPrevented; })")
+    page.locator("#main").dispatch_event("drop", {"dataTransfer": text})
+    assert page.evaluate("window.taken") is False, "a text may be dropped into a field"
+    page.locator(".tabs a", has_text="People").click()
+    erase(page, "Pasted")
+    erase(page, "Robert")
+    visit.close()
+
+
+def test_a_clip_is_drawn_seen_and_taken_away(visit: Visit) -> None:
+    page = visit.page
+    choose(page, "Ada")
+    playwright.expect(page.get_by_role("radiogroup", name="Pose")).to_be_visible()
+    page.locator(".segments label", has_text="Clip").click()
+    for part in ("Pose", "Shape", "Number of pictures"):  # a clip has none
+        playwright.expect(page.get_by_role("radiogroup", name=part)).to_be_hidden()
+    page.locator("#prompt").fill("a photo of <person> turning the head")
+    page.locator(".send .button").click()
+    video = page.locator(".batch button.tile video")
+    playwright.expect(video).to_have_count(1, timeout=WAIT_MS)
+    playwright.expect(video).to_have_js_property("videoWidth", 128)
+    assert faults(page) == []
+    shoot(page, "clip")
+    page.locator(".batch button.tile").click()
+    assert faults(page) == []
+    with page.expect_download() as download:
+        page.locator("dialog .button", has_text="Download").click()
+    assert download.value.suggested_filename.endswith(".mp4") and b"ftyp" in download.value.path().read_bytes()[:16]
+    page.keyboard.press("Escape")
+    page.locator(".tabs a", has_text="Gallery").click()
+    page.locator(".segments label", has_text="Clips and heads").click()
+    playwright.expect(page.locator(".tiles .tile video")).to_have_count(1)
+
+
+def test_a_picture_is_taken_away_as_a_file(visit: Visit) -> None:
+    page = visit.page
+    choose(page, "Bob")
+    draw(page, 1).locator("button.tile").click()
+    with page.expect_download() as download:
+        page.locator("dialog .button", has_text="Download").click()
+    assert download.value.suggested_filename.startswith("Bob-")
+    assert download.value.path().read_bytes().startswith(b"\x89PNG")
+
+
+def test_with_a_key_a_person_is_added_drawn_and_erased(browser: Any, app: FastAPI, store: Store) -> None:
+    key, made = create_key(store, ["draw", "learn", "erase"])
+    try:
+        gate = Gate(app, KeyRing(store.root, ttl_s=0.0), Rooms(lambda tenant: app), keyless="refuse")
+        with served(gate) as address:
+            page = browser.new_page()
+            page.set_default_timeout(WAIT_MS)
+            page.goto(address)
+            page.locator("#key-text").fill(key)
+            page.locator("dialog button", has_text="Use this key").click()
+            page.locator(".tabs a", has_text="People").click()
+            page.locator(".card.person.add").click()
+            card = upload(page, "Dora", photo_of(111))
+            playwright.expect(card.locator(".pill")).to_have_text("learned", timeout=WAIT_MS)
+            playwright.expect(card.locator(".photo img").first).to_have_js_property("naturalWidth", 128)
+            card.get_by_role("button", name="Draw Dora").click()
+            batch = draw(page, 1)
+            batch.locator("button.tile").click()
+            with page.expect_download() as download:
+                page.locator("dialog .button", has_text="Download").click()
+            assert download.value.path().read_bytes().startswith(b"\x89PNG")
+            page.keyboard.press("Escape")
+            assert key not in page.content()
+            page.locator(".tabs a", has_text="People").click()
+            erase(page, "Dora")
+            page.close()
+    finally:
+        revoke_key(store, made.key_id)
