@@ -34,6 +34,11 @@ def cpu_seconds(root: Path = Path("/proc"), own: int | None = None) -> Counter[s
     return total
 
 
+def role_of(process: int, root: Path = Path("/proc")) -> str:
+    """What a process does for the endpoint."""
+    return _role(root / str(process))
+
+
 def _descends(process: int, own: int, parents: dict[int, int]) -> bool:
     while process in parents:
         process = parents[process]

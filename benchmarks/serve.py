@@ -172,7 +172,7 @@ def endpoints(pack: Pack, requests: Sequence[ImageRequest], threads: int) -> Ite
     with tempfile.TemporaryDirectory() as root:
         Store(root).upsert("identities", [identity_row(request.identity) for request in requests])
         ray.init(address="local", num_cpus=max(2, threads), include_dashboard=False, log_to_driver=False)
-        url = serve.app.start(root, str(pack.root), port=_free_port())
+        url = serve.app.start(root, str(pack.root), port=free_port())
         with patch.object(serve.app, "Drawer", DrawerWhenEmpty):
             application = serve.app.build(root, str(pack.root), Settings(num_threads=threads, keyless="loopback"))
         ray_serve.run(application, name="when-empty", route_prefix="/when-empty")
@@ -251,7 +251,8 @@ def report(result: dict[str, Any]) -> str:
     )
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """One that nobody listens at."""
     for port in range(20200, 20300):
         with socket.socket() as probe:
             if probe.connect_ex(("127.0.0.1", port)) != 0:

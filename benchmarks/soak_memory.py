@@ -47,6 +47,11 @@ def look(pid: int) -> dict[str, float]:
     }
 
 
+def memory_mb(pid: int) -> float:
+    """RSS of a process, MB; 0 if it has ended."""
+    return _status(pid).get("VmRSS", 0.0)
+
+
 def descendants(pid: int) -> list[int]:
     """Ids of the children of a process, and of theirs."""
     children: dict[int, list[int]] = {}

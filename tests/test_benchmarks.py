@@ -14,6 +14,8 @@ import torch
 from benchmarks.baselines import ReleaseLoop, TextualInversion
 from benchmarks.load import arrivals, closed_loop
 from benchmarks.measure import Contender, count_flops, interleave
+from benchmarks.overload import Seen
+from benchmarks.overload import report as overload_report
 from benchmarks.setting import noise_people
 from factory.config import EngineConfig, Recipe, preset
 from factory.learn.trainer import load_trainer
@@ -169,3 +171,19 @@ def test_jobs_without_models_make_every_row(tiny_pack: Pack, tmp_path: Path) -> 
     finally:
         ray.shutdown()
     assert figures["faces_a_second"] > 0 and figures["identities_a_second"] > 0
+
+
+def test_what_an_overloaded_server_answers_is_told_by_who_asked() -> None:
+    seen = Seen()
+    later = {"retry-after": "3"}
+    for answer in ((200, {}), (429, later), (429, {}), (500, {}), (504, {}), (503, later), None):
+        seen.keep("asking", answer)
+    assert seen.faults == 2 and seen.without_retry_after == 1 and seen.broken == {"asking": 1}
+    look = {"7": {"role": "ingress", "mb": 100.0}}
+    result = {
+        "hardware": "CPU", "cpus": 2, "load_average_before": 1.0, "rate": 5.0, "rounds": 2, "asked_per_s": 50.0,
+        "looks": [look, look, look, {"7": {"role": "ingress", "mb": 110.0}}], "growth": {"7": 1.1}, "worst": 1.1,
+        "gone": [], "statuses": dict(seen.statuses), "broken": dict(seen.broken), "faults": 2, "without_retry_after": 1,
+    }  # fmt: skip
+    text = overload_report(result)
+    assert "| ingress | 100 | 100 | 100 | 110 | 1.100 |" in text and "| asking: 429 | 2 |" in text
