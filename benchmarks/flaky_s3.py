@@ -1,9 +1,11 @@
-"""A loopback S3 that fails now and then: moto behind a proxy that answers some requests with 500 or 503."""
+"""A loopback S3 that fails now and then, or is far: moto behind a proxy that answers some requests with 500 or 503, and
+each after a while."""
 
 from __future__ import annotations
 
 import random
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.client import HTTPConnection
@@ -19,12 +21,14 @@ class _Proxy(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     backend: tuple[str, int]
     rate: float
+    latency_s: float
     counts: dict[str, int]
     chance: random.Random
 
     def _pass(self) -> None:
         body = self._body()
         self.counts["requests"] += 1
+        time.sleep(self.latency_s)
         if self.chance.random() < self.rate:
             self.counts["failed"] += 1
             status, code = self.chance.choice([(500, b"InternalError"), (503, b"SlowDown")])
@@ -65,16 +69,14 @@ class _Proxy(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def flaky_s3(rate: float) -> Iterator[tuple[str, dict[str, int]]]:
-    """Its URL, and counts of "requests" and "failed" ones; `rate` of all requests fail."""
+def flaky_s3(rate: float, latency_s: float = 0.0) -> Iterator[tuple[str, dict[str, int]]]:
+    """Its URL, and counts of "requests" and "failed" ones; `rate` of all requests fail, and each is answered
+    `latency_s` later than it could be."""
     moto = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     moto.start()
     counts = {"requests": 0, "failed": 0}
-    handler = type(
-        "Proxy",
-        (_Proxy,),
-        {"backend": moto.get_host_and_port(), "rate": rate, "counts": counts, "chance": random.Random(0)},
-    )
+    how = {"rate": rate, "latency_s": latency_s, "counts": counts, "chance": random.Random(0)}
+    handler = type("Proxy", (_Proxy,), {"backend": moto.get_host_and_port(), **how})
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()

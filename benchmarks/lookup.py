@@ -19,6 +19,7 @@ import shutil
 import statistics
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ from factory.store.tombstones import Tombstones, tombstone_digest
 from factory.store.upkeep import INDEX_EVERY, indexed_columns
 
 _BAR_MS, _FILE_ROWS, _COMMIT_ROWS = 5.0, 1024, 32
+_START = datetime(2026, 1, 1, tzinfo=UTC)
 
 
 def identities(first: int, num: int, width: int) -> pa.Table:
@@ -60,6 +62,14 @@ def identities(first: int, num: int, width: int) -> pa.Table:
         for field in schema
     ]
     return pa.Table.from_arrays(arrays, schema=schema)
+
+
+def rows_of(first: int, num: int, width: int) -> pa.Table:
+    """Identities of which each came a second after the one before."""
+    table = identities(first, num, width)
+    times = [(_START + timedelta(seconds=number)).isoformat() for number in range(first, first + num)]
+    place = table.schema.get_field_index("created_at")
+    return table.set_column(place, table.schema.field(place), pa.array(times))
 
 
 def fill(root: Path, num: int, width: int) -> Store:

@@ -13,6 +13,7 @@ from cli.commands import Commands
 from cli.errors import user_errors
 from cli.options import Root
 from cli.output import say, show_table
+from factory.storage import STORAGE
 
 jobs_app = typer.Typer(cls=Commands, no_args_is_help=True, help="Look at the jobs of a root.")
 
@@ -67,8 +68,8 @@ def submit(
 ) -> None:
     """Run a job on another Ray cluster: everything after the options is a command of this program.
 
-    Paths are the cluster's, so --photos and --root are usually s3://. AWS_ENDPOINT_URL and the region go along, keys do
-    not: the cluster's own role is used.
+    Paths are the cluster's, so --photos and --root are usually s3://. AWS_ENDPOINT_URL, the region and --storage go
+    along, keys do not: the cluster's own role is used.
 
     Example: `identity-factory submit --address http://head:8265 run --photos s3://b/photos --root s3://b/people`
     """
@@ -80,7 +81,7 @@ def submit(
         from ray.job_submission import JobSubmissionClient
 
         program = "identity-factory" if working_dir is None else "python -m cli"
-        settings = ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_REGION", "AWS_DEFAULT_REGION")
+        settings = ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_REGION", "AWS_DEFAULT_REGION", STORAGE)
         environment = {name: value for name in settings if (value := os.environ.get(name))}
         runtime_env: dict[str, object] = {"env_vars": environment}
         if working_dir is not None:

@@ -1,4 +1,4 @@
-"""Where files are: a local path, or s3://. Light to import: it knows no tables."""
+"""Where files are: a local path, s3://, gs:// or az://. Light to import: it knows no tables."""
 
 from __future__ import annotations
 
@@ -10,20 +10,22 @@ from urllib.parse import unquote, urlsplit
 
 import pyarrow.fs as pafs
 
-from factory.storage import of_fsspec, s3_files, scheme_of, settings
+from factory.storage import STORES, az_files, gs_files, of_fsspec, s3_files, scheme_of, settings
 
 
 def filesystem(uri: str) -> tuple[pafs.FileSystem, str]:
-    """Arrow's file system and the path in it, for a local path or an s3:// uri (the usual AWS_* variables).
+    """Arrow's file system and the path in it, for a local path or a uri of s3://, gs:// or az:// (with the variables
+    that these stores' own tools read).
 
     Raises ValueError if the name is no text: a file of any name can be a photo, but not a place that is written to.
     """
     if not uri.isprintable() and any("\ud800" <= letter <= "\udfff" for letter in uri):
         raise ValueError(f"{shown(uri)} is no name in UTF-8; give another one")
-    if uri.startswith("s3://"):
-        if not uri.removeprefix("s3://").partition("/")[0]:
-            raise ValueError(f"{uri} names no bucket; write s3://BUCKET/PREFIX")
-        return s3_files(s3_endpoint()), uri.removeprefix("s3://")
+    if (scheme := scheme_of(uri)) in STORES:
+        path = uri.removeprefix(f"{scheme}://")
+        if not path.partition("/")[0]:
+            raise ValueError(f"{uri} names no bucket; write {scheme}://BUCKET/PREFIX")
+        return {"s3": lambda: s3_files(s3_endpoint()), "gs": gs_files, "az": az_files}[scheme](), path
     return pafs.LocalFileSystem(), local_path(uri)
 
 
@@ -33,10 +35,15 @@ def photo_files(uri: str) -> tuple[pafs.FileSystem, str]:
     Raises ValueError, with the remedy, if there is none.
     """
     scheme = scheme_of(uri)
-    if scheme in ("", "s3"):
+    if scheme in ("", *STORES):
         return filesystem(uri)
     files = of_fsspec(scheme)
     return files, str(files.handler.fs._strip_protocol(uri))
+
+
+def is_stored(root: str) -> bool:
+    """Whether a root lies on a store, not on a disk."""
+    return scheme_of(root) in STORES
 
 
 def s3_endpoint() -> str | None:
@@ -69,7 +76,8 @@ def local_path(uri: str) -> str:
         raise ValueError("a path is empty; is a variable not set?")
     scheme, is_uri, _ = uri.partition("://")
     if is_uri and scheme.isalnum() and scheme != "file":
-        raise ValueError(f"{scheme}:// is not written, and no tables are read there: local paths and s3:// are")
+        there = ", ".join(f"{one}://" for one in STORES)
+        raise ValueError(f"{scheme}:// is not written, and no tables are read there: local paths and {there} are")
     if uri.startswith("file:/"):
         uri = unquote(urlsplit(uri).path, errors="surrogateescape")
     return str(Path(uri).expanduser().absolute())

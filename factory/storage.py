@@ -1,7 +1,8 @@
 """How stores of files are reached: what `--storage KEY=VALUE`, or the environment, says beside the AWS_* variables.
 
-S3 is read by Arrow's own client; by s3fs where the requester pays, which Arrow does not know. Any other scheme is read
-by the fsspec package that knows it, and gets the settings as that package names them.
+S3, Google's and Azure's stores are read by Arrow's own clients, and their tables by Lance's; S3 by s3fs where the
+requester pays, which Arrow does not know. Any other scheme is read by the fsspec package that knows it, and gets the
+settings as that package names them.
 """
 
 from __future__ import annotations
@@ -9,7 +10,8 @@ from __future__ import annotations
 import os
 import re
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:  # imported where it is needed: the commands' help is not to wait for it
@@ -23,8 +25,17 @@ S3_SETTINGS: Final = {
     "requester_pays": "true: whose bucket it is does not pay for what is read",
     "path_style": "true or false: the bucket in the path, or in the host's name",
 }
+GS_SETTINGS: Final = {"anonymous": "true: without GOOGLE_APPLICATION_CREDENTIALS, for public buckets"}
+AZ_SETTINGS: Final = {
+    "account_name": "of the storage account, in place of AZURE_STORAGE_ACCOUNT_NAME",
+    "account_key": "in place of AZURE_STORAGE_ACCOUNT_KEY",
+    "sas_token": "in place of AZURE_STORAGE_SAS_TOKEN",
+}
+_SETTINGS: Final = {"s3": S3_SETTINGS, "gs": GS_SETTINGS, "az": AZ_SETTINGS}
+STORES: Final = tuple(_SETTINGS)  # schemes of tables
+_TEXTS: Final = ("endpoint", "region", *AZ_SETTINGS)  # other settings are true or false
 _SCHEME: Final = re.compile(r"([a-z][a-z0-9+.-]*)://")
-_PACKAGES: Final = {"gs": "gcsfs", "gcs": "gcsfs", "az": "adlfs", "abfs": "adlfs", "abfss": "adlfs"}
+_PACKAGES: Final = {"gcs": "gcsfs", "abfs": "adlfs", "abfss": "adlfs"}
 
 
 def scheme_of(uri: str) -> str:
@@ -55,14 +66,9 @@ def s3_files(endpoint: str | None) -> pafs.FileSystem:
     """S3 as the settings say, at this server (None: AWS). Raises ValueError for a setting that S3 has not."""
     import pyarrow.fs as pafs
 
-    said = _s3_settings()
+    said = _said("s3")
     if said.get("requester_pays"):
-        own: dict[str, Any] = {"requester_pays": True, "endpoint_url": endpoint, "anon": bool(said.get("anonymous"))}
-        if "path_style" in said:
-            own["config_kwargs"] = {"s3": {"addressing_style": "path" if said["path_style"] else "virtual"}}
-        if "region" in said:
-            own["client_kwargs"] = {"region_name": said["region"]}
-        return of_fsspec("s3", own)
+        return of_fsspec("s3", s3fs_options(endpoint))
     arrow: dict[str, Any] = {"anonymous": True} if said.get("anonymous") else {}
     arrow |= {"region": said["region"]} if "region" in said else {}
     arrow |= {"force_virtual_addressing": not said["path_style"]} if "path_style" in said else {}
@@ -70,9 +76,49 @@ def s3_files(endpoint: str | None) -> pafs.FileSystem:
     return pafs.S3FileSystem(endpoint_override=endpoint, retry_strategy=retries, **arrow)
 
 
+def s3fs_options(endpoint: str | None) -> dict[str, Any]:
+    """The same for s3fs. Raises ValueError, as `s3_files` does."""
+    said = _said("s3")
+    own: dict[str, Any] = {"endpoint_url": endpoint, "anon": bool(said.get("anonymous"))}
+    own |= {"requester_pays": True} if said.get("requester_pays") else {}
+    own |= {"client_kwargs": {"region_name": said["region"]}} if "region" in said else {}
+    own |= {"config_kwargs": {"s3": {"addressing_style": _addressing(said)}}} if "path_style" in said else {}
+    return own
+
+
+def s3_keys(endpoint: str | None, bucket: str, prefix: str, *, at_once: int = 1000) -> Iterator[str]:
+    """Keys that begin so, as the server tells them, `at_once` at a time: Arrow knows none before it knows all.
+
+    Raises OSError, and ValueError as `s3_files` does.
+    """
+    from botocore import UNSIGNED
+    from botocore.config import Config
+    from botocore.exceptions import BotoCoreError, ClientError
+    from botocore.session import get_session
+
+    said = _said("s3")
+    own: dict[str, Any] = {"retries": {"max_attempts": 10}}
+    own |= {"signature_version": UNSIGNED} if said.get("anonymous") else {}
+    own |= {"s3": {"addressing_style": _addressing(said)}} if "path_style" in said else {}
+    payer = {"RequestPayer": "requester"} if said.get("requester_pays") else {}
+    try:
+        client = get_session().create_client(
+            "s3", endpoint_url=endpoint, region_name=said.get("region"), config=Config(**own)
+        )
+        pages = client.get_paginator("list_objects_v2")
+        for page in pages.paginate(Bucket=bucket, Prefix=prefix, PaginationConfig={"PageSize": at_once}, **payer):
+            yield from (entry["Key"] for entry in page.get("Contents", ()))
+    except (BotoCoreError, ClientError) as error:
+        raise OSError(f"s3://{bucket}/{prefix} cannot be listed: {error}") from error
+
+
+def _addressing(said: Mapping[str, Any]) -> str:
+    return "path" if said["path_style"] else "virtual"
+
+
 def lance_options(endpoint: str | None) -> dict[str, str]:
     """The same for Lance, as its object store names it."""
-    said, options = _s3_settings(), dict[str, str]()
+    said, options = _said("s3"), dict[str, str]()
     if endpoint is not None:
         options |= {"aws_endpoint": endpoint, **({"allow_http": "true"} if endpoint.startswith("http://") else {})}
     options |= {"aws_region": str(said["region"])} if "region" in said else {}
@@ -98,12 +144,48 @@ def of_fsspec(scheme: str, own: Mapping[str, Any] | None = None) -> pafs.FileSys
     return pafs.PyFileSystem(pafs.FSSpecHandler(kind(**(settings() if own is None else own))))
 
 
-def _s3_settings() -> dict[str, Any]:
-    said: dict[str, Any] = {}
+def gs_files() -> pafs.FileSystem:
+    """Google's store, with the credentials of the environment. Raises ValueError for a setting that it has not."""
+    import pyarrow.fs as pafs
+
+    patience = timedelta(seconds=60)  # else a quarter of an hour, also where there are no credentials
+    return pafs.GcsFileSystem(anonymous=bool(_said("gs").get("anonymous")), retry_time_limit=patience)
+
+
+def az_files() -> pafs.FileSystem:
+    """Azure's store of one account. Raises ValueError without an account, or for a setting that it has not."""
+    import pyarrow.fs as pafs
+
+    return pafs.AzureFileSystem(**_azure())
+
+
+def gs_options() -> dict[str, str]:
+    """What Lance must be told of Google's store beside the environment. Raises ValueError, as `gs_files` does."""
+    return {"google_skip_signature": "true"} if _said("gs").get("anonymous") else {}
+
+
+def az_options() -> dict[str, str]:
+    """The same of Azure's. Raises ValueError, as `az_files` does."""
+    return {f"azure_storage_{name}": value for name, value in _azure().items()}
+
+
+def _azure() -> dict[str, str]:
+    said = _said("az")
+    names = {name: said.get(name) or os.environ.get(f"AZURE_STORAGE_{name.upper()}") for name in AZ_SETTINGS}
+    known = {name: value for name, value in names.items() if value}
+    if "account_name" not in known:
+        raise ValueError("az:// needs an account: set AZURE_STORAGE_ACCOUNT_NAME, or --storage account_name=NAME")
+    if "account_key" in known:
+        known.pop("sas_token", None)  # Arrow takes one of both
+    return known
+
+
+def _said(scheme: str) -> dict[str, Any]:
+    there, said = _SETTINGS[scheme], dict[str, Any]()
     for key, value in settings().items():
-        if key not in S3_SETTINGS:
-            raise ValueError(f"--storage {key}: S3 has no such setting; there are {', '.join(S3_SETTINGS)}")
-        if key in ("endpoint", "region"):
+        if key not in there:
+            raise ValueError(f"--storage {key}: {scheme}:// has no such setting; there are {', '.join(there)}")
+        if key in _TEXTS:
             said[key] = value
         elif value in ("true", "false"):
             said[key] = value == "true"

@@ -21,12 +21,13 @@ from factory.pack import Pack, load_pack
 from factory.prompts import people_in
 from factory.records import ClipRequest, Identity
 from factory.settings import animate_settings
+from factory.store.columns import with_columns
 from factory.store.queries import clips, identities_by_id, people_to_draw
 from factory.store.rows import video_row
 from factory.store.schemas import SCHEMAS
 from factory.store.tables import Store
 from pipelines.jobs.cluster import connect
-from pipelines.jobs.committer import shared
+from pipelines.jobs.committer import commit_stage
 from pipelines.jobs.job import Summary, open_job
 from pipelines.jobs.pools import Workers, model_pool
 from pipelines.jobs.progress import Board, Progress, StepReporter, open_board, read_board
@@ -90,7 +91,6 @@ def _make(
     summary: Summary,
 ) -> None:
     connect()
-    store = shared(store)
     pool = model_pool(workers, at_most=len(rows), pack=pack)
     board = open_board()
     chain = (
@@ -101,7 +101,7 @@ def _make(
             pool,
             1,
         ),
-        Stage(partial(commit, store=store)),
+        commit_stage(commit, store),
     )
     with Progress("animate", "clips", len(rows), partial(read_board, board)) as progress:
         for counts in tally(*chain):
@@ -164,7 +164,7 @@ class ClipMaker:
 
 def commit(videos: pa.Table, store: Store) -> pa.Table:
     """Rows of `videos` -> COUNTS."""
-    store.upsert("videos", videos.to_pylist())
+    store.upsert_table("videos", with_columns(videos, SCHEMAS["videos"]))
     return counts_table({"videos": videos.num_rows})
 
 

@@ -19,12 +19,13 @@ from factory.ids import image_id
 from factory.pack import Pack, load_pack
 from factory.records import Identity, ImageRequest
 from factory.settings import evaluate_settings, generate_settings
+from factory.store.columns import with_columns
 from factory.store.queries import faces_by_id, measured, pictures
 from factory.store.rows import decode_png, image_from_row, metrics_row
 from factory.store.schemas import SCHEMAS
 from factory.store.tables import Store
 from pipelines.jobs.cluster import connect
-from pipelines.jobs.committer import shared
+from pipelines.jobs.committer import commit_stage
 from pipelines.jobs.job import Summary, open_job
 from pipelines.jobs.pools import Workers, model_pool
 from pipelines.jobs.progress import Progress
@@ -92,13 +93,12 @@ def _measure(
     summary: Summary,
 ) -> None:
     connect()
-    store = shared(store)
     pool = model_pool(workers, at_most=len(rows), pack=pack)
     chain = (
         [pa.Table.from_pylist([row], WANTED) for row in rows],
         Stage(partial(read_person, store=store), rows=1),
         Stage(Measurer, [*measurer, pool.device, pool.threads], pool, rows=1),
-        Stage(partial(commit, store=store)),
+        commit_stage(commit, store),
     )
     with Progress("evaluate", "images", _count(rows)) as progress:
         for counts in tally(*chain):
@@ -145,7 +145,7 @@ class Measurer:
 
 def commit(metrics: pa.Table, store: Store) -> pa.Table:
     """Rows of `metrics` -> COUNTS."""
-    store.upsert("metrics", metrics.to_pylist())
+    store.upsert_table("metrics", with_columns(metrics, SCHEMAS["metrics"]))
     return counts_table({"metrics": metrics.num_rows})
 
 

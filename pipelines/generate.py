@@ -23,12 +23,13 @@ from factory.pack import Pack, load_pack
 from factory.prompts import people_in
 from factory.records import Identity, ImageRequest
 from factory.settings import generate_settings
+from factory.store.columns import with_columns
 from factory.store.queries import identities_by_id, people_to_draw, pictures
 from factory.store.rows import encode_png
 from factory.store.schemas import SCHEMAS
 from factory.store.tables import Store
 from pipelines.jobs.cluster import connect
-from pipelines.jobs.committer import shared
+from pipelines.jobs.committer import commit_stage
 from pipelines.jobs.job import Summary, open_job
 from pipelines.jobs.pools import Workers, model_pool
 from pipelines.jobs.progress import Board, Progress, StepReporter, open_board, read_board
@@ -91,7 +92,6 @@ def _make(
     summary: Summary,
 ) -> None:
     connect()
-    store = shared(store)
     pool = model_pool(workers, at_most=-(-len(rows) // _WORTH_A_WORKER), pack=pack)
     batch = min(IMAGES_PER_BATCH, -(-len(rows) // pool.size))
     board = open_board()
@@ -103,7 +103,7 @@ def _make(
             pool,
             batch,
         ),
-        Stage(partial(commit, store=store)),
+        commit_stage(commit, store),
     )
     with Progress("generate", "images", len(rows), partial(read_board, board)) as progress:
         for counts in tally(*chain):
@@ -162,7 +162,7 @@ class ImageMaker:
 
 def commit(images: pa.Table, store: Store) -> pa.Table:
     """Rows of `images` -> COUNTS."""
-    store.upsert("images", images.to_pylist())
+    store.upsert_table("images", with_columns(images, SCHEMAS["images"]))
     return counts_table({"images": images.num_rows})
 
 

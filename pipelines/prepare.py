@@ -9,19 +9,21 @@ from collections import Counter
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from factory.config import PrepareConfig
 from factory.faces.isolated import Isolated
 from factory.ids import is_face_id
 from factory.pack import Pack, load_pack
+from factory.store.columns import with_columns
 from factory.store.policy import read_policy
 from factory.store.queries import drop_older_rejects, drop_rejects
+from factory.store.schemas import SCHEMAS, Table
 from factory.store.tables import Store
 from pipelines.jobs.cluster import connect
-from pipelines.jobs.committer import shared
+from pipelines.jobs.committer import commit_stage
 from pipelines.jobs.job import Summary, open_job
 from pipelines.jobs.pools import Pool, Workers, cpu_and_model_pools
 from pipelines.jobs.progress import Progress
@@ -61,14 +63,13 @@ def prepare(
     places = photos if isinstance(photos, Places) else find_places(photos, store.root, person_from)
     with open_job("prepare", store, within) as summary:
         connect()
-        store = shared(store)
         new, recovered = find_new_photos(places, store, loaded, summary, retry)
         if new.num_rows:
             chain = (
                 work_units(new),
                 Stage(partial(read_batches, max_bytes=config.max_bytes, require_consent=required, allowed=allowed)),
                 *_face_stages(loaded, config, *cpu_and_model_pools(workers)),
-                Stage(partial(commit, store=store, replaces=retry is not None)),
+                commit_stage(partial(commit, replaces=retry is not None), store),
             )
             with Progress("prepare", "photos", new.num_rows, counts=partial(_outcome, summary)) as progress:
                 for counts in tally(*chain):
@@ -95,26 +96,32 @@ def commit(outcomes: pa.Table, store: Store, *, replaces: bool = False) -> pa.Ta
 
     With `replaces`, earlier rejects of these photos go; only after that, so that no photo is ever without a row.
     """
-    photos = outcomes.to_pylist()
-    store.upsert("rejects", [reject for photo in photos for reject in photo["rejects"]])
-    store.upsert("faces", [face for photo in photos for face in photo["faces"]])
+    rejects, faces = _rows_of(outcomes, "rejects"), _rows_of(outcomes, "faces")
+    store.upsert_table("rejects", rejects)
+    store.upsert_table("faces", faces)
     if replaces:
-        _drop_older(photos, store)
-    counts = Counter(photos=len(photos), faces=sum(len(photo["faces"]) for photo in photos))
-    for photo in photos:
-        counts["photos_with_faces"] += bool(photo["faces"])
-        for reject in photo["rejects"]:
-            kind = "rejected_face" if is_face_id(reject["reject_id"]) else "rejected"
-            counts[f"{kind}:{reject['reason']}"] += 1
+        _drop_older(faces, rejects, store)
+    counts = Counter(photos=outcomes.num_rows, faces=faces.num_rows)
+    counts["photos_with_faces"] = pc.sum(pc.greater(pc.list_value_length(outcomes["faces"]), 0)).as_py() or 0
+    for reject_id, reason in zip(rejects["reject_id"].to_pylist(), rejects["reason"].to_pylist(), strict=True):
+        counts[f"{'rejected_face' if is_face_id(reject_id) else 'rejected'}:{reason}"] += 1
     return counts_table(counts)
 
 
-def _drop_older(photos: list[dict[str, Any]], store: Store) -> None:
-    rows = [row for photo in photos for row in [*photo["faces"], *photo["rejects"]]]
+def _rows_of(outcomes: pa.Table, table: Table) -> pa.Table:
+    """The rows of all photos, of which no picture becomes an object of Python."""
+    parts = [pa.RecordBatch.from_struct_array(photos.flatten()) for photos in outcomes[table].chunks]
+    schema = SCHEMAS[table]
+    return pa.concat_tables(
+        [schema.empty_table(), *(with_columns(pa.Table.from_batches([part]), schema) for part in parts)]
+    )
+
+
+def _drop_older(faces: pa.Table, rejects: pa.Table, store: Store) -> None:
+    rows = [row for table in (faces, rejects) for row in table.select(["photo_id", "pack"]).to_pylist()]
     if rows:
         photo_ids = sorted({row["photo_id"] for row in rows} - {""})
-        newest = [reject["reject_id"] for photo in photos for reject in photo["rejects"]]
-        drop_older_rejects(store, rows[0]["pack"], photo_ids, newest)
+        drop_older_rejects(store, rows[0]["pack"], photo_ids, rejects["reject_id"].to_pylist())
 
 
 def _count(summary: Summary, counts: Counter[str]) -> None:

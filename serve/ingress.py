@@ -21,13 +21,13 @@ from factory.files import tenant_root
 from factory.pack import load_pack
 from factory.provenance.marks import Marker, mark_with
 from factory.store.keys import KeyRing
-from factory.store.tables import Store
 from serve.a1111.routes import a1111_routes
 from serve.a1111.tasks import Everywhere, Tasks, TasksOfAll, TaskState
 from serve.access import Gate, Rooms
 from serve.browsing import browse_router
 from serve.catalog import Catalog
 from serve.client import ImageClient
+from serve.committing import shared_store
 from serve.filming import KIND as FILM
 from serve.filming import Filming
 from serve.ledger import Ledger, LedgerMiddleware
@@ -218,7 +218,7 @@ class Ingress:
             patient_room=self._patient_room,
             quotas=self._quotas,
         )
-        pack, catalog, store = self._pack, Catalog(root), Store(root)
+        pack, catalog, store = self._pack, Catalog(root), shared_store(root)
         endpoint = Endpoint(pack, catalog, client, read_stats)
         films = Filming(pack, catalog, store, client)
         modelling = Modelling(pack, catalog, store, self._sculptor)

@@ -33,5 +33,4 @@ def use_local_chain(patch: pytest.MonkeyPatch) -> None:
     for module in (pipelines.jobs.stage, pipelines.photos.new):
         patch.setattr(module, "stream", _stream)
     patch.setattr(pipelines.prepare, "connect", lambda: None)
-    patch.setattr(pipelines.prepare, "shared", lambda store: store)
     patch.setattr(pipelines.prepare, "cpu_and_model_pools", lambda _workers: (pool, pool))

@@ -233,7 +233,7 @@ def test_nothing_of_a_name_is_executed_by_the_terminal(root: str, tmp_path: Path
     [
         ["prepare", "--photos", "x", "--root", "/tmp/\udce9"],
         ["prepare", "--photos", "x", "--root", ""],
-        ["identities", "list", "--root", "gs://bucket/people"],
+        ["identities", "list", "--root", "hf://bucket/people"],
         ["generate", "--root", "ROOT", "--prompt", "a \udce9", "--identity", "Ann"],
         ["identities", "show", "\udce9", "--root", "ROOT"],
         ["train", "--root", "ROOT", "--set", "learning_rate=nan"],

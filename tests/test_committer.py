@@ -8,15 +8,16 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pyarrow as pa
 import pytest
 
+from factory.store import committer
+from factory.store.committer import GroupedStore, Lane
 from factory.store.schemas import SCHEMAS
 from factory.store.tables import Store
-from pipelines.jobs import committer
-from pipelines.jobs.committer import Lane
 from tests.test_upkeep import row
 
 
@@ -31,7 +32,7 @@ def names(store: Store) -> dict[str, str]:
 def test_what_comes_during_a_commit_shares_the_next_one(store: Store) -> None:
     commits = list[int]()
 
-    def commit(rows: pa.Table) -> None:
+    def commit(rows: pa.Table, where: str | None) -> None:
         time.sleep(0.05)
         store.upsert_table("identities", rows)
         commits.append(rows.num_rows)
@@ -58,7 +59,7 @@ def test_of_rows_with_one_key_in_a_commit_the_last_counts(store: Store) -> None:
 def test_who_waits_for_a_commit_that_fails_is_told_and_the_next_one_goes_on() -> None:
     calls = list[int]()
 
-    def commit(rows: pa.Table) -> None:
+    def commit(rows: pa.Table, where: str | None) -> None:
         calls.append(rows.num_rows)
         if len(calls) == 1:
             raise OSError("No space left on device")
@@ -78,12 +79,28 @@ def test_a_commit_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [committer._fitting(sizes) for sizes in ([300, 1], [40, 60, 1], [10])] == [1, 2, 1]
 
 
+def test_threads_share_commits_and_conditions_hold_where_they_stood(tmp_path: Path) -> None:
+    """`replace` looks at the rows as they are when its turn comes, and goes with others of its condition."""
+    store = GroupedStore(str(tmp_path))
+    store.upsert_table("identities", table(*range(8), name="old"))
+    with ThreadPoolExecutor(24) as threads:
+        for number in range(8):
+            threads.submit(store.replace, "identities", [row(number, "new")], "target.name = 'old'")
+            threads.submit(store.replace, "identities", [row(number, "never")], "target.name = 'young'")
+            threads.submit(store.upsert, "identities", [row(100 + number, "x")])
+    assert names(store) == {f"i{n:015d}": "new" for n in range(8)} | {f"i{100 + n:015d}": "x" for n in range(8)}
+    dataset = store.open("identities")
+    assert dataset is not None and dataset.version < 24, "else nobody shared a commit"
+    with pytest.raises(OSError, match="no_such_column"):
+        store.replace("identities", [row(1, "x")], "target.no_such_column = 1")
+
+
 JOB = """
 import os, random, signal, sys, time
 from pathlib import Path
 import ray
 from pipelines.jobs.cluster import connect
-from pipelines.jobs.committer import CommittedStore
+from pipelines.jobs.committer import committed
 from factory.store.tables import Store
 from tests.test_upkeep import row
 
@@ -97,13 +114,14 @@ def write(store, writer):
             os.kill(os.getpid(), signal.SIGKILL)
 
 connect()
-store = CommittedStore(sys.argv[1])
+store = committed(sys.argv[1])
+[actor] = store._hand_over.args
 tasks = [write.remote(store, writer) for writer in range(4)]
 for _ in range(3):
     num = Store(store.root).count("identities")
     while ray.wait(tasks, num_returns=4, timeout=0)[1] and Store(store.root).count("identities") == num:
         time.sleep(random.uniform(0.01, 0.1))
-    ray.kill(store._committer, no_restart=False)  # as kill -9
+    ray.kill(actor, no_restart=False)  # as kill -9
 ray.get(tasks)
 print("done")
 """

@@ -15,6 +15,7 @@ from typer.main import get_command
 from typer.testing import CliRunner
 
 from cli.__main__ import app
+from factory.storage import STORAGE
 from serve.settings import AppArgs
 
 REPO = Path(__file__).resolve().parent.parent
@@ -109,13 +110,17 @@ def test_submit_sends_the_command_as_it_was_typed(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(ray.job_submission, "JobSubmissionClient", FakeClient)
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://store:9000")
     runner, address = CliRunner(), "http://head:8265"
+    monkeypatch.setenv(STORAGE, "")
     command = ["generate", "--root", "s3://b/people", "--prompt", "a 'photo' of <person>"]
-    sent = runner.invoke(app, ["submit", "--address", address, "--working-dir", str(tmp_path), *command])
+    how = ["--storage", "region=eu-1", "--storage", "path_style=true"]
+    sent = runner.invoke(app, [*how, "submit", "--address", address, "--working-dir", str(tmp_path), *command])
     assert sent.exit_code == 0 and "raysubmit_1" in sent.output
     assert FakeClient.given["address"] == address
     assert shlex.split(FakeClient.given["entrypoint"]) == ["python", "-m", "cli", *command]
     assert FakeClient.given["runtime_env"]["working_dir"] == str(tmp_path)
-    assert FakeClient.given["runtime_env"]["env_vars"] == {"AWS_ENDPOINT_URL": "http://store:9000"} | {
+    assert FakeClient.given["runtime_env"]["env_vars"] == {
+        "AWS_ENDPOINT_URL": "http://store:9000", STORAGE: "region=eu-1 path_style=true"
+    } | {
         name: value for name, value in FakeClient.given["runtime_env"]["env_vars"].items() if name == "AWS_REGION"
     }
     assert runner.invoke(app, ["submit", "--address", address, "serve"]).exit_code == 2

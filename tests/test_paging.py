@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from factory.errors import IdentityNotFound
 from factory.store import upkeep
+from factory.store.queries import image_page, work_page
+from factory.store.schemas import SCHEMAS
 from factory.store.sql import where_in
 from factory.store.tables import Store
 from tests.test_upkeep import row
@@ -44,7 +45,7 @@ def test_pages_are_those_of_a_sorted_list(tmp_path: Path, monkeypatch: pytest.Mo
                 found += [one["identity_id"] for one in page]
                 after = found[-1]
             assert found == expected
-    with pytest.raises(IdentityNotFound):
+    with pytest.raises(LookupError, match=f"no identity {gone[0]!r} to go on from"):
         store.identity_page(3, gone[0])
 
 
@@ -62,3 +63,49 @@ def test_a_page_of_a_large_table_reads_few_rows(tmp_path: Path, monkeypatch: pyt
     assert [one["created_at"] for one in store.identity_page(4)] == ["000749"] * 4
     after = f"i{2000:015d}"
     assert [one["identity_id"] for one in store.identity_page(2, after)] == [f"i{1999:015d}", f"i{1998:015d}"]
+
+
+def blank(table: Any, **known: Any) -> dict[str, Any]:
+    return dict.fromkeys(SCHEMAS[table].names) | known
+
+
+@pytest.mark.parametrize("indexed", [False, True])
+def test_pages_of_work_go_both_ways(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, indexed: bool) -> None:
+    """Rows are written again as their work goes on, which puts the oldest behind the newest."""
+    monkeypatch.setattr(upkeep, "INDEX_FROM", 64 if indexed else 10**6)
+    store, draw = Store(tmp_path), random.Random(3)
+    rows = [
+        blank("work", work_id=f"w{number:03d}", kind=draw.choice(["video", "head"]), created_at=1.7e9 + number // 3 / 7)
+        for number in range(150)
+    ]
+    for first in range(0, 150, 25):
+        store.upsert("work", rows[first : first + 25])
+        store.upsert("work", draw.sample(rows[: first + 25], 10))
+    if indexed:
+        store.tidy("work")
+    for kind in (None, "head"):
+        order = [(one["created_at"], one["work_id"]) for one in rows if kind in (None, one["kind"])]
+        for newest_first in (True, False):
+            found, after = list[tuple[float, str]](), None
+            while page := work_page(store, kind, 7, after, newest_first):
+                found += [(one["created_at"], one["work_id"]) for one in page]
+                after = found[-1]
+            assert found == sorted(order, reverse=newest_first)
+    behind_one_unwritten = work_page(store, None, 3, (rows[70]["created_at"], "w070~"), False)
+    assert [one["work_id"] for one in behind_one_unwritten] == ["w071", "w072", "w073"]
+
+
+def test_pages_of_pictures_are_of_one_person_or_of_all(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    rows = [
+        blank("images", image_id=f"{n * 37 % 50:03d}", identity_id=f"p{n % 3}", created_at=f"{n // 4:03d}")
+        for n in range(50)
+    ]
+    store.upsert("images", rows)
+    newest = sorted(rows, key=lambda one: (one["created_at"], one["image_id"]), reverse=True)
+    first = image_page(store, 5)
+    assert [one["image_id"] for one in first] == [one["image_id"] for one in newest[:5]] and "image" not in first[0]
+    own = [one["image_id"] for one in newest if one["identity_id"] == "p1"]
+    assert [one["image_id"] for one in image_page(store, 4, own[2], "p1")] == own[3:7]
+    with pytest.raises(LookupError, match="no image 'nobody'"):
+        image_page(store, 5, "nobody")

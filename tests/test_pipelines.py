@@ -96,7 +96,7 @@ def test_a_killed_commit_leaves_the_photo_to_be_done_again(
 ) -> None:
     """A photo counts as done through its faces or its own reject: what is written first must be neither."""
     written: list[str] = []
-    monkeypatch.setattr(Store, "upsert", lambda self, table, rows: written.append(table))
+    monkeypatch.setattr(Store, "upsert_table", lambda self, table, rows: written.append(table))
     commit(OUTCOME.empty_table(), Store(tmp_path))
     assert written == ["rejects", "faces"]
 

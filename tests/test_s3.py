@@ -23,12 +23,13 @@ from benchmarks.flaky_s3 import flaky_s3
 from factory.errors import PackError, SourceError
 from factory.pack import Pack, load_pack
 from factory.records import Reject
-from factory.storage import STORAGE, lance_options, remember
+from factory.storage import STORAGE, lance_options, remember, s3_keys
 from factory.store import upkeep
 from factory.store.erase import erase, find_person
 from factory.store.rows import reject_row
 from factory.store.tables import Store
 from pipelines.jobs.job import open_job
+from pipelines.photos.entries import open_file
 from pipelines.photos.sources import CONTENT, PHOTO, find_places, hash_contents, read_photos
 
 
@@ -94,6 +95,18 @@ def test_a_prefix_of_images_is_a_source(s3: Any) -> None:
     assert dict(left_out) == {"hidden": 1, "table or job of a root": 1, "system": 1}
     with pytest.raises(SourceError, match="there is nothing at s3://no-such-bucket/in"):
         find_places("s3://no-such-bucket/in")
+
+
+def test_a_prefix_is_listed_a_page_at_a_time(s3: Any) -> None:
+    for number in range(6):
+        s3.put_object(Bucket="people", Key=f"many/{number}.jpg", Body=b"x")
+    keys = s3_keys(os.environ["AWS_ENDPOINT_URL"], "people", "many/", at_once=2)
+    assert next(keys) == "many/0.jpg"
+    for number in (1, 3, 4):  # number 1 is known by now, and what comes after it is not
+        s3.delete_object(Bucket="people", Key=f"many/{number}.jpg")
+    assert list(keys) == ["many/1.jpg", "many/2.jpg", "many/5.jpg"]
+    with pytest.raises(OSError, match=r"s3://nobody/x cannot be listed: .*NoSuchBucket"):
+        list(s3_keys(os.environ["AWS_ENDPOINT_URL"], "nobody", "x"))
 
 
 def photos_of(src: str) -> list[dict[str, Any]]:
@@ -203,6 +216,7 @@ def test_the_server_may_be_named_in_other_ways(
 def test_settings_of_a_store_reach_arrow_lance_and_s3fs(s3: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     endpoint = os.environ["AWS_ENDPOINT_URL"]
     s3.put_object(Bucket="people", Key="said/a.jpg", Body=b"picture a", ACL="public-read")
+    s3.put_object(Bucket="people", Key="odd/./b.jpg", Body=b"picture b", ACL="public-read")
     for name in ("AWS_ENDPOINT_URL", "AWS_REGION", "AWS_DEFAULT_REGION"):
         monkeypatch.delenv(name)
     for more in ([], ["anonymous=true"], ["requester_pays=true"]):
@@ -213,6 +227,8 @@ def test_settings_of_a_store_reach_arrow_lance_and_s3fs(s3: Any, monkeypatch: py
         assert content["photo_id"] == hashlib.sha256(b"picture a").hexdigest()
         [read] = read_photos(pa.Table.from_pylist([content], CONTENT), max_bytes=100)
         assert read["image"].to_pylist() == [b"picture a"]
+        with open_file("s3://people/odd/./b.jpg") as stream:
+            assert stream.read() == b"picture b"
         if more != ["anonymous=true"]:  # which may not write
             Store("s3://people/said-root").upsert("names", [{"photo_id": "p", "name": "n"}])
             assert Store("s3://people/said-root").count("names") == 1

@@ -184,7 +184,7 @@ def test_a_parquet_file_that_cannot_be_used_is_one_reject_among_the_others(tmp_p
 def test_a_source_that_cannot_be_used_says_why(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="there is nothing at"):
         find_places(str(tmp_path / "gone"))
-    for src in ("", "gs://bucket/photos", "nowhere://host/photos", "s3://", "s3:///key"):
+    for src in ("", "gcs://bucket/photos", "nowhere://host/photos", "s3://", "s3:///key"):
         with pytest.raises(ValueError, match=r"a path is empty|no package of fsspec|pip install gcsfs|names no bucket"):
             find_places(src)
     with pytest.raises(ValueError, match="holds no photos"):

@@ -13,7 +13,9 @@ import pytest
 
 from factory.errors import SourceError
 from factory.files import filesystem, photo_files
-from factory.storage import STORAGE, remember, s3_files, scheme_of, settings
+from factory.storage import STORAGE, az_options, gs_options, remember, s3_files, scheme_of, settings
+from factory.store.connection import lance_uri, storage_options
+from factory.store.tables import Store
 from pipelines.photos.sources import CONTENT, find_places, hash_contents, read_photos
 
 
@@ -49,8 +51,8 @@ def test_what_cannot_be_read_is_said_in_one_line(memory: Any, monkeypatch: pytes
         find_places("memory://nobody")
     with pytest.raises(ValueError, match="nowhere:// is not read: no package of fsspec knows it"):
         find_places("nowhere://bucket/x")
-    with pytest.raises(ValueError, match="gs:// needs a package that is not installed: pip install gcsfs"):
-        photo_files("gs://bucket/x")
+    with pytest.raises(ValueError, match="gcs:// needs a package that is not installed: pip install gcsfs"):
+        photo_files("gcs://bucket/x")
     with pytest.raises(ValueError, match="memory:// is not written, and no tables are read there"):
         filesystem("memory://root")
 
@@ -58,7 +60,7 @@ def test_what_cannot_be_read_is_said_in_one_line(memory: Any, monkeypatch: pytes
 def test_settings_are_key_and_value_and_told_when_wrong(memory: Any) -> None:
     remember(["endpoint=http://host:9000", "token=a b=c"])
     assert settings() == {"endpoint": "http://host:9000", "token": "a b=c"}
-    with pytest.raises(ValueError, match="--storage token: S3 has no such setting; there are endpoint, region"):
+    with pytest.raises(ValueError, match="--storage token: s3:// has no such setting; there are endpoint, region"):
         s3_files(None)
     remember(["anonymous=yes"])
     with pytest.raises(ValueError, match="--storage anonymous is true or false, not 'yes'"):
@@ -66,3 +68,27 @@ def test_settings_are_key_and_value_and_told_when_wrong(memory: Any) -> None:
     with pytest.raises(ValueError, match="--storage takes KEY=VALUE, not 'anonymous'"):
         remember(["anonymous"])
     assert [scheme_of(uri) for uri in ("s3://a", "file:///a", "/a://b", "hf://x", "C:\\x")] == ["s3", "", "", "hf", ""]
+
+
+def test_tables_of_other_stores_are_told_to_lance_and_arrow(memory: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As far as it can be told without these stores: names of settings, and where things are."""
+    for name in ("NAME", "KEY"):
+        monkeypatch.delenv(f"AZURE_STORAGE_ACCOUNT_{name}", raising=False)
+    monkeypatch.delenv("AZURE_STORAGE_SAS_TOKEN", raising=False)
+    assert Store("gs://bucket/people/").root == "gs://bucket/people" and storage_options("gs://bucket/people") is None
+    remember(["anonymous=true"])
+    assert gs_options() == storage_options("gs://bucket/x") == {"google_skip_signature": "true"}
+    files, path = filesystem("gs://bucket/people")
+    assert (files.type_name, path) == ("gcs", "bucket/people")
+    with pytest.raises(ValueError, match="--storage anonymous: az:// has no such setting; there are account_name"):
+        az_options()
+    remember([])
+    with pytest.raises(ValueError, match="az:// needs an account: set AZURE_STORAGE_ACCOUNT_NAME"):
+        filesystem("az://container/people")
+    monkeypatch.setenv("AZURE_STORAGE_ACCOUNT_NAME", "ours")
+    remember(["account_key=c2VjcmV0", "sas_token=x"])
+    expected = {"azure_storage_account_name": "ours", "azure_storage_account_key": "c2VjcmV0"}
+    assert az_options() == storage_options("az://container/people") == expected
+    files, path = photo_files("az://container/a.jpg")
+    assert (files.type_name, path) == ("abfs", "container/a.jpg")
+    assert lance_uri("az://container/a b#c") == "az://container/a b%23c" and lance_uri("/a#b") == "/a#b"

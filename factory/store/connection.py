@@ -1,4 +1,4 @@
-"""How a Lance table is opened, on a disk or on s3://."""
+"""How a Lance table is opened, on a disk or on a store."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from urllib.parse import quote
 
 import lance
 
-from factory.files import s3_endpoint
-from factory.storage import STORAGE, lance_options
+from factory.files import is_stored, s3_endpoint
+from factory.storage import STORAGE, az_options, gs_options, lance_options, scheme_of
 from factory.store.columns import check_columns
 from factory.store.schemas import Table
 
@@ -19,17 +19,21 @@ _KEPT: Final = "".join(chr(code) for code in range(128) if chr(code) not in "#?%
 Options: TypeAlias = dict[str, str] | None
 SETTINGS: Final = (  # whose connections one process may not mix
     *("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_PROFILE", "AWS_CONFIG_FILE", "AWS_ACCESS_KEY_ID", STORAGE),
+    *("GOOGLE_APPLICATION_CREDENTIALS", "AZURE_STORAGE_ACCOUNT_NAME"),
 )
 
 
 def storage_options(root: str) -> Options:
-    """What Lance must be told beside the AWS_* variables. Raises ValueError for settings that S3 has not."""
-    return (lance_options(s3_endpoint()) or None) if root.startswith("s3://") else None
+    """What Lance must be told beside the environment. Raises ValueError for settings that the store has not."""
+    if not is_stored(root):
+        return None
+    told = {"s3": lambda: lance_options(s3_endpoint()), "gs": gs_options, "az": az_options}
+    return told[scheme_of(root)]() or None
 
 
 def lance_uri(uri: str) -> str:
-    """How Lance is told where something is: it reads s3:// as a URL, where #, ? and % mean something."""
-    return quote(uri, safe=_KEPT) if uri.startswith("s3://") else uri
+    """How Lance is told where something is: what lies on a store it reads as a URL, where #, ? and % mean something."""
+    return quote(uri, safe=_KEPT) if is_stored(uri) else uri
 
 
 def open_table(uri: str, table: Table, options: Options) -> lance.LanceDataset | None:

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from lance.dataset import ColumnOrdering
 
 from factory.config import SculptConfig
 from factory.consent import COLUMNS
@@ -19,8 +18,9 @@ from factory.pack import Pack
 from factory.records import Identity, SculptRequest
 from factory.store.commits import retried
 from factory.store.digests import DigestSet, digests, pairs
+from factory.store.paging import Cursor, cursor, page, page_behind
 from factory.store.rows import face_from_row, identity_from_row
-from factory.store.schemas import KEYS, Table
+from factory.store.schemas import KEYS, SCHEMAS, Table
 from factory.store.sql import where_in
 from factory.store.tables import Store
 
@@ -178,12 +178,15 @@ def work_page(
     store: Store, kind: str | None, limit: int, after: tuple[float, str] | None, newest_first: bool
 ) -> list[dict[str, Any]]:
     """At most `limit` rows of `work` (of a kind) in the order of their coming, behind the one of this time and id."""
-    where = None if kind is None else where_in("kind", [kind])
-    places = store.read("work", columns=["created_at", "work_id"], where=where).to_pylist()
-    order = sorted(map(_coming, places), reverse=newest_first)
-    behind = [at for at in order if after is None or (at < after if newest_first else at > after)][:limit]
-    rows = store.read("work", where=where_in("work_id", [work_id for _, work_id in behind])).to_pylist()
-    return sorted(rows, key=_coming, reverse=newest_first)
+    dataset = store.open("work")
+    if dataset is None:
+        return []
+    equal = {} if kind is None else {"kind": kind}
+    last = None
+    if after is not None:  # it may not be written yet
+        last = cursor(dataset, "work_id", after[1]) or Cursor(time=after[0], key=after[1])
+    names = SCHEMAS["work"].names
+    return page(dataset, "work_id", names, limit, after=last, equal=equal, newest_first=newest_first)
 
 
 def _coming(row: dict[str, Any]) -> tuple[float, str]:
@@ -273,17 +276,9 @@ def image_page(
     dataset = store.open("images")
     if dataset is None:
         return []
-    clauses = [] if identity_id is None else [where_in("identity_id", [identity_id])]
-    if after is not None:
-        last = store.read("images", columns=["created_at"], where=where_in("image_id", [after])).to_pylist()
-        if not last:
-            raise LookupError(f"no image {after[:100]!r} to go on from")
-        at = last[0]["created_at"]  # ours: ISO 8601
-        clauses.append(f"(created_at < '{at}' OR (created_at = '{at}' AND image_id < '{after}'))")
-    newest_first = [ColumnOrdering(name, ascending=False) for name in ("created_at", "image_id")]
     columns = [name for name in dataset.schema.names if name != "image"]
-    page = dataset.scanner(columns=columns, filter=" AND ".join(clauses) or None, order_by=newest_first, limit=limit)
-    return list(page.to_table().to_pylist())
+    equal = {} if identity_id is None else {"identity_id": identity_id}
+    return page_behind(dataset, "image_id", columns, limit, after, equal)
 
 
 def likeness_of(store: Store, image_ids: Sequence[str]) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""The store: Lance tables under one root (a local path or s3://).
+"""The store: Lance tables under one root (a local path, s3://, gs:// or az://).
 
 They are the factory's only state, and the checkpoint of every job: a stage asks which ids are there, works on the
 rest, and upserts each finished batch in one atomic commit. Ids are content-addressed, so writing a row twice changes
@@ -19,14 +19,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from factory.errors import IdentityNotFound
-from factory.files import filesystem
+from factory.files import filesystem, is_stored
 from factory.ids import face_id, faces_called, spellings
 from factory.records import GeneratedImage, Identity, PictureMetrics, PreparedFace, Reject
 from factory.store.columns import as_stored, with_columns
 from factory.store.commits import open_to_write, retried, throw_back
 from factory.store.connection import open_table, storage_options
 from factory.store.marked import marked_rows, marked_schema
-from factory.store.paging import newest_first
+from factory.store.paging import page_behind
 from factory.store.rows import face_from_row, identity_from_row, image_from_row, metrics_from_row
 from factory.store.schemas import KEYS, SCHEMAS, Table
 from factory.store.sql import where_in
@@ -69,7 +69,7 @@ class Store:
     def __init__(self, root: str | Path) -> None:
         text = str(root)
         # Absolute, because workers have another working directory.
-        self.root = text.rstrip("/") if text.startswith("s3://") else filesystem(text)[1]
+        self.root = text.rstrip("/") if is_stored(text) else filesystem(text)[1]
         self._options = storage_options(self.root)
 
     def uri(self, table: Table) -> str:
@@ -125,6 +125,10 @@ class Store:
         self._merge(table, pa.Table.from_pylist(list(rows), SCHEMAS[table]), where)
 
     def _merge(self, table: Table, rows: pa.Table, where: str | None = None) -> None:
+        self.commit_rows(table, rows, where)
+
+    def commit_rows(self, table: Table, rows: pa.Table, where: str | None = None) -> None:
+        """As `upsert_table`, or with `where` as `replace`; in a commit of its own, by this process."""
         dataset = retried(partial(self._merge_once, table, rows, where)) if rows.num_rows else None
         if dataset is not None:
             after_commit(dataset, table)
@@ -205,14 +209,14 @@ class Store:
     ) -> list[dict[str, Any]]:
         """At most `limit` identities, newest first, without their words: identity_id, name, pack and created_at.
 
-        Those of one text encoder if it is named; from the one that follows `after` (an identity_id) on.
+        Those of one text encoder if it is named; from the one that follows `after` (an identity_id; LookupError) on.
         """
         dataset = self.open("identities")
         if dataset is None:
             return []
         equal = {} if fingerprint is None else {"fingerprint": fingerprint}
         columns = ["identity_id", "name", "pack", "created_at"]
-        return newest_first(dataset, "identity_id", columns, limit, after=after, equal=equal)
+        return page_behind(dataset, "identity_id", columns, limit, after, equal)
 
     def name_owners(self, names: Sequence[str]) -> dict[str, str]:
         """The identity_id that each of these names stands for: the newest one's."""

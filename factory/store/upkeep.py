@@ -21,7 +21,7 @@ INDEX_EVERY: Final = 8  # commits; a look-up takes some 0.3 ms longer for each t
 INDEX_FROM: Final = 4096  # rows
 _MAX_SEGMENTS: Final = 16  # of an index; then the later ones are merged
 _FRAGMENT_ROWS: Final = 1024  # full files are never rewritten, so the cost of joining stays linear
-_PAGED: Final = ("identities",)  # listed newest first
+_PAGED: Final = ("identities", "images", "work")  # listed in the order of their coming
 _FEW_VALUES: Final = ("pack", "protocol", "digest", "line")  # keys that are not looked for: many rows have the same
 
 
@@ -38,6 +38,15 @@ def after_commit(dataset: lance.LanceDataset, table: Table) -> None:
         tidy(dataset, table)
     elif dataset.version % INDEX_EVERY == INDEX_EVERY - 1:
         keep_indexes(dataset, table)
+
+
+def warm(dataset: lance.LanceDataset | None, table: Table) -> None:
+    """Reads the indexes of what rows are found by into this process's memory (factory/store/connection.py); else the
+    first look-ups read their pages one by one."""
+    names = {} if dataset is None else {one.field_names[0]: one.name for one in dataset.describe_indices()}
+    for column in {KEYS[table][0], "name", "created_at"} & set(names):
+        assert dataset is not None
+        dataset.prewarm_index(names[column])
 
 
 def tidy(dataset: lance.LanceDataset, table: Table) -> None:

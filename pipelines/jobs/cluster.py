@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import threading
+import warnings
 from collections.abc import Iterator
 from contextlib import chdir, contextmanager
 from pathlib import Path
@@ -19,6 +20,7 @@ from ray.data import DataContext
 from ray.exceptions import AuthenticationError, RayError
 
 from factory.errors import ClusterError
+from factory.storage import STORAGE
 
 _OBJECT_STORE_BYTES = 2**30  # of a local cluster: blocks are 16 photos, so this is plenty
 _BLOCK_BYTES = 32 * 2**20  # of photos in flight
@@ -58,6 +60,8 @@ def connect() -> None:
     context.retried_map_errors = list(_TRANSIENT)
     context.max_map_retries = 5
     context.raise_original_map_exception = True  # else what a worker raised is lost on its way, all but its text
+    # of light tasks, where there is less to do than the bound allows
+    warnings.filterwarnings("ignore", message="The maximum number of concurrent tasks")
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # an error is raised too, and told once
     if ray.is_initialized():
         return
@@ -103,7 +107,12 @@ def _join(address: str) -> None:
     if address != "auto" and (fault := _no_cluster(address)):
         raise ClusterError(f"RAY_ADDRESS={address}: {fault}; {remedy}")
     try:
-        ray.init(log_to_driver=False, logging_level=logging.ERROR)
+        said = os.environ.get(STORAGE)  # workers have their node's environment, not this one
+        ray.init(
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            runtime_env={"env_vars": {STORAGE: said}} if said else None,
+        )
     except AuthenticationError:
         raise ClusterError(f"RAY_ADDRESS={address}: {TOKEN}") from None
     except (ConnectionError, ValueError, RuntimeError, RayError) as error:

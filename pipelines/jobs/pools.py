@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import ray
-from ray.data import ActorPoolStrategy
+from ray.data import ActorPoolStrategy, TaskPoolStrategy
 
 from factory.pack import Pack
 from pipelines.jobs.cluster import held_cpus
@@ -39,6 +39,7 @@ class Pool:
     num_gpus: float  # of each; 0.5: two share a GPU
     threads: int
     steady: bool = False  # for tasks of minutes: all workers stay, and none has a task that waits for it alone
+    at_once: int = 1  # batches that a worker has in hand, each in a thread
 
     @property
     def device(self) -> str:
@@ -48,9 +49,20 @@ class Pool:
     @property
     def strategy(self) -> ActorPoolStrategy:
         """The pool in Ray's words: unless it is steady, it shrinks while there is less to do, and grows back."""
+        if self.at_once > 1:
+            return ActorPoolStrategy(
+                size=self.size, max_concurrent_calls_per_actor=self.at_once, enable_true_multi_threading=True
+            )
         if self.steady:
             return ActorPoolStrategy(size=self.size, max_tasks_in_flight_per_actor=1)
         return ActorPoolStrategy(min_size=1, max_size=self.size, initial_size=self.size)
+
+
+def light_tasks() -> TaskPoolStrategy:
+    """Tasks of a stage: of an only node no more at once than it has CPUs, as each is a process of its own, which takes
+    two seconds of a CPU to start. Where nodes may come and go as many as find room."""
+    nodes = _nodes()
+    return TaskPoolStrategy(max(2, int(nodes[0]["CPU"])) if len(nodes) == 1 else None)
 
 
 def cpu_and_model_pools(workers: Workers) -> tuple[Pool, Pool]:

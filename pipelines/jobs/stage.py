@@ -10,7 +10,7 @@ from typing import Any, Final
 import pyarrow as pa
 import ray
 
-from pipelines.jobs.pools import LIGHT, Pool
+from pipelines.jobs.pools import LIGHT, Pool, light_tasks
 
 COUNTS: Final = pa.schema([("what", pa.string()), ("num", pa.int64())])
 
@@ -34,7 +34,13 @@ class Stage:
         if self.cut:
             chain = chain.repartition(target_num_rows_per_block=self.rows)
         if self.pool is None:
-            return chain.map_batches(self.work, batch_size=self.rows, batch_format="pyarrow", num_cpus=self.num_cpus)
+            return chain.map_batches(
+                self.work,
+                batch_size=self.rows,
+                batch_format="pyarrow",
+                compute=light_tasks(),
+                num_cpus=self.num_cpus,
+            )
         return chain.map_batches(
             self.work,
             fn_constructor_args=self.arguments,

@@ -12,7 +12,7 @@ from typing import Any, Final
 import pyarrow as pa
 
 from factory.faces.isolated import Isolated, packed
-from pipelines.photos.sources import read_photos
+from pipelines.photos.sources import PHOTO, read_rows
 
 BATCH: Final = 16  # photos: what is read, worked on and committed together
 _BYTES: Final = 32 * 2**20  # of photos: with these a batch is full
@@ -22,20 +22,21 @@ PACKED: Final = pa.schema([("batch", pa.large_binary())])  # PHOTO in Arrow's st
 def read_batches(contents: pa.Table, **how: Any) -> Iterator[pa.Table]:
     """CONTENT -> PACKED, one row at a time: up to BATCH photos, or 32 MB of them and the rest of the last one.
 
-    `how` is `read_photos`'s: max_bytes, require_consent, allowed.
+    `how` is `read_rows`'s: max_bytes, require_consent, allowed.
     """
-    waiting: list[pa.Table] = []
-    for photo in read_photos(contents, **how):
+    waiting, num_bytes = list[dict[str, Any]](), 0
+    for photo in read_rows(contents, **how):
         waiting.append(photo)
-        if len(waiting) == BATCH or sum(table.nbytes for table in waiting) >= _BYTES:
+        num_bytes += len(photo["image"] or b"")
+        if len(waiting) == BATCH or num_bytes >= _BYTES:
             yield _row(waiting)
-            waiting = []
+            waiting, num_bytes = [], 0
     if waiting:
         yield _row(waiting)
 
 
-def _row(photos: list[pa.Table]) -> pa.Table:
-    return pa.table({"batch": [packed(pa.concat_tables(photos))]}, schema=PACKED)
+def _row(photos: list[dict[str, Any]]) -> pa.Table:
+    return pa.table({"batch": [packed(pa.Table.from_pylist(photos, PHOTO))]}, schema=PACKED)
 
 
 class IsolatedBatches(Isolated):

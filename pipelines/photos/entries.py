@@ -9,12 +9,14 @@ import os
 import stat
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from io import BytesIO
 from pathlib import Path
-from typing import IO, Final
+from typing import IO, Final, TypeVar
 from urllib.parse import unquote_to_bytes
 
 import pyarrow as pa
@@ -23,9 +25,11 @@ import pyarrow.fs as pafs
 from factory.consent import Consent
 from factory.files import local_path, photo_files, s3_endpoint, shown
 from factory.ids import unread_photo_id
-from factory.storage import scheme_of
+from factory.storage import s3fs_options, scheme_of
 
+_Result = TypeVar("_Result")
 _CHUNK: Final = 2**20  # bytes read at a time
+_AHEAD: Final = 8  # photos of a store that a task reads at a time
 # Of Arrow for odd keys; of damaged, encrypted or unknown archives
 _FAULTS: Final = (OSError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error, pa.ArrowException)
 _LFS: Final = b"version https://git-lfs.github.com/spec/"
@@ -41,6 +45,7 @@ class Entry:
     size: Callable[[], int]  # bytes; raises OSError if there is nothing to read
     consent: Consent | None = None  # None: the place's
     person: str | None = None  # whose photo it is; None: nobody said
+    is_far: bool = False  # on a store: who reads it mostly waits
 
     @property
     def source_id(self) -> str:
@@ -90,9 +95,25 @@ class Entry:
         return b"".join(parts)
 
 
+def in_order(calls: Iterable[tuple[bool, Callable[[], _Result]]]) -> Iterator[_Result]:
+    """What each of these calls gives, in their order; of those that wait for a store (True) some run ahead."""
+    waiting = deque[Future[_Result]]()
+    with ThreadPoolExecutor(_AHEAD) as threads:
+        for waits, call in calls:
+            if waits:
+                waiting.append(threads.submit(call))
+            while waiting and (not waits or len(waiting) == _AHEAD):
+                yield waiting.popleft().result()
+            if not waits:
+                yield call()
+        while waiting:
+            yield waiting.popleft().result()
+
+
 def of_file(name: str, uri: str) -> Entry:
     """A file by itself; `uri` as Python reads names, of any bytes."""
-    return Entry(name=name, uri=shown(uri), open=partial(open_file, uri), size=partial(file_size, uri))
+    far, read = bool(scheme_of(uri)), partial(open_file, uri)
+    return Entry(name=name, uri=shown(uri), open=read, size=partial(file_size, uri), is_far=far)
 
 
 def of_bytes(name: str, uri: str, data: bytes) -> Entry:
@@ -118,7 +139,7 @@ def open_file(uri: str) -> IO[bytes]:
     if scheme == "s3" and _is_odd(uri):
         import s3fs  # Arrow knows no empty parts, and means a folder by a dot
 
-        opened: IO[bytes] = s3fs.S3FileSystem(endpoint_url=s3_endpoint()).open(uri.removeprefix("s3://"), "rb")
+        opened: IO[bytes] = s3fs.S3FileSystem(**s3fs_options(s3_endpoint())).open(uri.removeprefix("s3://"), "rb")
         return opened
     files, path = photo_files(uri)
     stream: IO[bytes] = files.open_input_file(path)

@@ -14,8 +14,8 @@ from typing import Final
 import pyarrow.fs as pafs
 
 from factory.errors import SourceError
-from factory.files import local_path, photo_files, shown
-from factory.storage import scheme_of
+from factory.files import is_stored, local_path, photo_files, s3_endpoint, shown
+from factory.storage import s3_keys, scheme_of
 from pipelines.jobs.journal import remedy_of
 
 _SYSTEM: Final = frozenset(  # what systems and NAS leave beside photos, thumbnails and bins among it
@@ -102,7 +102,7 @@ def _local_files(src: str, root: str | None, listed: Listed) -> Iterator[str]:
     if not stat.S_ISDIR(kind.st_mode):
         yield src
         return
-    jobs = None if root is None or root.startswith("s3://") else _id_of(f"{root}/jobs")
+    jobs = None if root is None or is_stored(root) else _id_of(f"{root}/jobs")
     seen = {(kind.st_dev, kind.st_ino)}
     folders, links = deque([src]), deque[str]()  # links last, so that a photo is called by where it really is
     while folders or links:
@@ -173,16 +173,27 @@ def _stored_files(src: str, root: str | None, listed: Listed) -> Iterator[str]:
         return
     if info.type == pafs.FileType.NotFound:
         raise _nothing(src)
-    own = root.removeprefix("s3://") if root is not None and scheme_of(src) == "s3" else None
-    for found in files.get_file_info(pafs.FileSelector(path, recursive=True)):
-        if found.type != pafs.FileType.File:
-            continue
-        if why := _why_not_key(found.path, path, own):
+    own = root.removeprefix(f"{scheme_of(src)}://") if root is not None and is_stored(src) else None
+    for key in _keys(path) if scheme_of(src) == "s3" else _paths(files, path):
+        if why := _why_not_key(key, path, own):
             listed.leave_out(why)
-            if found.base_name == CONSENTS and why == "sidecar":
-                listed.consents.append(_uri(src, found.path))
+            if PurePosixPath(key).name == CONSENTS and why == "sidecar":
+                listed.consents.append(_uri(src, key))
         else:
-            yield _uri(src, found.path)
+            yield _uri(src, key)
+
+
+def _keys(path: str) -> Iterator[str]:
+    """What lies below BUCKET/PREFIX, one page of a thousand after the other."""
+    bucket, _, prefix = path.rstrip("/").partition("/")
+    for key in s3_keys(s3_endpoint(), bucket, f"{prefix}/" if prefix else ""):
+        if not key.endswith("/"):  # what consoles make in place of a folder
+            yield f"{bucket}/{key}"
+
+
+def _paths(files: pafs.FileSystem, path: str) -> Iterator[str]:
+    found = files.get_file_info(pafs.FileSelector(path, recursive=True))
+    return (info.path for info in found if info.type == pafs.FileType.File)
 
 
 def _uri(src: str, path: str) -> str:

@@ -13,6 +13,8 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
+from itertools import islice
 from pathlib import PurePosixPath
 from typing import Any, Final
 
@@ -25,7 +27,7 @@ from factory.ids import content_id
 from pipelines.photos.allowed import Allowed
 from pipelines.photos.archives import SUFFIXES, Archives, Member, is_packed, list_members
 from pipelines.photos.consents import CONSENT, read_consents, with_consents
-from pipelines.photos.entries import Entry, faulty, of_file
+from pipelines.photos.entries import Entry, faulty, in_order, of_file
 from pipelines.photos.listing import Listed, list_files
 from pipelines.photos.names import unique_names
 from pipelines.photos.parquet import row_groups, rows_of
@@ -74,6 +76,7 @@ _IMAGES: Final = frozenset(
 )
 _MARKED: Final = re.compile(r"/_(?!.*/)|/_(?:temporary|delta_log|spark_metadata)/")  # what writers of Parquet keep for
 # themselves: files that begin with _, and these folders
+_ROWS: Final = 1024  # of CONTENT in a table
 _FILE: Final[dict[str, Any]] = {  # of PLACE, where it is a file by itself
     "row_group": -1,
     "first_row": 0,
@@ -95,9 +98,7 @@ class Places:
     left_out: Counter[str]  # files and folders that are no photos, by kind
 
 
-def find_places(
-    src: str | Sequence[str], root: str | None = None, person_from: PersonFrom | None = None
-) -> Places:
+def find_places(src: str | Sequence[str], root: str | None = None, person_from: PersonFrom | None = None) -> Places:
     """Lists SRC, one or several, without the tables of ROOT. With `person_from` "folder" photos in a folder below SRC,
     or in one of an archive, are one person's, who is called as its path.
 
@@ -125,36 +126,49 @@ def find_places(
 def hash_contents(places: pa.Table, allowed: Allowed | None = None) -> Iterator[pa.Table]:
     """PLACE -> CONTENT: the id of every photo, null where it cannot be read, or may not."""
     with Archives() as archives:
-        for place in places.to_pylist():
-            rows = [
-                {**place, "row": row, "photo_id": entry.digest(), "name": entry.name, **_told(entry)}
-                for row, entry in enumerate(_entries(place, archives, allowed))
-            ]
+        looked = in_order(
+            (entry.is_far, partial(_content, place, row, entry))
+            for place in places.to_pylist()
+            for row, entry in enumerate(_entries(place, archives, allowed))
+        )
+        while rows := list(islice(looked, _ROWS)):
             yield pa.Table.from_pylist(rows, CONTENT)
 
 
-def _told(entry: Entry) -> dict[str, Any]:
-    return {"where": entry.uri, "person": entry.person}
+def _content(place: dict[str, Any], row: int, one: Entry) -> dict[str, Any]:
+    return {**place, "row": row, "photo_id": one.digest(), "name": one.name, "where": one.uri, "person": one.person}
 
 
-def read_photos(
+def read_photos(contents: pa.Table, **how: Any) -> Iterator[pa.Table]:
+    """CONTENT -> PHOTO, one row at a time; `how` as `read_rows` takes it."""
+    return (pa.Table.from_pylist([photo], PHOTO) for photo in read_rows(contents, **how))
+
+
+def read_rows(
     contents: pa.Table, *, max_bytes: int, require_consent: bool = False, allowed: Allowed | None = None
-) -> Iterator[pa.Table]:
-    """CONTENT -> PHOTO, one row at a time; photos over `max_bytes` are not read but refused, and those that nobody
-    agreed to, where that is required."""
+) -> Iterator[dict[str, Any]]:
+    """Rows of PHOTO; photos over `max_bytes` are not read but refused, and those without a consent that is required."""
     wanted: dict[tuple[Any, ...], dict[int, str | None]] = {}
     for row in contents.to_pylist():
         wanted.setdefault(tuple(row[name] for name in PLACE.names), {})[row["row"]] = row["photo_id"]
     with Archives() as archives:
-        for place, ids in wanted.items():
-            fields = dict(zip(PLACE.names, place, strict=True))
-            for row, entry in enumerate(_entries(fields, archives, allowed)):
-                if row in ids:
-                    consent = entry.consent or Consent.of(fields)
-                    photo = _photo(entry, ids[row], max_bytes) | consent.columns()
-                    if require_consent and photo["image"] is not None and (why := consent.lacking(time.time())):
-                        photo |= {"image": None, "reason": "no_consent", "detail": why}
-                    yield pa.Table.from_pylist([photo], PHOTO)
+        yield from in_order(
+            (entry.is_far, partial(_agreed_photo, entry, place, ids[row], max_bytes, require_consent))
+            for fields, ids in wanted.items()
+            for place in [dict(zip(PLACE.names, fields, strict=True))]
+            for row, entry in enumerate(_entries(place, archives, allowed))
+            if row in ids
+        )
+
+
+def _agreed_photo(
+    entry: Entry, place: dict[str, Any], listed_id: str | None, max_bytes: int, require_consent: bool
+) -> dict[str, Any]:
+    consent = entry.consent or Consent.of(place)
+    photo = _photo(entry, listed_id, max_bytes) | consent.columns()
+    if require_consent and photo["image"] is not None and (why := consent.lacking(time.time())):
+        photo |= {"image": None, "reason": "no_consent", "detail": why}
+    return photo
 
 
 def _photo(entry: Entry, listed_id: str | None, max_bytes: int) -> dict[str, Any]:
