@@ -77,6 +77,7 @@ ARMS = {
     "celeb_basis": Arm(words="learned", method=BASIS.changes),
     "ours": Arm(words="learned"),
 }
+TOLD = ("crown", "painting", "celebrity", "textual_inversion", "celeb_basis", "ours")  # in heads_others.webp
 COLUMNS = (
     *("arm", "people", "Face Sim, head", "Face Sim, pictures", "ratio", "neighbours, head", "neighbours, pictures"),
     *("views without a face", "CPU minutes a head", "CLIP-T, head", "CLIP-T of plain heads, same text"),
@@ -235,17 +236,18 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def strip(folder: Path, people: Sequence[int], arm: str = PLAIN) -> np.ndarray:
-    """Heads as they turn, a row a person, the photo in front: uint8 [H, W, 3]."""
+    """Heads as they turn, a row a person, the photo (of a celebrity, a render) in front: uint8 [H, W, 3]."""
     rows = []
     for number in people:
         splats = from_ply((folder / f"{arm}_{number}.ply").read_bytes())
         views = show(splats, [View(yaw=yaw) for yaw in NEIGHBOURS], PICTURE_PX)
-        rows.append(np.concatenate([_photo(held_out(number))[0], *views], 1))
+        rows.append(np.concatenate([_photo(_person(number, ARMS[arm]))[0], *views], 1))
     return np.concatenate(rows)
 
 
 def write(folder: Path, results: Path) -> None:
-    """heads.json and heads.md of all that is in `folder` and was there before; heads.webp where it holds six heads."""
+    """heads.json and heads.md of all that is in `folder` and was there before; heads.webp where it holds six plain
+    heads, heads_others.webp where it holds heads of every arm of TOLD, a few rows each."""
     places = [results / "heads.json", *sorted(folder.glob("*_*.json"))]
     found = [json.loads(file.read_text()) for file in places if file.exists()]
     rows = {(row["arm"], row["person"]): row for each in found for row in (each if isinstance(each, list) else [each])}
@@ -255,6 +257,10 @@ def write(folder: Path, results: Path) -> None:
     people = [number for arm, number in rows if arm == PLAIN and (folder / f"{PLAIN}_{number}.ply").exists()]
     if len(people) >= 6:
         Image.fromarray(strip(folder, people)).save(results / "heads.webp", quality=85)
+    others = {arm: [n for of, n in rows if of == arm and (folder / f"{arm}_{n}.ply").exists()] for arm in TOLD}
+    if all(others.values()):
+        shown = np.concatenate([strip(folder, numbers, arm) for arm, numbers in others.items()])
+        Image.fromarray(shown).save(results / "heads_others.webp", quality=85)
     print(table(order))
 
 
