@@ -32,7 +32,7 @@ EMPTY_SHARE = 0.1  # captions replaced by the empty prompt, for guidance
 LAST_CLEAN_STEP = 40  # time steps below are never drawn: a clip of ten or twenty steps is not asked there
 HIGH_NOISE = 1.3  # power that moves time steps to high noise, where motion is decided; 1: evenly
 MOVING_WEIGHT, MOVING_LIMIT = 3.0, 30.0  # of latent cells in the loss by how much they change over time; see `moving`
-APART_WEIGHT = 2.0  # of what an error does from frame to frame, beside the error itself: a clip's place is the base's
+APART_WEIGHT = 10.0  # of what an error does from frame to frame, beside the error itself: a clip's place is the base's
 EMA_DECAY = 0.998
 HEADS, MAX_FRAMES = 4, 32
 
