@@ -50,12 +50,13 @@ def write(store: Store) -> None:
     def one(writer: int) -> None:
         for commit in range(COMMITS):
             first = (writer * COMMITS + commit) * ROWS
-            store.upsert("names", [{"photo_id": str(number), "name": "x"} for number in range(first, first + ROWS)])
+            numbers = [*range(first, first + ROWS), -1]  # the last is everybody's
+            store.upsert("names", [{"photo_id": str(number), "name": "x"} for number in numbers])
 
     with ThreadPoolExecutor(WRITERS) as threads:
         list(threads.map(one, range(WRITERS)))
     ids = Store(store.root).read("names", columns=["photo_id"])["photo_id"].to_pylist()
-    assert sorted(ids, key=int) == [str(number) for number in range(WRITERS * COMMITS * ROWS)], "every row, once"
+    assert sorted(ids, key=int) == [str(number) for number in range(-1, WRITERS * COMMITS * ROWS)], "every row, once"
 
 
 def test_writers_that_share_a_committer_never_collide(far_bucket: str, lost: list[Exception]) -> None:
