@@ -23,6 +23,7 @@ from cli.learning import prepare, retry_rejects, run, train
 from cli.options import PackName
 from cli.output import any_text
 from cli.packs import packs_app
+from cli.quality import assess
 from cli.trust import verify
 from cli.videos import animate, videos_app
 from factory.storage import S3_SETTINGS, remember
@@ -51,6 +52,7 @@ app.command()(run)
 app.command()(prepare)
 app.command("retry-rejects")(retry_rejects)
 app.command()(train)
+app.command()(assess)
 app.command()(generate)
 app.command()(animate)
 app.command()(sculpt)

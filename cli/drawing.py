@@ -39,6 +39,12 @@ def generate(
             help="NAME (`packs poses`), NAME+NAME (one a person), photo:FILE or skeleton:FILE; may be repeated.",
         ),
     ] = None,
+    best_of: Annotated[
+        int,
+        typer.Option(
+            "--best-of", min=1, max=100, metavar="N", help="Draw N seeds for each, and keep the best picture."
+        ),
+    ] = 1,
     out: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Also write <name>_<n>.png there.")] = None,
     pack: PackName = "studio",
     steps: Annotated[int | None, typer.Option("--steps", min=1, help="Denoising steps. [default: the pack's]")] = None,
@@ -51,7 +57,8 @@ def generate(
     Examples: `identity-factory generate --root out/people --prompt "a photo of <person> wearing a red hat" --seeds 0-3
     --out pictures`; two people in one picture, one of them looking left:
     `identity-factory generate --root out/people --identity ada --prompt "<person> and <person:bob> on the beach"
-    --pose left+front --out pictures`
+    --pose left+front --out pictures`; of eight pictures the one nearest to the photo among those that follow the text:
+    `identity-factory generate --root out/people --prompt "a photo of <person> in the snow" --best-of 8 --out pictures`
     """
     with user_errors():
         from factory.pack import load_pack
@@ -79,6 +86,7 @@ def generate(
             identities=identity,
             poses=poses,
             config=config,
+            best_of=best_of,
             workers=Workers(num=workers, gpus=gpus),
             out=out,
         )

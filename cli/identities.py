@@ -27,15 +27,16 @@ def list_identities(
 ) -> None:
     """Every identity, newest last."""
     with user_errors():
+        from factory.store.quality import with_verdicts
         from factory.store.tables import Store
 
         columns = ["name", "identity_id", "pack", "preset", "num_steps", "final_loss", "created_at"]
-        rows = Store(root).read("identities", columns=columns).sort_by([("created_at", "ascending")]).to_pylist()
+        rows, columns = with_verdicts(Store(root), columns), [*columns, "quality", "verdict"]
         if as_json:
             for row in rows:
                 print(json.dumps(row))
         else:
-            show_table(columns, [[_text(row[column]) for column in columns] for row in rows])
+            show_table(columns, [[_text("" if row[name] is None else row[name]) for name in columns] for row in rows])
 
 
 @identities_app.command("show")

@@ -5,16 +5,18 @@ Heavy imports happen inside the commands, so that `--help` answers at once.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
 from cli.errors import user_errors
 from cli.options import (
+    BelowIt,
     Changes,
     Faces,
     Gpus,
     MergePeople,
+    MinQuality,
     NumWorkers,
     PackName,
     PersonFrom,
@@ -27,8 +29,12 @@ from cli.options import (
 )
 from cli.output import show_summary
 
+if TYPE_CHECKING:
+    from pipelines.sift import Below
+
 _NOT_OF_A_PHOTO: Final = {
     "diverged": "`train --set seed=1` (or another rate) learns it",
+    "low_quality": "`train --set seed=1` learns it again",
     "several_faces": "another photo that shows this person alone, and `run`, tell who of them it is",
 }
 
@@ -44,6 +50,8 @@ def run(
     faces: Faces = None,
     merge_people: MergePeople = False,
     person_from: PersonFrom = None,
+    min_quality: MinQuality = None,
+    below: BelowIt = None,
     settings: Changes = None,
 ) -> None:
     """Photos in, identities learned: `prepare`, then `train`.
@@ -71,6 +79,8 @@ def run(
             workers=Workers(num=workers, gpus=gpus),
             merge_people=merge_people,
             person_from=person_from,
+            min_quality=min_quality,
+            below=_below(min_quality, below),
         )
         show_summary(summary, root)
 
@@ -144,6 +154,8 @@ def train(
     workers: NumWorkers = None,
     gpus: Gpus = None,
     merge_people: MergePeople = False,
+    min_quality: MinQuality = None,
+    below: BelowIt = None,
     settings: Changes = None,
 ) -> None:
     """Faces -> identities: learn two words for every face that has none with these settings.
@@ -165,5 +177,21 @@ def train(
         engine = engine_settings(take_fields(changes, EngineConfig.model_fields))
         recipe = train_settings(load_pack(pack), preset, changes)
         models = Workers(num=workers, gpus=gpus)
+        what = _below(min_quality, below)
+        if min_quality is not None:
+            from factory.measure.quality import check_measures
+
+            check_measures(load_pack(pack))  # now, not after an hour of learning
         summary = train_job(root, pack, [recipe], engine=engine, workers=models, merge_people=merge_people)
         show_summary(summary, root)
+        if min_quality is not None:
+            from pipelines.sift import sift
+
+            show_summary(sift(root, pack, recipe, min_quality, what, engine=engine, workers=models), root)
+
+
+def _below(min_quality: float | None, below: Below | None) -> Below:
+    """What becomes of those of less quality."""
+    if below is not None and min_quality is None:
+        raise typer.BadParameter("--below goes with --min-quality")
+    return below or "again"

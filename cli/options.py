@@ -56,6 +56,20 @@ MergePeople = Annotated[
         "--merge-people", help="Learn one face of each person, the largest; `identities people` shows the others."
     ),
 ]
+MinQuality = Annotated[
+    float | None,
+    typer.Option(
+        "--min-quality", min=0, max=1, help="Assess whoever is learned, and see to those of less quality (`--below`)."
+    ),
+]
+BelowIt = Annotated[
+    Literal["keep", "again", "reject"] | None,
+    typer.Option(
+        "--below",
+        help="again: learn them with another seed, and keep the better one; reject: a row of `rejects`; keep: only "
+        "tell. [default: again]",
+    ),
+]
 _NUMBER = re.compile("[0-9]{1,18}")
 _MOST_SEEDS = 1_000_000
 _MARKS = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF32_LE, "utf-32"), (codecs.BOM_UTF32_BE, "utf-32"),

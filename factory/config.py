@@ -3,8 +3,8 @@
 Frozen models: `PrepareConfig` (photos -> faces), `MethodConfig` (the paper's maths) and `TrainConfig` (the optimiser
 and what it sees), which make a `Recipe`, `EngineConfig` (how training runs on the hardware), `GenerateConfig`
 (identities -> images), `AnimateConfig` (identities -> clips), `SculptConfig` (identities -> heads), `EvaluateConfig`
-(images -> metrics). The defaults of the method are the paper's (arXiv 2401.15975); `preset("release")` is what the
-authors' published code computes (docs/method.md tells them apart).
+(images -> metrics), `AssessConfig` (identities -> quality). The defaults of the method are the paper's (arXiv
+2401.15975); `preset("release")` is what the authors' published code computes (docs/method.md tells them apart).
 """
 
 from __future__ import annotations
@@ -154,6 +154,27 @@ class EvaluateConfig(Config):
     face_div: Literal["clip", "lpips"] = "clip"  # distance of Face Div: the pack's CLIP, or LPIPS (AlexNet weights)
     fid: Literal["clip", "inception"] = "clip"  # features that FID compares: CLIP image embeddings, or Inception-v3
     class_word: str = "a person"  # what stands for <person> in the text of CLIP-T
+
+
+class AssessConfig(Config):
+    """The few pictures that say how good an identity is, and what good ones reach (factory/measure/quality.py)."""
+
+    prompts: tuple[str, ...] = Field(
+        default=(
+            "a photo of <person>",
+            "a photo of <person> in the snow",
+            "a pencil sketch of <person>",
+            "a photo of <person> wearing a red hat",
+        ),
+        min_length=2,
+    )  # of each other: how well a text is followed is told by the others'
+    num_seeds: int = Field(default=2, ge=1)  # pictures of each prompt
+    num_inference_steps: int = Field(default=10, ge=1, le=1000)
+    class_word: str = "a person"  # what stands for <person> in the text of CLIP-T
+    good_likeness: float | None = Field(default=None, gt=0, le=1)  # cosine; median of good identities; None: not known
+    good_alignment: float | None = Field(default=None, gt=0, le=2)  # difference of cosines; the same of text alignment
+    good_from: float = Field(default=0.75, ge=0, le=1)  # quality from which on an identity is called good
+    weak_from: float = Field(default=0.5, ge=0, le=1)  # and from which on it is called weak; below, it failed
 
 
 def preset(name: str) -> Recipe:

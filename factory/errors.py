@@ -19,6 +19,7 @@ REASONS = (
     "out_of_memory",  # decoding it, or the models on it alone, needs more than there is
     "crashed_worker",  # the process that worked on it died or hung, also when it had nothing else to do
     "diverged",  # training gave words that are not finite
+    "low_quality",  # learned, and not as good as was asked for
     "no_consent",  # the root requires one, and there is none that is good now
     "several_faces",  # of a photo that is to show one person, none is told from the others
 )

@@ -20,7 +20,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from factory.config import EvaluateConfig, GenerateConfig, MethodConfig, TrainConfig
+from factory.config import AssessConfig, EvaluateConfig, GenerateConfig, MethodConfig, TrainConfig
 from factory.errors import IncompatibleIdentity, PackError
 from factory.pack_cache import cache_folder, node_copy, source_of
 from factory.parts import ControlPart, FacesPart, FeaturesPart, MotionPart, ParserPart, Source, VideoPart
@@ -54,6 +54,7 @@ class Pack(BaseModel):
     train: dict[str, Setting] = {}  # what this base model needs otherwise than MethodConfig and TrainConfig say
     generate: dict[str, Setting] = {}  # the same for GenerateConfig
     evaluate: dict[str, Setting] = {}  # the same for EvaluateConfig
+    quality: AssessConfig = AssessConfig()  # how identities are assessed, and what good ones reach
 
     @field_validator("crop_box")
     @classmethod

@@ -16,6 +16,7 @@ import numpy as np
 from factory.config import AnimateConfig, GenerateConfig, SculptConfig
 from factory.consent import Consent, iso
 from factory.errors import ConsentExpired, PhotoRejected
+from factory.scores import PhotoQuality
 
 TEXT_ENCODER: Final = "text_encoder"  # the first text encoder of a base model; Stable Diffusion 1 and 2 have no other
 
@@ -96,6 +97,7 @@ class PreparedFace:
     pack: str  # name of the pack that prepared it
     origin: Origin = Origin()
     consent: Consent = field(default_factory=Consent)
+    quality: PhotoQuality | None = None  # None: an older version prepared it
     more: tuple[PreparedFace, ...] = ()  # of other photos of the same person (factory/faces/people.py: of_one_person)
 
     @property
@@ -225,6 +227,9 @@ class GeneratedImage:
     created_at: str  # ISO 8601, UTC
     people: Sequence[str] | None = None  # identity_ids of all who are in it; None: one person
     pose: str | None = None  # what the pose was called when it was asked for
+    best_of: Sequence[int] | None = None  # seeds that were drawn, of which this one's picture was kept; None: it alone
+    likeness: float | None = None  # where seeds were compared: Face Sim, -1..1; NaN: no face
+    clip_t: float | None = None  # the same: CLIP-T, -1..1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,6 +9,7 @@ from pydantic import ValidationError
 
 from factory.config import (
     AnimateConfig,
+    AssessConfig,
     Config,
     EngineConfig,
     EvaluateConfig,
@@ -72,6 +73,11 @@ def evaluate_settings(pack: Pack, overrides: Mapping[str, object] | None = None)
     """The config of an evaluation. Raises ValueError naming the field and what it takes."""
     changes = _known(overrides, EvaluateConfig)
     return _changed(_changed(EvaluateConfig(), pack.evaluate), changes)
+
+
+def assess_settings(pack: Pack, overrides: Mapping[str, object] | None = None) -> AssessConfig:
+    """How identities are assessed. Raises ValueError naming the field and what it takes."""
+    return _changed(pack.quality, _known(overrides, AssessConfig))
 
 
 def _known(overrides: Mapping[str, object] | None, *configs: type[Config]) -> Mapping[str, object]:

@@ -7,13 +7,15 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
-from functools import cache, partial
+from functools import cache, cached_property, partial
 from itertools import product
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
+import numpy as np
 import pyarrow as pa
 
 from factory.config import GenerateConfig
@@ -24,6 +26,7 @@ from factory.prompts import people_in
 from factory.records import Identity, ImageRequest
 from factory.settings import generate_settings
 from factory.store.columns import with_columns
+from factory.store.quality import crops_of
 from factory.store.queries import identities_by_id, people_to_draw, pictures
 from factory.store.rows import encode_png
 from factory.store.schemas import SCHEMAS
@@ -35,11 +38,16 @@ from pipelines.jobs.pools import Workers, model_pool
 from pipelines.jobs.progress import Board, Progress, StepReporter, open_board, read_board
 from pipelines.jobs.stage import Stage, counts_table, tally
 
+if TYPE_CHECKING:
+    from factory.measure.quality import Scorer
+
 IMAGES_PER_BATCH: Final = 16  # one UNet batch of mixed identities
 _WRITTEN_TOGETHER: Final = 64  # pictures that are read for --out by one scan, and held in memory
 _WORTH_A_WORKER: Final = 4  # images; a smaller batch takes longer than it saves
-_ASKED = ("image_id", "identity_id", "name", "prompt", "seed", "people", "pose")
-REQUEST: Final = pa.schema([SCHEMAS["images"].field(column) for column in _ASKED])
+_ASKED = ("image_id", "identity_id", "name", "prompt", "seed", "people", "pose", "best_of")
+REQUEST: Final = pa.schema(
+    [*(SCHEMAS["images"].field(column) for column in _ASKED), ("candidates", pa.list_(pa.string()))]
+)
 Poses: TypeAlias = Mapping[str, Sequence[Pose]]  # by what they are called: one for everybody, or one a person
 
 
@@ -52,6 +60,7 @@ def generate(
     identities: Sequence[str] | None = None,
     poses: Poses = MappingProxyType({"": ()}),
     config: GenerateConfig | None = None,
+    best_of: int = 1,
     workers: Workers = Workers(),
     out: str | Path | None = None,
 ) -> Summary:
@@ -59,7 +68,8 @@ def generate(
     yet. A prompt may name others beside the identity: <person:NAME>.
 
     With `out` the pictures asked for are also written there as <name>_<n>.png, n counting prompts x seeds x poses, and
-    on where another file is.
+    on where another file is. With `best_of` above 1 a seed stands for so many, `seed * best_of` and those after it:
+    each is drawn, and one is kept, the nearest to the photo among those that follow the text (measure/quality.py).
     `workers` are the generators.
     Raises IdentityNotFound, IncompatibleIdentity, SceneRefused or PackError before anything is done.
     """
@@ -67,18 +77,25 @@ def generate(
     config = config or generate_settings(loaded)
     if not prompts or not seeds:
         raise ValueError("give at least one prompt and one seed")
+    if best_of > 1:
+        from factory.measure.pictures import measuring_files
+
+        measuring_files(loaded)
     people = people_to_draw(store, loaded, identities)
     with open_job("generate", store) as summary:
         summary.identities = len(people)
         known = store.existing_ids("images")
-        requests = _requests(people, product(prompts, seeds, poses), config, loaded, store, poses)
+        requests = _requests(people, product(prompts, seeds, poses), config, loaded, store, poses, best_of)
         wanted = list({request["image_id"]: request for request in requests}.values())  # prompts may be given twice
+        if best_of > 1:
+            known = set(_chosen(store, wanted))
         new = [request for request in wanted if request["image_id"] not in known]
         summary.skipped_existing = len(wanted) - len(new)
         if new:
             _make(new, store, loaded, config, poses, workers, summary)
         if out is not None:
-            write_pngs(store, wanted, Path(out))
+            chosen = _chosen(store, wanted) if best_of > 1 else {}
+            write_pngs(store, [{**row, **chosen.get(row["image_id"], {})} for row in wanted], Path(out))
     return summary
 
 
@@ -93,7 +110,8 @@ def _make(
 ) -> None:
     connect()
     pool = model_pool(workers, at_most=-(-len(rows) // _WORTH_A_WORKER), pack=pack)
-    batch = min(IMAGES_PER_BATCH, -(-len(rows) // pool.size))
+    together = max(1, IMAGES_PER_BATCH // len(rows[0]["candidates"]))  # groups of pictures of which one is kept
+    batch = min(together, -(-len(rows) // pool.size))
     board = open_board()
     chain = (
         [pa.Table.from_pylist(rows[i : i + batch], REQUEST) for i in range(0, len(rows), batch)],
@@ -132,6 +150,7 @@ class ImageMaker:
         torch.set_num_threads(threads)
         self.generator = ImageGenerator(load_pack(pack), device=device)
         self.config, self.poses, self.store = config, poses, store
+        self.device, self.threads = device, threads
         self.reporter = StepReporter(board)
 
     def __call__(self, batch: pa.Table) -> pa.Table:
@@ -139,12 +158,47 @@ class ImageMaker:
         rows = batch.to_pylist()
         people = identities_by_id(self.store, sorted({who for row in rows for who in row["people"]}))
         rows = [row for row in rows if people.keys() >= set(row["people"])]  # somebody may have been erased meanwhile
-        requests = [self._request(row, [people[who] for who in row["people"]]) for row in rows]
+        requests = [
+            replace(request, seed=seed)
+            for row in rows
+            for request in [self._request(row, [people[who] for who in row["people"]])]
+            for seed in row["best_of"] or [row["seed"]]
+        ]
         images = self.generator.generate(requests, on_step=partial(self.reporter.step, len(rows)))
         self.reporter.finished()
         made = {"config": self.config.model_dump_json(), "created_at": datetime.now(UTC).isoformat(timespec="seconds")}
-        done = [{**row, **made, "image": encode_png(image)} for row, image in zip(rows, images, strict=True)]
+        kept = self._kept(rows, people, requests, images)
+        done = [{**row, **made, **own, "image": encode_png(best)} for row, (own, best) in zip(rows, kept, strict=True)]
         return pa.Table.from_pylist(done, SCHEMAS["images"])
+
+    def _kept(
+        self,
+        rows: Sequence[Mapping[str, Any]],
+        people: Mapping[str, Identity],
+        requests: Sequence[ImageRequest],
+        images: Sequence[np.ndarray],
+    ) -> Iterator[tuple[dict[str, Any], np.ndarray]]:
+        """Of each row's pictures the best one, and its columns where there were several."""
+        several = [people[row["people"][0]] for row in rows if row["best_of"]]
+        crops = crops_of(self.store, several) if several else {}
+        first = 0
+        for row in rows:
+            num = len(row["candidates"])
+            own = images[first : first + num]
+            if row["best_of"]:
+                word, crop = self.generator.base.pack.quality.class_word, crops.get(row["people"][0])
+                chosen, likeness, clip_t = self._scorer.choose(own, crop, requests[first].prompt, word)
+                ids = {"image_id": row["candidates"][chosen], "seed": row["best_of"][chosen]}
+                yield {**ids, "likeness": likeness, "clip_t": clip_t}, own[chosen]
+            else:
+                yield {}, own[0]
+            first += num
+
+    @cached_property
+    def _scorer(self) -> Scorer:
+        from factory.measure.quality import Scorer
+
+        return Scorer(self.generator.base.pack, device=self.device, num_threads=self.threads)
 
     def _request(self, row: Mapping[str, Any], people: Sequence[Identity]) -> ImageRequest:
         """`people` in the prompt's order."""
@@ -204,20 +258,42 @@ def _requests(
     pack: Pack,
     store: Store,
     poses: Poses,
+    best_of: int = 1,
 ) -> Iterator[dict[str, Any]]:
-    """Rows of REQUEST; a picture of each person is a prompt, a seed and what a pose is called."""
+    """Rows of REQUEST; a picture of each person is a prompt, a seed and what a pose is called. With `best_of` above 1
+    its id is the first candidate's, until one is chosen."""
     model, find = pack.model_fingerprint(), cache(store.find_identity)
     for identity, (prompt, seed, pose) in product(people, list(pictures_of_each)):
-        request = compose(prompt, seed, config, pack=pack, own=identity, find=find, poses=poses[pose])
+        first = seed * best_of
+        request = compose(prompt, first, config, pack=pack, own=identity, find=find, poses=poses[pose])
+        if best_of > 1 and request.regions:
+            raise ValueError(f"--best-of looks at one person's likeness, and {prompt!r} names several: leave it out")
+        seeds = range(first, first + best_of)
+        candidates = [image_id(replace(request, seed=one), model) for one in seeds]
         shown = [region.identity for region in request.regions] or [request.identity]
         for who in shown:
             pack.check_fit(who)
         yield {
-            "image_id": image_id(request, model),
+            "image_id": candidates[0],
             "identity_id": request.identity.identity_id,
             "name": request.identity.name,
             "prompt": prompt,
-            "seed": seed,
+            "seed": first,
             "people": [who.identity_id for who in shown],
             "pose": pose,
+            "best_of": list(seeds) if best_of > 1 else None,
+            "candidates": candidates,
         }
+
+
+def _chosen(store: Store, wanted: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """By a request's image_id the image_id and seed of the picture that was chosen among its seeds, if one was."""
+    ids = [an_id for row in wanted for an_id in row["candidates"]]
+    columns = ["image_id", "seed", "best_of"]
+    rows = {row["image_id"]: row for row in pictures(store, ids, columns).to_pylist() if row["best_of"]}
+    return {
+        request["image_id"]: {name: rows[an_id][name] for name in ("image_id", "seed")}
+        for request in wanted
+        for an_id in request["candidates"]
+        if an_id in rows and rows[an_id]["best_of"] == request["best_of"]
+    }

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from factory.config import EngineConfig, PrepareConfig, Recipe
 from factory.pack import load_pack
+from factory.settings import train_settings
 from factory.store.people import same_person
 from factory.store.tables import Store
 from pipelines.jobs.job import Summary, open_job
@@ -14,6 +15,7 @@ from pipelines.jobs.pools import Workers
 from pipelines.photos.persons import PersonFrom
 from pipelines.photos.sources import find_places
 from pipelines.prepare import prepare
+from pipelines.sift import Below, sift
 from pipelines.train import train
 
 
@@ -28,17 +30,26 @@ def run(
     workers: Workers = Workers(),
     merge_people: bool = False,
     person_from: PersonFrom | None = None,
+    min_quality: float | None = None,
+    below: Below = "again",
 ) -> Summary:
     """`prepare`, then `train` for everybody of ROOT whom this recipe has not learned, with `merge_people` and
-    `person_from` as they take them. Raises what they raise."""
+    `person_from` as they take them; with `min_quality` then `sift`. Raises what they raise."""
     loaded = load_pack(pack)
     loaded.folder(loaded.base)  # missing weights are told now, not after an hour of preparing
     if merge_people:
         same_person(loaded)
+    if min_quality is not None:
+        from factory.measure.quality import check_measures  # networks
+
+        check_measures(loaded)
     store = Store(root)
     places = find_places(photos, store.root, person_from)  # so is a source that cannot be used
     with open_job("run", store) as summary:
         prepare(places, root, pack, config, workers=workers, within=summary)
         recipes = [recipe] if recipe else ()
         train(root, pack, recipes, engine=engine, workers=workers, merge_people=merge_people, within=summary)
+        if min_quality is not None:
+            own = recipe or train_settings(loaded)
+            sift(root, pack, own, min_quality, below, engine=engine, workers=workers, within=summary)
     return summary

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
@@ -54,6 +54,7 @@ def train(
     workers: Workers = Workers(),
     faces_per_block: int = FACES_PER_BLOCK,
     merge_people: bool = False,
+    only: Collection[str] | None = None,
     within: Summary | None = None,
 ) -> Summary:
     """Learns every face of `faces` that this pack prepared and that these recipes have not learned yet; faces of whom
@@ -62,7 +63,8 @@ def train(
     Without `recipes` the paper's is used, with what the pack needs otherwise. Several are learned in one job: its
     trainers start once. Faces that are learned together share their recipe, so a block of faces has one; a recipe that
     is given twice is learned once. `engine` is how it runs on the hardware, `workers` are the trainers. With
-    `merge_people` one face of each person is learned, the largest if none is yet; the others stay in `faces`.
+    `merge_people` one face of each person is learned, the largest if none is yet; the others stay in `faces`. `only`
+    are the `faces_key`s of those who are learned; None: all.
 
     Raises:
         PackError: the base model is missing, or `merge_people` and the pack knows no likeness; nothing has been done.
@@ -73,6 +75,7 @@ def train(
     recipes = list({(recipe.method, recipe.train): recipe for recipe in recipes}.values())
     with open_job("train", store, within) as summary:
         new = [find_new_people(store, loaded, recipe, summary, merge_people, within is None) for recipe in recipes]
+        new = new if only is None else [[key for key in some if key in only] for some in new]
         num_new = sum(map(len, new))
         if not num_new:
             return summary

@@ -9,6 +9,7 @@ import json
 import re
 from collections.abc import Callable, Mapping
 from datetime import datetime
+from math import isnan
 from typing import Annotated, Any, Final
 
 import numpy as np
@@ -76,7 +77,7 @@ class Browser:
         except LookupError as error:
             raise RequestRefused(str(error), "after") from None
         side = self._pack.resolution
-        cards = [_image_card(row, likeness.get(row["image_id"]), side) for row in rows[:limit]]
+        cards = [_image_card(row, likeness.get(row["image_id"], row.get("likeness")), side) for row in rows[:limit]]
         first, last = (cards[0]["id"], cards[-1]["id"]) if cards else (None, None)
         return {"object": "list", "data": cards, "first_id": first, "last_id": last, "has_more": len(rows) > limit}
 
@@ -169,7 +170,7 @@ def _image_card(row: Mapping[str, Any], likeness: float | None, side: int) -> di
         "num_inference_steps": config.get("num_inference_steps"),
         "guidance_scale": config.get("guidance_scale"),
         "size": "x".join(str(config.get(name) or side) for name in ("width_px", "height_px")),
-        "likeness": None if likeness is None else round(likeness, 3),  # Face Sim, -1..1
+        "likeness": None if likeness is None or isnan(likeness) else round(likeness, 3),  # Face Sim, -1..1
     }
 
 

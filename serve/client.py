@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Generator, Iterator, Sequence
 from contextlib import aclosing, contextmanager, nullcontext
 from functools import partial
 from typing import Any, Protocol, TypeAlias
 
+import numpy as np
 from ray.exceptions import RayActorError
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 
 from factory.records import ClipRequest, ImageRequest
-from serve.drawing import Preview
+from serve.drawing import Choice, Preview
 from serve.loop import ClipResult, ImageResult, OnProgress
 from serve.quotas import QueueFull as QueueFull
 from serve.quotas import Quotas, counted_here
 from serve.stopping import Stopping
 
 _PATIENT = 8  # pictures of batches that replicas hold, where nothing else is said
+Comparing: TypeAlias = Callable[[Sequence[np.ndarray], np.ndarray | None, str], Awaitable[Choice]]
 Event: TypeAlias = tuple[int, Preview | ImageResult]  # which request of several, what came of it
 
 
@@ -73,15 +75,16 @@ class ImageClient:
         submit_patiently: Callable[[ImageRequest], Pending] | None = None,
         patient_room: asyncio.Semaphore | None = None,
         quotas: Quotas | None = None,
+        compare: Comparing | None = None,
     ) -> None:
         """`submit_patiently` is for batches: such pictures come after all others; None: they are drawn as all are. They
         hold places at the replicas while they wait, so all clients of a server share `patient_room` for them. `quotas`
-        are asked before anything is drawn; None: whoever asks gets as much as there is."""
+        are asked before anything is drawn; None: whoever asks gets as much as there is. `compare` is Drawer.choose."""
         self._quotas = quotas or Quotas(counted_here(), lasts_s=timeout_s)
         self._submit, self._submit_with_previews, self._submit_clip = submit, submit_with_previews, submit_clip
         self._submit_patiently = submit_patiently or submit
         self._patient_room = patient_room or asyncio.Semaphore(_PATIENT)
-        self._timeout_s = timeout_s
+        self._timeout_s, self._compare = timeout_s, compare
         self._picture_s = 1.0  # of the last picture, the unit of the advice to try again
         self._given_up = False
         self._under_way: set[Callable[[], None]] = set()  # each ends a request at once
@@ -111,6 +114,13 @@ class ImageClient:
                 task.cancel()
         self._picture_s = results[-1].seconds
         return results
+
+    async def choose(self, pictures: Sequence[np.ndarray], crop: np.ndarray | None, prompt: str) -> Choice:
+        """The best of several pictures, as Drawer.choose. Raises GenerationTimeout, GeneratorDown, PackError."""
+        assert self._compare is not None
+        with self._told_apart():
+            async with asyncio.timeout(self._timeout_s):
+                return await self._compare(pictures, crop, prompt)
 
     async def events(self, requests: Sequence[ImageRequest], num_previews: int) -> AsyncIterator[Event]:
         """The pictures as they are finished, each after so many looks at its making. Raises as `images`."""

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
 from functools import partial
-from typing import TypeAlias, TypeVar
+from math import isnan
+from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 import numpy as np
 from ray.util.metrics import Counter, Gauge
@@ -15,10 +17,22 @@ from factory.pack import load_pack
 from factory.records import ClipRequest, ImageRequest
 from serve.loop import ClipResult, EngineLoop, ImageResult, LoopStats
 
+if TYPE_CHECKING:
+    from factory.measure.quality import Scorer
+
 Preview: TypeAlias = tuple[int, np.ndarray]  # which one, from 0; the picture as it is guessed, uint8 [H, W, 3]
 Event = TypeVar("Event")
 Result = TypeVar("Result")
 _STATS_EVERY_S = 5.0  # between two looks for Prometheus
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Choice:
+    """Which of several pictures is the best, and what was measured of it."""
+
+    number: int  # from 0
+    likeness: float | None  # Face Sim to the photo, -1..1; None: no face, in the picture or of the photo
+    clip_t: float  # CLIP-T, -1..1
 
 
 class Drawer:
@@ -35,6 +49,7 @@ class Drawer:
         self._start_thread = partial(torch.set_num_threads, num_threads)
         self._loop = EngineLoop(engine, max_rows=max_batch, start_thread=self._start_thread)
         self._pack, self._device = engine.base.pack, device
+        self._scorer: Scorer | None = None  # loaded where pictures are first compared
         self._whole_clips: EngineLoop | None = None  # of the pack's text-to-video model, loaded with the first clip
         self._loading = asyncio.Lock()
         self._exported = LoopStats()
@@ -78,6 +93,21 @@ class Drawer:
         future = asyncio.wrap_future(made)
         async for event in until_done(events, future):
             yield event
+
+    async def choose(self, pictures: Sequence[np.ndarray], crop: np.ndarray | None, prompt: str) -> Choice:
+        """The best of several pictures, uint8 [H, W, 3], of one person, whose aligned face is `crop` (None: it is not
+        kept). Raises PackError where the pack has no judge or no CLIP."""
+        async with self._loading:
+            if self._scorer is None:
+                self._scorer = await asyncio.to_thread(self._load_scorer)
+        word = self._pack.quality.class_word
+        chosen, likeness, clip_t = await asyncio.to_thread(self._scorer.choose, pictures, crop, prompt, word)
+        return Choice(number=chosen, likeness=None if isnan(likeness) else likeness, clip_t=clip_t)
+
+    def _load_scorer(self) -> Scorer:
+        from factory.measure.quality import Scorer
+
+        return Scorer(self._pack, device=self._device)
 
     async def animate(self, request: ClipRequest, tenant: str = "") -> AsyncIterator[float | ClipResult]:
         """One clip, after the shares of its steps that are done. Closed, its rows are free at the next step.

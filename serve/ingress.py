@@ -217,6 +217,7 @@ class Ingress:
             submit_patiently=partial(self._drawer.draw_patiently.remote, tenant=tenant),
             patient_room=self._patient_room,
             quotas=self._quotas,
+            compare=self._drawer.choose.remote,
         )
         pack, catalog, store = self._pack, Catalog(root), shared_store(root)
         endpoint = Endpoint(pack, catalog, client, read_stats)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from base64 import b64encode
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,7 @@ from factory.records import (
     Reject,
     SculptedModel,
 )
+from factory.scores import IdentityQuality
 from factory.store.rows import (
     encode_png,
     face_row,
@@ -103,6 +104,13 @@ def measured(image: GeneratedImage) -> PictureMetrics:
     )  # fmt: skip
 
 
+def assessed(of: Identity, quality: float = 0.8) -> IdentityQuality:
+    return IdentityQuality(
+        identity_id=of.identity_id, protocol="p", likeness=0.5, text_alignment=0.1, quality=quality, verdict="good",
+        num_pictures=8, num_faces=8, created_at="2026-01-01T00:00:00+00:00",
+    )  # fmt: skip
+
+
 def asked_for(identity: Identity) -> dict[str, Any]:
     """A row of `work`: a clip that somebody waits for."""
     request = json.dumps({"identity": identity.identity_id, "prompt": f"{identity.name} in the snow"})
@@ -146,6 +154,7 @@ def fill(store: Store, pack: Pack) -> tuple[list[PreparedFace], list[Identity], 
     for some in (slice(0, 3), slice(3, None)):
         store.upsert("faces", [face_row(one) for one in faces[some]])
         store.upsert("identities", [identity_row(one) for one in identities[some]])
+        store.upsert("quality", [asdict(assessed(one)) for one in identities[some]])
         store.upsert("images", [image_row(one) for one in images[some]])
         store.upsert("videos", [video_row(clip(one)) for one in identities[some]])
         store.upsert("models", [model_row(head(one)) for one in identities[some]])

@@ -1,7 +1,7 @@
 """What the tests of the endpoint share: people, a generator without a model, an app without Ray."""
 
 import asyncio
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Coroutine, Sequence
 from collections.abc import Generator as PyGenerator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +18,7 @@ from factory.store.tables import Store
 from serve.app import create_app
 from serve.catalog import Catalog
 from serve.client import ImageClient
-from serve.drawing import Preview
+from serve.drawing import Choice, Preview
 from serve.loop import ClipResult, ImageResult, LoopStats
 from serve.openai.images import Endpoint
 from serve.stopping import Door
@@ -111,6 +111,7 @@ class FakeGenerator:
         self.error: Exception | None = None
         self.endless = False
         self.endless_after: int | None = None  # pictures
+        self.compared: list[tuple[int, str]] = []
 
     def submit(self, job: ImageRequest) -> FakePending:
         self.pending.append(FakePending(self.work(job)))
@@ -136,6 +137,11 @@ class FakeGenerator:
         self.clips.append(FakePendingClip(job, self))
         return self.clips[-1]
 
+    async def compare(self, pictures: Sequence[np.ndarray], crop: np.ndarray | None, prompt: str) -> Choice:
+        """The last but one, which has no face where none is kept."""
+        self.compared.append((len(pictures), prompt))
+        return Choice(number=len(pictures) - 2, likeness=None if crop is None else 0.625, clip_t=0.25)
+
     async def stats(self) -> LoopStats:
         return LoopStats(images=2, steps=4, rows=6, step_s=1.0, most_rows=2, waiting=1)
 
@@ -151,7 +157,8 @@ def people_store(root: Path, tiny_pack: Pack) -> Store:
 
 def client_of(store: Store, pack: Pack, fake: FakeGenerator, door: Door | None = None) -> TestClient:
     """The endpoint without Ray."""
-    client = ImageClient(fake.submit, fake.submit_with_previews, fake.submit_clip, timeout_s=5.0)
+    submits = fake.submit, fake.submit_with_previews, fake.submit_clip
+    client = ImageClient(*submits, timeout_s=5.0, compare=fake.compare)
     app = create_app(Endpoint(pack, Catalog(store.root), client, fake.stats), door or Door())
     return TestClient(app, raise_server_exceptions=False)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +20,10 @@ from factory.pack import Pack
 from factory.records import Reject
 from factory.store import erase as erase_module
 from factory.store.erase import erase, find_person
+from factory.store.quality import assessed
 from factory.store.rows import identity_row, reject_row
 from factory.store.tables import Store
+from tests import make_people
 from tests.make_people import fill, found, photo_id, traces
 
 
@@ -47,7 +49,8 @@ def test_no_byte_of_the_person_is_left_and_nobody_else_is_touched(store: Store, 
     assert found(store, needles) == set(needles.values()), "what is looked for must be there to be found"
     done = erase(store, find_person(store, name="person 1"))
     assert done.rows == {
-        "faces": 1, "identities": 1, "images": 1, "videos": 1, "models": 1, "checkpoints": 1, "metrics": 1,
+        "faces": 1, "identities": 1, "quality": 1, "images": 1,
+        "videos": 1, "models": 1, "checkpoints": 1, "metrics": 1,
         "rejects": 1, "names": 1, "work": 1, "files": 1, "lines": 1,
     }  # fmt: skip
     assert (done.found, found(store, needles)) == ([], set())
@@ -55,6 +58,9 @@ def test_no_byte_of_the_person_is_left_and_nobody_else_is_touched(store: Store, 
     for one, identity, image in zip(faces, identities, images, strict=True):
         if one is not faces[1]:
             assert found(store, traces(one, identity, image)) == set(needles.values()), one.name
+    assert store.count("quality") == 6 and not assessed(store, [identities[1].identity_id])
+    store.upsert("quality", [asdict(make_people.assessed(identities[1]))])
+    assert store.count("quality") == 6, "a job that assesses them at that moment writes nothing"
     with pytest.raises(IdentityNotFound):
         store.find_identity("person 1")
     with pytest.raises(IdentityNotFound):

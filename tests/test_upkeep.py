@@ -60,6 +60,7 @@ def test_every_table_is_indexed_by_its_ids_and_names() -> None:
     assert {table: upkeep.indexed_columns(table) for table in SCHEMAS} == {
         "faces": ["face_id", "photo_id", "name"],
         "identities": ["identity_id", "face_id", "photo_id", "name", "created_at"],
+        "quality": ["identity_id"],
         "images": ["image_id", "identity_id", "name", "created_at"],
         "videos": ["video_id", "identity_id", "name"],
         "models": ["model_id", "identity_id", "name"],

@@ -8,7 +8,6 @@ from __future__ import annotations
 from dataclasses import replace
 from math import floor
 
-import cv2
 import numpy as np
 from insightface.model_zoo.arcface_onnx import ArcFaceONNX
 from insightface.utils.face_align import arcface_dst
@@ -16,6 +15,7 @@ from insightface.utils.face_align import arcface_dst
 from factory.config import PrepareConfig
 from factory.errors import PackError, PhotoRejected
 from factory.faces.align import FACE_BOX, FFHQ_512, align, photo_corners, similarity, visible_share
+from factory.faces.quality import sharpness
 from factory.faces.scan import Found, Scan, load_model
 from factory.ids import face_id
 from factory.pack import Pack
@@ -78,20 +78,6 @@ class FaceDetector:
             crop=crop,
             inside=photo_corners(matrix, image.shape),
         )
-
-
-def sharpness(crop: np.ndarray, face_px: float) -> float:
-    """How much fine detail a face has for its size: variance of the Laplacian over variance, of the crop's middle.
-
-    `crop` is uint8 [S, S, 3]; `face_px` the face's shorter side in the photo. The crop is looked at no larger than the
-    face was, so that a small face is not called blurred for having been enlarged.
-    """
-    side = min(len(crop), round(min(max(face_px, 24.0), 112.0)))
-    small = cv2.resize(crop, (side, side), interpolation=cv2.INTER_AREA)
-    grey = cv2.cvtColor(small, cv2.COLOR_RGB2GRAY).astype(np.float64)[
-        side // 5 : -(side // 5), side // 5 : -(side // 5)
-    ]
-    return float(cv2.Laplacian(grey, cv2.CV_64F, ksize=1).var() / max(grey.var(), 1.0))
 
 
 class FaceRecogniser:

@@ -14,6 +14,7 @@ from factory.errors import PhotoRejected
 from factory.faces.align import inside_photo
 from factory.faces.encode import FeatureEncoder
 from factory.faces.parse import FaceParser, check_masks
+from factory.faces.quality import photo_quality
 from factory.ids import face_name
 from factory.pack import Pack
 from factory.records import Face, FaceFeatures, FaceMasks, FoundFaces, PreparedFace
@@ -92,4 +93,5 @@ class FaceReader:
             features=features,
             pack=self._pack.name,
             origin=photo.origin,
+            quality=photo_quality(face.crop, masks, face.landmarks, face.box),
         )

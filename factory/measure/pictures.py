@@ -28,16 +28,22 @@ def protocol_id(
     Face Div is over pairs, so prompts and seeds belong to it; measuring networks are hashed by content. Raises
     PackError where the pack lacks them.
     """
+    networks = measuring_files(pack)
+    lines = [*sorted(map(with_person, prompts)), *map(str, sorted(seeds)), hashed_json(generate)]
+    lines += [hashed_json(config), *map(file_sha256, networks)]
+    return short_hash(lines)
+
+
+def measuring_files(pack: Pack) -> list[Path]:
+    """The files of a pack's CLIP, detector and judge. Raises PackError where it lacks some."""
     if pack.clip is None or pack.faces.judge is None:
-        raise PackError(f"pack {pack.name!r} needs [clip] and `judge` under [faces] for an evaluation")
+        raise PackError(f"pack {pack.name!r} needs [clip] and `judge` under [faces] to measure pictures")
     faces = pack.folder(pack.faces)
     networks = [*_weights(pack.folder(pack.clip)), faces / pack.faces.det_file, faces / pack.faces.judge]
     missing = [str(file) for file in networks if not file.is_file()]
     if missing:
         raise PackError(f"pack {pack.name!r} lacks {', '.join(missing)}; {pack.remedy(pack.faces)}")
-    lines = [*sorted(map(with_person, prompts)), *map(str, sorted(seeds)), hashed_json(generate)]
-    lines += [hashed_json(config), *map(file_sha256, networks)]
-    return short_hash(lines)
+    return networks
 
 
 class PictureMeasurer:

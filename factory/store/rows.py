@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,7 @@ from factory.records import (
     Reject,
     SculptedModel,
 )
+from factory.scores import PhotoQuality
 from factory.store.schemas import SCHEMAS
 
 _OF_WORDS = ("words", "num_words", "encoders")
@@ -64,6 +66,8 @@ def face_row(face: PreparedFace) -> dict[str, Any]:
         "frame": face.origin.frame,
         "salvaged": face.origin.salvaged,
         **face.consent.columns(),
+        "quality": None if face.quality is None else face.quality.score,
+        "quality_parts": None if face.quality is None else asdict(face.quality),
     }
 
 
@@ -85,6 +89,7 @@ def face_from_row(row: dict[str, Any]) -> PreparedFace:
         pack=row["pack"],
         origin=Origin(rotation=row["rotation"] or 0, frame=row["frame"] or 0, salvaged=bool(row["salvaged"])),
         consent=Consent.of(row),
+        quality=None if row["quality_parts"] is None else PhotoQuality(**row["quality_parts"]),
     )
 
 
@@ -128,6 +133,22 @@ def diverged_row(face: PreparedFace, identity_id: str, recipe: Recipe) -> dict[s
             reason="diverged",
             detail=f"words are not finite after training at a rate of {recipe.train.learning_rate:g}; "
             "`train --set seed=1`, or another learning_rate, learns it anew; precision=float32 does so more exactly",
+        )
+    )
+
+
+def low_quality_row(identity: Mapping[str, Any], quality: float, detail: str) -> dict[str, Any]:
+    """The row of `rejects` in the place of an identity (a row's identity_id, photo_id, name and pack) that is given up:
+    the same recipe does not learn it again."""
+    return reject_row(
+        Reject(
+            reject_id=identity["identity_id"],
+            photo_id=identity["photo_id"],
+            name=identity["name"],
+            pack=identity["pack"],
+            stage="train",
+            reason="low_quality",
+            detail=f"quality {quality:.2f}; {detail}",
         )
     )
 

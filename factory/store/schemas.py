@@ -10,9 +10,18 @@ from typing import Final, Literal
 
 import pyarrow as pa
 
+from factory.store.fields import ENCODERS as _ENCODERS
+from factory.store.fields import FLOATS as _FLOATS
+from factory.store.fields import LATER as _LATER
+from factory.store.fields import PARTS as _PARTS
+from factory.store.fields import TEXT as _TEXT
+from factory.store.fields import column as _field
+from factory.store.fields import consent as _consent
+
 Table = Literal[
     "faces",
     "identities",
+    "quality",
     "images",
     "videos",
     "models",
@@ -29,39 +38,13 @@ Table = Literal[
 ]
 
 
-_LATER = b"later"
-
-
-def _field(
-    name: str, kind: pa.DataType, doc: str, unit: str = "", *, key: bool = False, later: bool = False
-) -> pa.Field:
-    """`later`: older roots lack it; it is null in their rows, and comes last in its table."""
-    metadata = {"doc": doc, **({"unit": unit} if unit else {}), **({_LATER.decode(): "true"} if later else {})}
-    if key:  # lets Lance see that two concurrent upserts insert the same row, and retry one of them
-        metadata["lance-schema:unenforced-primary-key"] = "true"
-    return pa.field(name, kind, nullable=not key, metadata=metadata)
-
-
-_TEXT, _FLOATS, _PACK = pa.string(), pa.list_(pa.float32()), "name of the model pack"
+_PACK = "name of the model pack"
 _REJECTED = "photo_id; face_id of one face; identity_id that training would give; sha256 of an unreadable uri"
 _ROTATION = "the photo was turned so after EXIF, and box and landmarks are of the turned one; null: 0"
-_CONSENT = "where it is written down that they agreed; null: nobody said so"
-_EXPIRES = "Unix time from which on they do not agree any more; null: not said"
-_SCOPE = "what they agreed to, as it was told; null: not said"
 _WHERE = "where the photo was, 'upload:' if it came over HTTP; null: an older version wrote it"
 _PERSON = "whose photo it is, as its source told; null: it did not, or nobody asked"
-_ENCODERS = pa.list_(pa.struct([("name", pa.string()), ("width", pa.int32())]))
-
-
-
-def _consent() -> list[pa.Field]:
-    """Of whoever is in the photo."""
-    return [
-        _field("consent", _TEXT, _CONSENT, later=True),
-        _field("consent_expires", pa.float64(), _EXPIRES, "s", later=True),
-        _field("consent_scope", _TEXT, _SCOPE, later=True),
-    ]
-
+_COMPARED = "the seeds that were drawn, of which this one's picture was kept; null: it alone was drawn"
+_LIKENESS = "Face Sim of it where seeds were compared, -1..1; NaN: no face; null: not measured"
 
 SCHEMAS: Final[dict[Table, pa.Schema]] = {
     "faces": pa.schema(
@@ -85,6 +68,8 @@ SCHEMAS: Final[dict[Table, pa.Schema]] = {
             _field("uri", _TEXT, _WHERE, later=True),
             *_consent(),
             _field("person", _TEXT, _PERSON, later=True),
+            _field("quality", pa.float32(), "of the photo, 0..1: its worst part; null: not measured", later=True),
+            _field("quality_parts", _PARTS, "0..1, 1 is good (factory/faces/quality.py)", later=True),
         ]
     ),
     "identities": pa.schema(
@@ -108,6 +93,19 @@ SCHEMAS: Final[dict[Table, pa.Schema]] = {
             _field("more_faces", pa.list_(_TEXT), "face_ids of the person's other photos; null: one photo", later=True),
         ]
     ),
+    "quality": pa.schema(
+        [
+            _field("identity_id", _TEXT, "whose probe pictures were measured", key=True),
+            _field("protocol", _TEXT, "hash of what they were drawn and measured with, 16 hex digits"),
+            _field("likeness", pa.float32(), "mean Face Sim to the photo, -1..1; a picture without a face counts 0"),
+            _field("text_alignment", pa.float32(), "mean CLIP-T to the own prompt less that to the other ones, -2..2"),
+            _field("quality", pa.float32(), "0..1, beside what good ones of the pack reach; null: it does not say"),
+            _field("verdict", _TEXT, "good, weak or failed; null: the pack does not say"),
+            _field("num_pictures", pa.int32(), "that were drawn and measured"),
+            _field("num_faces", pa.int32(), "pictures in which the judge found a face"),
+            _field("created_at", _TEXT, "ISO 8601, UTC"),
+        ]
+    ),
     "images": pa.schema(
         [
             _field("image_id", _TEXT, "hash of identity, prompt, seed, config and base model", key=True),
@@ -120,6 +118,9 @@ SCHEMAS: Final[dict[Table, pa.Schema]] = {
             _field("created_at", _TEXT, "ISO 8601, UTC"),
             _field("people", pa.list_(_TEXT), "identity_ids of all who are in it; null: one person", later=True),
             _field("pose", _TEXT, "what the pose was called when it was asked for; empty: none", later=True),
+            _field("best_of", pa.list_(pa.int64()), _COMPARED, later=True),
+            _field("likeness", pa.float32(), _LIKENESS, later=True),
+            _field("clip_t", pa.float32(), "CLIP-T where seeds were compared, -1..1; null: not measured", later=True),
         ]
     ),
     "videos": pa.schema(

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Final
 
 from ray.exceptions import RayError, RayTaskError, UserCodeException
 
@@ -20,6 +20,12 @@ from factory.store.tombstones import Tombstones
 from pipelines.jobs.journal import Journal, explained
 from pipelines.jobs.report import Sample, page
 from pipelines.jobs.watch import Watch
+
+# What a job counts beside people, and what it may pass over.
+_MADE: Final = {
+    "generate": "images", "animate": "videos", "evaluate": "metrics", "sculpt": "models", "assess": "assessed"
+}
+_THINGS: Final = {**_MADE, "train": "faces", "evaluate": "images", "assess": "identities"}
 
 
 @dataclass(kw_only=True)
@@ -50,6 +56,9 @@ class Summary:
     videos: int = 0  # new rows of `videos`
     metrics: int = 0  # new rows of `metrics`
     models: int = 0  # new rows of `models`
+    assessed: int = 0  # new rows of `quality`
+    verdicts: dict[str, int] = field(default_factory=dict)  # identities that were to be assessed, by verdict
+    relearned: int = 0  # identities that another seed made better
     stage_seconds: dict[str, float] = field(default_factory=dict)
     samples: list[Sample] = field(default_factory=list, repr=False)  # for report.html; not in summary.json
 
@@ -57,13 +66,13 @@ class Summary:
         """What grows while the job runs. Another thread asks; `copy` is atomic, iterating over what grows is not."""
         counts = {"photos_with_faces": self.photos_with_faces, "faces": self.faces, "identities": self.identities}
         counts |= {"images": self.images, "videos": self.videos, "metrics": self.metrics, "models": self.models}
-        counts |= {"skipped_existing": self.skipped_existing}
+        counts |= {"assessed": self.assessed, "skipped_existing": self.skipped_existing}
         counts |= {f"rejected:{reason}": num for reason, num in self.rejected.copy().items()}
         return counts | {f"rejected_face:{reason}": num for reason, num in self.rejected_faces.copy().items()}
 
     def lines(self) -> list[str]:
         """The summary for a person to read."""
-        made = {"generate": "images", "animate": "videos", "evaluate": "metrics", "sculpt": "models"}.get(self.job)
+        made = _MADE.get(self.job)
         rows = [("photos", self.photos, "")]
         if made:
             rows = [(made, getattr(self, made), "new")]
@@ -75,11 +84,13 @@ class Summary:
         rows += [("rejected", num, reason) for reason, num in sorted(self.rejected.items())]
         rows += [("rejected faces", num, reason) for reason, num in sorted(self.rejected_faces.items())]
         rows += self._people()
-        kinds = {"train": "faces", "generate": "images", "animate": "videos", "evaluate": "images", "sculpt": "models"}
-        things = kinds.get(self.job, "photos")
+        rows += [("quality", num, verdict) for verdict, num in sorted(self.verdicts.items())]
+        if self.relearned:
+            rows.append(("learned again", self.relearned, "with another seed, which is better"))
+        things = _THINGS.get(self.job, "photos")
         copies = f"; {self.duplicates} are copies of another" if self.duplicates else ""
         rows.append(("skipped", self.skipped_existing, f"{things} that were done before{copies}"))
-        new = self.images + self.videos + self.metrics + self.models + sum(self.rejected.values())
+        new = self.images + self.videos + self.metrics + self.models + self.assessed + sum(self.rejected.values())
         new += 0 if made else self.identities
         new += 0 if self.job == "train" else self.faces
         return [

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import io
+from collections.abc import Mapping
 from html import escape
 from typing import Any, Final
 
@@ -18,7 +19,14 @@ from factory.config import PrepareConfig
 from factory.errors import PhotoRejected
 from factory.faces.photos import decode_photo
 from factory.ids import any_face
-from factory.store.queries import faces_by_id, faces_of_pack, rejects_of_prepare
+from factory.scores import PhotoQuality
+from factory.store.queries import (
+    face_pictures,
+    faces_by_id,
+    faces_of_pack,
+    identities_by_id,
+    rejects_of_prepare,
+)
 from factory.store.rows import decode_png
 from factory.store.tables import Store
 from pipelines.jobs.report import Sample
@@ -37,7 +45,7 @@ def samples(store: Store, pack: str, contents: pa.Table, config: PrepareConfig) 
     ids = set(contents["photo_id"].to_pylist()) - {None}
     faces = faces_of_pack(store, pack, ["face_id", "photo_id"]).to_pylist()
     chosen = sorted(row["face_id"] for row in faces if row["photo_id"] in ids)[:NUM_ACCEPTED]
-    crops = faces_by_id(store, pack, chosen, ["photo_id", "face_id", "name", "crop"])
+    crops = faces_by_id(store, pack, chosen, ["photo_id", "face_id", "name", "crop", "quality_parts"])
     shown = [_accepted(row) for row in crops.to_pylist()]
     per_reason: dict[str, list[dict[str, Any]]] = {}
     for row in rejects_of_prepare(store, pack).to_pylist():
@@ -48,6 +56,24 @@ def samples(store: Store, pack: str, contents: pa.Table, config: PrepareConfig) 
     shown_again = {row["photo_id"] for row in refused if row["reason"] not in _NOT_OPENED}
     pictures = _pictures(contents, shown_again, config, Allowed.of(store.root))
     return [*shown, *(_refused(row, pictures.get(row["photo_id"])) for row in refused)]
+
+
+def assessed_samples(store: Store, qualities: Mapping[str, Mapping[str, Any]]) -> list[Sample]:
+    """Faces of the people of some rows of `quality`, by identity_id: those of the lowest, with what was measured."""
+    lowest = sorted(qualities.values(), key=lambda row: (row["quality"] or 0.0, row["likeness"]))[:NUM_ACCEPTED]
+    people = identities_by_id(store, [row["identity_id"] for row in lowest])
+    shown = []
+    for row in lowest:
+        who = people.get(row["identity_id"])
+        face = None if who is None else face_pictures(store, who.pack, who.face_id)
+        if who is None or face is None:
+            continue
+        told = "" if row["quality"] is None else f"<br><b>{row['verdict']}</b> {row['quality']:.2f}"
+        told += f"<br>likeness {row['likeness']:.2f}, text {row['text_alignment']:.3f}"
+        ids = [who.photo_id, who.face_id, who.identity_id]
+        html = _figure(ids, escape(who.name) + told, _thumbnail(decode_png(face["crop"])))
+        shown.append(Sample(html=html, photo_id=who.photo_id, face_id=who.face_id, also=(who.identity_id,)))
+    return shown
 
 
 def _pictures(
@@ -69,7 +95,11 @@ def _pictures(
 
 
 def _accepted(row: dict[str, Any]) -> Sample:
-    html = _figure([row["photo_id"], row["face_id"]], escape(row["name"]), _thumbnail(decode_png(row["crop"])))
+    text = escape(row["name"])
+    if row["quality_parts"] is not None:
+        quality = PhotoQuality(**row["quality_parts"])
+        text += f"<br>photo {quality.score:.2f} ({quality.worst})"
+    html = _figure([row["photo_id"], row["face_id"]], text, _thumbnail(decode_png(row["crop"])))
     return Sample(html=html, photo_id=row["photo_id"], face_id=row["face_id"])
 
 

@@ -16,6 +16,8 @@ class ImageData(BaseModel):
     b64_json: str | None = None
     url: str | None = None
     seed: int
+    likeness: float | None = None  # with best_of: Face Sim to the photo, -1..1; None: no face
+    clip_t: float | None = None  # with best_of: CLIP-T, -1..1
     rows_per_step: float | None = None  # pictures that shared a step of its making, itself included, on average
 
 

@@ -7,7 +7,7 @@ import secrets
 import time
 from base64 import b64encode
 from collections.abc import AsyncGenerator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -18,9 +18,11 @@ from factory.config import AnimateConfig, GenerateConfig
 from factory.pack import Pack
 from factory.provenance.marks import mark
 from factory.records import ClipRequest, ImageRequest
+from factory.store.quality import crops_of
 from serve.catalog import Catalog
 from serve.client import ImageClient
 from serve.ledger import tell
+from serve.loop import ImageResult
 from serve.openai.answers import ImageData, ImagesResponse, Usage
 from serve.openai.body import read_body
 from serve.openai.events import picture_events, stream
@@ -31,6 +33,7 @@ from serve.reading import PoseReader
 from serve.shelf import Shelf
 
 _LONGEST_FRAME_MS = 655_350  # that a GIF can say
+_MOST_DRAWN = 32  # pictures of one request, those that are not sent included
 _MEDIA_TYPES = {name: f"image/{name}" for name in ("png", "jpeg", "webp", "gif")}
 
 
@@ -83,11 +86,14 @@ class Generations:
         with a "/". Patient ones come after all others. Raises as `ImageClient.images`, and UnknownIdentity."""
         body, now = asked.body, int(time.time())
         rows: list[float | None] = [None] * body.n
+        choices: list[dict[str, Any]] = [{}] * body.n
         counts: dict[str, Any] = {}
         if body.output_format == "gif":
             files = await self._clips(asked)
         else:
             results = await self._client.images(asked.requests, patient=patient)
+            if body.best_of > 1:
+                asked, results, choices = await self._best(asked, results)
             drawn = list(zip(results, asked.requests, strict=True))
             files = await asyncio.to_thread(lambda: [asked.file_of(made.image, order.seed) for made, order in drawn])
             rows = [round(made.rows_per_step, 2) for made in results]
@@ -97,10 +103,25 @@ class Generations:
         await self.check_there(asked)
         places = await self._places(base_url, asked, files)
         data = [
-            ImageData(**place, seed=picture.seed, rows_per_step=shared)
-            for place, picture, shared in zip(places, asked.requests, rows, strict=True)
+            ImageData(**{**place, **choice}, seed=picture.seed, rows_per_step=shared)
+            for place, picture, shared, choice in zip(places, asked.requests, rows, choices, strict=True)
         ]
         return ImagesResponse(created=now, data=data, **asked.shared, **counts)
+
+    async def _best(
+        self, asked: Asked, results: Sequence[ImageResult]
+    ) -> tuple[Asked, list[ImageResult], list[dict[str, Any]]]:
+        """Of each picture's seeds the best one, and what was measured of it."""
+        who, num = asked.requests[0].identity, asked.body.best_of
+        crop = (await asyncio.to_thread(crops_of, self._catalog.store, [who])).get(who.identity_id)
+        kept, told = list[int](), list[dict[str, Any]]()
+        for first in range(0, len(results), num):
+            pictures = [result.image for result in results[first : first + num]]
+            choice = await self._client.choose(pictures, crop, asked.requests[first].prompt)
+            kept.append(first + choice.number)
+            like = None if choice.likeness is None else round(choice.likeness, 3)
+            told.append({"likeness": like, "clip_t": round(choice.clip_t, 3)})
+        return replace(asked, requests=[asked.requests[one] for one in kept]), [results[one] for one in kept], told
 
     async def compose(self, body: ImagesRequest) -> Asked:
         """What is to be drawn. Raises RequestRefused, UnknownIdentity, IncompatibleIdentity."""
@@ -115,6 +136,8 @@ class Generations:
             poses=body.poses(),
             regions=body.regions,
         )
+        if body.best_of > 1:
+            _check_comparable(body, picture, self._pack)
         config, identity = picture.config, picture.identity
         drawn = config.width_px or self._pack.resolution, config.height_px or self._pack.resolution
         sent = body.size_px() or drawn
@@ -129,7 +152,7 @@ class Generations:
             "guidance_scale": config.guidance_scale,
         }
         people = {identity.identity_id, *(region.identity.identity_id for region in picture.regions)}
-        return Asked(body=body, requests=several(picture, body.n), people=sorted(people), shared=shared)
+        return Asked(body=body, requests=several(picture, body.n * body.best_of), people=sorted(people), shared=shared)
 
     async def check_there(self, asked: Asked) -> None:
         """Raises UnknownIdentity if somebody was erased meanwhile, ConsentExpired: no picture leaves."""
@@ -182,6 +205,20 @@ class Generations:
         return ClipRequest(
             identity=picture.identity, prompt=picture.prompt, seed=picture.seed, config=config, poses=poses
         )
+
+
+def _check_comparable(body: ImagesRequest, picture: ImageRequest, pack: Pack) -> None:
+    """Raises RequestRefused where there is no best picture to be found."""
+    if pack.clip is None or pack.faces.judge is None:
+        raise RequestRefused(f"pack {pack.name!r} has nothing to compare pictures with: leave it out", "best_of")
+    if body.stream or body.output_format == "gif":
+        raise RequestRefused("finished pictures are compared: leave it out of streams and of gif", "best_of")
+    if picture.regions:
+        raise RequestRefused("one person's likeness is compared, and this prompt names several", "best_of")
+    if body.n * body.best_of > _MOST_DRAWN:
+        raise RequestRefused(f"n x best_of is {body.n * body.best_of}; {_MOST_DRAWN} are the most", "best_of")
+    if picture.seed > MAX_SEED - _MOST_DRAWN:
+        raise RequestRefused(f"with best_of it is at most {MAX_SEED - _MOST_DRAWN}", "seed")
 
 
 def notes_on(body: ImagesRequest, answer: ImagesResponse | None = None) -> dict[str, str]:

@@ -12,6 +12,7 @@ from pydantic import ConfigDict
 
 from factory.errors import IdentityNotFound
 from factory.store.erase import erase, find_person
+from factory.store.quality import quality_cards
 from factory.store.queries import find_work
 from factory.store.tables import Store
 from serve.catalog import Catalog, UnknownIdentity
@@ -90,7 +91,10 @@ class Identities:
             found = await asyncio.to_thread(self._catalog.page, self._fingerprint, limit + 1, after)
         except UnknownIdentity as error:
             raise RequestRefused(str(error), "after") from None
-        cards = [{**ModelCard.of(one).model_dump(), "object": "identity"} for one in found[:limit]]
+        good = await asyncio.to_thread(quality_cards, self._store, [one.identity_id for one in found[:limit]])
+        cards = [
+            {**ModelCard.of(one).model_dump(), "object": "identity", **good[one.identity_id]} for one in found[:limit]
+        ]
         first, last = (cards[0]["id"], cards[-1]["id"]) if cards else (None, None)
         more = len(found) > limit
         return {"object": "list", "data": cards, "first_id": first, "last_id": last, "has_more": more}
@@ -128,7 +132,9 @@ class Identities:
     async def _known(self, order: LearnOrder) -> dict[str, Any]:
         people = [await asyncio.to_thread(self._catalog.find, person.identity_id) for person in order.people]
         cards = [identity_card(who, compatible=who.fingerprint == self._fingerprint, words=False) for who in people]
-        return {**cards[0], "identities": [card["identity_id"] for card in cards]}
+        ids = [card["identity_id"] for card in cards]
+        good = await asyncio.to_thread(quality_cards, self._store, ids)
+        return {**cards[0], **good[ids[0]], "identities": ids}
 
     def _card(self, work: Work) -> dict[str, Any]:
         return work_card(work, self._book, identities=work.people)

@@ -10,6 +10,7 @@ from fastapi import Query, Request
 from fastapi.responses import Response
 
 from factory.pack import Pack
+from factory.store.quality import quality_cards
 from serve.catalog import Catalog, UnknownIdentity
 from serve.client import ImageClient
 from serve.ledger import tell
@@ -66,7 +67,9 @@ class Endpoint:
         found = await asyncio.to_thread(self.catalog.find, identity)
         if words:
             tell(request, "took the words", [found.identity_id])
-        return identity_card(found, compatible=found.fingerprint == self._fingerprint, words=words)
+        an_id = found.identity_id
+        good = await asyncio.to_thread(quality_cards, self.catalog.store, [an_id])
+        return identity_card(found, compatible=found.fingerprint == self._fingerprint, words=words) | good[an_id]
 
     async def show_stats(self) -> Stats:
         """What was drawn so far, how many pictures share a step of the engine, and how many wait."""

@@ -106,6 +106,7 @@ class ImagesRequest(BaseModel):
     negative_prompt: str | None = Field(default=None, max_length=32_000)
     pose: PoseField | list[PoseField] | None = None  # of everybody, or one a person in the prompt's order
     regions: list[RegionField] = Field(default=[], max_length=MAX_PEOPLE)  # places of people; None: side by side
+    best_of: int = Field(default=1, ge=1, le=MAX_IMAGES)  # seeds drawn for each picture, of which the best is sent
     strict: bool = False  # refuse unknown fields
 
     @model_validator(mode="before")

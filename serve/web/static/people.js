@@ -7,6 +7,7 @@ import { face, masks, masksKey } from "./faces.js";
 import { composition, erase, loadPeople, on, people, peopleError, peopleLoaded, tell } from "./state.js";
 
 const SHOWN = 240; // cards; the search finds the others
+const FAULTS = { sharpness: "not quite sharp", size: "the face is small", frontal: "turned away", visible: "something is in front of the face", exposure: "too dark or too bright" };
 
 export function peopleView() {
   const grid = h("div", { class: "people" });
@@ -49,10 +50,18 @@ async function openPerson(who) {
   try {
     const known = await call(`/v1/identities/${part(who.identity_id)}`);
     fill({ "Learned": `${ago(who.created)}, ${known.num_steps} steps in ${known.train_s.toFixed(1)} s`, "Preset": known.preset, "Pack": known.pack,
-      "Likeness": known.quality?.likeness?.toFixed?.(2), "Quality": known.quality?.verdict, "Id": known.identity_id });
+      "Photo": photo(known.photo_quality), "Likeness": known.quality?.likeness?.toFixed?.(2), "Quality": known.quality?.verdict, "Id": known.identity_id });
   } catch (error) {
     toast(error.message);
   }
+}
+
+/** How good the photo is to learn from, and what is worst about it. */
+function photo(quality) {
+  if (!quality) return undefined;
+  const { score, ...parts } = quality;
+  const [worst] = Object.entries(parts).sort(([, a], [, b]) => a - b)[0];
+  return score >= 0.8 ? `good (${score.toFixed(2)})` : `${score.toFixed(2)}: ${FAULTS[worst]}`;
 }
 
 export function choose(id) {

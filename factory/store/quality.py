@@ -1,0 +1,76 @@
+"""How good people's photos are, and what was learned from them: what the endpoint and the command line show."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from factory.records import Identity
+from factory.store.queries import faces_by_id
+from factory.store.rows import decode_png
+from factory.store.sql import where_in
+from factory.store.tables import Store
+
+
+def photo_qualities(store: Store, identity_ids: Sequence[str]) -> dict[str, dict[str, float]]:
+    """By identity_id the score of the photo it was learned from (of several the first) and the score's parts, 0..1;
+    without those whose face is gone, or was prepared by a version that measured nothing."""
+    columns = ["identity_id", "face_id", "pack"]
+    people = store.read("identities", columns=columns, where=where_in("identity_id", identity_ids)).to_pylist()
+    faces: dict[tuple[str, str], dict[str, float]] = {}
+    for pack in {who["pack"] for who in people}:
+        ids = sorted({who["face_id"] for who in people if who["pack"] == pack})
+        for row in faces_by_id(store, pack, ids, ["face_id", "quality", "quality_parts"]).to_pylist():
+            if row["quality_parts"] is not None:
+                parts = {"score": row["quality"], **row["quality_parts"]}
+                faces[row["face_id"], pack] = {name: round(value, 3) for name, value in parts.items()}
+    whose = {who["identity_id"]: (who["face_id"], who["pack"]) for who in people}
+    return {an_id: faces[face] for an_id, face in whose.items() if face in faces}
+
+
+def crops_of(store: Store, people: Iterable[Identity]) -> dict[str, np.ndarray]:
+    """By identity_id the aligned crop, uint8 [S, S, 3] RGB, of the face that each was learned from (of several the
+    first); without those whose face is gone."""
+    everybody = list(people)
+    crops: dict[tuple[str, str], bytes] = {}
+    for pack in {who.pack for who in everybody}:
+        ids = sorted({who.face_id for who in everybody if who.pack == pack})
+        rows = faces_by_id(store, pack, ids, ["face_id", "crop"]).to_pylist()
+        crops |= {(row["face_id"], pack): row["crop"] for row in rows}
+    keys = {who.identity_id: (who.face_id, who.pack) for who in everybody}
+    return {an_id: decode_png(crops[key]) for an_id, key in keys.items() if key in crops}
+
+
+def assessed(store: Store, identity_ids: Sequence[str], protocol: str | None = None) -> dict[str, dict[str, Any]]:
+    """Rows of `quality` by identity_id: of these people, and of one protocol if it is named."""
+    where = where_in("identity_id", identity_ids)
+    if protocol is not None:
+        where += f" AND {where_in('protocol', [protocol])}"
+    return {row["identity_id"]: row for row in store.read("quality", where=where).to_pylist()}
+
+
+def with_verdicts(store: Store, columns: Sequence[str]) -> list[dict[str, Any]]:
+    """These columns (identity_id and created_at among them) of every identity, newest last, with `quality` and
+    `verdict`; None: not assessed."""
+    rows: list[dict[str, Any]] = store.read("identities", columns=list(columns)).sort_by("created_at").to_pylist()
+    measures = ["identity_id", "quality", "verdict"]
+    known = {row["identity_id"]: row for row in store.read("quality", columns=measures).to_pylist()}
+    nothing = dict.fromkeys(measures)
+    return [{**known.get(row["identity_id"], nothing), **row} for row in rows]
+
+
+def quality_cards(store: Store, identity_ids: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """By identity_id what an answer tells of how good somebody is: of the photo, and of what was learned of it; null:
+    it was not measured."""
+    photos, known = photo_qualities(store, identity_ids), assessed(store, identity_ids)
+    return {an_id: {"photo_quality": photos.get(an_id), "quality": _card(known.get(an_id))} for an_id in identity_ids}
+
+
+def _card(row: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    if row is None:
+        return None
+    numbers = {name: row[name] for name in ("quality", "likeness", "text_alignment")}
+    rounded = {name: None if value is None else round(value, 3) for name, value in numbers.items()}
+    return {"verdict": row["verdict"], **rounded, "num_pictures": row["num_pictures"], "num_faces": row["num_faces"]}
