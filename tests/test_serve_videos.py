@@ -1,6 +1,7 @@
 """Clips over HTTP as the openai client asks for them, without Ray: made in their time, polled, fetched, forgotten."""
 
 import io
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -172,16 +173,20 @@ def test_who_is_erased_while_a_clip_is_made_gets_none(http: TestClient, store: S
 def test_a_clip_that_was_drawn_already_is_not_kept_of_who_was_erased(
     http: TestClient, store: Store, fake: FakeGenerator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    keep = Filming._keep
+    keep, over = Filming._keep, threading.Event()
 
     def late(self: Filming, *what: Any) -> None:
-        erase(store, find_person(store, name="ada"))
-        keep(self, *what)
+        try:
+            erase(store, find_person(store, name="ada"))
+            keep(self, *what)
+        finally:
+            over.set()
 
     monkeypatch.setattr(Filming, "_keep", late)
     an_id = http.post("/v1/videos", json={"model": "ada", "prompt": "nodding"}).json()["id"]
     while http.get(f"/v1/videos/{an_id}").status_code != 404:
         time.sleep(0.01)
+    assert over.wait(20)  # it is unknown as soon as its row is gone, and the sweep takes longer
     assert store.count("videos") == store.count("work") == 0
     left = [file.read_bytes() for file in Path(store.root).rglob("*") if file.is_file()]
     assert not any(f"{1:016x}".encode() in data for data in left)
