@@ -13,7 +13,6 @@ import argparse
 import io
 import json
 import os
-import socket
 import tempfile
 import threading
 import time
@@ -35,6 +34,7 @@ from PIL import Image
 import serve.app
 from benchmarks.measure import hardware, markdown
 from studio.demo.people import portrait
+from studio.demo.port import free_port
 
 FIRST_PERSON: Final = 300  # of the held-out people
 AT_ONCE: Final = 10
@@ -172,7 +172,7 @@ def endpoint(threads: int) -> Iterator[str]:
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as `identity-factory serve` does
         ray.init(address="local", num_cpus=max(2, threads), include_dashboard=False, log_to_driver=False)
         try:
-            yield serve.app.start(root, port=_free_port())
+            yield serve.app.start(root, port=free_port(20300))
         finally:
             serve.app.stop()
             ray.shutdown()
@@ -187,13 +187,6 @@ def _photo(index: int) -> bytes:
 def _body(who: str, seed: int) -> dict[str, Any]:
     return {"model": who, "prompt": PROMPT, "seed": seed}
 
-
-def _free_port() -> int:
-    for port in range(20300, 20400):
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)) != 0:
-                return port
-    raise OSError("no port of 20300-20399 is free")
 
 
 def _arguments() -> argparse.Namespace:

@@ -32,10 +32,10 @@ from typing import Any, Final
 from benchmarks.load import closed_loop
 from benchmarks.measure import hardware, markdown
 from benchmarks.processes import role_of
-from benchmarks.serve import free_port
 from benchmarks.setting import bench_pack
 from benchmarks.soak_memory import descendants, memory_mb
 from factory.pack import Pack
+from studio.demo.port import free_port
 from tests.serving import people_store
 from tests.test_hostile_routes import BODIES
 from tests.test_hostile_routes import bodies as bodies_of
@@ -281,7 +281,7 @@ def _hostile(known: list[tuple[str, bytes]] = []) -> list[tuple[str, bytes]]:  #
 @contextmanager
 def server(root: str, pack: str) -> Iterator[tuple[int, int]]:
     """`identity-factory serve` with a Ray of its own; its process and its port."""
-    port = free_port()
+    port = free_port(20200)
     command = [sys.executable, "-m", "cli", "serve", "--root", root, "--pack", pack, "--port", str(port)]
     environment = {**os.environ, "RAY_ADDRESS": "local"}
     process = subprocess.Popen(command, env=environment, start_new_session=True, stdout=subprocess.DEVNULL)

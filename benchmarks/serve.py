@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import socket
 import statistics
 import tempfile
 import time
@@ -46,6 +45,7 @@ from factory.store.tables import Store
 from serve.drawing import Drawer
 from serve.loop import EngineLoop
 from serve.settings import Settings
+from studio.demo.port import free_port
 
 PEOPLE = 64
 RATES = (0.3, 0.7, 0.9)  # of the engine's in a process
@@ -172,7 +172,7 @@ def endpoints(pack: Pack, requests: Sequence[ImageRequest], threads: int) -> Ite
     with tempfile.TemporaryDirectory() as root:
         Store(root).upsert("identities", [identity_row(request.identity) for request in requests])
         ray.init(address="local", num_cpus=max(2, threads), include_dashboard=False, log_to_driver=False)
-        url = serve.app.start(root, str(pack.root), port=free_port())
+        url = serve.app.start(root, str(pack.root), port=free_port(20200))
         with patch.object(serve.app, "Drawer", DrawerWhenEmpty):
             application = serve.app.build(root, str(pack.root), Settings(num_threads=threads, keyless="loopback"))
         ray_serve.run(application, name="when-empty", route_prefix="/when-empty")
@@ -250,14 +250,6 @@ def report(result: dict[str, Any]) -> str:
         + markdown(["", *roles, "together"], costs)
     )
 
-
-def free_port() -> int:
-    """One that nobody listens at."""
-    for port in range(20200, 20300):
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)) != 0:
-                return port
-    raise OSError("no port of 20200-20299 is free")
 
 
 def _arguments() -> argparse.Namespace:

@@ -29,9 +29,9 @@ from serve.client import ImageClient, QueueFull
 from serve.ingress import create_app, with_cors
 from serve.openai.images import Endpoint
 from serve.stopping import Door
+from studio.demo.port import free_port
 from tests import serving
 from tests.serving import FakeGenerator, error_of, people_store, person
-from tests.test_serve_cluster import free_port
 
 fake = serving.fake  # fixture
 
@@ -61,7 +61,7 @@ def http(app: Any) -> TestClient:
 
 @pytest.fixture
 def api(app: Any) -> Iterator[webuiapi.WebUIApi]:
-    port = free_port()
+    port = free_port(20100)
     server = uvicorn.Server(uvicorn.Config(app, port=port, log_level="error"))
     thread = threading.Thread(target=server.run)
     thread.start()

@@ -15,9 +15,9 @@ import pytest
 
 from factory.pack import Pack
 from factory.store.tables import Store
+from studio.demo.port import free_port
 from tests.batching import begin, ended, lines, task
 from tests.serving import people_store
-from tests.test_serve_cluster import free_port
 
 NUM = 200  # requests
 pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(1800)]  # Ray starts three times
@@ -27,7 +27,7 @@ class Server:
     """`identity-factory serve` in a process group of its own."""
 
     def __init__(self, root: str, pack: Pack, log: Path) -> None:
-        self.port = free_port()
+        self.port = free_port(20100)
         serve = [sys.executable, "-m", "cli", "serve", "--root", root, "--pack", str(pack.root)]
         environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
         with log.open("ab") as out:

@@ -24,8 +24,9 @@ from factory.provenance.xmp import COMPOSITE_TYPE
 from factory.records import FaceMasks
 from studio.demo.likeness import Likeness, measure, overall
 from studio.demo.people import COLUMNS, CORRUPT, NO_FACE, PEOPLE, REAL_PHOTO, portrait, write_data_set
+from studio.demo.port import free_port
 from studio.demo.report import Report, ReportPerson, Stage, html
-from studio.demo.run import Log, free_port, open_folder, write_report
+from studio.demo.run import Log, open_folder, write_report
 from studio.demo.sheet import SMALL_PX, SheetRow, contact_sheet, overlay, save_small
 from studio.training.dataset import NUM_TRAINED, held_out, person_of
 

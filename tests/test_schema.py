@@ -13,8 +13,8 @@ import pytest
 import uvicorn
 
 from factory.pack import Pack
+from studio.demo.port import free_port
 from tests.test_hostile_routes import check, wired
-from tests.test_serve_cluster import free_port
 
 MAX_EXAMPLES = 60  # of each operation and kind of data
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3000)]
@@ -22,7 +22,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(3000)]
 
 @pytest.fixture(scope="module")
 def url(tmp_path_factory: pytest.TempPathFactory, tiny_pack: Pack) -> Iterator[str]:
-    port = free_port()
+    port = free_port(20100)
     with wired(tmp_path_factory.mktemp("root"), tiny_pack) as app:
         server = uvicorn.Server(uvicorn.Config(app, port=port, log_level="critical"))
         thread = threading.Thread(target=server.run)

@@ -3,7 +3,6 @@
 import asyncio
 import base64
 import io
-import socket
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -26,20 +25,13 @@ from serve.app import APP_NAME, builder, start, stop
 from serve.client import GenerationTimeout, ImageClient
 from serve.settings import Settings
 from serve.stopping import StopSignals, finish
+from studio.demo.port import free_port
 from tests.serving import person
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(120)]
 # small, so that few requests fill a batch and the queue
 SETTINGS = Settings(max_batch=4, max_ongoing=8, max_queued=8, num_threads=1)
 
-
-def free_port() -> int:
-    """A free port that Ray's own processes (10002-19999) never take."""
-    for port in range(20100, 20200):
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)) != 0:
-                return port
-    raise AssertionError("no free port")
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +48,7 @@ def url(store: Store, tiny_pack: Pack) -> Iterator[str]:
     mine = not ray.is_initialized()
     if mine:
         ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
-    yield start(store.root, str(tiny_pack.root), port=free_port(), settings=SETTINGS)
+    yield start(store.root, str(tiny_pack.root), port=free_port(20100), settings=SETTINGS)
     stop()
     if mine:
         ray.shutdown()

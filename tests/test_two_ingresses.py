@@ -21,8 +21,8 @@ from factory.store.tables import Store
 from serve.app import APP_NAME, start, stop
 from serve.proxy import PROXY_CALLBACK
 from serve.settings import Settings
+from studio.demo.port import free_port
 from tests.serving import people_store
-from tests.test_serve_cluster import free_port
 
 pytestmark = [pytest.mark.slow, pytest.mark.cluster, pytest.mark.timeout(600)]
 SETTINGS = Settings(max_batch=4, max_ongoing=8, max_queued=8, num_threads=1, num_ingresses=2)
@@ -40,7 +40,7 @@ def url(store: Store, tiny_pack: Pack) -> Iterator[str]:
         os.environ.setdefault(*PROXY_CALLBACK)  # as `serve` does
         ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
     create_key(store, ["draw"])  # from now on keys are asked for
-    yield start(store.root, str(tiny_pack.root), port=free_port(), settings=SETTINGS)
+    yield start(store.root, str(tiny_pack.root), port=free_port(20100), settings=SETTINGS)
     stop()
     if mine:
         ray.shutdown()

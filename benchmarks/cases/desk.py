@@ -31,7 +31,7 @@ from factory.faces.prepare import Preparer
 from factory.pack import load_pack
 from factory.records import PreparedFace
 from factory.store.tables import Store
-from studio.demo.run import free_port
+from studio.demo.port import free_port
 
 REPO = Path(__file__).resolve().parents[2]
 SIDE_PX = 512  # of the portrait

@@ -18,7 +18,7 @@ from urllib.parse import quote
 import httpx
 
 from benchmarks.cases.desk import Desk, Got, short, surroundings
-from studio.demo.run import free_port
+from studio.demo.port import free_port
 
 PROMPT = "a photo of <person>"
 LONG = f"<person>{' in a red coat on a long bridge,' * 12} at night"

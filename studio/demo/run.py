@@ -14,7 +14,6 @@ import os
 import platform
 import shlex
 import shutil
-import socket
 import time
 import urllib.request
 from collections.abc import Iterator, Sequence
@@ -37,6 +36,7 @@ from factory.store.tables import Store
 from studio.demo.extras import Order, extra_rows, pair_orders, posed_orders
 from studio.demo.likeness import Likeness, mean, measure, overall
 from studio.demo.people import COLUMNS, PEOPLE, REAL_PHOTO, portrait, write_data_set
+from studio.demo.port import free_port
 from studio.demo.report import Report, ReportPerson, Stage, html, number, percent
 from studio.demo.sheet import ExtraRow, SheetRow, contact_sheet, save_small
 
@@ -208,14 +208,6 @@ def _generate(missing: Sequence[Order], root: Path, pack: str) -> str:
     return (f"{len(missing)} pictures over HTTP, {rows:.1f} of them in each step of the UNet, "
             f"{1000 * seconds / len(missing):.0f} ms per image")  # fmt: skip
 
-
-def free_port() -> int:
-    """A free port outside 10002-19999, which Ray's own processes use."""
-    for port in range(8000, 8100):
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)) != 0:
-                return port
-    raise RuntimeError("ports 8000 to 8099 are all taken")
 
 
 def measured_report(
