@@ -14,7 +14,7 @@ Keyless = Literal["refuse", "loopback", "anyone"]  # who gets in while a root ha
 class Settings(Config):
     """How the endpoint batches, queues and scales. serve.yaml comments on them for a cluster."""
 
-    max_batch: int = Field(default=16, ge=1, le=32)  # pictures in the making at a time; guidance doubles their samples
+    max_batch: int = Field(default=24, ge=1, le=32)  # pictures in the making at a time; guidance doubles their samples
     # Pictures a replica holds: in the making and next in line; >= max_batch. Among them tenants take turns.
     max_ongoing: int = Field(default=256, ge=1)
     max_queued: int = Field(default=64, ge=1)  # images the ingress holds beyond that, first come first; more get 429
