@@ -126,10 +126,13 @@ def _iso(at: float) -> str:
 
 def _when(text: str) -> float:
     """Unix time, s, of "30d" from now on, or of a date in ISO 8601 (UTC unless it says so)."""
-    if span := re.fullmatch(r"([1-9][0-9]{0,5})([hdw])", text):
+    if span := re.fullmatch(r"([1-9][0-9]{0,4})([hdw])", text):
         return time.time() + int(span[1]) * _UNITS[span[2]]
     try:
         at = datetime.fromisoformat(text)
     except ValueError:
         raise typer.BadParameter(f"--expires {text}: write 12h, 30d, 4w or a date such as 2027-01-31") from None
-    return (at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp()
+    moment = (at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp()
+    if moment <= time.time():
+        raise typer.BadParameter(f"--expires {text} is over already: the key would open nothing")
+    return moment

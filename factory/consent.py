@@ -8,6 +8,7 @@ from datetime import UTC, date, datetime, time, timedelta
 from typing import Any, Final
 
 COLUMNS: Final = ("consent", "consent_expires", "consent_scope")
+_LAST: Final = 253_402_300_799  # Unix time of the end of the year 9999, s; milliseconds of today are more
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,6 +50,8 @@ def as_time(value: object) -> float | None:
     if value is None or (isinstance(value, str) and not value.strip()):
         return None
     if isinstance(value, (int, float)) and not isinstance(value, bool) and value == value:
+        if not 0 <= value <= _LAST:
+            raise ValueError(f"consent_expires {value} is beyond the year 9999: a number is Unix time in seconds")
         return float(value)
     if isinstance(value, str):
         text = value.strip()

@@ -198,7 +198,7 @@ def load_pack(name_or_path: str | Path) -> Pack:
     """
     file = _pack_file(name_or_path)
     try:
-        fields: dict[str, Any] = tomllib.loads(file.read_text(encoding="utf-8"))
+        fields: dict[str, Any] = tomllib.loads(file.read_text(encoding="utf-8-sig"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise PackError(f"{file} is not valid TOML: {error}") from error
     names = fields.pop("celebrities", None)
@@ -217,7 +217,7 @@ def read_names(file: Path) -> list[tuple[str, str]]:
     if not file.is_file():
         raise PackError(f"{file} is missing: the celebrity names that pack.toml points to, one 'First Last' per line")
     names = []
-    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), start=1):
+    for number, line in enumerate(file.read_text(encoding="utf-8-sig").splitlines(), start=1):
         words = line.split()
         if not words or words[0].startswith("#"):
             continue

@@ -37,7 +37,7 @@ def with_person(prompt: str) -> str:
     return f"{PERSON} {prompt}".strip()
 
 
-_MENTION = re.compile(r"<person(?::\s*([^<>]*?)\s*)?>")  # an empty name is nobody's
+_MENTION = re.compile(r"<\s*person\s*(?::\s*([^<>]*?)\s*)?>", re.IGNORECASE)  # an empty name is nobody's
 # what joins people in a sentence and is left hanging where the next one is taken out
 _JOINT = re.compile(r"(?:[\s,;&+]|\b(?:and|with|beside|next to|together with)\b)*\Z")
 

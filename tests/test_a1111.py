@@ -199,7 +199,7 @@ def test_a_full_queue_is_told_with_when_to_come_again(http: TestClient, fake: Fa
         ({"prompt": "cleo"}, 422, "<person:NAME>"),  # of another text encoder: no embedding here
         ({"prompt": "ada <lora:x:1>"}, 422, "lora"),
         ({"sampler_name": "LMS"}, 404, "DPM++ 2M, Euler, DDIM"),
-        ({"scheduler": "karras"}, 404, "automatic"),
+        ({"scheduler": "karasu"}, 404, "automatic"),
         ({"enable_hr": True}, 422, "enable_hr: there is no second pass"),
         ({"styles": ["x"]}, 422, "styles"),
         ({"script_name": "x/y/z plot"}, 422, "script_name"),

@@ -42,6 +42,12 @@ def test_an_address_without_anybody_is_told_at_once(monkeypatch: pytest.MonkeyPa
     assert explained(told.value, "root") is None, "it is not the root that is at fault"
 
 
+def test_the_address_of_a_dashboard_is_told_from_a_clusters(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "http://127.0.0.1:8265")
+    with pytest.raises(ClusterError, match=r"dashboard's.*HOST:PORT"):
+        connect()
+
+
 def test_a_port_behind_which_there_is_no_ray_is_told_in_20_s(monkeypatch: pytest.MonkeyPatch, deaf: int) -> None:
     monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{deaf}")
     assert pipelines.jobs.cluster._CONNECT_S + pipelines.jobs.cluster._LIMIT_S <= 20

@@ -46,6 +46,7 @@ def ask(prompt: str, pack: Pack, **more: Any) -> ImageRequest:
         ("<person:bob> in the snow", ["bob"]),
         ("<person> with <person: bob > and <person:Zoë Müller>", [None, "bob", "Zoë Müller"]),
         ("<persons>", [None]),
+        ("a photo of <Person> with < person : Bob>", [None, "Bob"]),
         ("<person:> and <person: >", [""]),
     ],
 )
@@ -132,8 +133,10 @@ def test_what_cannot_be_is_refused_by_name(pack: Pack) -> None:
     cases: list[tuple[str, dict[str, Any], str]] = [
         ("<person> and <person:bob>", {"boxes": {"bob": (0.5, 0, 1.2, 1)}}, "a box is x0, y0, x1, y1"),
         ("<person> and <person:bob>", {"boxes": {"bob": (0.5, 0, 0.5, 1)}}, "a box is x0, y0, x1, y1"),
+        ("<person> and <person:bob>", {"boxes": {"bob": (0.5, 0, 0.51, 1)}}, "at least 0.0625 of the picture"),
         ("<person> and <person:bob>", {"poses": [skeleton]}, "skeleton has 64x64 px, the picture 128x64"),
         ("<person> and <person:bob>", {"poses": [HeadPose()] * 3}, "3 poses for 2 people"),
+        ("<person> and <person:bob>", {"poses": [HeadPose(), skeleton]}, "give it alone"),
         (" ".join(f"<person:{name}>" for name in "abcde"), {}, "5 people in one picture; 4 are the most"),
     ]
     for prompt, more, message in cases:

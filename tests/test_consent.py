@@ -34,7 +34,7 @@ from pipelines.jobs.stage import Stage
 from pipelines.photos.batches import read_batches
 from pipelines.photos.faces import FindFaces, ReadFaces
 from pipelines.photos.samples import samples
-from pipelines.photos.sources import read_photos
+from pipelines.photos.sources import find_places, read_photos
 from pipelines.photos.unlearned import find_new_people
 from pipelines.prepare import commit, prepare
 from serve.loop import ImageResult
@@ -76,6 +76,8 @@ def test_what_cannot_be_understood_is_told() -> None:
         {"consent_expires": "2027-01-31"},
         {"consent": "f", "consent_expires": "soon"},
         {"consent_scope": "x"},
+        {"consent": "f", "consent_expires": 1_935_446_400_000},  # milliseconds: else it would hold for ever
+        {"consent": "f", "consent_expires": float("inf")},
     ):
         with pytest.raises(ValueError, match="consent"):
             Consent.of(wrong)
@@ -102,7 +104,11 @@ def test_a_list_beside_photos(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["name,consent\na,b\n", "file,consent,consent_expires\na.jpg,f,soon\n", "", "file,consent\n,f\n"]
+    "text",
+    [
+        *("name,consent\na,b\n", "file,consent,consent_expires\na.jpg,f,soon\n", "", "file,consent\n,f\n"),
+        *("file,consent\na.jpg,f\na.jpg,g\n", "file,consent\na.jpg,f,for all, and ever\n"),
+    ],
 )
 def test_a_list_that_cannot_be_understood_ends_the_job(tmp_path: Path, text: str) -> None:
     folder = write(tmp_path / "photos", "a.jpg")
@@ -111,7 +117,28 @@ def test_a_list_that_cannot_be_understood_ends_the_job(tmp_path: Path, text: str
         photos_of(folder)
 
 
-def test_columns_of_parquet(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "text",
+    [
+        "File;Consent ;consent_expires\n./Zo\u00eb.jpg;form 1;2031-05-01\n",  # of a spreadsheet, where 1,5 is a number
+        "sep=\t\nfile\tconsent\tconsent_expires\n Zo\u00eb.jpg \tform 1\t2031-05-01\n\t\t\n",
+        'file,consent,consent_expires\r\n".\\Zo\u00eb.jpg",form 1,2031-05-01\r\n\r\n',
+    ],
+)
+def test_a_list_as_spreadsheets_and_other_systems_write_it(tmp_path: Path, text: str) -> None:
+    folder = write(tmp_path / "photos", "Zoe\u0308.jpg", "b.jpg")  # as macOS stores it
+    (folder / "Consent.csv").write_text(text)
+    assert consents_of(folder) == {"Zo\u00eb": ("form 1", as_time("2031-05-01"), None), "b": (None, None, None)}
+
+
+def test_a_row_of_no_file_is_counted_and_nobody_is_given_anothers_consent(tmp_path: Path) -> None:
+    folder = write(tmp_path / "photos", " a.jpg", "a.jpg ", "b.jpg")
+    (folder / "consent.csv").write_text("file,consent\na.jpg,form 1\nc.jpg,form 2\nb.jpg,form 3\nb.jpg,form 3\n")
+    places = find_places(str(folder))
+    assert places.left_out["rows of consent.csv whose file is not there"] == 2
+    assert sorted(str(place["consent"]) for place in places.table.to_pylist()) == ["None", "None", "form 3"]
+
+
     columns = {
         "image": [b"1", b"2", b"3"],
         "name": ["a", "b", "c"],
@@ -251,7 +278,7 @@ def test_what_is_over_is_erased(store: Store) -> None:
 
 def test_settings_of_a_root(tmp_path: Path) -> None:
     assert not read_policy(str(tmp_path)).require_consent
-    (tmp_path / "settings.toml").write_text("require_consent = true\n")
+    (tmp_path / "settings.toml").write_text("\ufeffrequire_consent = true\r\n")  # as Windows' editors write it
     assert read_policy(str(tmp_path / "tenants" / "acme")).require_consent, "a tenant has its operator's"
     for wrong in ("require_consent = 3", "requires_consent = true", "no toml"):
         (tmp_path / "settings.toml").write_text(wrong)

@@ -120,7 +120,7 @@ def test_damage_inside_an_archive_is_its_members(tmp_path: Path) -> None:
     file.write_bytes(data)
     found = {p["name"]: (p["image"], p["detail"]) for p in photos_of(file)}
     assert found["a"] == (b"a.jpg" * 50, None)
-    assert "CRC" in found["b"][1] and "encrypted" in found["c"][1]
+    assert "CRC" in found["b"][1] and found["c"][1] == "it is encrypted: unpack the archive with its password"
     with tarfile.open(tmp_path / "cut.tar", "w") as shard:
         for name in ("a.jpg", "b.jpg"):
             info = tarfile.TarInfo(name)
@@ -130,6 +130,31 @@ def test_damage_inside_an_archive_is_its_members(tmp_path: Path) -> None:
     with (tmp_path / "cut.tar").open("r+b") as stream:
         stream.truncate(6000)
     assert [(p["name"], p["reason"]) for p in read(contents)] == [("a", None), ("b", "unreadable")]
+
+
+def test_a_tar_that_is_cut_or_follows_another_loses_nothing_in_silence(tmp_path: Path) -> None:
+    def shard(*names: str) -> bytes:
+        file = BytesIO()
+        with tarfile.open(fileobj=file, mode="w") as archive:
+            for name in names:
+                info = tarfile.TarInfo(name)
+                info.size = 3000
+                archive.addfile(info, BytesIO(name.encode() * 600))
+        return file.getvalue()
+
+    whole = shard("a.jpg", "b.jpg", "c.jpg")
+    (tmp_path / "cut").mkdir()
+    (tmp_path / "cut/x.tar").write_bytes(whole[: 2 * 3584 + 100])  # in the header of c
+    photos = {photo["name"]: photo for photo in photos_of(tmp_path / "cut")}
+    assert set(photos) == {"a", "b", "x"} and photos["b"]["image"] == b"b.jpg" * 600
+    assert photos["x"]["reason"] == "unreadable" and "behind its member 2" in photos["x"]["detail"]
+    (tmp_path / "damaged").mkdir()
+    (tmp_path / "damaged/x.tar").write_bytes(whole.replace(b"b.jpg\0", b"?.jpg\0"))  # whose checksum does not fit
+    photos = {photo["name"]: photo for photo in photos_of(tmp_path / "damaged")}
+    assert set(photos) == {"a", "x"} and "behind its member 1" in photos["x"]["detail"]
+    (tmp_path / "two.tar").write_bytes(whole + shard("d.jpg"))  # as cat puts them together
+    images = {photo["name"]: photo["image"] for photo in photos_of(tmp_path / "two.tar")}
+    assert images == {name: f"{name}.jpg".encode() * 600 for name in "abcd"}
 
 
 def test_a_parquet_file_damaged_inside_loses_only_its_damaged_rows(tmp_path: Path) -> None:

@@ -46,7 +46,9 @@ def test_keys_of_the_command_line(tmp_path: Path) -> None:
     wrong = [["revoke", "nobody"], ["create", "--scope", "fly"], ["create", "--scope", "draw", "--tenant", "../x"]]
     assert {run.invoke(commands, ["keys", *words, "--root", root]).exit_code for words in wrong} == {1}
     assert run.invoke(commands, [*create, "--root", f"{root}/tenants/a"]).exit_code == 1
-    assert run.invoke(commands, [*create, "--root", root, "--expires", "soon"]).exit_code == 2
+    for never in ("soon", "2020-01-01", "999999w"):  # a key that opens nothing; a date that no list can show
+        assert run.invoke(commands, [*create, "--root", root, "--expires", never]).exit_code == 2
+    assert len(list_keys(Store(root))) == 1
 
 
 def test_every_command_on_a_root_takes_a_tenant(tmp_path: Path, tiny_pack: Pack) -> None:

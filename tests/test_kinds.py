@@ -6,6 +6,7 @@ import io
 import struct
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import tifffile
 from PIL import Image
@@ -78,6 +79,10 @@ def test_what_is_read_is_known_by_its_bytes() -> None:
         file = io.BytesIO()
         Image.new("RGB", (64, 64)).save(file, kind)
         assert kind_of(file.getvalue()).name == name
+    stream = io.BytesIO()
+    with pa.ipc.new_stream(stream, pa.schema([("image", pa.binary())])):  # what datasets.save_to_disk leaves
+        pass
+    assert "an Arrow stream; load_from_disk(DIR).to_parquet(FILE)" in refused(stream.getvalue()).detail
     assert kind_of(b"P5\n64 64\n255\n" + bytes(range(1, 200))).name == "PPM"
     for brands in ((b"heic", b"mif1"), (b"mif1", b"heic"), (b"msf1", b"hevc")):
         assert kind_of(BOX.pack(20, b"ftyp", brands[0], 0, brands[1])).name == "HEIF"

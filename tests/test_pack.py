@@ -98,10 +98,18 @@ def test_faults_are_named_with_file_and_field(pack: Pack, old: str, new: str, co
     assert str(pack.root) in str(raised.value)
 
 
+def test_a_byte_order_mark_is_no_part_of_a_description(pack: Pack) -> None:
+    file = pack.root / "pack.toml"
+    file.write_text("\ufeff" + file.read_text())
+    assert load_pack(pack.root).name == pack.name
+
+
 def test_names_are_exactly_two_words(tmp_path: Path) -> None:
     file = tmp_path / "names.txt"
     file.write_text("# people\n\nAda  Lovelace\nGrace Hopper\n")
     assert read_names(file) == [("Ada", "Lovelace"), ("Grace", "Hopper")]
+    file.write_text("\ufeffAda Lovelace\r\n")  # as Windows' editors write it
+    assert read_names(file) == [("Ada", "Lovelace")]
     file.write_text("Ada Lovelace\nGrace Brewster Hopper\n")
     with pytest.raises(PackError, match=r"line 2: 'Grace Brewster Hopper' is not exactly two words"):
         read_names(file)

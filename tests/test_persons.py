@@ -96,6 +96,11 @@ def test_a_column_or_a_partition_tells_whose_a_photo_is(tmp_path: Path) -> None:
     assert {photo["name"]: photo["person"] for photo in photos} == {"a": "ada", "b": None, "c": None, "d": "Zoë"}
     (photo,) = photos_of(table(tmp_path / "hive/person=Ada%20L/part.parquet", {"image": [b"1"]}).parent.parent)
     assert photo["person"] == "Ada L"
+    # what writers put in the place of null is nobody: strangers would be learned as one person
+    nobodys = tmp_path / "null/person=__HIVE_DEFAULT_PARTITION__/name=__HIVE_DEFAULT_PARTITION__/part.parquet"
+    rows = {"image": [b"1", b"2", b"3"], "person": ["nan", "None", "<NA>"]}
+    for photo in [*photos_of(table(nobodys, {"image": [b"1"]})), *photos_of(table(tmp_path / "n.parquet", rows))]:
+        assert photo["person"] is None and "HIVE" not in photo["name"]
     for wrong in ([1, 0], [True, False], [1.0, None]):
         with pytest.raises(SourceError, match=r"column person holds .*whose photo it is \(string\).*rename it"):
             find_places(str(table(tmp_path / "wrong.parquet", {"image": [b"1", b"2"], "person": wrong})))

@@ -166,6 +166,15 @@ def test_files_that_are_no_images(data: bytes) -> None:
     assert reason(data) == "not_an_image"
 
 
+def test_a_bitmap_whose_fourth_byte_was_left_alone_is_opaque() -> None:
+    colours = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+    rows = np.dstack([colours[::-1, :, ::-1], np.zeros((64, 64), np.uint8)]).tobytes()
+    masks = struct.pack("<4I", 0xFF0000, 0xFF00, 0xFF, 0xFF000000)
+    head = struct.pack("<IiiHHIIiiII", 108, 64, 64, 1, 32, 3, len(rows), 0, 0, 0, 0) + masks + b"BGRs" + bytes(48)
+    file = b"BM" + struct.pack("<IHHI", 122 + len(rows), 0, 0, 122) + head + rows
+    np.testing.assert_array_equal(decode_photo(file, name="x", config=PrepareConfig()).image, colours)
+
+
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "WEBP", "TIFF", "BMP"])
 @pytest.mark.parametrize("part", [0.02, 0.3, 0.7])
 def test_truncated_files(kind: str, part: float) -> None:

@@ -60,9 +60,12 @@ def test_places_are_given_by_name_and_the_model_may_be_left_out(http: TestClient
     regions = [{"person": "bob", "box": [0, 0, 0.5, 1]}, {"person": "ada", "box": [0.5, 0, 1, 1]}]
     assert ask(http, model=None, prompt="<person:ada> and <person:bob>", regions=regions).status_code == 200
     assert ask(http, prompt="at sea", regions=regions).status_code == 200
-    first, second = fake.jobs
-    assert [(r.identity.name, r.box[0]) for r in first.regions] == [("ada", 0.5), ("bob", 0.0)]
-    assert [(r.identity.name, r.box[0]) for r in second.regions] == [("ada", 0.5), ("bob", 0.0)]
+    # who is `model` may be named as the others are, by name or id: that is one person and not two
+    assert ask(http, prompt="<person:ada> and <Person:bob>", regions=regions).status_code == 200
+    by_id = [{**regions[0], "person": f"{2:016x}"}, {**regions[1], "person": f"{1:016x}"}]
+    assert ask(http, prompt="<person> and <person:bob>", regions=by_id).status_code == 200
+    for job in fake.jobs:
+        assert [(r.identity.name, r.box[0]) for r in job.regions] == [("ada", 0.5), ("bob", 0.0)]
 
 
 @pytest.mark.parametrize(
@@ -73,6 +76,9 @@ def test_places_are_given_by_name_and_the_model_may_be_left_out(http: TestClient
         ({"pose": {"skeleton": "???"}}, 422, "pose", "no base64"),
         ({"pose": {"name": "left", "scale": 9}}, 422, "pose", "less than or equal to 2"),
         ({"pose": [{"name": "left"}] * 2}, 422, "pose", "2 poses for 1 people"),
+        ({"pose": {"name": "left", "start": 0.8, "end": 0.2}}, 422, "pose", "start comes before end"),
+        ({"pose": [{"name": "left"}, {"name": "left", "scale": 0.5}]}, 422, "pose", "alike in every pose"),
+        ({"regions": [{"person": "ada"}, {"person": f"{1:016x}"}]}, 422, "regions", "has two boxes"),
         ({"prompt": "<person:nobody>"}, 404, "model", "no identity 'nobody'"),
         ({"prompt": "<person:cleo>"}, 409, "model", "cleo"),
         ({"regions": [{"person": "bob", "box": [0.5, 0, 1.5, 1]}]}, 422, "regions", "a box is x0, y0, x1, y1"),
@@ -95,6 +101,9 @@ def test_pictures_of_poses_are_read_apart(http: TestClient, fake: FakeGenerator,
     assert ask(http, pose={"skeleton": base64_of(encode_png(SKELETON))}).status_code == 200
     assert fake.jobs[0].pose is not None
     np.testing.assert_array_equal(fake.jobs[0].pose.skeleton, SKELETON)
+    in_lines = base64.encodebytes(encode_png(SKELETON)).decode().replace("+", "-").replace("/", "_").rstrip("=\n")
+    assert ask(http, pose={"skeleton": in_lines}).status_code == 200 and fake.jobs[1].pose is not None
+    np.testing.assert_array_equal(fake.jobs[1].pose.skeleton, SKELETON)
     other = encode_png(np.zeros((32, 64, 3), np.uint8))
     for pose, message in (
         ({"skeleton": base64_of(other)}, "the skeleton has 64x32 px, the picture 64x64"),

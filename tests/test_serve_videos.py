@@ -198,6 +198,9 @@ def test_the_same_idempotency_key_is_one_clip(http: TestClient) -> None:
     assert len(ids) == 1
     answer = http.post("/v1/videos", json=body | {"seed": 2}, headers={"idempotency-key": "k"})
     assert answer.status_code == 422 and error_of(answer)["code"] == "idempotency_key_reused"
+    body = {"model": "ada", "prompt": "nodding"}  # a client that gives no seed, and tries again after a timeout
+    made = [http.post("/v1/videos", json=body, headers={"idempotency-key": key}).json() for key in ("l", "l", "m")]
+    assert made[0]["id"] == made[1]["id"] != made[2]["id"] and made[0]["seed"] != made[2]["seed"]
 
 
 def test_a_pack_without_motion_says_so(http: TestClient, tiny_pack: Pack, tmp_path: Path) -> None:

@@ -37,6 +37,10 @@ def test_several_sources_are_one_and_what_is_in_two_is_there_once(tmp_path: Path
     write(tmp_path, "a/1.jpg", "b/1.jpg", "b/c/2.jpg")
     both = photos_of([str(tmp_path / "a"), str(tmp_path / "b"), str(tmp_path / "b/c")])
     assert [p["name"] for p in both] == ["a/1", "b/1", "2"]
+    # each source by itself is a data set or a folder of photos: what is named is not left out for what is beside it
+    rows = table(tmp_path / "rows.parquet", {"image": [b"x"], "name": [" x "]})
+    assert [p["name"] for p in photos_of([str(tmp_path / "a"), str(rows)])] == ["x", "1"]
+    assert find_places(str(tmp_path)).left_out["Parquet beside photos"] == 1
 
 
 def test_names_of_any_bytes_are_read_and_shown_escaped(tmp_path: Path) -> None:
@@ -99,7 +103,10 @@ def test_photos_that_are_called_alike_are_told_apart(tmp_path: Path) -> None:
         *("Ada Lovelace/1", "Grace Hopper/1", "x.jpg", "x.png", "ada", f"{tmp_path.name}/ada-1", nfc)
     }
     alike = unique_names(["/a/b/1.jpg", "/c/b/1.jpg", "/c/b/1.png", "1.jpg", "/a/n\u00e9.jpg", "/a/ne\u0301.jpg"])
-    assert alike == ["b/1", "1.jpg", "1.png", "1", "a/n\u00e9.jpg", "a/n\u00e9.jpg (2)"]
+    assert alike == ["b/1", "1.jpg", "1.png", "1", "n\u00e9", "n\u00e9 (2)"]
+    assert unique_names(["s.tar/a.jpg", "s.tar/a.jpg", "s.tar/a.jpg", "s.tar/a (2).jpg"]) == [
+        *("a", "a (3)", "a (4)", "a (2)")
+    ]
 
 
 def test_data_sets_are_found_as_they_are_laid_out(tmp_path: Path) -> None:
@@ -195,6 +202,10 @@ def test_a_source_that_cannot_be_used_says_why(tmp_path: Path) -> None:
     (tmp_path / "People.CSV").touch()
     with pytest.raises(ValueError, match=r"People.CSV is a list of rows, which is read as Parquet alone; write it so"):
         find_places(str(tmp_path / "People.CSV"))
+    with pytest.raises(ValueError, match=r"a.txt is a list of rows"):
+        find_places(str(tmp_path / "a.txt"))
+    with pytest.raises(ValueError, match=r"faces.lance is a Lance table"):
+        find_places(str(write(tmp_path / "faces.lance", "data/x.lance")))
     table(tmp_path / "p.parquet", {"picture": [b""]})
     with pytest.raises(ValueError, match=r"has columns picture; it needs image .*; rename picture"):
         find_places(str(tmp_path))

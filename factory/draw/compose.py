@@ -23,6 +23,7 @@ from factory.records import ClipRequest, Identity, ImageRequest, PoseControl, Re
 Box: TypeAlias = tuple[float, float, float, float]  # x0 y0 x1 y1, shares of the picture
 Pose: TypeAlias = HeadPose | np.ndarray  # of a head, or a whole picture's skeleton: uint8 [H, W, 3], RGB
 MAX_PEOPLE: Final = 4  # of one picture
+_LEAST_BOX: Final = 0.0625  # share of a side: less holds no cell of the studio's latents, and nobody is drawn there
 
 
 def compose(
@@ -136,10 +137,12 @@ def named_pose(pack: Pack, name: str) -> HeadPose:
 
 
 def check_box(box: Sequence[float]) -> Box:
-    """A place in a picture. SceneRefused if it does not lie within it."""
+    """A place in a picture. SceneRefused if it does not lie within it, or is too small to show somebody."""
     if len(box) != 4 or not (0 <= box[0] < box[2] <= 1 and 0 <= box[1] < box[3] <= 1):
         message = f"a box is x0, y0, x1, y1 in shares of the picture with x0 < x1 and y0 < y1, not {list(box)}"
         raise SceneRefused(message, "regions")
+    if min(box[2] - box[0], box[3] - box[1]) < _LEAST_BOX:
+        raise SceneRefused(f"a box is at least {_LEAST_BOX:g} of the picture wide and high, not {list(box)}", "regions")
     return box[0], box[1], box[2], box[3]
 
 
@@ -168,6 +171,8 @@ def _control(pack: Pack, poses: list[Pose], boxes: Sequence[Box], size: tuple[in
     """The skeleton of a picture of this width and height: a given one, or a head for each box."""
     if "pose" not in pack.control:
         raise SceneRefused(f"pack {pack.name!r} has no pose control", "pose")
+    if any(isinstance(pose, np.ndarray) for pose in poses) and len(poses) > 1:
+        raise SceneRefused("a skeleton shows everybody in the picture: give it alone, without other poses", "pose")
     if isinstance(poses[0], np.ndarray):
         skeleton = poses[0]
         if skeleton.shape[:2] != size[::-1]:

@@ -107,6 +107,7 @@ _MAGIC: Final[tuple[tuple[int, bytes, Kind], ...]] = (
     (0, b"fLaC", Kind("a sound (FLAC)", "sound")),
     (0, b"PAR1", Kind("a Parquet table", "data", "its photos are read where --photos names Parquet files alone")),
     (0, b"ARROW1", Kind("an Arrow table", "data", "write it as Parquet with a column image")),
+    (8, b"\x10\0\0\0\0\0\n\0", Kind("an Arrow stream", "data", "load_from_disk(DIR).to_parquet(FILE) rewrites it")),
     (0, b"\x89HDF\r\n\x1a\n", Kind("an HDF5 file", "data")),
     (0, b"SQLite format 3\0", Kind("an SQLite database", "data")),
     (0, b"\x93NUMPY", Kind("a NumPy array", "data", "save it as PNG")),

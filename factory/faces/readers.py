@@ -9,7 +9,7 @@ import struct
 import warnings
 import zlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import BytesIO
 from typing import Final, TypeAlias
 
@@ -156,6 +156,15 @@ def _read_jxl(data: bytes, config: PrepareConfig) -> Decoded:
     return Decoded(to_rgb(Image.fromarray(values), metadata.get("icc")))
 
 
+def _read_bmp(data: bytes, config: PrepareConfig) -> Decoded:
+    image = BmpImageFile(BytesIO(data), "")
+    check_size(image.size, config)
+    shown = _shown(image, image.info.get("icc_profile"), config)
+    if image.mode != "RGBA" or image.getchannel("A").getextrema() != (0, 0):
+        return shown
+    return replace(shown, image=image.convert("RGB"))  # whoever wrote it left the fourth byte alone
+
+
 def _plain(plugin: Callable[[BytesIO, str], ImageFile]) -> Reader:
     """The reader of a format with nothing special about it."""
 
@@ -176,7 +185,7 @@ READERS: Final[dict[str, Reader]] = {
     "JPEG XL": _read_jxl,
     "WebP": _plain(WebPImageFile),
     "GIF": _plain(GifImageFile),
-    "BMP": _plain(BmpImageFile),
+    "BMP": _read_bmp,
     "JPEG 2000": _plain(Jpeg2KImageFile),
     "PPM": _plain(PpmImageFile),
 }

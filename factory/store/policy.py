@@ -31,7 +31,7 @@ def read_policy(root: str) -> Policy:
     with files.open_input_stream(path) as stream:
         text = stream.read()
     try:
-        return Policy.model_validate(tomllib.loads(text.decode()))
+        return Policy.model_validate(tomllib.loads(text.decode("utf-8-sig")))
     except ValueError as error:  # pydantic's too
         faults = error.errors() if isinstance(error, ValidationError) else []
         what = "; ".join(f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in faults) or str(error)

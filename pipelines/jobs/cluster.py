@@ -135,6 +135,8 @@ TOKEN: Final = (
 
 def _no_cluster(address: str) -> str:
     """Why there can be no cluster at an address; empty if there is one, or it cannot be told from here."""
+    if address.startswith(("http://", "https://")):
+        return "that is a dashboard's, which `submit --address` takes; a cluster is joined at HOST:PORT, often 6379"
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if not host or not port.isdecimal():
         return "an address is HOST:PORT, ray://HOST:PORT or auto"

@@ -35,18 +35,23 @@ def is_packed(file: str) -> bool:
     return file.lower().endswith(_PACKED)
 
 
-def list_members(uri: str) -> tuple[list[Member], Counter[str]]:
-    """The members that may be photos, and how many were left out, by kind. Raises SourceError if it is no archive."""
+def list_members(uri: str) -> tuple[list[Member], Counter[str], str]:
+    """The members that may be photos, how many were left out, by kind, and what is wrong with what follows them (empty:
+    nothing). Raises SourceError if it is no archive."""
+    found, fault = list[Member](), ""
     try:
         with open_file(uri) as stream:
-            found = list(_zip_members(stream) if uri.lower().endswith(".zip") else _tar_members(stream))
+            for member in _zip_members(stream) if uri.lower().endswith(".zip") else _tar_members(stream):
+                found.append(member)
     except (tarfile.TarError, zipfile.BadZipFile, EOFError, ValueError, NotImplementedError) as error:
         if is_lfs_pointer(uri):
             raise SourceError("a Git LFS pointer in place of the archive; run `git lfs pull` there") from None
-        raise SourceError(f"no readable archive: {shown(str(error))[:300]}") from None
+        if not found:
+            raise SourceError(f"no readable archive: {shown(str(error))[:300]}") from None
+        fault = f"cut short or damaged behind its member {len(found)}: {shown(str(error))[:300]}; copy it again"
     kinds = [left_out_path(member.name) if member.size >= 0 else "link in an archive" for member in found]
     kept = [member for member, kind in zip(found, kinds, strict=True) if kind is None]
-    return kept, Counter(kind for kind in kinds if kind is not None)
+    return kept, Counter(kind for kind in kinds if kind is not None), fault
 
 
 class Archives:
@@ -77,6 +82,8 @@ class Archives:
             archive = self._stack.enter_context(zipfile.ZipFile(self._stack.enter_context(open_file(uri))))
             self._zips[uri] = (archive, archive.infolist())
         archive, infos = self._zips[uri]
+        if member.number < len(infos) and infos[member.number].flag_bits & 1:
+            raise OSError("it is encrypted: unpack the archive with its password")
         if member.number >= len(infos) or infos[member.number].filename != member.name:
             raise OSError("the archive was replaced meanwhile")
         return archive.open(infos[member.number])
@@ -104,10 +111,30 @@ class _Part:
 
 
 def _tar_members(stream: IO[bytes]) -> Iterator[Member]:
-    with tarfile.open(fileobj=stream, mode="r:") as archive:
-        for number, info in enumerate(archive):
-            if not info.isdir():
-                yield Member(info.name, number, info.offset_data, info.size if info.isreg() else -1)
+    """Of all the archives that a file holds, one behind the other, as `cat a.tar b.tar` leaves them. Raises TarError
+    where something else follows, which tarfile alone takes for the end."""
+    number, start = 0, 0
+    while start >= 0:
+        stream.seek(start)
+        with tarfile.open(fileobj=stream, mode="r:") as archive:
+            for info in archive:
+                if not info.isdir():
+                    yield Member(info.name, number, info.offset_data, info.size if info.isreg() else -1)
+                number += 1
+            end = archive.offset
+        if end == start and start > 0:
+            raise tarfile.ReadError(f"no member begins at byte {start}")
+        start = _next_block(stream, end)
+
+
+def _next_block(stream: IO[bytes], start: int) -> int:
+    """Where the next block that is not all zeros begins; -1 if there is none."""
+    stream.seek(start)
+    while data := stream.read(2**20):
+        if rest := data.lstrip(b"\0"):
+            return start + (len(data) - len(rest)) // tarfile.BLOCKSIZE * tarfile.BLOCKSIZE
+        start += len(data)
+    return -1
 
 
 def _zip_members(stream: IO[bytes]) -> Iterator[Member]:

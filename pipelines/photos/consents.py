@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Mapping, Sequence
+import unicodedata
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final
 
@@ -17,41 +19,83 @@ from pipelines.photos.entries import open_file
 
 CONSENT: Final = [("consent", pa.string()), ("consent_expires", pa.float64()), ("consent_scope", pa.string())]
 _MOST: Final = 2**28  # bytes
+_SEPARATORS: Final = ";\t"  # of spreadsheets in countries where the comma is in numbers
 
 
 def read_consents(uris: Sequence[str]) -> dict[str, Consent]:
     """The consents of files, by their uris; of a member of an archive "photos.zip#a/b.jpg". Raises SourceError, with
-    the remedy, if a list cannot be understood: a photo that somebody agreed to would count as one that nobody did."""
+    the remedy, if a list cannot be understood, or two rows tell of one file otherwise: a photo that somebody agreed to
+    would count as one that nobody did."""
+    found: dict[str, Consent] = {}
     with ThreadPoolExecutor(16) as threads:
-        return {file: consent for one in threads.map(_read, uris) for file, consent in one.items()}
+        for uri, rows in zip(uris, threads.map(_read, uris), strict=True):
+            for file, consent in rows:
+                if found.setdefault(file, consent) != consent:
+                    raise _refused(uri, f"{file} has another consent in a row before")
+    return found
 
 
-def with_consents(places: list[dict[str, Any]], consents: Mapping[str, Consent]) -> list[dict[str, Any]]:
-    """Rows of PLACE with what consent.csv says of them."""
-    if consents:
-        for place in places:
-            uri = place["uri"].decode("utf-8", "surrogateescape")
-            member = "" if place["member"] is None else f"#{place['member'].decode('utf-8', 'surrogateescape')}"
-            place |= consents.get(uri + member, Consent()).columns()
-    return places
+def with_consents(places: list[dict[str, Any]], consents: Mapping[str, Consent]) -> tuple[list[dict[str, Any]], int]:
+    """Rows of PLACE with what consent.csv says of them, and how many of its rows are of no file that is there.
+
+    A file is the one that a row names to the letter; else one that is called so but for what a spreadsheet or another
+    system changes (blanks around it, "./", "\\", how accents are composed), if there is but one.
+    """
+    files = [_file(place) for place in places]
+    others = {file: _plain(file) for file in consents.keys() - set(files)}
+    by_plain = {plain: file for file, plain in others.items()}
+    num_rows = Counter(others.values())
+    num_files = Counter(_plain(file) for file in files if file not in consents) if others else Counter[str]()
+    used = set[str]()
+    for place, file in zip(places, files, strict=True):
+        if file not in consents and others and num_rows[plain := _plain(file)] == num_files[plain] == 1:
+            file = by_plain[plain]
+        if file in consents:
+            used.add(file)
+            place |= consents[file].columns()
+    return places, len(consents) - len(used)
 
 
-def _read(uri: str) -> dict[str, Consent]:
+def _file(place: Mapping[str, Any]) -> str:
+    uri = str(place["uri"].decode("utf-8", "surrogateescape"))
+    return uri if place["member"] is None else f"{uri}#{place['member'].decode('utf-8', 'surrogateescape')}"
+
+
+def _plain(file: str) -> str:
+    parts = unicodedata.normalize("NFC", file).replace("\\", "/").split("/")
+    return "/".join(part.strip() for part in parts if part != ".")
+
+
+def _read(uri: str) -> list[tuple[str, Consent]]:
     folder = uri.rpartition("/")[0]
     try:
         with open_file(uri) as stream:
             text = stream.read(_MOST).decode("utf-8-sig")
-        rows = csv.DictReader(io.StringIO(text), strict=True)
-        fields = set(rows.fieldnames or ())
-        if not {"file", "consent"} <= fields:
-            raise ValueError(f"it has columns {', '.join(rows.fieldnames or ())}")
-        found = {}
-        for number, row in enumerate(rows, start=2):
-            if not row["file"]:
-                raise ValueError(f"row {number} names no file")
-            found[f"{folder}/{row['file']}"] = Consent.of(row)
-        return found
+        return [(f"{folder}/{row['file']}", Consent.of(row)) for row in _rows(text)]
     except (OSError, ValueError, csv.Error) as error:
-        raise SourceError(
-            f"{shown(uri)} cannot be used ({shown(str(error))[:200]}); its columns are file, {', '.join(COLUMNS)}"
-        ) from None
+        raise _refused(uri, str(error)) from None
+
+
+def _rows(text: str) -> Iterator[dict[str, str | None]]:
+    """The rows below the names of the columns. Raises ValueError, csv.Error."""
+    if text.lower().startswith("sep="):  # what a spreadsheet is told, and takes for no row
+        text = text.partition("\n")[2]
+    header = text.partition("\n")[0]
+    separator = next((one for one in _SEPARATORS if one in header and "," not in header), ",")
+    lines = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
+    names = [name.strip().lower() for name in next(lines, [])]
+    if not {"file", "consent"} <= set(names):
+        raise ValueError(f"it has columns {', '.join(names)}")
+    for cells in lines:
+        if len(cells) > len(names):
+            raise ValueError(f"line {lines.line_num} has more cells than there are columns; quote texts with commas")
+        row = dict(zip(names, [*cells, *[None] * (len(names) - len(cells))], strict=True))
+        if any(cells) and not row["file"]:
+            raise ValueError(f"line {lines.line_num} names no file")
+        if any(cells):
+            yield row
+
+
+def _refused(uri: str, why: str) -> SourceError:
+    columns = ", ".join(COLUMNS)
+    return SourceError(f"{shown(uri)} cannot be used ({shown(why)[:300]}); its columns are file, {columns}")

@@ -173,7 +173,9 @@ def data_uri(uri: str) -> bytes:
         if not comma:
             raise ValueError
         data = unquote_to_bytes(text)
-        return base64.b64decode(data, validate=True) if head.lower().endswith(";base64") else data
+        if not head.lower().endswith(";base64"):
+            return data
+        return base64.b64decode(b"".join(data.split()), validate=True)  # some writers break lines
     except (ValueError, binascii.Error):
         raise ValueError(f"a damaged data: uri of {len(uri):,} characters") from None
 

@@ -32,7 +32,7 @@ _SIDECARS: Final = frozenset(  # what programs and people write about photos; .t
 _TEXTS: Final = frozenset("readme license licence copying notice".split())
 CONSENTS: Final = "consent.csv"  # who agreed to what (consents.py)
 TABLES: Final = ".lance"  # suffix of a folder that is a table
-_LISTS: Final = frozenset(".csv .tsv .json .jsonl .ndjson .arrow .feather .xls .xlsx".split())  # as SRC itself
+_LISTS: Final = frozenset(".txt .csv .tsv .json .jsonl .ndjson .arrow .feather .xls .xlsx".split())  # as SRC itself
 _TO_PARQUET: Final = (
     "write it so, with a column image (bytes) or uri, and optionally name: "
     'pandas.read_csv("people.csv").to_parquet("people.parquet")'
@@ -44,6 +44,7 @@ class Listed:
     """What there is."""
 
     files: list[str] = field(default_factory=list)  # uris; names may hold any bytes, as Python reads them
+    tables: list[str] = field(default_factory=list)  # of a source that is a data set: its Parquet
     left_out: Counter[str] = field(default_factory=Counter)  # files and whole folders, by kind
     consents: list[str] = field(default_factory=list)  # uris of files consent.csv
 
@@ -55,6 +56,7 @@ class Listed:
     def add(self, other: Listed) -> None:
         """Takes another's over; a file that both have is there once."""
         self.files += sorted(set(other.files) - set(self.files))
+        self.tables += sorted(set(other.tables) - set(self.tables))
         self.left_out += other.left_out
         self.consents += sorted(set(other.consents) - set(self.consents))
 
@@ -65,6 +67,8 @@ def list_files(src: str, root: str | None = None) -> Listed:
     Links are followed, each folder once. Raises SourceError, with the remedy, if SRC is missing or cannot be listed.
     """
     listed = Listed()
+    if src.rstrip("/").lower().endswith(TABLES):
+        raise SourceError(f"{shown(src)} is a Lance table, which is no source; write its photos as Parquet")
     try:
         found = _stored_files(src, root, listed) if scheme_of(src) else _local_files(local_path(src), root, listed)
         listed.files = sorted(found)
@@ -124,7 +128,7 @@ def _local_files(src: str, root: str | None, listed: Listed) -> Iterator[str]:
         for entry in entries:
             if why := _why_not(entry, folder, jobs):
                 listed.leave_out(why)
-                if entry.name == CONSENTS:
+                if entry.name.lower() == CONSENTS:
                     listed.consents.append(entry.path)
             elif _is_dir(entry):
                 (links if entry.is_symlink() else folders).append(entry.path)
@@ -177,7 +181,7 @@ def _stored_files(src: str, root: str | None, listed: Listed) -> Iterator[str]:
     for key in _keys(path) if scheme_of(src) == "s3" else _paths(files, path):
         if why := _why_not_key(key, path, own):
             listed.leave_out(why)
-            if PurePosixPath(key).name == CONSENTS and why == "sidecar":
+            if PurePosixPath(key).name.lower() == CONSENTS and why == "sidecar":
                 listed.consents.append(_uri(src, key))
         else:
             yield _uri(src, key)

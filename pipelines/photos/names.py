@@ -21,9 +21,25 @@ def text_name(text: str) -> str:
 
 
 def unique_names(paths: Sequence[str]) -> list[str]:
-    """A name for each of these different paths: "ada"; "Ada Lovelace/1" beside "Grace Hopper/1"; "a.jpg" beside
-    "a.png". No name is also that of a second face of another: "x/ada-1" beside "ada"."""
-    whole = [tuple(text_name(part) for part in PurePosixPath(path).parts if part != "/") for path in paths]
+    """A name for each of these paths: "ada"; "Ada Lovelace/1" beside "Grace Hopper/1"; "a.jpg" beside "a.png". No name
+    is also that of a second face of another: "x/ada-1" beside "ada". Paths that are alike (members of an archive), or
+    are so but for how their letters are composed, are told apart by a number: "ada (2)"."""
+    every = [tuple(text_name(part) for part in PurePosixPath(path).parts if part != "/") for path in paths]
+    whole = list(dict.fromkeys(every))
+    called = dict(zip(whole, _names(whole), strict=True))
+    taken, names, num = set(called.values()), list[str](), Counter[tuple[str, ...]]()
+    for path in every:
+        num[path] += 1
+        name = called[path]
+        while num[path] > 1 and (name := f"{called[path]} ({num[path]})") in taken:
+            num[path] += 1
+        taken.add(name)
+        names.append(name)
+    return names
+
+
+def _names(whole: Sequence[tuple[str, ...]]) -> list[str]:
+    """Of paths that all differ, by their parts."""
     stems = [(*parts[:-1], PurePosixPath(parts[-1]).stem or parts[-1]) for parts in whole]
     num = Counter(stems)
     parts = [stem if num[stem] == 1 else path for stem, path in zip(stems, whole, strict=True)]
@@ -41,8 +57,4 @@ def unique_names(paths: Sequence[str]) -> list[str]:
         for row in unclear:
             lengths[row] += 1
             names[row] = "/".join(parts[row][-lengths[row] :])
-    seen: Counter[str] = Counter()
-    for row, name in enumerate(names):  # paths that differ in how their letters are composed
-        seen[name] += 1
-        names[row] = name if seen[name] == 1 else f"{name} ({seen[name]})"
     return names

@@ -25,6 +25,9 @@ from pipelines.photos.names import text_name
 _LONGEST: Final = 4096  # characters of a path or uri
 _BASE64: Final = re.compile(r"[A-Za-z0-9+/=\s]{200,}")
 _ENCODED: Final = ("jpg", "jpeg", "png", "webp")  # what img2dataset calls the column of bytes
+_NULL_PARTITION: Final = "__HIVE_DEFAULT_PARTITION__"
+_NOBODY: Final = ("nan", "NaN", "None", "<NA>", "null")  # what is left of null where a column was made texts: were it
+# somebody, strangers would be learned as one person
 _FAULTS: Final = (pa.ArrowException, OSError, ValueError, LookupError)
 
 
@@ -164,14 +167,16 @@ def _no_path(uri: str) -> str:
 def _name(value: object) -> str:
     if isinstance(value, bytes):
         value = value.decode("utf-8", "surrogateescape")
-    return "" if value is None else text_name(str(value))
+    return "" if value is None else text_name(str(value)).strip()
 
 
 def _person(values: dict[str, Any], parquet: str) -> str | None:
-    return _name(values.get("person")).strip() or _partition(parquet, "person") or None
+    told = _name(values.get("person"))
+    return (told not in _NOBODY and told) or _partition(parquet, "person") or None
 
 
 def _partition(parquet: str, column: str) -> str:
     """What a Hive partition says: .../name=Ada/part-0.parquet."""
     parts = [part for part in PurePosixPath(parquet).parts if part.startswith(f"{column}=")]
-    return text_name(unquote(parts[-1].partition("=")[2])) if parts else ""
+    value = unquote(parts[-1].partition("=")[2]) if parts else ""
+    return "" if value == _NULL_PARTITION else text_name(value)

@@ -7,7 +7,6 @@ stored is that of the bytes that are decoded: a file that is replaced after it w
 
 from __future__ import annotations
 
-import re
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -15,7 +14,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
-from pathlib import PurePosixPath
 from typing import Any, Final
 
 import pyarrow as pa
@@ -25,10 +23,11 @@ from factory.errors import SourceError
 from factory.files import shown
 from factory.ids import content_id
 from pipelines.photos.allowed import Allowed
-from pipelines.photos.archives import SUFFIXES, Archives, Member, is_packed, list_members
+from pipelines.photos.archives import Archives, Member, is_packed, list_members
 from pipelines.photos.consents import CONSENT, read_consents, with_consents
 from pipelines.photos.entries import Entry, faulty, in_order, of_file
 from pipelines.photos.listing import Listed, list_files
+from pipelines.photos.named import kind_of, sorted_out
 from pipelines.photos.names import unique_names
 from pipelines.photos.parquet import row_groups, rows_of
 from pipelines.photos.persons import PersonFrom, with_folders
@@ -70,12 +69,6 @@ PHOTO: Final = pa.schema(
         *CONSENT,
     ]
 )
-_IMAGES: Final = frozenset(
-    "jpg jpeg jpe jfif png webp tif tiff bmp gif avif heic heif jxl jp2 j2k jpf ppm pgm pbm pnm mpo tga ico psd exr "
-    "dng cr2 cr3 nef nrw arw orf rw2 raf pef srw".split()
-)
-_MARKED: Final = re.compile(r"/_(?!.*/)|/_(?:temporary|delta_log|spark_metadata)/")  # what writers of Parquet keep for
-# themselves: files that begin with _, and these folders
 _ROWS: Final = 1024  # of CONTENT in a table
 _FILE: Final[dict[str, Any]] = {  # of PLACE, where it is a file by itself
     "row_group": -1,
@@ -108,8 +101,9 @@ def find_places(src: str | Sequence[str], root: str | None = None, person_from: 
     sources = [src] if isinstance(src, str) else list(src)
     listed = Listed()
     for one in sources:
-        listed.add(list_files(one, root))
-    rows = with_consents(_places(listed), read_consents(listed.consents))
+        listed.add(sorted_out(list_files(one, root)))
+    rows, num_unused = with_consents(_places(listed), read_consents(listed.consents))
+    listed.leave_out("rows of consent.csv whose file is not there", num_unused)
     if person_from is not None:
         rows = with_folders(rows, sources)
     table = pa.Table.from_pylist(rows, PLACE)
@@ -186,30 +180,25 @@ def _photo(entry: Entry, listed_id: str | None, max_bytes: int) -> dict[str, Any
 
 
 def _places(listed: Listed) -> list[dict[str, Any]]:
-    """Rows of PLACE. Parquet alone, or beside texts, is a data set; beside photos it is a list of them, left out."""
-    kinds: dict[str, list[str]] = {"parquet": [], "archive": [], "image": [], "other": []}
-    for file in listed.files:
-        kinds[_kind(file)].append(file)
-    if kinds["parquet"] and not kinds["image"] and not kinds["archive"]:
-        files = [file for file in kinds["parquet"] if not _MARKED.search(file)]
-        listed.leave_out("beside Parquet", len(listed.files) - len(files))
-        with ThreadPoolExecutor(16) as threads:
-            found = list(threads.map(_groups, files))
-        faults = [groups for groups in found if isinstance(groups, SourceError)]
-        if faults and len(faults) == len(files):
-            raise faults[0]
-        return list(_of_parquet(files, found))
-    listed.leave_out("Parquet beside photos", len(kinds["parquet"]))
-    return _of_files([*kinds["image"], *kinds["other"]], kinds["archive"], listed)
+    """Rows of PLACE."""
+    with ThreadPoolExecutor(16) as threads:
+        found = list(threads.map(_groups, listed.tables))
+    faults = [groups for groups in found if isinstance(groups, SourceError)]
+    if faults and len(faults) == len(listed.tables) and not listed.files:
+        raise faults[0]
+    archives = [file for file in listed.files if kind_of(file) == "archive"]
+    alone = [file for file in listed.files if kind_of(file) != "archive"]
+    return [*_of_parquet(listed.tables, found), *_of_files(alone, archives, listed)]
 
 
 def _of_files(alone: list[str], archives: Sequence[str], listed: Listed) -> list[dict[str, Any]]:
-    """Photos by themselves, and members of archives; an archive that cannot be listed is a file that cannot be read."""
+    """Photos by themselves, and members of archives; an archive that cannot be listed, or not to its end, is a file
+    that cannot be read."""
     with ThreadPoolExecutor(16) as threads:
         found = list(threads.map(_members, archives))
-    alone = sorted([*alone, *(file for file, (own, _) in zip(archives, found, strict=True) if own is None)])
-    members = [(file, member) for file, (own, _) in zip(archives, found, strict=True) for member in own or ()]
-    for own, left_out in found:
+    alone = sorted([*alone, *(file for file, (*_, fault) in zip(archives, found, strict=True) if fault)])
+    members = [(file, member) for file, (own, *_) in zip(archives, found, strict=True) for member in own or ()]
+    for own, left_out, _ in found:
         listed.left_out += left_out
         listed.leave_out("empty archive", own == [] and not left_out)
     stems = unique_names([*alone, *(f"{file}/{member.name}" for file, member in members)])
@@ -227,18 +216,16 @@ def _groups(parquet: str) -> list[int] | SourceError:
         return error
 
 
-def _members(archive: str) -> tuple[list[Member] | None, Counter[str]]:
+def _members(archive: str) -> tuple[list[Member] | None, Counter[str], str]:
     try:
         return list_members(archive)
-    except (SourceError, OSError):
-        return None, Counter()
+    except (SourceError, OSError) as error:
+        return None, Counter(), str(error)
 
 
 def _why_not_listed(archive: str) -> str:
-    try:
-        return f"{len(list_members(archive)[0])} members, which were not there when it was listed"
-    except (SourceError, OSError) as error:
-        return str(error)
+    own, _, fault = _members(archive)
+    return fault or f"{len(own or ())} members, which were not there when it was listed"
 
 
 def _why_not_read(parquet: str) -> str:
@@ -259,15 +246,6 @@ def _of_parquet(files: Sequence[str], groups: Sequence[list[int] | SourceError])
             first_row += num_rows
 
 
-def _kind(file: str) -> str:
-    low = file.lower()
-    if low.endswith(".parquet"):
-        return "parquet"
-    if low.endswith(SUFFIXES):
-        return "archive"
-    return "image" if PurePosixPath(low).suffix[1:] in _IMAGES else "other"
-
-
 def _entries(place: dict[str, Any], archives: Archives, allowed: Allowed | None) -> Iterator[Entry]:
     """The photos of a place, `num_rows` always."""
     if place["row_group"] >= 0:
@@ -283,9 +261,9 @@ def _entry(place: dict[str, Any], archives: Archives) -> Entry:
     if place["member"] is not None:
         member = Member(_unpacked(place["member"]), place["first_row"], place["offset"], place["size"])
         return archives.entry(stem, uri, member)
-    if _kind(uri) == "parquet":
+    if kind_of(uri) == "parquet":
         return faulty(stem, shown(uri), _why_not_read(uri))
-    if _kind(uri) == "archive":
+    if kind_of(uri) == "archive":
         return faulty(stem, shown(uri), _why_not_listed(uri))
     if is_packed(uri):
         return faulty(stem, shown(uri), "archives of this kind are not read, only .tar and .zip; unpack it")

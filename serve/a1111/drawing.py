@@ -175,6 +175,8 @@ class Painter:
         """What was done in another way than it was asked for."""
         asked = body.sampler_name or body.sampler_index
         notes = {} if asked == sampler else {"Sampler asked for": asked}
+        if body.scheduler.strip().lower() not in ("", "automatic"):
+            notes["Schedule asked for"] = body.scheduler
         weighted = plain(body.prompt) != body.prompt or plain(body.negative_prompt) != body.negative_prompt
         return notes | ({"Emphasis": "not followed"} if weighted else {})
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import binascii
 import io
 import json
@@ -12,6 +11,7 @@ from typing import Any, Final
 
 from PIL import Image, PngImagePlugin
 
+from serve.openai.pictures import from_base64
 from serve.openai.schemas import RequestRefused
 
 KEY: Final = "parameters"  # of the PNG's text
@@ -58,8 +58,7 @@ def with_infotext(picture: Image.Image, text: str, level: int) -> bytes:
 def read_png(text: str) -> dict[str, str]:
     """The texts of a PNG in base64 (or a data: URL), by their names. Raises RequestRefused."""
     try:
-        data = base64.b64decode(text.partition("base64,")[2] or text, validate=True)
-        with Image.open(io.BytesIO(data), formats=["PNG"]) as picture:
+        with Image.open(io.BytesIO(from_base64(text)), formats=["PNG"]) as picture:
             return {name: value for name, value in picture.info.items() if isinstance(name, str) and _is_text(value)}
     except (binascii.Error, ValueError, OSError, SyntaxError, Image.DecompressionBombError):
         raise RequestRefused("this is no PNG in base64", "image") from None

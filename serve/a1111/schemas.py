@@ -12,8 +12,14 @@ Sampler = Literal["dpm_solver++", "ddim", "euler"]
 SAMPLERS: Final[dict[str, Sampler]] = {"DPM++ 2M": "dpm_solver++", "Euler": "euler", "DDIM": "ddim"}  # theirs -> ours
 # What clients ask for unless they are told otherwise, and what is nearest to it here; the answer's info says so.
 NEAREST: Final = {"Euler a": "Euler", "DPM++ 2M SDE": "DPM++ 2M", "DPM++ SDE": "DPM++ 2M", "DDIM CFG++": "DDIM"}
-_SCHEDULES: Final = (" Karras", " Exponential", " Heun")  # in the names of older versions' samplers
-SCHEDULERS: Final = ("automatic", "Automatic")
+_ALIASES: Final = {"k_euler": "Euler", "k_euler_a": "Euler a", "k_dpmpp_2m": "DPM++ 2M"}  # theirs, too
+_BY_NAME: Final = {name.lower(): of for name, of in {**{n: n for n in SAMPLERS}, **NEAREST, **_ALIASES}.items()}
+# In the names of older versions' samplers, in a field of later ones: the schedule is the pack's own, and they are told
+_SCHEDULES: Final = (
+    *("karras", "exponential", "heun", "polyexponential", "uniform", "sgm uniform", "sgm_uniform", "kl optimal"),
+    *("kl_optimal", "align your steps", "align_your_steps", "simple", "normal", "ddim", "beta", "turbo"),
+)
+SCHEDULERS: Final = ("automatic", "", *_SCHEDULES)
 # Asked for only by what is no default: then it is refused by name.
 REFUSED: Final[dict[str, str]] = {
     "enable_hr": "there is no second pass: ask for the size itself",
@@ -84,14 +90,15 @@ class Txt2Img(BaseModel):
     def sampler(self) -> str:
         """The sampler that is used, by their name. Raises RequestRefused."""
         asked = self.sampler_name or self.sampler_index
-        for name in (asked, *(asked.removesuffix(schedule) for schedule in _SCHEDULES)):
-            if (found := NEAREST.get(name, name)) in SAMPLERS:
-                return found
+        plain = asked.strip().lower()
+        for name in (plain, *(plain.removesuffix(f" {schedule}") for schedule in _SCHEDULES)):
+            if found := _BY_NAME.get(name):
+                return NEAREST.get(found, found)
         raise RequestRefused(f"no sampler {asked[:100]!r}; there are {', '.join(SAMPLERS)}", "sampler_name", status=404)
 
     def check(self) -> None:
         """Raises RequestRefused."""
-        if self.scheduler not in SCHEDULERS:
+        if self.scheduler.strip().lower() not in SCHEDULERS:
             raise RequestRefused("the only schedule is the pack's own: ask for automatic", "scheduler", status=404)
         if self.num_images > MAX_IMAGES:
             raise RequestRefused(f"at most {MAX_IMAGES} pictures of one request (batch_size x n_iter)", "batch_size")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 import binascii
 from collections.abc import Sequence
 from dataclasses import replace
@@ -12,9 +11,11 @@ from factory.config import GenerateConfig
 from factory.draw.compose import Box, Pose, compose, drawn_size, named_pose
 from factory.errors import PackError, PhotoRejected, SceneRefused
 from factory.pack import Pack
+from factory.prompts import people_in
 from factory.records import Identity, ImageRequest
 from serve.catalog import Catalog
 from serve.client import QueueFull
+from serve.openai.pictures import from_base64
 from serve.openai.schemas import PoseField, RegionField, RequestRefused
 from serve.reading import LIMIT_S, PoseReader
 
@@ -68,7 +69,7 @@ class Scene:
                 pack=self._pack,
                 own=own,
                 find=self._catalog.find,
-                boxes=self._boxes(regions, own),
+                boxes=self._boxes(prompt, regions, own),
                 poses=heads,
                 pose_scale=counts.scale,
                 pose_range=(counts.start, counts.end),
@@ -79,13 +80,20 @@ class Scene:
             self._pack.check_fit(who)
         return request
 
-    def _boxes(self, regions: Sequence[RegionField], own: Identity | None) -> dict[str | None, Box]:
-        """Boxes by the names that a prompt uses: None for the request's own identity, however it is called."""
+    def _boxes(self, prompt: str, regions: Sequence[RegionField], own: Identity | None) -> dict[str | None, Box]:
+        """Boxes by the names that a prompt uses for these people, however the regions call them: None is the request's
+        own identity. Raises RequestRefused for somebody with two boxes, UnknownIdentity."""
+        called: dict[str, str | None] = {} if own is None else {own.identity_id: None}
+        for name in people_in(prompt) if regions else ():
+            if (who := own if name is None else self._catalog.find(name)) is not None:
+                called[who.identity_id] = name
         boxes: dict[str | None, Box] = {}
         for number, region in enumerate(regions):
             column = (number / len(regions), 0.0, (number + 1) / len(regions), 1.0)
-            mine = own is not None and self._catalog.find(region.person).identity_id == own.identity_id
-            boxes[None if mine else region.person] = region.box or column
+            key = called.get(self._catalog.find(region.person).identity_id, region.person)
+            if key in boxes:
+                raise RequestRefused(f"{region.person[:100]!r} has two boxes: a person has one", "regions")
+            boxes[key] = region.box or column
         return boxes
 
     async def _pose(self, pose: PoseField, drawn_px: tuple[int, int]) -> Pose:
@@ -93,7 +101,7 @@ class Scene:
             if pose.name is not None:
                 return named_pose(self._pack, pose.name)
             kind, text = ("photo", pose.photo) if pose.photo is not None else ("skeleton", pose.skeleton)
-            data = base64.b64decode((text or "").partition("base64,")[2] or text or "", validate=True)
+            data = from_base64(text or "")
             return await self._reader.read("photo" if kind == "photo" else "skeleton", data, drawn_px)
         except binascii.Error:
             raise RequestRefused("pose: no base64", "pose") from None

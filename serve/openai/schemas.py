@@ -58,6 +58,8 @@ class PoseField(BaseModel):
     def _given_once(self) -> PoseField:
         if sum(given is not None for given in (self.name, self.photo, self.skeleton)) != 1:
             raise ValueError("give one of name, photo and skeleton")
+        if self.start >= self.end:
+            raise ValueError("start comes before end")
         return self
 
 
@@ -153,6 +155,13 @@ class ImagesRequest(BaseModel):
     def _refused(cls, _value: Any, info: ValidationInfo) -> None:
         raise ValueError(IMAGES_GENERATE.refused[str(info.field_name)])
 
+    @field_validator("pose")
+    @classmethod
+    def _guiding_alike(cls, pose: Any) -> Any:
+        if isinstance(pose, list) and len({(one.scale, one.start, one.end) for one in pose}) > 1:
+            raise ValueError("scale, start and end are the whole picture's: alike in every pose")
+        return pose
+
     @field_validator("size")
     @classmethod
     def _readable_size(cls, size: str) -> str:
@@ -201,8 +210,7 @@ class ImagesRequest(BaseModel):
 
 
 def ignoring(names: Iterable[str]) -> dict[str, str]:
-    """The header that names fields which were dropped, percent-encoded, so many as 1,000 characters hold; none for
-    none."""
+    """The header that names dropped fields, percent-encoded, so many as 1,000 characters hold; none for none."""
     text = ", ".join(quote(name, safe="._") for name in names)
     if len(text) > 1000:
         text = f"{text[:1000].rpartition(', ')[0]}, ..."

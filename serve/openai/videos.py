@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import hashlib
 import json
 import re
 import secrets
@@ -86,9 +87,10 @@ class Videos:
     async def create(self, request: Request) -> Response:
         """A clip of one identity, to be polled."""
         body = await _read(request)
-        order = await asyncio.to_thread(self._order, body)
+        key = _key(request)
+        order = await asyncio.to_thread(self._order, body, key)
         frames = order.config.num_frames  # each is a picture's work
-        work = await self._book.submit(KIND, order.model_dump(), [order.identity], _key(request), pictures=frames)
+        work = await self._book.submit(KIND, order.model_dump(), [order.identity], key, pictures=frames)
         tell(request, "asked for a clip", [order.identity], prompt=order.prompt)
         headers = ignoring(body.model_extra or ())
         return JSONResponse(self._card(work), headers={**headers, **poll_headers(work)})
@@ -124,7 +126,7 @@ class Videos:
             await asyncio.to_thread(self._store.purge, "videos", f"video_id = '{work.result_id}'")
         return {"id": work.work_id, "object": "video.deleted", "deleted": True}
 
-    def _order(self, body: VideosRequest) -> ClipOrder:
+    def _order(self, body: VideosRequest, key: str | None) -> ClipOrder:
         """What is asked for, whole. Raises RequestRefused, UnknownIdentity, IncompatibleIdentity."""
         wanted = body.identity or body.model
         named = people_in(body.prompt)
@@ -133,7 +135,7 @@ class Videos:
         order = ClipOrder(
             identity=self._catalog.find(wanted or named[0] or "").identity_id,
             prompt=body.prompt,
-            seed=secrets.randbelow(MAX_SEED) if body.seed is None else body.seed,
+            seed=_drawn_seed(key) if body.seed is None else body.seed,
             pose_path=body.pose_path,
             config=self._config(body),
         )
@@ -226,6 +228,13 @@ async def _read(request: Request) -> VideosRequest:
 
 def _key(request: Request) -> str | None:
     return request.headers.get("idempotency-key") or None
+
+
+def _drawn_seed(key: str | None) -> int:
+    """A seed that nobody gave. With an Idempotency-Key it is the key's, so that the same request is the same again."""
+    if key is None:
+        return secrets.randbelow(MAX_SEED)
+    return int(hashlib.sha256(f"seed of {key}".encode(errors="surrogatepass")).hexdigest()[:16], 16) % MAX_SEED
 
 
 def _sheet(mp4: bytes, made: Mapping[str, Any]) -> bytes:
