@@ -58,6 +58,7 @@ cases: $(STAMP) ## inputs as people report them, against what a user expects: te
 	$(BIN)/python -m benchmarks.cases $(if $(ONLY),--only $(ONLY))
 
 serve: $(STAMP) ## the HTTP endpoint on the identities of ROOT (make serve ROOT=... PORT=8000)
+	@[ $(ROOT) != out/demo/root ] || [ -d out/demo/root ] || { echo "there is no out/demo/root yet: run \`make demo\` first, or say make serve ROOT=..." >&2; exit 1; }
 	$(BIN)/identity-factory serve --root $(ROOT) --port $(PORT)
 
 studio: $(STAMP) ## train the studio pack from nothing: hours on a CPU; stopped, it goes on where it was (docs/studio.md)

@@ -2,7 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, astuple, dataclass
+from typing import Final
+
+FAULTS: Final = {  # what is wrong with a photo, by its part
+    "sharpness": "blurred",
+    "size": "small",
+    "frontal": "turned away",
+    "visible": "covered",
+    "exposure": "too dark or too bright",
+}
+FAULTLESS: Final = 0.8  # from here on nothing is said against a part
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,9 +32,15 @@ class PhotoQuality:
         return min(astuple(self))
 
     @property
-    def worst(self) -> str:
-        """What the worst part is called."""
-        return min(asdict(self).items(), key=lambda part: part[1])[0]
+    def faults(self) -> list[str]:
+        """What is wrong with it, as `faults`."""
+        return faults(asdict(self))
+
+
+def faults(parts: Mapping[str, float]) -> list[str]:
+    """What is wrong with a photo of such parts (PhotoQuality's, by name), in words, the worst first."""
+    wrong = sorted((value, name) for name, value in parts.items() if value < FAULTLESS)
+    return [FAULTS[name] for _, name in wrong]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

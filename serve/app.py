@@ -26,9 +26,9 @@ from serve.drawing import Drawer
 from serve.ingress import NO_KEYS, Ingress
 from serve.ingress import create_app as create_app
 from serve.learning import learner_deployment
-from serve.proxy import PROXY_CALLBACK
+from serve.proxy import set_environment
 from serve.sculpting import sculptor_deployment
-from serve.settings import AppArgs, Keyless, Settings
+from serve.settings import HEALTH_CHECK_S, AppArgs, Keyless, Settings
 from serve.stopping import StopSignals, finish
 
 APP_NAME = "identity-factory"
@@ -48,6 +48,7 @@ def build(root: str, pack: str = "studio", settings: Settings = _DEFAULTS, host:
         max_ongoing_requests=args.max_ongoing,
         max_queued_requests=args.max_queued,
         logging_config=LoggingConfig(enable_access_log=False),  # the ingress logs the requests
+        health_check_timeout_s=HEALTH_CHECK_S,
         graceful_shutdown_wait_loop_s=0.5,
         graceful_shutdown_timeout_s=60.0,  # what is in the making is finished
     )(Drawer).bind(
@@ -63,6 +64,7 @@ def build(root: str, pack: str = "studio", settings: Settings = _DEFAULTS, host:
         num_replicas=args.num_ingresses,
         ray_actor_options={"num_cpus": 0.1},
         max_ongoing_requests=1000,  # never the bottleneck: the drawer's queue is what refuses, in OpenAI's shape
+        health_check_timeout_s=HEALTH_CHECK_S,
         graceful_shutdown_wait_loop_s=0.5,
         graceful_shutdown_timeout_s=60.0,
     )(ray_serve.ingress()(Ingress))
@@ -119,7 +121,10 @@ def _checked(root: str, pack: str, port: int) -> tuple[Store, Pack]:
         raise ValueError(f"port {port}: Ray's own processes use 10002-19999; choose another, such as 8000")
     used_pack, store = load_pack(pack), Store(root)
     used_pack.fingerprint()
-    check_root(store.root)
+    try:
+        check_root(store.root)
+    except ValueError as error:
+        raise ValueError(f"{error}; an empty folder will do where people are learned from uploads alone") from None
     store.open("identities")  # of another layout than ours: told here
     return store, used_pack
 
@@ -139,9 +144,7 @@ def _connect() -> None:
     if not ray.is_initialized():
         # Replicas share cores: a thread that spins in one holds up the others.
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-        os.environ.setdefault(*PROXY_CALLBACK)
-        # Serve's controller looks after its replicas ten times a second otherwise, and takes 5 % of a core for it.
-        os.environ.setdefault("RAY_SERVE_CONTROL_LOOP_INTERVAL_S", "0.5")
+        set_environment()
         ray.init(include_dashboard=False, log_to_driver=False)
 
 

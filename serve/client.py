@@ -12,7 +12,8 @@ import numpy as np
 from ray.exceptions import RayActorError
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 
-from factory.records import ClipRequest, ImageRequest
+from factory.records import ClipRequest, Identity, ImageRequest
+from factory.scores import IdentityQuality
 from serve.drawing import Choice, Preview
 from serve.loop import ClipResult, ImageResult, OnProgress
 from serve.quotas import QueueFull as QueueFull
@@ -76,15 +77,17 @@ class ImageClient:
         patient_room: asyncio.Semaphore | None = None,
         quotas: Quotas | None = None,
         compare: Comparing | None = None,
+        assess: Callable[[Identity, np.ndarray, float | None], Any] | None = None,
     ) -> None:
         """`submit_patiently` is for batches: such pictures come after all others; None: they are drawn as all are. They
         hold places at the replicas while they wait, so all clients of a server share `patient_room` for them. `quotas`
-        are asked before anything is drawn; None: whoever asks gets as much as there is. `compare` is Drawer.choose."""
+        are asked before anything is drawn; None: whoever asks gets as much as there is. `compare` is Drawer.choose,
+        `assess` Drawer.assess."""
         self._quotas = quotas or Quotas(counted_here(), lasts_s=timeout_s)
         self._submit, self._submit_with_previews, self._submit_clip = submit, submit_with_previews, submit_clip
         self._submit_patiently = submit_patiently or submit
         self._patient_room = patient_room or asyncio.Semaphore(_PATIENT)
-        self._timeout_s, self._compare = timeout_s, compare
+        self._timeout_s, self._compare, self._assess = timeout_s, compare, assess
         self._picture_s = 1.0  # of the last picture, the unit of the advice to try again
         self._given_up = False
         self._under_way: set[Callable[[], None]] = set()  # each ends a request at once
@@ -121,6 +124,21 @@ class ImageClient:
         with self._told_apart():
             async with asyncio.timeout(self._timeout_s):
                 return await self._compare(pictures, crop, prompt)
+
+    async def assess(self, identity: Identity, crop: np.ndarray, photo: float | None) -> IdentityQuality:
+        """How good an identity is, as Drawer.assess, after all else, so without a limit of time. Raises GeneratorDown,
+        Stopping, PackError, IncompatibleIdentity."""
+        assert self._assess is not None
+        with self._told_apart():
+            if self._given_up:
+                raise Stopping
+            pending = self._assess(identity, crop, photo)
+            try:
+                found: IdentityQuality = await pending
+            except asyncio.CancelledError:
+                pending.cancel()
+                raise
+        return found
 
     async def events(self, requests: Sequence[ImageRequest], num_previews: int) -> AsyncIterator[Event]:
         """The pictures as they are finished, each after so many looks at its making. Raises as `images`."""

@@ -14,7 +14,9 @@ import numpy as np
 from ray.util.metrics import Counter, Gauge
 
 from factory.pack import load_pack
-from factory.records import ClipRequest, ImageRequest
+from factory.records import ClipRequest, Identity, ImageRequest
+from factory.scores import IdentityQuality
+from factory.settings import assess_settings
 from serve.loop import ClipResult, EngineLoop, ImageResult, LoopStats
 
 if TYPE_CHECKING:
@@ -49,7 +51,7 @@ class Drawer:
         self._start_thread = partial(torch.set_num_threads, num_threads)
         self._loop = EngineLoop(engine, max_rows=max_batch, start_thread=self._start_thread)
         self._pack, self._device = engine.base.pack, device
-        self._scorer: Scorer | None = None  # loaded where pictures are first compared
+        self._scorer: Scorer | None = None  # loaded where pictures are first compared, or people assessed
         self._whole_clips: EngineLoop | None = None  # of the pack's text-to-video model, loaded with the first clip
         self._loading = asyncio.Lock()
         self._exported = LoopStats()
@@ -97,12 +99,30 @@ class Drawer:
     async def choose(self, pictures: Sequence[np.ndarray], crop: np.ndarray | None, prompt: str) -> Choice:
         """The best of several pictures, uint8 [H, W, 3], of one person, whose aligned face is `crop` (None: it is not
         kept). Raises PackError where the pack has no judge or no CLIP."""
+        scorer, word = await self._scoring(), self._pack.quality.class_word
+        chosen, likeness, clip_t = await asyncio.to_thread(scorer.choose, pictures, crop, prompt, word)
+        return Choice(number=chosen, likeness=None if isnan(likeness) else likeness, clip_t=clip_t)
+
+    async def assess(
+        self, identity: Identity, crop: np.ndarray, photo: float | None, tenant: str = ""
+    ) -> IdentityQuality:
+        """How good an identity is, as the job `assess` tells it: by pictures that come after all others. `crop` is its
+        aligned face, `photo` that one's score. Raises IncompatibleIdentity, PackError."""
+        from factory.measure.quality import assessment_protocol, probes
+
+        config, scorer = assess_settings(self._pack), await self._scoring()
+        protocol = await asyncio.to_thread(assessment_protocol, self._pack, config)
+        drawn = [self.draw_patiently(request, tenant) for request in probes(identity, self._pack, config)]
+        pictures = [made.image for made in await asyncio.gather(*drawn)]
+        return await asyncio.to_thread(
+            scorer.assess, identity.identity_id, pictures, crop, config, protocol, photo
+        )
+
+    async def _scoring(self) -> Scorer:
         async with self._loading:
             if self._scorer is None:
                 self._scorer = await asyncio.to_thread(self._load_scorer)
-        word = self._pack.quality.class_word
-        chosen, likeness, clip_t = await asyncio.to_thread(self._scorer.choose, pictures, crop, prompt, word)
-        return Choice(number=chosen, likeness=None if isnan(likeness) else likeness, clip_t=clip_t)
+        return self._scorer
 
     def _load_scorer(self) -> Scorer:
         from factory.measure.quality import Scorer

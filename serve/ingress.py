@@ -24,12 +24,15 @@ from factory.store.keys import KeyRing
 from serve.a1111.routes import a1111_routes
 from serve.a1111.tasks import Everywhere, Tasks, TasksOfAll, TaskState
 from serve.access import Gate, Rooms
+from serve.assessing import KIND as ASSESS
+from serve.assessing import Assessing, can_measure
 from serve.browsing import browse_router
 from serve.catalog import Catalog
 from serve.client import ImageClient
 from serve.committing import shared_store
 from serve.filming import KIND as FILM
 from serve.filming import Filming
+from serve.learners import RemoteLearner
 from serve.ledger import Ledger, LedgerMiddleware
 from serve.loop import LoopStats
 from serve.modelling import KIND as HEAD
@@ -53,7 +56,7 @@ from serve.quotas import Ask, Counts, Quotas, counted_here
 from serve.settings import AppArgs
 from serve.stopping import Door
 from serve.uploads import KIND as LEARN
-from serve.uploads import RemoteLearner, Uploads
+from serve.uploads import Uploads
 from serve.web.page import page_router
 from serve.work import Kind, WorkBook
 
@@ -218,6 +221,7 @@ class Ingress:
             patient_room=self._patient_room,
             quotas=self._quotas,
             compare=self._drawer.choose.remote,
+            assess=partial(self._drawer.assess.remote, tenant=tenant),
         )
         pack, catalog, store = self._pack, Catalog(root), shared_store(root)
         endpoint = Endpoint(pack, catalog, client, read_stats)
@@ -226,10 +230,14 @@ class Ingress:
         uploads = Uploads(pack, store, RemoteLearner(self._learner, root))
         ledger = Ledger(store)
         lines = BatchRunner(store, endpoint.generations, at_once=self._num_patient, ledger=ledger)
+        assessing = Assessing(store, client)
+        assesses = self._args.assess_uploads and can_measure(pack)
+        learn = assessing.following(uploads.learn, lambda: book) if assesses else uploads.learn
         kinds = {
             FILM: Kind(do=films.film),
             HEAD: Kind(do=modelling.sculpt),
-            LEARN: Kind(do=uploads.learn, undo=uploads.forget, at_once=self._args.learner_slots),
+            LEARN: Kind(do=learn, undo=uploads.forget, at_once=self._args.learner_slots),
+            ASSESS: Kind(do=assessing.assess),
             BATCH: Kind(do=lines.run),
         }
         book = WorkBook(store, kinds, kept_of, admit=self._quotas.piece)

@@ -30,8 +30,9 @@ from factory.store.queries import learned
 from factory.store.rows import diverged_row, face_row, identity_row, refusal_rows
 from factory.store.tables import Store
 from factory.store.told import UPLOADED
+from serve.found import Found
 from serve.learn_loop import LearnLoop
-from serve.settings import AppArgs
+from serve.settings import HEALTH_CHECK_S, AppArgs
 
 if TYPE_CHECKING:
     from factory.learn.trainer import Trainer
@@ -83,24 +84,21 @@ class Learner:
         threading.Thread(target=start_preparing, name="preparer", daemon=True).start()
         self._loop = LearnLoop(load)
 
-    async def prepare(self, root: str, data: bytes, name: str, consent: Consent) -> None:
-        """Finds a photo's faces; what becomes of each is a row of `faces` or `rejects` of a root when this returns.
+    async def prepare(self, data: bytes, name: str, consent: Consent) -> Found:
+        """Finds a photo's faces. Nothing is written: whoever asks keeps what is wanted.
 
         Raises TimeoutError where other photos took all of the time.
         """
-        await asyncio.to_thread(self._prepare, Store(root), data, name, consent)
+        return await asyncio.to_thread(self._prepare, data, name, consent)
 
-    def _prepare(self, store: Store, data: bytes, name: str, consent: Consent) -> None:
+    def _prepare(self, data: bytes, name: str, consent: Consent) -> Found:
         photo_id, pack = content_id(data), self._pack.name
         try:
             outcome = self._preparer.result().read(data, name, limit_s=PREPARE_LIMIT_S)
         except PhotoRejected as error:  # it killed the process that worked on it
-            store.upsert("rejects", refusal_rows(photo_id, name, pack, [(0, error)], whole=True))
-            return
-        refused = refusal_rows(photo_id, name, pack, outcome.refused, whole=not outcome.faces)
-        store.upsert("rejects", refused)
+            return Found(faces=[], refused=refusal_rows(photo_id, name, pack, [(0, error)], whole=True))
         rows = [face_row(replace(face, consent=consent)) | {"uri": UPLOADED} for face in outcome.faces]
-        store.upsert("faces", rows)  # last: the photo is done
+        return Found(faces=rows, refused=refusal_rows(photo_id, name, pack, outcome.refused, whole=not rows))
 
     async def learn(self, root: str, face_ids: list[str], recipe: Recipe, name: str = "") -> AsyncIterator[float | str]:
         """Learns a person from these faces, one a photo: shares of the steps that are done, 0..1, then the identity_id,
@@ -170,6 +168,7 @@ def learner_deployment(args: AppArgs, *, num_threads: int, num_gpus: float) -> A
             "downscale_delay_s": args.learner_idle_s,
         },
         logging_config=LoggingConfig(enable_access_log=False),
+        health_check_timeout_s=HEALTH_CHECK_S,
         graceful_shutdown_wait_loop_s=0.5,
         graceful_shutdown_timeout_s=5.0,  # work that it leaves is taken up again
     )(Learner).bind(

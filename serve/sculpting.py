@@ -35,7 +35,7 @@ from factory.store.rows import model_row
 from factory.store.tables import Store
 from serve.catalog import UnknownIdentity
 from serve.drawing import until_done
-from serve.settings import AppArgs
+from serve.settings import HEALTH_CHECK_S, AppArgs
 
 if TYPE_CHECKING:
     from factory.draw.sculpt import OnStep, Sculptor
@@ -157,6 +157,7 @@ def sculptor_deployment(args: AppArgs, *, num_threads: int, num_gpus: float) -> 
             "downscale_delay_s": args.sculptor_idle_s,
         },
         logging_config=LoggingConfig(enable_access_log=False),
+        health_check_timeout_s=HEALTH_CHECK_S,
         graceful_shutdown_wait_loop_s=0.5,
         graceful_shutdown_timeout_s=5.0,  # work that it leaves is taken up again, from its checkpoint
     )(HeadMaker).bind(args.pack, device="cuda" if num_gpus else "cpu", num_threads=num_threads, niceness=_NICENESS)

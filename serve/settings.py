@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Final, Literal
 
 from pydantic import Field, model_validator
 
 from factory.config import Config
 
 Keyless = Literal["refuse", "loopback", "anyone"]  # who gets in while a root has no keys
+# How long a replica may take to answer Serve's health check, twice Ray's own limit; the third time it is replaced, and
+# what it was at is lost. One that died is replaced at once, whatever this says.
+HEALTH_CHECK_S: Final = 60.0
 
 
 class Settings(Config):
@@ -32,6 +35,7 @@ class Settings(Config):
     learner_slots: int = Field(default=16, ge=1, le=64)  # people who are learned at a time; each adds its views' memory
     learner_num_cpus: float = Field(default=0.1, gt=0.0)  # booked by the learner while there is one
     learner_num_gpus: float | None = Field(default=None, ge=0.0)  # None: 0.2 where generators have GPUs, else 0
+    assess_uploads: bool = True  # whoever was learned from an upload, where the pack has what measures
     learner_idle_s: float = Field(default=600.0, ge=0.0)  # without uploads, then it ends and its memory is free
 
     @model_validator(mode="after")

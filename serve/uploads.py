@@ -3,20 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import base64
-import io
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Final, Literal, Protocol
+from typing import Any, Final, Literal
 
-from PIL import Image
 from pydantic import Field
-from ray.exceptions import RayActorError
-from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
-from ray.serve.handle import DeploymentHandle
 
 from factory.config import Config, Recipe
 from factory.consent import Consent
@@ -27,18 +20,17 @@ from factory.settings import train_settings
 from factory.store.consents import set_photos_consent
 from factory.store.policy import read_policy
 from factory.store.queries import add_name, faces_by_id, learned, photo_rows
-from factory.store.rows import decode_png
 from factory.store.sql import where_in
 from factory.store.tables import Store
 from factory.store.told import forget_uploads
 from serve.client import GeneratorDown
+from serve.found import Found, face_cards
+from serve.learners import Learners
 from serve.unlearned import Erased, NoSuchFace, SeveralFaces
-from serve.work import OnProgress, TooMuchWork, Work
+from serve.work import OnProgress, Work
 
 KIND: Final = "identity"  # of work
-_THUMBNAIL_PX: Final = 96
 _NOBODYS: Final = Consent()
-_START_LIMIT_S: Final = 180.0  # of one preparation; with it a replica may have to start
 _TRIES: Final = 2  # a learner that is lost is started again by Serve
 
 Preset = Literal["paper", "release"]
@@ -68,55 +60,13 @@ class LearnOrder(Config):
     recipe: Recipe
 
 
-class Learners(Protocol):
-    """What prepares and learns: RemoteLearner, or the tests' own."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Chosen:
+    """Who is to be learned, before anything of them is kept."""
 
-    async def prepare(self, data: bytes, name: str, consent: Consent) -> None:
-        """As Learner.prepare."""
-        ...
-
-    def learn(self, face_ids: list[str], recipe: Recipe, name: str) -> AsyncIterator[float | str]:
-        """As Learner.learn."""
-        ...
-
-
-class RemoteLearner:
-    """The learning deployment, for the people of one root. Where none runs yet, Serve starts it with the first call.
-
-    Raises TooMuchWork where its queue is full, GeneratorDown where no replica answers.
-    """
-
-    def __init__(self, handle: DeploymentHandle[Any], root: str) -> None:
-        self._root = root
-        self._prepare: Callable[..., Any] = handle.prepare.remote
-        self._learn: Callable[..., Any] = handle.options(stream=True).learn.remote
-
-    async def prepare(self, data: bytes, name: str, consent: Consent) -> None:
-        """As Learner.prepare."""
-        with _told_apart():
-            async with asyncio.timeout(_START_LIMIT_S):
-                await self._prepare(self._root, data, name, consent)
-
-    async def learn(self, face_ids: list[str], recipe: Recipe, name: str) -> AsyncIterator[float | str]:
-        """As Learner.learn; closing it takes the slot back."""
-        with _told_apart():
-            pending = self._learn(self._root, face_ids, recipe, name)
-            try:
-                async for event in pending:
-                    yield event
-            except BaseException:
-                pending.cancel()
-                raise
-
-
-@contextmanager
-def _told_apart() -> Iterator[None]:
-    try:
-        yield
-    except (BackPressureError, TimeoutError) as error:
-        raise TooMuchWork from error
-    except (DeploymentUnavailableError, RayActorError) as error:
-        raise GeneratorDown("the learner is not available just now; try again") from error
+    order: LearnOrder
+    faces: list[dict[str, Any]]  # whom, as they are told (found.py)
+    new: list[Found]  # photos of which nothing is kept yet
 
 
 class Uploads:
@@ -124,6 +74,17 @@ class Uploads:
 
     def __init__(self, pack: Pack, store: Store, learner: Learners) -> None:
         self._pack, self._store, self._learner = pack, store, learner
+
+    async def check(self, photos: Sequence[Upload], consent: Consent = _NOBODYS) -> list[dict[str, Any]]:
+        """Who is on photos, and how good these are to learn from: `face_cards`. Nothing is kept. Raises as `order`, but
+        SeveralFaces."""
+        cards = list[dict[str, Any]]()
+        for number, photo in enumerate(photos):
+            found = await self._look(photo, "", consent)
+            if not found.faces:
+                raise _refusal(found)
+            cards += await self._shown(found, number)
+        return cards
 
     async def order(
         self,
@@ -134,16 +95,17 @@ class Uploads:
         face: int | None = None,
         everybody: bool = False,
         consent: Consent = _NOBODYS,
-    ) -> LearnOrder:
-        """Who is to be learned of a photo; its faces are in the table when this returns, with the consent if there is
-        one.
+    ) -> Chosen:
+        """Who is to be learned of a photo. Its faces are not kept yet; of a photo that cannot be used it is, and why.
 
         Raises:
             PhotoRejected: it cannot be used, for the job's own reasons.
             SeveralFaces, NoSuchFace, Erased, TooMuchWork, GeneratorDown
         """
         recipe = await asyncio.to_thread(train_settings, self._pack, preset)
-        rows = await self._faces(photo, name if not face else "", consent)
+        photos_name = name if not face else ""  # a photo's name is its largest face's
+        found = await self._usable(photo, photos_name, consent)
+        rows = found.faces
         if face is not None:
             chosen = [row for row in rows if row["face_index"] == face]
             if not chosen:
@@ -152,34 +114,57 @@ class Uploads:
         elif len(rows) == 1 or everybody:
             chosen = rows
         else:
-            raise SeveralFaces(await asyncio.to_thread(self._shown, rows))
+            raise SeveralFaces(await self._shown(found))
+        await self._told(found, photos_name, consent)
         fingerprint = await asyncio.to_thread(self._pack.learning_fingerprint)
         people = [
             Person(
                 identity_id=identity_id(row["face_id"], recipe, fingerprint),
                 face_id=row["face_id"],
-                name=name if face else "",  # a photo's name is its largest face's
+                name=name if face else "",
             )
             for row in chosen
         ]
-        return LearnOrder(people=people, recipe=recipe)
+        new = [] if found.kept else [found]
+        return Chosen(
+            order=LearnOrder(people=people, recipe=recipe), faces=face_cards(chosen, thumbnails=False), new=new
+        )
 
     async def order_of_one(
         self, photos: Sequence[Upload], *, name: str = "", preset: Preset = "paper", consent: Consent = _NOBODYS
-    ) -> LearnOrder:
+    ) -> Chosen:
         """As `order`, of several photos of one person, each of which shows nobody else. Raises as `order`."""
         recipe = await asyncio.to_thread(train_settings, self._pack, preset)
-        faces = set[str]()
+        several = list[Found]()
         for number, photo in enumerate(photos):
-            rows = await self._faces(photo, "", consent)
-            if len(rows) > 1:
-                raise SeveralFaces(await asyncio.to_thread(self._shown, rows), number)
-            faces.add(rows[0]["face_id"])
-        first, *others = sorted(faces)
+            found = await self._usable(photo, "", consent)
+            if len(found.faces) > 1:
+                raise SeveralFaces(await self._shown(found, number), number)
+            several.append(found)
+        for found in several:
+            await self._told(found, "", consent)
+        first, *others = sorted({found.faces[0]["face_id"] for found in several})
         fingerprint = await asyncio.to_thread(self._pack.learning_fingerprint)
         an_id = identity_id(first, recipe, fingerprint, others)
         who = Person(identity_id=an_id, face_id=first, more_faces=others, name=name or photos[0].name)
-        return LearnOrder(people=[who], recipe=recipe)
+        return Chosen(
+            order=LearnOrder(people=[who], recipe=recipe),
+            faces=[
+                card
+                for number, found in enumerate(several)
+                for card in face_cards(found.faces, number, thumbnails=False)
+            ],
+            new=[found for found in several if not found.kept],
+        )
+
+    async def keep(self, chosen: Chosen) -> None:
+        """Writes what learning them needs. Raises Erased."""
+        for found in chosen.new:
+            await asyncio.to_thread(self._store.upsert, "rejects", found.refused)
+            await asyncio.to_thread(self._store.upsert, "faces", found.faces)  # last: the photo is done
+        erased = await asyncio.to_thread(self._store.tombstones)
+        if any(erased.hold_photo(found.faces[0]["photo_id"]) for found in chosen.new):
+            raise Erased  # meanwhile
 
     async def known(self, order: LearnOrder) -> bool:
         """Whether all of them are learned already. Raises PhotoRejected for words that were tried and diverged."""
@@ -211,8 +196,11 @@ class Uploads:
 
     async def forget(self, work: Work) -> None:
         """After an order was taken back: nothing is kept of its photos, unless others of them are learned."""
-        people = LearnOrder.model_validate_json(work.request).people
-        photos = {photo_of(face) for person in people for face in (person.face_id, *person.more_faces)}
+        await self.forget_order(LearnOrder.model_validate_json(work.request))
+
+    async def forget_order(self, order: LearnOrder) -> None:
+        """The same, of an order that became no work."""
+        photos = {photo_of(face) for person in order.people for face in (person.face_id, *person.more_faces)}
         await asyncio.to_thread(forget_uploads, self._store, photos)
 
     async def _learn_one(self, person: Person, recipe: Recipe, tell: OnProgress) -> None:
@@ -227,51 +215,51 @@ class Uploads:
                 if not tries_left:
                     raise
 
-    async def _faces(self, photo: Upload, name: str, consent: Consent) -> list[dict[str, Any]]:
-        """Rows of the photo's faces, after preparing it if nobody has yet; `name` is one of its names from now on."""
-        photo_id, store, pack = content_id(photo.data), self._store, self._pack.name
+    async def _look(self, photo: Upload, name: str, consent: Consent) -> Found:
+        """What is on a photo: as the tables tell, or else as it is found now. Nothing is written. Raises PhotoRejected
+        where a consent is lacking, Erased."""
+        photo_id, store = content_id(photo.data), self._store
         if (await asyncio.to_thread(store.tombstones)).hold_photo(photo_id):
             raise Erased
-        faces, reject = await asyncio.to_thread(photo_rows, store, pack, photo_id)
-        if faces and consent.reference is not None:
-            await asyncio.to_thread(set_photos_consent, store, photo_id, consent)
-        elif faces:
-            consent = Consent.of(faces[0])
+        faces, reject = await asyncio.to_thread(photo_rows, store, self._pack.name, photo_id)
+        agreed = Consent.of(faces[0]) if faces and consent.reference is None else consent
         policy = await asyncio.to_thread(read_policy, store.root)
-        if policy.require_consent and (why := consent.lacking(time.time())):
+        if policy.require_consent and (why := agreed.lacking(time.time())):
             raise PhotoRejected("no_consent", why)  # nothing is kept of a photo that nobody agreed to
-        if not faces and reject is None:
-            await self._learner.prepare(photo.data, name or photo.name or "upload", consent)
-            faces, reject = await asyncio.to_thread(photo_rows, store, pack, photo_id)
-        elif name and faces and faces[0]["name"] != name:
-            await asyncio.to_thread(add_name, store, photo_id, name)
-        if reject is not None:
-            raise PhotoRejected(reject["reason"], reject["detail"])
-        if not faces:  # what was found was not taken
-            raise Erased
-        return faces
+        if faces or reject is not None:
+            return Found(faces=faces, refused=[] if reject is None else [reject], kept=True)
+        return await self._learner.prepare(photo.data, name or photo.name or "upload", consent)
 
-    def _shown(self, rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-        """Faces to choose from, with thumbnails."""
-        crops = faces_by_id(self._store, self._pack.name, [row["face_id"] for row in rows], ["face_id", "crop"])
-        crop_of = {row["face_id"]: row["crop"] for row in crops.to_pylist()}
-        return [
-            {
-                "face": row["face_index"],
-                "name": row["name"],
-                "box": [round(edge, 1) for edge in row["box"]],  # x0 y0 x1 y1, px of the photo
-                "score": round(row["score"], 3),
-                "thumbnail": _thumbnail(crop_of[row["face_id"]]),
-            }
-            for row in rows
-            if row["face_id"] in crop_of
-        ]
+    async def _usable(self, photo: Upload, name: str, consent: Consent) -> Found:
+        """The same, of a photo that can be used; one that cannot is kept as a reject. Raises PhotoRejected."""
+        found = await self._look(photo, name, consent)
+        if not found.faces:
+            if not found.kept:
+                await asyncio.to_thread(self._store.upsert, "rejects", found.refused)
+            raise _refusal(found)
+        return found
+
+    async def _told(self, found: Found, name: str, consent: Consent) -> None:
+        """What an upload tells anew of a photo that is known."""
+        photo_id = found.faces[0]["photo_id"]
+        if found.kept and consent.reference is not None:
+            await asyncio.to_thread(set_photos_consent, self._store, photo_id, consent)
+        if found.kept and name and found.faces[0]["name"] != name:
+            await asyncio.to_thread(add_name, self._store, photo_id, name)
+
+    async def _shown(self, found: Found, number: int = 0) -> list[dict[str, Any]]:
+        """Its faces with thumbnails."""
+        return await asyncio.to_thread(lambda: face_cards(self._with_crops(found), number))
+
+    def _with_crops(self, found: Found) -> list[dict[str, Any]]:
+        if not found.kept:
+            return found.faces
+        ids = [row["face_id"] for row in found.faces]
+        crops = faces_by_id(self._store, self._pack.name, ids, ["face_id", "crop"]).to_pylist()
+        crop_of = {row["face_id"]: row["crop"] for row in crops}
+        return [{**row, "crop": crop_of[row["face_id"]]} for row in found.faces if row["face_id"] in crop_of]
 
 
-def _thumbnail(crop: bytes) -> str:
-    """A crop, PNG, as base64 of a JPEG."""
-    picture = Image.fromarray(decode_png(crop))
-    picture.thumbnail((_THUMBNAIL_PX, _THUMBNAIL_PX))
-    buffer = io.BytesIO()
-    picture.save(buffer, "JPEG", quality=85)
-    return base64.b64encode(buffer.getvalue()).decode("ascii")
+def _refusal(found: Found) -> PhotoRejected:
+    reject = found.refused[0]
+    return PhotoRejected(reject["reason"], reject["detail"])

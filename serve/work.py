@@ -116,8 +116,7 @@ class WorkBook:
                     if row["request"] != text:
                         raise KeyReused("this Idempotency-Key came before, with another request")
                     return self._mine.get(row["work_id"], Work(**row))
-            if sum(work.kind == kind for work in self._mine.values()) >= self._kinds[kind].max_waiting:
-                raise TooMuchWork
+            self.check_room(kind)
             work = Work(
                 work_id=f"{kind}_{key[:24] if key is not None else secrets.token_hex(12)}",
                 kind=kind,
@@ -139,6 +138,11 @@ class WorkBook:
                 self._held[work.work_id] = held.pop_all()
             self._begin(work)
         return work
+
+    def check_room(self, kind: str) -> None:
+        """Raises TooMuchWork where no more of a kind may wait."""
+        if sum(work.kind == kind for work in self._mine.values()) >= self._kinds[kind].max_waiting:
+            raise TooMuchWork
 
     async def find(self, work_id: str, kind: str | None = None) -> Work:
         """A piece of work as it stands. Raises UnknownWork, also if it is of another kind, and at once where somebody
@@ -184,10 +188,8 @@ class WorkBook:
         return waiting.index(work.work_id) if work.work_id in waiting else None
 
     def seconds_left(self, work: Work) -> float | None:
-        """Until it is done, by its own pace or by the last one's; None where nothing is known yet.
-
-        Of another server's work, its pace is that since its start.
-        """
+        """Until it is done, by its own pace (of another server's work that since its start) or by the last one's; None
+        where nothing is known yet."""
         if (pace := self._paces.get(work.work_id)) is not None:
             return pace.seconds_left()
         if work.status == "in_progress" and work.progress > 0 and work.started_at is not None:

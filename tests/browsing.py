@@ -134,10 +134,13 @@ def shoot(page: Any, name: str) -> None:
 def upload(page: Any, name: str, photo: bytes) -> Any:
     """Gives a photo to the open dialog, and the card of what becomes of it."""
     page.locator("dialog #photos").set_input_files({"name": f"{name}.png", "mimeType": "image/png", "buffer": photo})
-    card = page.locator("dialog .card.upload").first
-    playwright.expect(card.locator("input")).to_have_value(name)
+    return page.locator("dialog .card.upload").first
+
+
+def learn(card: Any, name: str) -> None:
+    """Has the face learned that was found, under the file's name."""
+    playwright.expect(card.locator("input")).to_have_value(name, timeout=WAIT_MS)
     card.get_by_role("button", name="Learn this face").click()
-    return card
 
 
 def png(image: np.ndarray) -> bytes:

@@ -27,14 +27,18 @@ from factory.faces.pose import HeadPose
 from factory.faces.prepare import Preparer
 from factory.pack import load_pack
 from factory.records import TEXT_ENCODER, ClipRequest, ImageRequest
+from factory.scores import IdentityQuality
 from factory.store.rows import face_row, identity_row
 from factory.store.tables import Store
 from serve.app import create_app
+from serve.assessing import KIND as ASSESS
+from serve.assessing import Assessing
 from serve.catalog import Catalog
 from serve.client import ImageClient
 from serve.drawing import Drawer, Preview
 from serve.filming import KIND as FILM
 from serve.filming import Filming
+from serve.found import Found
 from serve.learning import Learner
 from serve.loop import ClipResult, ImageResult
 from serve.modelling import KIND as HEAD
@@ -54,6 +58,7 @@ from studio.training.dataset import held_out
 from studio.training.words import true_words
 from studio.world.render import render
 from studio.world.scenes import sample_scene
+from tests.make_people import assessed
 from tests.serving import person
 
 FEW_STEPS = 10
@@ -94,6 +99,8 @@ def studio_root(root: Path) -> Store:
         for number, face, of_them in zip(NAMES, faces, words, strict=True)
     ]  # fmt: skip
     store.upsert("identities", [identity_row(identity) for identity in people])
+    good, weak = assessed(people[0]), replace(assessed(people[1], 0.61), verdict="weak")
+    store.upsert("quality", [asdict(good), asdict(weak)])
     return store
 
 
@@ -116,8 +123,8 @@ class HereLearner:
     def __init__(self, root: str) -> None:
         self._root, self._learner = root, cache(lambda: Learner("studio", device="cpu", num_threads=1, slots=2))
 
-    async def prepare(self, data: bytes, name: str, consent: Consent) -> None:
-        await self._learner().prepare(self._root, data, name, consent)
+    async def prepare(self, data: bytes, name: str, consent: Consent) -> Found:
+        return await self._learner().prepare(data, name, consent)
 
     def learn(self, face_ids: list[str], recipe: Recipe, name: str) -> AsyncIterator[float | str]:
         return self._learner().learn(self._root, face_ids, recipe, name)
@@ -147,12 +154,23 @@ def local_app(store: Store) -> FastAPI:
     def film(request: ClipRequest) -> AsyncIterator[float | ClipResult]:
         return Events(drawer.animate(request))  # type: ignore[return-value]
 
-    client = ImageClient(draw, draw_with_previews, film, timeout_s=120.0)  # type: ignore[arg-type]
+    def assess(*of: Any) -> asyncio.Future[IdentityQuality]:
+        return asyncio.ensure_future(drawer.assess(*of))
+
+    client = ImageClient(
+        draw, draw_with_previews, film, timeout_s=120.0, compare=drawer.choose, assess=assess  # type: ignore[arg-type]
+    )
     films = Filming(pack, catalog, store, client)
     modelling = Modelling(pack, catalog, store, HastySculptor("studio", device="cpu", num_threads=1))
     hasty = pack.model_copy(update={"train": {**pack.train, "num_steps": FEW_STEPS}})
     uploads = Uploads(hasty, store, HereLearner(store.root))
-    kinds = {FILM: Kind(do=films.film), HEAD: Kind(do=modelling.sculpt), LEARN: Kind(do=uploads.learn)}
+    assessing = Assessing(store, client, after_s=0.0)
+    kinds = {
+        FILM: Kind(do=films.film),
+        HEAD: Kind(do=modelling.sculpt),
+        LEARN: Kind(do=assessing.following(uploads.learn, lambda: book), undo=uploads.forget),
+        ASSESS: Kind(do=assessing.assess),
+    }
     book = WorkBook(store, kinds, kept_of)
     routers = [
         identity_routes(Identities(catalog, store, book, uploads, pack.fingerprint())),

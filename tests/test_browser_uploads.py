@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import io
+import re
+import time
 from base64 import b64encode
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 from fastapi import FastAPI
+from PIL import Image
 
 from factory.store.keys import KeyRing, create_key, revoke_key
 from factory.store.tables import Store
 from serve.access import Gate, Rooms
 from tests import browsing
-from tests.browsing import WAIT_MS, Visit, choose, draw, erase, faults, playwright, png, shoot, upload
+from tests.browsing import WAIT_MS, Visit, choose, draw, erase, faults, learn, playwright, png, shoot, upload
 from tests.page_server import photo_of, served
 
 browser, store, app, address, visit = (  # fixtures
@@ -24,7 +31,7 @@ _BYTES = "Uint8Array.from(atob(data), (one) => one.charCodeAt(0))"
 pytestmark = [pytest.mark.page, pytest.mark.slow, pytest.mark.timeout(400)]  # what learns and moves must load
 
 
-def test_a_photo_becomes_a_person_who_can_be_erased(visit: Visit) -> None:
+def test_a_photo_becomes_a_person_who_can_be_erased(visit: Visit, store: Store) -> None:
     page = visit.page
     page.locator(".tabs a", has_text="People").click()
     people = page.locator(".card.person:not(.add)")
@@ -38,12 +45,73 @@ def test_a_photo_becomes_a_person_who_can_be_erased(visit: Visit) -> None:
     assert faults(page) == []
     shoot(page, "upload")
     card.locator(".box").first.click()
+    playwright.expect(card).to_contain_text("A good photo to learn from")
+    assert faults(page) == [] and store.count("faces") == 3, "nothing is kept before it is to be learned"
+    learn(card, "Dana")
     playwright.expect(card.locator(".pill")).to_have_text("learned", timeout=WAIT_MS)
     playwright.expect(people).to_have_count(4)
     page.keyboard.press("Escape")
+    wait_for(page, lambda: store.count("quality") == 3)  # by themselves
+    page.locator(".tabs a", has_text="Draw").click()
+    page.locator(".tabs a", has_text="People").click()
+    playwright.expect(page.locator(".card.person", has_text="Dana").locator(".pill")).to_have_text(re.compile("[a-z]"))
     erase(page, "Dana")
     playwright.expect(people).to_have_count(3, timeout=WAIT_MS)
-    visit.refusals = 2
+    visit.refusals = 1
+
+
+def wait_for(page: Any, true: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + WAIT_MS / 1000
+    while not true():
+        assert time.monotonic() < deadline
+        page.wait_for_timeout(200)
+
+
+def test_a_poor_photo_is_told_before_it_is_learned_and_the_learning_can_be_stopped(visit: Visit, store: Store) -> None:
+    page = visit.page
+    page.locator(".tabs a", has_text="People").click()
+    page.locator(".card.person.add").click()
+    blurred = cv2.GaussianBlur(np.asarray(Image.open(io.BytesIO(photo_of(114)))), (0, 0), 4.0)
+    card = upload(page, "Fay", png(blurred))
+    playwright.expect(card.locator(".advice.poor")).to_contain_text("blurred", timeout=WAIT_MS)
+    assert faults(page) == []
+    shoot(page, "photo")
+    work = store.count("work")
+    learn(card, "Fay")
+    card.get_by_role("button", name="Stop").click()
+    playwright.expect(card.locator("[role=alert]")).to_contain_text("nothing of this photo is kept", timeout=WAIT_MS)
+    assert store.count("faces") == 3 and store.count("work") == work + 1
+    assert faults(page) == []
+
+
+def test_where_a_consent_is_required_the_page_asks_for_one(visit: Visit, store: Store) -> None:
+    page, settings = visit.page, Path(store.root) / "settings.toml"
+    settings.write_text("require_consent = true\n")
+    try:
+        page.locator(".tabs a", has_text="People").click()
+        page.locator(".card.person.add").click()
+        card = upload(page, "Gil", photo_of(115))
+        card.get_by_label("Where it is written down that they agreed").fill("form 7")
+        assert faults(page) == []
+        card.get_by_role("button", name="Go on").click()
+        playwright.expect(card).to_contain_text("A good photo to learn from", timeout=WAIT_MS)
+    finally:
+        settings.unlink()
+    visit.refusals = 1
+
+
+def test_the_best_of_two_is_kept_with_its_likeness(visit: Visit) -> None:
+    page = visit.page
+    choose(page, "Ada", "Bob")
+    playwright.expect(page.get_by_role("radiogroup", name="Best of")).to_be_hidden()  # two people are not compared
+    choose(page, "Bob")
+    page.locator(".segments label", has=page.locator("input[name=best-of][value='2']")).click()
+    assert faults(page) == []
+    draw(page, 2).locator("button.tile").first.click()
+    dialog = page.locator("dialog")
+    playwright.expect(dialog).to_contain_text("Text match")
+    assert re.search(r"Likeness\s+-?[01]\.\d\d", dialog.inner_text()) and faults(page) == []
+    shoot(page, "best")
 
 
 def learned(page: Any, name: str, how: str = "learned") -> None:
@@ -112,7 +180,7 @@ def test_photos_are_pasted_and_dropped(browser: Any, address: str) -> None:
     playwright.expect(drop).to_have_class("drop over")
     drop.dispatch_event("drop", {"dataTransfer": files})
     playwright.expect(page.locator("dialog .card.upload")).to_have_count(2)  # the text is none
-    playwright.expect(page.locator("dialog .card.upload input").first).to_have_value("rob again")
+    playwright.expect(page.locator("dialog .card.upload input").first).to_have_value("rob again", timeout=WAIT_MS)
     learned(page, "Robert")
     drop.dispatch_event("drop", {"dataTransfer": files})
     learned(page, "Rob", "known already")
@@ -176,6 +244,7 @@ def test_with_a_key_a_person_is_added_drawn_and_erased(browser: Any, app: FastAP
             page.locator(".tabs a", has_text="People").click()
             page.locator(".card.person.add").click()
             card = upload(page, "Dora", photo_of(111))
+            learn(card, "Dora")
             playwright.expect(card.locator(".pill")).to_have_text("learned", timeout=WAIT_MS)
             playwright.expect(card.locator(".photo img").first).to_have_js_property("naturalWidth", 128)
             card.get_by_role("button", name="Draw Dora").click()

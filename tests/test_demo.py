@@ -23,7 +23,17 @@ from factory.provenance.marks import Marker, read_claim
 from factory.provenance.xmp import COMPOSITE_TYPE
 from factory.records import FaceMasks
 from studio.demo.likeness import Likeness, measure, overall
-from studio.demo.people import COLUMNS, CORRUPT, NO_FACE, PEOPLE, REAL_PHOTO, portrait, write_data_set
+from studio.demo.people import (
+    COLUMNS,
+    CORRUPT,
+    NEWCOMER,
+    NO_FACE,
+    PEOPLE,
+    REAL_PHOTO,
+    portrait,
+    write_data_set,
+    write_newcomer,
+)
 from studio.demo.port import free_port
 from studio.demo.report import Report, ReportPerson, Stage, html
 from studio.demo.run import Log, open_folder, write_report
@@ -42,6 +52,12 @@ def test_the_data_set_is_what_the_demo_promises(tmp_path: Path) -> None:
                 decode_photo(data, name=name, config=PrepareConfig())
         else:
             assert min(decode_photo(data, name=name, config=PrepareConfig()).image.shape[:2]) >= 256
+
+
+def test_somebody_is_left_to_be_added(tmp_path: Path) -> None:
+    file = write_newcomer(tmp_path)
+    assert file.name == "ada.jpg" and NEWCOMER[1] not in PEOPLE.values()
+    assert decode_photo(file.read_bytes(), name="ada", config=PrepareConfig()).image.shape == (384, 384, 3)
 
 
 def test_the_people_are_held_out_and_all_different() -> None:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import importlib
 import re
+import shlex
 import subprocess
 from pathlib import Path
 
+import click
 import numpy as np
 import pytest
 from PIL import Image
+from typer.main import get_command
 
 from cli.__main__ import app
 from factory.errors import REASONS
@@ -106,6 +109,24 @@ def test_every_program_of_the_makefile_exists() -> None:
         assert path.with_suffix(".py").exists() or (path / "__main__.py").exists(), module
     commands = {command.name or command.callback.__name__ for command in app.registered_commands if command.callback}
     assert set(re.findall(r"identity-factory (\w+)", makefile)) - {"needs"} <= commands
+
+
+def test_every_command_line_of_the_docs_is_one() -> None:
+    """Each option exists and takes what it is given; nothing is run."""
+    found = 0
+    for page in [REPO / "README.md", *(REPO / "docs").glob("*.md")]:
+        blocks = re.findall(r"^```\w*\n(.*?)^```", page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
+        for line in re.findall(r"^(?:\.venv/bin/)?identity-factory (.*)$", "".join(blocks), re.MULTILINE):
+            words, context, command = shlex.split(line, comments=True), None, get_command(app)
+            while True:
+                context = command.make_context(command.name, words, parent=context)  # raises UsageError
+                if not isinstance(command, click.Group):
+                    break
+                _, chosen, words = command.resolve_command(context, [*context._protected_args, *context.args])
+                assert chosen is not None, line
+                command = chosen
+            found += 1
+    assert found >= 15
 
 
 def test_the_readme_example_runs(tiny_pack: Pack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,8 +25,10 @@ from serve.loop import LoopStats
 from serve.openai.batches import BatchRequest
 from serve.openai.videos import VideosRequest
 from serve.settings import AppArgs
+from tests.page_server import Events
 from tests.serving import FakeGenerator, error_of, people_store
 from tests.test_serve_hostile import HALF, PATHS, RAW, STRINGS, VALUES
+from tests.uploading import FakeLearner
 
 GOOD = {"model": '"ada"', "prompt": '"ada"', "input_file_id": '"file-0"', "endpoint": '"/v1/images/generations"'}
 GOOD |= {"completion_window": '"24h"', "image": '"AAAA"', "num_frames": "2", "identity": '"ada"'}
@@ -45,8 +47,9 @@ ODD = [f'{{"ControlNet": {value}}}' for value in (*VALUES, DEEP, '{"args": [{"im
 
 
 @contextmanager
-def wired(root: Path, pack: Pack) -> Iterator[ASGIApp]:
-    """The app as the server wires it, on a generator without a model; clips, heads and learning fail behind it."""
+def wired(root: Path, pack: Pack, learner: FakeLearner | None = None) -> Iterator[ASGIApp]:
+    """The app as the server wires it, on a generator without a model; clips and heads fail behind it, and learning does
+    where no learner is given."""
     fake, store = FakeGenerator(), people_store(root, pack)
     handles = [MagicMock() for _ in list(inspect.signature(Ingress.__init__).parameters)[2:]]
     drawer = handles[0]
@@ -54,6 +57,9 @@ def wired(root: Path, pack: Pack) -> Iterator[ASGIApp]:
     drawer.draw.remote = drawer.draw_patiently.remote = lambda job, tenant: fake.submit(job)
     streaming = drawer.options.return_value.draw_with_previews
     streaming.remote = lambda job, num, tenant: fake.submit_with_previews(job, num)
+    if learner is not None:
+        handles[2].prepare.remote = learner.prepare
+        handles[2].options.return_value.learn.remote = lambda _root, *of: Events(learner.learn(*of))
     try:
         yield Ingress(
             AppArgs(root=store.root, pack=str(pack.root), keyless="anyone"), *handles

@@ -19,7 +19,7 @@ from serve.learning import Diverged
 from serve.openai.forms import MAX_PHOTOS
 from tests import uploading
 from tests.serving import error_of
-from tests.uploading import MAX_WAITING, FakeLearner, finished, serving, upload
+from tests.uploading import MAX_WAITING, FakeLearner, finished, serving, upload, upload_several
 
 store, learner, http = uploading.store, uploading.learner, uploading.http  # fixtures
 
@@ -64,13 +64,13 @@ def test_who_is_being_learned_is_not_learned_twice(http: TestClient, store: Stor
     assert len(learner.learned) == 1
 
 
-def test_several_faces_are_told_with_boxes_and_pictures(http: TestClient, learner: FakeLearner) -> None:
+def test_several_faces_are_told_with_boxes_and_pictures(http: TestClient, store: Store, learner: FakeLearner) -> None:
     answer = upload(http, b"2 faces")
     error = answer.json()["error"]
     assert answer.status_code == 422 and error["code"] == "several_faces" and error["param"] == "face"
     assert [(face["face"], len(face["box"])) for face in error["faces"]] == [(0, 4), (1, 4)]
     assert Image.open(io.BytesIO(base64.b64decode(error["faces"][1]["thumbnail"]))).size == (64, 64)
-    assert learner.learned == []
+    assert learner.learned == [] and store.count("faces") == 0, "nobody is kept of whom nobody was chosen"
     learner.go.set()
     second = finished(http, upload(http, b"2 faces", face=1, name="Yan").json())
     assert learner.learned == [face_id(content_id(b"2 faces"), 1)]
@@ -80,6 +80,22 @@ def test_several_faces_are_told_with_boxes_and_pictures(http: TestClient, learne
     assert sorted(learner.learned)[:1] == [face_id(content_id(b"2 faces"), 0)]
     both = upload(http, b"2 faces", all="true")
     assert both.status_code == 200 and both.json()["identities"] == everybody["identities"]
+
+
+def test_how_good_a_photo_is_to_learn_from_is_told_before_it_is_learned(http: TestClient, store: Store) -> None:
+    asked = upload(http, b"2 faces", dry_run="true")
+    faces = asked.json()["faces"]
+    assert asked.status_code == 200 and [face["face"] for face in faces] == [0, 1] and faces[0]["thumbnail"]
+    assert faces[0]["photo_quality"]["score"] == 0.3 and faces[0]["photo_quality"]["faults"] == ["blurred", "small"]
+    assert error_of(upload(http, b"no face", dry_run="true"))["code"] == "no_face"
+    several = upload_several(http, b"one", b"2 faces", dry_run="true").json()["faces"]
+    assert [(face["photo"], face["face"]) for face in several] == [(0, 0), (1, 0), (1, 1)]
+    assert store.count("faces") == store.count("rejects") == store.count("work") == 0
+    work = upload_several(http, b"one", b"two").json()
+    assert [face["photo_quality"] for face in work["faces"]] == 2 * [faces[0]["photo_quality"]]
+    assert "thumbnail" not in work["faces"][0]
+    assert upload(http, b"one", dry_run="true").json()["faces"][0]["thumbnail"], "of what is kept, too"
+    assert error_of(upload(http, dry_run="perhaps"))["param"] == "dry_run"
 
 
 def test_a_photo_that_cannot_be_used_is_told_by_the_jobs_reason_and_is_a_reject(
@@ -124,10 +140,12 @@ def test_a_form_that_cannot_be_read_is_told_why(http: TestClient) -> None:
     assert upload(http, nmae="x").headers["x-ignored-fields"] == "nmae"
 
 
-def test_more_than_may_wait_is_429_and_says_when_to_come_again(http: TestClient) -> None:
+def test_more_than_may_wait_is_429_and_says_when_to_come_again(http: TestClient, store: Store) -> None:
     answers = [upload(http, f"photo {number}".encode()) for number in range(MAX_WAITING + 1)]
-    assert [answer.status_code for answer in answers] == [202] * MAX_WAITING + [429]
+    answers.append(upload(http, b"another", headers={"idempotency-key": "k"}))
+    assert [answer.status_code for answer in answers] == [202] * MAX_WAITING + 2 * [429]
     assert int(answers[-1].headers["retry-after"]) > 0
+    assert store.count("faces") == MAX_WAITING, "of the others nothing is kept"
 
 
 def test_a_learner_that_is_lost_is_asked_once_more(http: TestClient, learner: FakeLearner) -> None:

@@ -16,7 +16,7 @@ from factory.faces.quality import head_turn, photo_quality
 from factory.faces.read import FaceReader
 from factory.pack import Pack
 from factory.records import Face, FaceMasks, FoundFaces
-from factory.scores import PhotoQuality
+from factory.scores import FAULTS, PhotoQuality
 from factory.store.quality import photo_qualities
 from factory.store.rows import face_from_row, face_row, identity_row
 from factory.store.tables import Store
@@ -42,7 +42,8 @@ def quality(
 
 def test_a_good_photo_has_nothing_against_it() -> None:
     good = quality()
-    assert good.score > 0.9 and all(0.9 < part <= 1 for part in (good.sharpness, good.size, good.frontal, good.visible))
+    assert good.faults == [] and good.score > 0.9
+    assert all(0.9 < part <= 1 for part in (good.sharpness, good.size, good.frontal, good.visible))
 
 
 @pytest.mark.parametrize(
@@ -58,7 +59,7 @@ def test_a_good_photo_has_nothing_against_it() -> None:
 )
 def test_what_is_wrong_is_its_worst_part(part: str, spoiled: dict[str, np.ndarray]) -> None:
     found = quality(**spoiled)  # type: ignore[arg-type]
-    assert found.worst == part and found.score == getattr(found, part) < 0.4
+    assert found.faults[0] == FAULTS[part] and found.score == getattr(found, part) < 0.4
 
 
 def test_dark_skin_in_good_light_is_no_dark_photo() -> None:
@@ -91,8 +92,8 @@ def test_prepared_faces_carry_it_into_the_table_and_back(tiny_pack: Pack, tmp_pa
     rows = {row["face_id"]: row for row in store.read("faces").to_pylist()}
     assert rows["p-0"]["quality"] == pytest.approx(prepared.quality and prepared.quality.score)
     kept, older = face_from_row(rows["p-0"]).quality, face_from_row(rows[face.face_id]).quality
-    assert older is None and kept is not None and kept.worst == (prepared.quality and prepared.quality.worst)
-    assert f"photo {kept.score:.2f} ({kept.worst})" in _accepted(rows["p-0"]).html
+    assert older is None and kept is not None and kept.faults == (prepared.quality and prepared.quality.faults)
+    assert f"photo {kept.score:.2f}, {kept.faults[0]}" in _accepted(rows["p-0"]).html
     assert "photo" not in _accepted(rows[face.face_id]).html.partition("<img")[2].partition(">")[2]
 
 
@@ -104,4 +105,4 @@ def test_identities_are_told_with_their_photo(tiny_pack: Pack, tmp_path: Path) -
     store.upsert("faces", [face_row(measured)])
     found = photo_qualities(store, [ada.identity_id, bob.identity_id])
     assert found == {ada.identity_id: {"score": 0.25, **dict.fromkeys(("sharpness", "frontal", "visible"), 1.0),
-                                       "size": 0.25, "exposure": 1.0}}  # fmt: skip
+                                       "size": 0.25, "exposure": 1.0, "faults": ["small"]}}  # fmt: skip

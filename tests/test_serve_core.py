@@ -1,5 +1,7 @@
 """Behind the routes: the catalogue, and the settings on a cluster."""
 
+import inspect
+import os
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -7,12 +9,14 @@ from pathlib import Path
 
 import pytest
 import yaml
+from ray.serve._private import constants
 from ray.serve.schema import ServeDeploySchema
 
 from factory.pack import Pack
 from factory.store.rows import identity_row
 from factory.store.tables import Store
 from serve.catalog import Catalog, UnknownIdentity
+from serve.proxy import ENVIRONMENT, set_environment
 from serve.settings import AppArgs, Settings
 from tests import serving
 from tests.serving import person
@@ -62,6 +66,15 @@ def test_a_slow_storage_holds_up_nobody_whose_identity_is_cached(
         answer.set()
         assert held_up.result().name == "bob"
     assert catalog.find("ada") is first and catalog._version == newest()
+
+
+def test_ray_serve_reads_what_its_proxy_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ENVIRONMENT:
+        assert f'"{name}"' in inspect.getsource(constants), "a later Ray calls it otherwise"
+    mine = {"RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S": "45"}
+    monkeypatch.setattr(os, "environ", mine)
+    set_environment()
+    assert mine == {**ENVIRONMENT, "RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S": "45"}, "what somebody has set stays"
 
 
 def test_serve_yaml_is_what_ray_and_the_builder_accept() -> None:

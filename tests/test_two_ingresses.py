@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import socket
 import time
 from collections.abc import Iterator
@@ -19,7 +18,7 @@ from factory.pack import Pack
 from factory.store.keys import create_key
 from factory.store.tables import Store
 from serve.app import APP_NAME, start, stop
-from serve.proxy import PROXY_CALLBACK
+from serve.proxy import set_environment
 from serve.settings import Settings
 from studio.demo.port import free_port
 from tests.serving import people_store
@@ -37,7 +36,7 @@ def store(tmp_path_factory: pytest.TempPathFactory, tiny_pack: Pack) -> Store:
 def url(store: Store, tiny_pack: Pack) -> Iterator[str]:
     mine = not ray.is_initialized()
     if mine:
-        os.environ.setdefault(*PROXY_CALLBACK)  # as `serve` does
+        set_environment()  # as `serve` does
         ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
     create_key(store, ["draw"])  # from now on keys are asked for
     yield start(store.root, str(tiny_pack.root), port=free_port(20100), settings=SETTINGS)

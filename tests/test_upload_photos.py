@@ -42,11 +42,12 @@ def test_several_photos_of_one_person_are_one_identity(http: TestClient, store: 
     assert twice.status_code == 200 and twice.json()["identity_id"] == alone["result_id"]
 
 
-def test_of_several_photos_each_shows_one_person_alone(http: TestClient, learner: FakeLearner) -> None:
+def test_of_several_photos_each_shows_one_person_alone(http: TestClient, store: Store, learner: FakeLearner) -> None:
     error = upload_several(http, b"one", b"2 faces").json()["error"]
     assert error["code"] == "several_faces" and error["message"].startswith("photo 1 (from 0) shows 2 faces")
     assert error_of(upload_several(http, b"one", b"no face"))["code"] == "no_face"
     assert error_of(upload_several(http, b"one", b"two", face=0))["param"] == "face" and not learner.learned
+    assert store.count("faces") == 0 and store.count("rejects") == 1
 
 
 def test_erasing_one_of_several_photos_erases_the_person(http: TestClient, store: Store, learner: FakeLearner) -> None:

@@ -18,11 +18,15 @@ from factory.errors import PhotoRejected
 from factory.faces.people import of_one_person
 from factory.ids import content_id, face_id, identity_id
 from factory.pack import Pack
+from factory.scores import PhotoQuality
 from factory.store.rows import face_row, identity_row, refusal_rows
 from factory.store.tables import Store
 from factory.store.told import UPLOADED
+from serve.assessing import KIND as ASSESS
+from serve.assessing import Assessing
 from serve.catalog import Catalog
 from serve.client import GeneratorDown, ImageClient
+from serve.found import Found
 from serve.ingress import create_app
 from serve.openai.edits import Edits, edit_routes
 from serve.openai.errors import kept_of
@@ -36,6 +40,7 @@ from tests.make_faces import noise_face
 from tests.serving import FakeGenerator, people_store, person
 
 MAX_WAITING = 3
+BLURRED = PhotoQuality(sharpness=0.3, size=0.75, frontal=1.0, visible=0.9, exposure=1.0)  # of every photo
 
 
 @dataclass
@@ -50,20 +55,19 @@ class FakeLearner:
     lost: int = 0  # how often the replica dies on the way
     error: Exception | None = None
 
-    async def prepare(self, data: bytes, name: str, consent: Consent) -> None:
+    async def prepare(self, data: bytes, name: str, consent: Consent) -> Found:
         self.prepared.append(name)
         photo_id = content_id(data)
         if data == b"no face":
             refused = [(0, PhotoRejected("no_face", "no face scores 0.5 in 64 x 64 pixels"))]
-            self.store.upsert("rejects", refusal_rows(photo_id, name, self.pack.name, refused, whole=True))
-            return
+            return Found(faces=[], refused=refusal_rows(photo_id, name, self.pack.name, refused, whole=True))
         faces = []
         for index in range(2 if data.startswith(b"2 faces") else 1):
             ids: dict[str, Any] = {"face_id": face_id(photo_id, index), "photo_id": photo_id, "face_index": index}
             ids["name"] = name if index == 0 else f"{name}-{index}"
-            noise = noise_face(int(photo_id[:8], 16) + index, self.pack)
+            noise = replace(noise_face(int(photo_id[:8], 16) + index, self.pack), quality=BLURRED)
             faces.append(face_row(replace(noise, consent=consent, **ids)))
-        self.store.upsert("faces", [{**row, "uri": UPLOADED} for row in faces])
+        return Found(faces=[{**row, "uri": UPLOADED} for row in faces], refused=[])
 
     async def learn(self, face_ids: list[str], recipe: Recipe, name: str) -> AsyncIterator[float | str]:
         yield 0.5
@@ -95,13 +99,21 @@ def learner(store: Store, tiny_pack: Pack) -> FakeLearner:
 
 
 def serving(
-    store: Store, pack: Pack, learner: FakeLearner, fake: FakeGenerator | None = None, timeout_s: float = 20.0
+    store: Store,
+    pack: Pack,
+    learner: FakeLearner,
+    fake: FakeGenerator | None = None,
+    timeout_s: float = 20.0,
+    assess: Any = None,
+    assess_after_s: float = 0.0,
 ) -> TestClient:
+    """With `assess` whoever is learned is assessed by it."""
     fake, catalog = fake or FakeGenerator(), Catalog(store.root)
-    client = ImageClient(fake.submit, fake.submit_with_previews, fake.submit_clip, timeout_s=5.0)
-    uploads = Uploads(pack, store, learner)
-    kind = Kind(do=uploads.learn, undo=uploads.forget, at_once=2, max_waiting=MAX_WAITING)
-    book = WorkBook(store, {KIND: kind}, kept_of, beat_s=0.1)
+    client = ImageClient(fake.submit, fake.submit_with_previews, fake.submit_clip, timeout_s=5.0, assess=assess)
+    uploads, assessing = Uploads(pack, store, learner), Assessing(store, client, after_s=assess_after_s)
+    learn = uploads.learn if assess is None else assessing.following(uploads.learn, lambda: book)
+    kind = Kind(do=learn, undo=uploads.forget, at_once=2, max_waiting=MAX_WAITING)
+    book = WorkBook(store, {KIND: kind, ASSESS: Kind(do=assessing.assess)}, kept_of, beat_s=0.1)
     identities = Identities(catalog, store, book, uploads, pack.fingerprint())
     endpoint = Endpoint(pack, catalog, client, fake.stats)
     edits = Edits(endpoint.generations, identities, uploads, book, timeout_s=timeout_s)

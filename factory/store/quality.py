@@ -8,24 +8,34 @@ from typing import Any
 import numpy as np
 
 from factory.records import Identity
+from factory.scores import faults
 from factory.store.queries import faces_by_id
 from factory.store.rows import decode_png
 from factory.store.sql import where_in
 from factory.store.tables import Store
 
 
-def photo_qualities(store: Store, identity_ids: Sequence[str]) -> dict[str, dict[str, float]]:
-    """By identity_id the score of the photo it was learned from (of several the first) and the score's parts, 0..1;
-    without those whose face is gone, or was prepared by a version that measured nothing."""
+def photo_card(row: Mapping[str, Any]) -> dict[str, Any] | None:
+    """What is told of the photo of a row of `faces`: `score` and its parts, 0..1, and `faults` in words; None: a
+    version prepared it that measured nothing."""
+    if row["quality_parts"] is None:
+        return None
+    parts = {"score": row["quality"], **row["quality_parts"]}
+    rounded = {name: round(value, 3) for name, value in parts.items()}
+    return {**rounded, "faults": faults(row["quality_parts"])}
+
+
+def photo_qualities(store: Store, identity_ids: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """By identity_id the `photo_card` of the photo it was learned from (of several the first); without those whose face
+    is gone, or was not measured."""
     columns = ["identity_id", "face_id", "pack"]
     people = store.read("identities", columns=columns, where=where_in("identity_id", identity_ids)).to_pylist()
-    faces: dict[tuple[str, str], dict[str, float]] = {}
+    faces: dict[tuple[str, str], dict[str, Any]] = {}
     for pack in {who["pack"] for who in people}:
         ids = sorted({who["face_id"] for who in people if who["pack"] == pack})
         for row in faces_by_id(store, pack, ids, ["face_id", "quality", "quality_parts"]).to_pylist():
-            if row["quality_parts"] is not None:
-                parts = {"score": row["quality"], **row["quality_parts"]}
-                faces[row["face_id"], pack] = {name: round(value, 3) for name, value in parts.items()}
+            if (card := photo_card(row)) is not None:
+                faces[row["face_id"], pack] = card
     whose = {who["identity_id"]: (who["face_id"], who["pack"]) for who in people}
     return {an_id: faces[face] for an_id, face in whose.items() if face in faces}
 

@@ -197,7 +197,7 @@ def photo_rows(store: Store, pack: str, photo_id: str) -> tuple[list[dict[str, A
     """What a pack made of a photo: its faces without crops, the largest first, and the photo's own reject if there is
     none. ([], None): it has not been prepared."""
     mine = f"{where_in('photo_id', [photo_id])} AND {where_in('pack', [pack])}"
-    columns = ["face_id", "face_index", "box", "score", "name", *COLUMNS]
+    columns = ["face_id", "photo_id", "face_index", "box", "score", "name", "quality", "quality_parts", *COLUMNS]
     faces = sorted(store.read("faces", columns=columns, where=mine).to_pylist(), key=lambda row: row["face_index"])
     own = f"{mine} AND {where_in('reject_id', [photo_id])} AND reason != 'no_consent'"  # that may have changed
     rejects = store.read("rejects", where=own).to_pylist()

@@ -207,7 +207,7 @@ SCHEMAS: Final[dict[Table, pa.Schema]] = {
     "work": pa.schema(
         [
             _field("work_id", _TEXT, "its kind, '_', 24 random hex digits", key=True),
-            _field("kind", _TEXT, "what is to be done: video, head, identity, batch"),
+            _field("kind", _TEXT, "what is to be done: video, head, identity, assessment, batch"),
             _field("status", _TEXT, "queued, in_progress, completed, failed or cancelled"),
             _field("request", _TEXT, "all that is needed to do it", "JSON"),
             _field("identity_id", _TEXT, "whom it is about; empty: nobody alone"),

@@ -98,7 +98,7 @@ def _accepted(row: dict[str, Any]) -> Sample:
     text = escape(row["name"])
     if row["quality_parts"] is not None:
         quality = PhotoQuality(**row["quality_parts"])
-        text += f"<br>photo {quality.score:.2f} ({quality.worst})"
+        text += f"<br>photo {quality.score:.2f}" + "".join(f", {fault}" for fault in quality.faults)
     html = _figure([row["photo_id"], row["face_id"]], text, _thumbnail(decode_png(row["crop"])))
     return Sample(html=html, photo_id=row["photo_id"], face_id=row["face_id"])
 

@@ -72,12 +72,12 @@ class Edits:
         if (key := request.scope.get("state", {}).get("key")) is not None:
             key.check_scope({"draw"})  # the route itself asks for `learn`
         photos, body = await read_form(request, EditsRequest)
-        order = await self._uploads.order(
+        chosen = await self._uploads.order(
             one_photo(photos), name=body.name, preset=body.preset, face=body.face, consent=body.agreed()
         )
-        who = order.people[0].identity_id
+        who = chosen.order.people[0].identity_id
         named = body.model_copy(update={"identity": who})
-        work = None if await self._uploads.known(order) else await self._identities.submit(order)
+        work = None if await self._uploads.known(chosen.order) else await self._identities.submit(chosen)
         tell(request, "learned and drew", [who], body.n, prompt=body.prompt)
         if body.stream:
             return await stream(self._events(work, named), notes_on(body))

@@ -19,6 +19,7 @@ from factory.pack import Pack
 from factory.provenance.marks import mark
 from factory.records import ClipRequest, ImageRequest
 from factory.store.quality import crops_of
+from serve.assessing import can_measure
 from serve.catalog import Catalog
 from serve.client import ImageClient
 from serve.ledger import tell
@@ -209,7 +210,7 @@ class Generations:
 
 def _check_comparable(body: ImagesRequest, picture: ImageRequest, pack: Pack) -> None:
     """Raises RequestRefused where there is no best picture to be found."""
-    if pack.clip is None or pack.faces.judge is None:
+    if not can_measure(pack):
         raise RequestRefused(f"pack {pack.name!r} has nothing to compare pictures with: leave it out", "best_of")
     if body.stream or body.output_format == "gif":
         raise RequestRefused("finished pictures are compared: leave it out of streams and of gif", "best_of")

@@ -21,8 +21,8 @@ from serve.openai.forms import PhotoFields, read_form
 from serve.openai.schemas import ModelCard, RequestRefused, identity_card, ignoring
 from serve.openai.work import poll_headers, work_card
 from serve.quotas import Quotas
-from serve.uploads import KIND, LearnOrder, Upload, Uploads
-from serve.work import UNDER_WAY, Work, WorkBook
+from serve.uploads import KIND, Chosen, LearnOrder, Upload, Uploads
+from serve.work import UNDER_WAY, KeyReused, TooMuchWork, Work, WorkBook
 
 _MAX_PAGE = 10_000  # identities of one answer
 
@@ -33,6 +33,7 @@ class UploadFields(PhotoFields):
     model_config = ConfigDict(extra="allow")
 
     all: bool = False  # everybody on the photo
+    dry_run: bool = False  # only tell who is on it and how good it is; nothing is kept
 
 
 class Identities:
@@ -53,35 +54,49 @@ class Identities:
         self._erasing = asyncio.Lock()
 
     async def create(self, request: Request) -> Response:
-        """Learns who is on a photo: 202 and work to be polled, or 200 and the identity if it is known."""
+        """Learns who is on a photo: 202 and work to be polled, or 200 and the identity if it is known. With `dry_run`
+        200 and the faces, with what is wrong with the photo."""
         photos, fields = await read_form(request, UploadFields)
         if fields.face is not None and fields.all:
             raise RequestRefused("give one of `face` and `all`", "face")
         about: dict[str, Any] = {"name": fields.name, "preset": fields.preset, "consent": fields.agreed()}
+        ignored = ignoring(fields.model_extra or ())
+        if fields.dry_run:
+            faces = await self._uploads.check(photos, fields.agreed())
+            return JSONResponse({"object": "photo_check", "faces": faces}, headers=ignored)
         if len(photos) > 1:
             if fields.all or fields.face is not None:
                 raise RequestRefused("of several photos each shows one person: leave it out", "face")
-            order = await self._uploads.order_of_one(photos, **about)
+            chosen = await self._uploads.order_of_one(photos, **about)
         else:
-            order = await self._uploads.order(photos[0], face=fields.face, everybody=fields.all, **about)
-        ignored = ignoring(fields.model_extra or ())
-        if await self._uploads.known(order):
-            return JSONResponse(await self._known(order), headers=ignored)
-        work = await self.submit(order, request.headers.get("idempotency-key"))
+            chosen = await self._uploads.order(photos[0], face=fields.face, everybody=fields.all, **about)
+        if await self._uploads.known(chosen.order):
+            return JSONResponse(await self._known(chosen.order), headers=ignored)
+        work = await self.submit(chosen, request.headers.get("idempotency-key"))
         tell(request, "asked to learn", work.people, len(work.people))
         headers = {**ignored, **poll_headers(work), "location": f"/v1/work/{work.work_id}"}
-        return JSONResponse(self._card(work), status_code=202, headers=headers)
+        card = work_card(work, self._book, identities=work.people, faces=chosen.faces)
+        return JSONResponse(card, status_code=202, headers=headers)
 
-    async def submit(self, order: LearnOrder, key: str | None = None) -> Work:
-        """The work of an order; the one that is under way about the same people, if there is such."""
+    async def submit(self, chosen: Chosen, key: str | None = None) -> Work:
+        """The work of an order; the one that is under way about the same people, if there is such. Only then anything
+        is kept of their photos."""
+        order = chosen.order
         ids = [person.identity_id for person in order.people]
         if key is None:
             for row in await asyncio.to_thread(find_work, self._store, KIND, "identity_id", ids[0]):
                 if row["status"] in UNDER_WAY and row["people"] == ids:
                     return await self._book.find(row["work_id"], KIND)
+            self._book.check_room(KIND)
         if self._quotas is not None:
             await self._quotas.identities(len(ids))
-        return await self._book.submit(KIND, order.model_dump(mode="json"), ids, key)
+        await self._uploads.keep(chosen)
+        try:
+            return await self._book.submit(KIND, order.model_dump(mode="json"), ids, key)
+        except (TooMuchWork, KeyReused):
+            if chosen.new:
+                await self._uploads.forget_order(order)
+            raise
 
     async def list_all(
         self, limit: Annotated[int, Query(ge=1, le=_MAX_PAGE)] = 100, after: str | None = None
@@ -135,9 +150,6 @@ class Identities:
         ids = [card["identity_id"] for card in cards]
         good = await asyncio.to_thread(quality_cards, self._store, ids)
         return {**cards[0], **good[ids[0]], "identities": ids}
-
-    def _card(self, work: Work) -> dict[str, Any]:
-        return work_card(work, self._book, identities=work.people)
 
 
 def one_photo(photos: Sequence[Upload]) -> Upload:

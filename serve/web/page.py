@@ -15,6 +15,7 @@ from fastapi.responses import Response
 from factory.config import GenerateConfig
 from factory.draw.compose import MAX_PEOPLE
 from factory.pack import Pack
+from serve.assessing import can_measure
 from serve.openai.schemas import MAX_SEED, RequestRefused
 
 _HERE: Final = Path(__file__).parent
@@ -97,6 +98,7 @@ def _facts(pack: Pack, parts: list[str]) -> dict[str, Any]:
         "maxPeople": MAX_PEOPLE,
         "maxSeed": MAX_SEED,
         "moves": pack.motion is not None or pack.video is not None,
+        "compares": can_measure(pack),
         "has": parts,
     }
 

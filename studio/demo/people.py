@@ -27,6 +27,9 @@ PEOPLE: dict[str, int] = {
 }  # fmt: skip
 
 
+NEWCOMER: tuple[str, int] = ("ada", 25)  # whom the demo does not learn: a photo to upload
+
+
 @dataclass(frozen=True, slots=True)
 class Column:
     """A column of the contact sheet."""
@@ -58,6 +61,14 @@ def _encoded(image: np.ndarray) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, format="JPEG", quality=93)
     return buffer.getvalue()
+
+
+def write_newcomer(folder: Path) -> Path:
+    """A photo of somebody who is in no data set, for whoever tries uploads; returns the file."""
+    name, index = NEWCOMER
+    file = folder / f"{name}.jpg"
+    file.write_bytes(_encoded(portrait(index)))
+    return file
 
 
 def photos() -> dict[str, bytes]:

@@ -14,6 +14,7 @@ import os
 import platform
 import shlex
 import shutil
+import sys
 import time
 import urllib.request
 from collections.abc import Iterator, Sequence
@@ -35,7 +36,7 @@ from factory.records import TEXT_ENCODER, Identity, PreparedFace
 from factory.store.tables import Store
 from studio.demo.extras import Order, extra_rows, pair_orders, posed_orders
 from studio.demo.likeness import Likeness, mean, measure, overall
-from studio.demo.people import COLUMNS, PEOPLE, REAL_PHOTO, portrait, write_data_set
+from studio.demo.people import COLUMNS, PEOPLE, REAL_PHOTO, portrait, write_data_set, write_newcomer
 from studio.demo.port import free_port
 from studio.demo.report import Report, ReportPerson, Stage, html, number, percent
 from studio.demo.sheet import ExtraRow, SheetRow, contact_sheet, save_small
@@ -86,6 +87,7 @@ def run(out: Path, *, fresh: bool = False, pack: str = "studio") -> int:
         if not photos.exists():
             did.append(f"{write_data_set(photos)} files: {len(PEOPLE)} portraits of people the pack has never seen, "
                        "a real photo, one without a face, one corrupt")  # fmt: skip
+        newcomer = write_newcomer(out)
     learn(photos, root, pack, log)
     store = Store(str(root))
     identities = newest(store.identities(), load_pack(pack).fingerprint())
@@ -98,8 +100,10 @@ def run(out: Path, *, fresh: bool = False, pack: str = "studio") -> int:
     print(f"\n{likeness_line(total)} All in {time.monotonic() - log.start:.0f} s.")
     for name in ("contact_sheet.png", "report.html"):
         print(out / name)
-    command = f"identity-factory serve --root {shlex.quote(str(root))}"
+    program = sys.argv[0] if Path(sys.argv[0]).name == "identity-factory" else "identity-factory"
+    command = f"{program} serve --root {shlex.quote(str(root))}"
     print(f"To draw them yourself: `{command}`, then open http://127.0.0.1:8000 in a browser.")
+    print(f"Somebody to add there, whom nobody has learned yet: {newcomer}")
     return 0
 
 

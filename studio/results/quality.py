@@ -146,7 +146,7 @@ def measure(all_cases: Sequence[Case], out: Path) -> dict[str, dict[str, Any]]:
                 "person": case.person,
                 "kind": case.kind,
                 "photo": case.face.quality.score,
-                "worst": case.face.quality.worst,
+                "faults": case.face.quality.faults,
                 "likeness": own.likeness,
                 "true": true.likeness,
                 "swapped": swapped.likeness,

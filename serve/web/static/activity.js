@@ -4,8 +4,8 @@ import { call, has, part, text } from "./api.js";
 import { ago, button, empty, h, icon, notice, openDialog, plural, timeLeft } from "./dom.js";
 import { person } from "./state.js";
 
-const NAMES = { identity: "Learning", video: "Clip", head: "Head", batch: "Batch" };
-const GLYPHS = { identity: "face", video: "film", head: "people", batch: "file" };
+const NAMES = { identity: "Learning", assessment: "Assessing", video: "Clip", head: "Head", batch: "Batch" };
+const GLYPHS = { identity: "face", assessment: "check", video: "film", head: "people", batch: "file" };
 const SAID = { queued: "waiting", in_progress: "under way", completed: "done", failed: "failed", cancelled: "cancelled", unfinished: "no end yet" };
 const COUNTS = { photos: ["photo"], faces: ["face"], identities: ["person", "people"], images: ["picture"], videos: ["clip"], models: ["head"], metrics: ["measure"] };
 

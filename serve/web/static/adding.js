@@ -1,8 +1,9 @@
 // Adding people: photos by file, drop, paste or camera; who was found in them, or why nobody; how far the learning is.
 
-import { call, follow, has } from "./api.js";
-import { button, h, icon, notice, openDialog, plural, timeLeft } from "./dom.js";
+import { call, follow, has, part } from "./api.js";
+import { button, h, icon, notice, openDialog, plural, timeLeft, toast } from "./dom.js";
 import { face, masks, masksKey } from "./faces.js";
+import { photoAdvice } from "./goodness.js";
 import { choose } from "./people.js";
 import { loadPeople, person } from "./state.js";
 
@@ -37,65 +38,96 @@ if (has("learn")) {
   addEventListener("drop", (event) => { if (brings(event)) event.preventDefault(), adder?.drop.classList.remove("over"), receive(event.dataTransfer.files); });
 }
 
-/** One photo on its way to a person. */
+/** One photo on its way to a person: who is on it, how good it is, what the person is called, the learning. */
 function upload(photo) {
   const address = URL.createObjectURL(photo);
-  const image = h("img", { src: address, alt: "your photo", onerror: () => image.replaceWith(h("span", { class: "letter" }, "photo")) });
+  const image = h("img", { src: address, alt: "your photo", onerror: () => image.replaceWith((shown = h("span", { class: "letter" }, "photo"))) });
+  let shown = image; // a browser cannot show each kind of file that the server reads
   const picture = h("div", { class: "photo" }, image);
-  const name = h("input", { class: "input", value: titled(photo.name), "aria-label": "Name", maxLength: 100, required: true });
+  const name = h("input", { class: "input", value: titled(photo.name), maxLength: 100, required: true });
+  const consent = { reference: h("input", { class: "input", maxLength: 1000, required: true, placeholder: "a form, a contract, a message" }), until: h("input", { class: "input", type: "date" }) };
   const what = h("div", { class: "what" });
   const element = h("div", { class: "card upload" }, picture, what);
+  const away = (label = "Not this one") => button(label, { kind: "quiet", onclick: () => element.remove() });
 
-  function ask() {
+  function form(which) {
+    const data = new FormData();
+    const given = { name: name.value.trim(), consent: consent.reference.value.trim(), consent_expires: consent.until.value, ...which };
+    data.append("image", photo, photo.name || "photo");
+    for (const [key, value] of Object.entries(given)) if (value !== "") data.append(key, value);
+    return data;
+  }
+
+  function unpick() {
     element.classList.remove("pick");
-    what.replaceChildren(h("label", { class: "field" }, h("span", { class: "label" }, "Name"), name), h("div", { class: "row" },
-      button("Learn this face", { kind: "primary", onclick: () => name.reportValidity() && send({}) }), button("Not this one", { kind: "quiet", onclick: () => element.remove() })));
+    for (const box of picture.querySelectorAll(".box")) box.remove();
+  }
+
+  async function check() {
+    unpick();
+    picture.replaceChildren(shown);
+    what.replaceChildren(h("div", { class: "meter waiting" }, h("i", {})), h("span", { class: "small soft", role: "status" }, "looking for the face…"));
+    try {
+      const { faces } = await call("/v1/identities", { method: "POST", form: form({ dry_run: "true" }) });
+      if (faces.length > 1) pick(faces);
+      else ask(faces[0], {});
+    } catch (error) {
+      if (error.code === "no_consent") agree(error.message);
+      else refused(error.message);
+    }
+  }
+
+  function ask(found, which) {
+    unpick();
+    if (which.face !== undefined) picture.replaceChildren(h("img", { src: `data:image/jpeg;base64,${found.thumbnail}`, alt: "the face" }));
+    what.replaceChildren(photoAdvice(found.photo_quality), h("label", { class: "field" }, h("span", { class: "label" }, which.all ? "Name of the largest face; the others get numbers" : "Name"), name), h("div", { class: "row" },
+      button(which.all ? "Learn all of them" : "Learn this face", { kind: "primary", onclick: () => name.reportValidity() && send(which) }), away()));
+  }
+
+  function pick(faces) {
+    element.classList.add("pick");
+    what.replaceChildren(h("p", {}, h("b", {}, `${faces.length} faces are in this photo. `), "Which one?"),
+      h("div", { class: "row" }, faces.map((found, number) => button(`Face ${number + 1}`, { onclick: () => ask(found, { face: found.face }) })), button("All of them", { kind: "quiet", onclick: () => ask(faces[0], { all: "true" }) }), away()));
+    for (const [number, found] of faces.entries()) {
+      const [x0, y0, x1, y1] = found.box;
+      const [width, height] = [image.naturalWidth || 1, image.naturalHeight || 1];
+      const box = h("button", { type: "button", class: "box", "aria-label": `Choose face ${number + 1}`, onclick: () => ask(found, { face: found.face }) }, h("span", {}, number + 1));
+      Object.assign(box.style, { left: `${(100 * x0) / width}%`, top: `${(100 * y0) / height}%`, width: `${(100 * (x1 - x0)) / width}%`, height: `${(100 * (y1 - y0)) / height}%` });
+      picture.append(box);
+    }
+  }
+
+  function agree(message) { // this server learns nobody of whom it is not written down that they agreed
+    what.replaceChildren(notice(message), h("label", { class: "field" }, h("span", { class: "label" }, "Where it is written down that they agreed"), consent.reference),
+      h("label", { class: "field" }, h("span", { class: "label" }, "Until (may be left empty)"), consent.until),
+      h("div", { class: "row" }, button("Go on", { kind: "primary", onclick: () => consent.reference.reportValidity() && check() }), away()));
   }
 
   async function send(which) {
-    element.classList.remove("pick");
-    for (const box of picture.querySelectorAll(".box")) box.remove();
-    const said = h("span", { class: "small soft", role: "status" }, "looking for the face…");
+    const said = h("span", { class: "small soft", role: "status" }, "getting ready…");
     const bar = h("i", {});
     const meter = h("div", { class: "meter waiting", role: "progressbar", "aria-label": `Learning ${name.value}`, "aria-valuemin": 0, "aria-valuemax": 100 }, bar);
-    what.replaceChildren(h("b", {}, name.value), meter, said);
-    const form = new FormData();
-    form.append("image", photo, photo.name || "photo");
-    if (name.value.trim()) form.append("name", name.value.trim());
-    for (const [key, value] of Object.entries(which)) form.append(key, value);
+    const row = h("div", { class: "row" });
+    what.replaceChildren(h("b", {}, name.value), meter, said, row);
     try {
-      const work = await call("/v1/identities", { method: "POST", form });
+      const work = await call("/v1/identities", { method: "POST", form: form(which) });
       if (work.identity_id) return await learned(work.identities, "known already"); // this photo came before
+      row.append(button("Stop", { kind: "quiet", onclick: () => call(`/v1/work/${part(work.id)}/cancel`, { method: "POST" }).catch((error) => toast(error.message)) }));
       const over = await follow(work, (now) => {
         meter.classList.toggle("waiting", now.status === "queued" || !now.progress);
         bar.style.width = `${now.progress}%`;
         meter.setAttribute("aria-valuenow", now.progress);
         said.textContent = now.status === "queued" ? "waiting for its turn" : `learning${now.seconds_left ? `, ${timeLeft(now.seconds_left)}` : "…"}`;
       });
-      if (over.status !== "completed") throw Object.assign(new Error(over.error?.message ?? `the learning was ${over.status}`), { details: over.error ?? {} });
+      if (over.status !== "completed") throw new Error(over.error?.message ?? (over.status === "cancelled" ? "Stopped: nothing of this photo is kept." : `the learning was ${over.status}`));
       await learned(work.identities, "learned");
     } catch (error) {
-      const faces = error.details?.faces;
-      if (faces?.length > 1) pick(faces, error.message);
-      else refused(error.message);
-    }
-  }
-
-  function pick(faces, message) {
-    element.classList.add("pick");
-    what.replaceChildren(h("p", {}, h("b", {}, `${faces.length} faces are in this photo. `), "Which one?"),
-      h("div", { class: "row" }, faces.map((found, number) => button(`Face ${number + 1}`, { onclick: () => send({ face: found.face }) })), button("All of them", { kind: "quiet", onclick: () => send({ all: "true" }) })), h("p", { class: "sr" }, message));
-    for (const [number, found] of faces.entries()) {
-      const [x0, y0, x1, y1] = found.box;
-      const [width, height] = [image.naturalWidth || 1, image.naturalHeight || 1];
-      const box = h("button", { type: "button", class: "box", "aria-label": `Learn face ${number + 1}`, onclick: () => send({ face: found.face }) }, h("span", {}, number + 1));
-      Object.assign(box.style, { left: `${(100 * x0) / width}%`, top: `${(100 * y0) / height}%`, width: `${(100 * (x1 - x0)) / width}%`, height: `${(100 * (y1 - y0)) / height}%` });
-      picture.append(box);
+      refused(error.message);
     }
   }
 
   function refused(message) {
-    what.replaceChildren(notice(message), h("div", { class: "row" }, button("Try again", { onclick: ask }), button("Take it away", { kind: "quiet", onclick: () => element.remove() })));
+    what.replaceChildren(notice(message), h("div", { class: "row" }, button("Try again", { onclick: check }), away("Take it away")));
   }
 
   async function learned(ids, how) {
@@ -109,7 +141,7 @@ function upload(photo) {
       h("div", { class: "row" }, button(`Draw ${who.name}`, { kind: "primary", glyph: "brush", onclick: () => { choose(id); element.closest("dialog").close(); } })));
   }
 
-  ask();
+  check();
   return element;
 }
 

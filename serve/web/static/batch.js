@@ -28,15 +28,16 @@ export function makeBatch(chosen, onGone) {
     return { tile, meter };
   });
 
-  const finish = (place, drawn) => {
-    const image = drawn.clip
-      ? show(h("video", { muted: true, loop: true, autoplay: true, playsInline: true }), drawn.src)
-      : h("img", { src: drawn.src, alt: shownPrompt(drawn.prompt, drawn.names) });
-    const tile = h("button", { type: "button", class: "tile", onclick: () => look(drawn) }, image, h("span", { class: "caption" }, h("b", {}, `seed ${drawn.seed}`), "open"));
-    if (drawn.clip) tile.setAttribute("aria-label", shownPrompt(drawn.prompt, drawn.names));
-    tile.style.aspectRatio = drawn.size.replace("x", " / ");
+  const finish = (place, made) => {
+    const image = made.clip
+      ? show(h("video", { muted: true, loop: true, autoplay: true, playsInline: true }), made.src)
+      : h("img", { src: made.src, alt: shownPrompt(made.prompt, made.names) });
+    const like = made.likeness === undefined || made.likeness === null ? "open" : `likeness ${made.likeness.toFixed(2)}`;
+    const tile = h("button", { type: "button", class: "tile", onclick: () => look(made) }, image, h("span", { class: "caption" }, h("b", {}, `seed ${made.seed}`), like));
+    if (made.clip) tile.setAttribute("aria-label", shownPrompt(made.prompt, made.names));
+    tile.style.aspectRatio = made.size.replace("x", " / ");
     place.tile.replaceWith(tile);
-    addPicture(drawn);
+    addPicture(made);
   };
 
   async function pictures() {
@@ -56,9 +57,20 @@ export function makeBatch(chosen, onGone) {
         continue;
       }
       meta.textContent = `${chosen.people.map((id) => names[id]).join(" and ")} · ${event.num_inference_steps} steps · seed ${first}${body.n > 1 ? ` to ${first + body.n - 1}` : ""}`;
-      finish(place, { id: `${Date.now()}-${event.seed}`, src, prompt: body.prompt, people: chosen.people, names, seed: event.seed, steps: event.num_inference_steps,
-        guidance: event.guidance_scale, size: event.size, pose: chosen.people.map((id) => chosen.poses[id]).filter(Boolean).join(", ") || null, created: Date.now() / 1000, chosen });
+      finish(place, drawn(event, event));
     }
+  }
+
+  const drawn = (one, answer) => ({ id: `${Date.now()}-${one.seed}`, src: `data:image/${answer.output_format};base64,${one.b64_json}`, prompt: body.prompt, people: chosen.people, names,
+    seed: one.seed, likeness: one.likeness, textMatch: one.clip_t, steps: answer.num_inference_steps, guidance: answer.guidance_scale, size: answer.size,
+    pose: chosen.people.map((id) => chosen.poses[id]).filter(Boolean).join(", ") || null, created: Date.now() / 1000, chosen });
+
+  async function best() {
+    meta.textContent = `drawing ${body.n * body.best_of}, of which the best ${body.n === 1 ? "one is" : `${body.n} are`} kept`;
+    for (const { meter } of places) meter.parentElement.classList.add("waiting");
+    const answer = await call("/v1/images/generations", { method: "POST", json: body, signal: abort.signal });
+    meta.textContent = `${names[""]} · ${answer.num_inference_steps} steps · best of ${body.best_of}`;
+    for (const [number, one] of answer.data.entries()) finish(places[number], drawn(one, answer));
   }
 
   async function clip() {
@@ -77,7 +89,7 @@ export function makeBatch(chosen, onGone) {
     finish(places[0], { id: work.id, clip: true, head: chosen.head, src, prompt: body.prompt, people: chosen.people, names, seed: work.seed ?? body.seed ?? "", size: `${facts.side}x${facts.side}`, created: Date.now() / 1000, chosen });
   }
 
-  (chosen.clip ? clip() : pictures()).catch((error) => {
+  (chosen.clip ? clip() : body.best_of ? best() : pictures()).catch((error) => {
     for (const { tile } of places) if (tile.isConnected) tile.remove();
     if (error.name === "AbortError" || abort.signal.aborted) {
       if (!tiles.children.length) element.remove();

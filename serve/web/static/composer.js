@@ -3,7 +3,7 @@
 import { call, facts, has, part, show } from "./api.js";
 import { button, h, icon, openDialog, segments, toast } from "./dom.js";
 import { face } from "./faces.js";
-import { composition as chosen, on, people, person, sentPrompt, shownPrompt, tell } from "./state.js";
+import { bestOf, composition as chosen, on, people, person, sentPrompt, shownPrompt, tell } from "./state.js";
 
 const SHOWN = 9; // faces beside the button that opens all of them
 const EXAMPLES = {
@@ -21,6 +21,8 @@ export function composer(onDraw) {
   const posePart = h("fieldset", { class: "part" });
   const shapes = h("div", {});
   const counts = h("div", {});
+  const best = h("div", { class: "part" });
+  const bestHint = h("p", { class: "soft small" });
   const fine = h("div", { class: "grid" });
   let poses = [];
   let poseOf = null; // whose pose is being chosen, where several are drawn
@@ -91,6 +93,7 @@ export function composer(onDraw) {
     const named = [["auto", "Auto"], ["square", shape("square")], ["portrait", shape("portrait")], ["landscape", shape("landscape")], ["wide", shape("wide")]];
     shapes.replaceChildren(segments("Shape", "shape", named.map(([key, shown]) => [key, key === "auto" ? shown : [shown, h("span", { class: "sr" }, key)]]), chosen.shape, (value) => { chosen.shape = value; }));
     counts.replaceChildren(segments("Number of pictures", "count", [1, 2, 4, 8].map((number) => [number, String(number)]), chosen.count, (value) => { chosen.count = value; }));
+    best.replaceChildren(segments("Best of", "best-of", [[1, "Off"], [2, "2"], [4, "4"]], chosen.bestOf, (value) => { chosen.bestOf = value; showBest(); }), bestHint);
     const entry = (name, label, attributes) => {
       const input = h("input", { class: "input numbers", id: `fine-${name}`, type: "number", inputMode: "decimal", value: chosen[name], oninput: () => { chosen[name] = input.value; }, ...attributes });
       return h("div", { class: "field" }, h("label", { class: "label", htmlFor: `fine-${name}` }, label), input);
@@ -100,14 +103,20 @@ export function composer(onDraw) {
       entry("guidance", "Guidance", { min: 0, max: 100, step: 0.1, placeholder: String(facts.guidance) }), h("div", { class: "field whole" }, h("label", { class: "label", htmlFor: "fine-negative" }, "Leave out"), negative));
   }
 
+  function showBest() { // clips, heads and several people are not compared
+    best.parentElement.hidden = !facts.compares || chosen.clip || chosen.people.length > 1;
+    bestHint.hidden = bestOf(chosen) === 1;
+    bestHint.textContent = `For each picture ${chosen.bestOf} are drawn, and of those that follow the text the one most like the photo is kept. There are no previews, and it takes ${chosen.bestOf} times as long.`;
+  }
+
   function showKind() { // clips and heads have no pose, no shape and no number
     for (const one of [shapes, counts]) one.parentElement.hidden = chosen.clip;
-    showSent(); showPoses();
+    showSent(); showPoses(); showBest();
   }
 
   function showAll() {
     prompt.value = chosen.prompt;
-    showFaces(); showSent(); showPoses(); showSettings();
+    showFaces(); showSent(); showPoses(); showSettings(); showBest();
   }
 
   const known = [["picture", "Picture"], has("clips") && facts.moves && ["clip", "Clip"], has("heads") && ["head", "Head in 3D"]].filter(Boolean);
@@ -125,6 +134,7 @@ export function composer(onDraw) {
     posePart,
     h("fieldset", {}, h("legend", {}, "Shape"), shapes),
     h("fieldset", {}, h("legend", {}, "Pictures"), counts),
+    h("fieldset", {}, h("legend", {}, "Best of"), best),
     h("details", {}, h("summary", {}, "Fine tuning"), fine)),
   h("div", { class: "send" }, send));
 

@@ -25,12 +25,12 @@ function parts(drawn, close) {
   if (/^(data|blob):/.test(drawn.src)) element.src = drawn.src;
   else show(element, drawn.src);
   const facts = { "Who": drawn.people.map((id) => drawn.names[id] ?? person(id)?.name ?? id).join(", "), "Seed": drawn.seed, "Steps": drawn.steps, "Guidance": drawn.guidance,
-    "Pose": drawn.pose, "Size": drawn.size, "Likeness": drawn.likeness?.toFixed(2), "Drawn": ago(drawn.created) };
+    "Pose": drawn.pose, "Size": drawn.size, "Likeness": drawn.likeness?.toFixed(2), "Text match": drawn.textMatch?.toFixed(2), "Drawn": ago(drawn.created) };
   const known = drawn.people.every((id) => person(id));
   return [h("div", { class: "picture" }, element), h("div", { class: "side" },
     h("p", { class: "prompt" }, text),
     h("dl", { class: "facts" }, Object.entries(facts).filter(([, value]) => value !== undefined && value !== null && value !== "").map(([name, value]) => [h("dt", {}, name), h("dd", {}, String(value))])),
-    drawn.likeness !== undefined && drawn.likeness !== null && h("p", { class: "soft small" }, "Likeness is the judge's cosine to the photo's face, -1 to 1."),
+    drawn.likeness !== undefined && drawn.likeness !== null && h("p", { class: "soft small" }, "Likeness compares the face with the photo's, from -1 to 1 (the cosine of a face recogniser)."),
     drawn.head && h("div", { class: "row" }, ["ply", "spz", "gltf"].map((format) => button(format.toUpperCase(), { glyph: "download", onclick: () => keepHead(drawn, format) }))),
     h("div", { class: "row" }, button("Download", { glyph: "download", kind: "primary", onclick: () => download(drawn) }),
       known && button("Draw again", { glyph: "again", onclick: () => again(drawn, close) })))];
@@ -70,7 +70,7 @@ async function keepHead(drawn, format) {
 function again(drawn, close) {
   const [first] = drawn.people;
   Object.assign(composition, drawn.chosen ?? { people: drawn.people, prompt: drawn.prompt, poses: drawn.pose ? { [first]: drawn.pose } : {}, steps: drawn.steps ?? "", guidance: drawn.guidance ?? "", count: 1, clip: Boolean(drawn.clip), head: Boolean(drawn.head) },
-    { people: [...drawn.people], seed: String(drawn.seed), count: 1 });
+    { people: [...drawn.people], seed: String(drawn.seed), count: 1, bestOf: 1 });
   close();
   location.hash = "#/draw";
   tell("composition");

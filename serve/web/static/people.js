@@ -4,10 +4,10 @@ import { call, has, part } from "./api.js";
 import { openAdding } from "./adding.js";
 import { ago, button, empty, h, icon, notice, openDialog, plural, toast } from "./dom.js";
 import { face, masks, masksKey } from "./faces.js";
+import { photoText, VERDICTS, verdictPill } from "./goodness.js";
 import { composition, erase, loadPeople, on, people, peopleError, peopleLoaded, tell } from "./state.js";
 
 const SHOWN = 240; // cards; the search finds the others
-const FAULTS = { sharpness: "not quite sharp", size: "the face is small", frontal: "turned away", visible: "something is in front of the face", exposure: "too dark or too bright" };
 
 export function peopleView() {
   const grid = h("div", { class: "people" });
@@ -27,11 +27,20 @@ export function peopleView() {
   }
 
   const card = (who) => h("button", { type: "button", class: "card person", onclick: () => openPerson(who) }, h("span", { class: "picture" }, face(who, "portrait-face")),
-    h("span", { class: "what" }, h("b", {}, who.name), h("span", { class: "soft small" }, ago(who.created))));
+    h("span", { class: "what" }, h("b", {}, who.name), h("span", { class: "soft small" }, ago(who.created)), verdictPill(verdicts.get(who.identity_id))));
 
+  async function enter() {
+    await loadPeople();
+    if (!has("learn")) return; // the same routes tell how good the newest are
+    const page = await call(`/v1/identities?limit=${SHOWN}`).catch(() => ({ data: [] }));
+    verdicts = new Map(page.data.map((one) => [one.identity_id, one.quality?.verdict]));
+    if (page.data.some((one) => one.quality)) fill();
+  }
+
+  let verdicts = new Map();
   on("people", fill);
   fill();
-  return { element: h("div", {}, h("div", { class: "title" }, h("h1", {}, "People"), count, search), grid), enter: loadPeople };
+  return { element: h("div", {}, h("div", { class: "title" }, h("h1", {}, "People"), count, search), grid), enter };
 }
 
 async function openPerson(who) {
@@ -46,22 +55,18 @@ async function openPerson(who) {
       h("div", { class: "row" }, button(`Draw ${who.name}`, { kind: "primary", glyph: "brush", onclick: () => { choose(who.identity_id); dialog.close(); } }), forget)));
   const dialog = openDialog(who.name, content, { wide: false });
   const fill = (facts) => list.replaceChildren(...Object.entries(facts).filter(([, value]) => value !== undefined && value !== null).map(([name, value]) => [h("dt", {}, name), h("dd", {}, String(value))]).flat());
+  const told = h("p", { class: "soft small" });
+  list.after(told);
   fill({ "Learned": ago(who.created), "Pack": who.pack, "Id": who.identity_id });
   try {
     const known = await call(`/v1/identities/${part(who.identity_id)}`);
     fill({ "Learned": `${ago(who.created)}, ${known.num_steps} steps in ${known.train_s.toFixed(1)} s`, "Preset": known.preset, "Pack": known.pack,
-      "Photo": photo(known.photo_quality), "Likeness": known.quality?.likeness?.toFixed?.(2), "Quality": known.quality?.verdict, "Id": known.identity_id });
+      "Photo": photoText(known.photo_quality), "Quality": known.quality ? known.quality.verdict ?? "measured, but this pack says nothing of what is good" : "not assessed yet",
+      "Likeness": known.quality?.likeness?.toFixed(2), "Text match": known.quality?.text_alignment?.toFixed(2), "Id": known.identity_id });
+    if (known.quality) told.textContent = `Of ${known.quality.num_pictures} pictures drawn to assess them.${VERDICTS[known.quality.verdict] ?? ""}`;
   } catch (error) {
     toast(error.message);
   }
-}
-
-/** How good the photo is to learn from, and what is worst about it. */
-function photo(quality) {
-  if (!quality) return undefined;
-  const { score, ...parts } = quality;
-  const [worst] = Object.entries(parts).sort(([, a], [, b]) => a - b)[0];
-  return score >= 0.8 ? `good (${score.toFixed(2)})` : `${score.toFixed(2)}: ${FAULTS[worst]}`;
 }
 
 export function choose(id) {

@@ -33,7 +33,7 @@ export async function erase(id) {
 }
 
 export const composition = {
-  people: [], prompt: "a photo of <person>", poses: {}, shape: "auto", count: 2, seed: "", steps: "", guidance: "", negative: "", clip: false, head: false,
+  people: [], prompt: "a photo of <person>", poses: {}, shape: "auto", count: 2, bestOf: 1, seed: "", steps: "", guidance: "", negative: "", clip: false, head: false,
 };
 
 // Pictures of this tab, newest first: {id, src, prompt, people, names, seed, steps, guidance, size, created, body}.
@@ -79,6 +79,9 @@ export function shownPrompt(text, names) {
 
 const SHAPES = { square: [1, 1], portrait: [1, 1.5], landscape: [1.5, 1], wide: [2, 1] };
 
+/** How many seeds are drawn for each picture: only single pictures of one person are compared. */
+export const bestOf = (chosen) => (facts.compares && chosen.people.length === 1 && !chosen.clip ? chosen.bestOf ?? 1 : 1);
+
 /** The request for what is chosen. */
 export function requestOf(chosen) {
   const body = { model: chosen.people[0], prompt: sentPrompt(chosen), n: Number(chosen.count) };
@@ -91,5 +94,6 @@ export function requestOf(chosen) {
   const poses = chosen.people.map((id) => chosen.poses[id]);
   if (poses.some(Boolean)) body.pose = poses.map((name) => ({ name: name || "front" }));
   if (body.pose?.length === 1) body.pose = body.pose[0];
+  if (bestOf(chosen) > 1) body.best_of = bestOf(chosen);
   return body;
 }
