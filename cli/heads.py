@@ -110,13 +110,17 @@ def export_heads(
     Example: `identity-factory heads export ada --root out/people --format gltf --out heads`
     """
     with user_errors():
+        from factory.store.audit import note
+        from factory.store.consents import still_agreed
         from factory.store.queries import heads_of
         from factory.store.tables import Store
         from pipelines.sculpt import write_heads
 
         store = Store(root)
-        wanted = [row["model_id"] for row in heads_of(store, names, [])]
+        rows = still_agreed(store, heads_of(store, names, []), named=bool(names))
+        wanted = [row["model_id"] for row in rows]
         if not wanted:
             raise ValueError(f"{root} holds no heads yet; `identity-factory sculpt` makes them")
+        note(store, "exported heads", sorted({row["identity_id"] for row in rows}), len(rows))
         for path in write_heads(store, wanted, out, file_format):
             say(str(path))

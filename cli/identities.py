@@ -115,6 +115,7 @@ def export_identities(
     with user_errors():
         from factory.provenance.marks import Marker
         from factory.store.audit import note
+        from factory.store.consents import agreed_people
         from factory.store.export import check_free, export_identities
         from factory.store.marked import MADE
         from factory.store.tables import Store
@@ -132,7 +133,7 @@ def export_identities(
             note(store, f"exported {table}", num=store.count(table))
             say(str(target))
             return
-        people = store.identities(names)
+        people = agreed_people(store, names)
         if not people:
             raise ValueError(f"{root} holds no identities yet")
         if len(people) > 1 and out.suffix:

@@ -154,13 +154,17 @@ def export_videos(
     Example: `identity-factory videos export ada --root out/people --format gif --out clips`
     """
     with user_errors():
+        from factory.store.audit import note
+        from factory.store.consents import still_agreed
         from factory.store.queries import clips_of
         from factory.store.tables import Store
         from pipelines.animate import write_clips
 
         store = Store(root)
-        wanted = [row["video_id"] for row in clips_of(store, names, [])]
+        rows = still_agreed(store, clips_of(store, names, ["people"]), named=bool(names))
+        wanted = [row["video_id"] for row in rows]
         if not wanted:
             raise ValueError(f"{root} holds no clips yet; `identity-factory animate` makes them")
+        note(store, "exported clips", sorted({who for row in rows for who in row["people"]}), len(rows))
         for path in write_clips(store, wanted, out, clip_format):
             say(str(path))

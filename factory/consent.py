@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
 from typing import Any, Final
@@ -29,13 +29,26 @@ class Consent:
             raise ValueError("consent_expires or consent_scope without a consent: write where it is written down")
         return cls(reference=reference, expires=expires, scope=scope)
 
+    @classmethod
+    def of_all(cls, consents: Sequence[Consent]) -> Consent:
+        """Of what is made of several photos: it ends when the first of them does, also where others were told none; the
+        references are there if each photo has one."""
+        ends = [one.expires for one in consents if one.expires is not None]
+        expires = min(ends, default=None)
+        if not all(one.reference is not None for one in consents):
+            return cls(expires=expires)
+        texts = [[getattr(one, name) for one in consents] for name in ("reference", "scope")]
+        reference, scope = ("; ".join(dict.fromkeys(filter(None, each))) or None for each in texts)
+        return cls(reference=reference, expires=expires, scope=scope)
+
     def columns(self) -> dict[str, Any]:
         """The three columns of a row."""
         return dict(zip(COLUMNS, (self.reference, self.expires, self.scope), strict=True))
 
-    def lacking(self, now: float) -> str:
-        """Why a photo may not be used at this Unix time where consent is required; empty: it may."""
-        if self.reference is None:
+    def lacking(self, now: float, *, required: bool) -> str:
+        """Why a photo may not be used at this Unix time: a consent that is `required` is not there, or one that was is
+        over; empty: it may."""
+        if required and self.reference is None:
             return "nobody's consent is told for it, and this root requires one (columns or consent.csv)"
         return f"its consent expired at {iso(self.expires)}" if self.has_expired(now) else ""
 

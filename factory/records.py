@@ -145,7 +145,8 @@ class Identity:
     def check_consent(self, now: float) -> None:
         """Raises ConsentExpired once the consent is over, at this Unix time, s."""
         if self.consent_expires is not None and now >= self.consent_expires:
-            raise ConsentExpired(f"what {self.name!r} agreed to is over since {iso(self.consent_expires)}")
+            who = f"{self.name!r} ({self.identity_id})"  # by the id erasing finds where this is written down
+            raise ConsentExpired(f"what {who} agreed to is over since {iso(self.consent_expires)}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

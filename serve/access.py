@@ -11,11 +11,11 @@ import asyncio
 import base64
 import binascii
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack, suppress
-from ipaddress import ip_address
-from typing import Final
-from urllib.parse import urlsplit
+from functools import partial
+from typing import Final, TypeVar
 
 from fastapi import FastAPI, Request
 from fastapi.routing import iter_route_contexts
@@ -28,9 +28,10 @@ from factory.store.keys import SCOPES, Key, KeyRefused, KeyRing
 from factory.store.keys import Scope as KeyScope
 from factory.store.queries import has_unfinished_work
 from factory.store.tables import Store
+from serve.hosts import hostname_of, is_loopback, origin_of
 from serve.openai.errors import answer_error
 from serve.openai.schemas import RequestRefused
-from serve.quotas import asking
+from serve.quotas import QuotaExceeded, asking
 from serve.settings import Keyless
 
 Need = frozenset[KeyScope]  # one of these scopes
@@ -42,6 +43,9 @@ ERASE: Final[Need] = frozenset({"erase"})
 OWN_WORK: Final[Need] = frozenset({"draw", "learn"})
 ADMIN: Final[Need] = frozenset({"admin"})
 WORDS: Final[Need] = frozenset({"words"})
+Answer = TypeVar("Answer")
+_MOST_INSIDE: Final = 256  # requests of a tenant that are being answered; an ingress has 1,000 places for all
+_BUSY_S: Final = 1.0  # when to ask again beyond them
 
 # AUTOMATIC1111's, under /sdapi/v1
 _A1111_DRAWS: Final = """
@@ -60,9 +64,6 @@ NEEDS: Final[dict[tuple[str, str], Need]] = {
     ("GET", "/"): PUBLIC,  # the page without what it shows: it asks for a key
     ("GET", "/web/{file}"): PUBLIC,
     ("GET", "/openapi.json"): ANY,
-    ("GET", "/docs"): ANY,
-    ("GET", "/docs/oauth2-redirect"): ANY,
-    ("GET", "/redoc"): ANY,
     ("POST", "/v1/images/generations"): DRAW,
     ("GET", "/v1/models"): ANY,
     ("GET", "/v1/models/"): ANY,
@@ -130,7 +131,10 @@ class Rooms:
         self._open = AsyncExitStack()
 
     async def app(self, tenant: str) -> FastAPI:
-        """A tenant's app, running."""
+        """A tenant's app, running. Another tenant's first request, which has to open its tables, holds up none that is
+        open."""
+        if (app := self._apps.get(tenant)) is not None:
+            return app
         async with self._lock:
             if (app := self._apps.get(tenant)) is None:
                 app = await asyncio.to_thread(self._make, tenant)
@@ -165,6 +169,7 @@ class Gate:
         self._app, self._ring, self._rooms, self._keyless = app, ring, rooms, keyless
         self._origins = set(origins)
         self._names = {"localhost", host.strip("[]")}
+        self._inside: Counter[str | None] = Counter()  # requests that are being answered, by tenant
         self._routes = [
             (path, route.path_regex, {"GET" if name == "HEAD" else name for name in route.methods or ()})
             for route in iter_route_contexts(app.routes)
@@ -175,19 +180,24 @@ class Gate:
         if scope["type"] == "lifespan":
             await self._live(scope, receive, send)
         elif scope["type"] == "http":
+            app: ASGIApp = self._app
             try:
                 key = await self._admit(Request(scope))
+                tenant = None if key is None else key.tenant
+                if tenant is not None:
+                    if self._inside[tenant] >= _MOST_INSIDE:
+                        raise QuotaExceeded(_BUSY_S)
+                    app = await self._rooms.app(tenant)
             except Exception as error:  # noqa: BLE001 (told as every other error is)
                 await (await answer_error(Request(scope), error))(scope, receive, send)
                 return
             scope.setdefault("state", {})["key"] = key
-            app: ASGIApp = self._app
-            if key is not None and key.tenant is not None:
-                app = await self._rooms.app(key.tenant)
             served = asking.set(key)
+            self._inside[tenant] += 1
             try:
                 await app(scope, receive, send)
             finally:
+                self._inside[tenant] -= 1
                 asking.reset(served)
         # no websockets here
 
@@ -198,26 +208,37 @@ class Gate:
         text = _given(request.headers)
         if need is PUBLIC:
             return None
-        keys = await asyncio.to_thread(self._ring.keys)
-        if not keys:
+        if not await self._told(self._ring.keys):
             self._check_keyless(request)
             return None
         if text is None:
             raise KeyRefused("this needs a key: send the header `authorization: Bearer KEY`")
-        key = await asyncio.to_thread(self._ring.find, text, time.time())
+        key = await self._told(partial(self._ring.find, text, time.time()))
         key.check_scope(need or ())
         for field, more in MORE.get(route, {}).items() if route is not None else ():
             if field in request.query_params:
                 key.check_scope(more)
         return key
 
+    async def _told(self, question: Callable[[], Answer]) -> Answer:
+        """Asked of the ring of keys; in a thread where it has to look into its table."""
+        return question() if self._ring.is_fresh() else await asyncio.to_thread(question)
+
     def _check_keyless(self, request: Request) -> None:
         if self._keyless == "refuse":
             raise KeyRefused("this server has no keys yet; its operator makes one with `identity-factory keys create`")
-        name = _hostname(request.headers.get("host", ""))
+        name = hostname_of(request.headers.get("host", ""))
         own = {f"{scheme}://{request.headers.get('host')}" for scheme in ("http", "https")}
-        if request.method not in ("GET", "HEAD") and request.headers.get("origin") not in {None, *own, *self._origins}:
+        allowed = own | self._origins
+        if request.method in ("GET", "HEAD"):
+            # a page that shows a picture from here can read none, but sees whether there is one: who is known here
+            site, mode = (request.headers.get(f"sec-fetch-{name}") for name in ("site", "mode"))
+            page = request.headers.get("origin") or origin_of(request.headers.get("referer", ""))
+            foreign = site in ("cross-site", "same-site") and mode != "navigate" and page not in allowed
+        else:
             # a browser sends forms of any page anywhere, and a key is all that it would not send
+            foreign = request.headers.get("origin") not in {None, *allowed}
+        if foreign:
             raise RequestRefused("pages of other sites may not ask this server for anything", status=403)
         if self._keyless == "loopback" and name not in self._names and not is_loopback(name):
             raise RequestRefused(f"this server is not called {name[:100]!r}; ask it as 127.0.0.1", status=403)
@@ -261,17 +282,3 @@ def _given(headers: Headers) -> str | None:
         except (binascii.Error, ValueError):
             return ""
     return None
-
-
-def _hostname(host: str) -> str:
-    with suppress(ValueError):
-        return urlsplit(f"//{host}").hostname or ""
-    return ""
-
-
-def is_loopback(name: str) -> bool:
-    """Whether an address is this machine's own, for itself; a name is not looked up."""
-    try:
-        return ip_address(name).is_loopback
-    except ValueError:
-        return False

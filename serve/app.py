@@ -21,8 +21,8 @@ from factory.files import check_root
 from factory.pack import Pack, load_pack
 from factory.store.keys import list_keys
 from factory.store.tables import Store
-from serve.access import is_loopback
 from serve.drawing import Drawer
+from serve.hosts import is_loopback
 from serve.ingress import NO_KEYS, Ingress
 from serve.ingress import create_app as create_app
 from serve.learning import learner_deployment
@@ -46,7 +46,7 @@ def build(root: str, pack: str = "studio", settings: Settings = _DEFAULTS, host:
         name="Drawer",
         ray_actor_options={"num_cpus": args.num_cpus, "num_gpus": num_gpus},
         max_ongoing_requests=args.max_ongoing,
-        max_queued_requests=args.max_queued,
+        max_queued_requests=args.queued_each,
         logging_config=LoggingConfig(enable_access_log=False),  # the ingress logs the requests
         health_check_timeout_s=HEALTH_CHECK_S,
         graceful_shutdown_wait_loop_s=0.5,

@@ -7,6 +7,7 @@ import hashlib
 import io
 import json
 import re
+import time
 from collections.abc import Callable, Mapping
 from datetime import datetime
 from math import isnan
@@ -142,13 +143,15 @@ class Browser:
         return Response(content, media_type=kind, headers=headers)
 
     def _pixels(self, image_id: str) -> bytes:
-        rows = pictures(self._store, [image_id], ["image"])["image"].to_pylist()
+        rows = pictures(self._store, [image_id], ["image", "identity_id", "people"]).to_pylist()
         if not rows:
             raise RequestRefused(f"there is no image {image_id[:100]!r}", "image_id", status=404)
-        return bytes(rows[0])
+        self._catalog.check_consents(rows[0]["people"] or [rows[0]["identity_id"]])
+        return bytes(rows[0]["image"])
 
     def _face(self, identity: str) -> Mapping[str, bytes]:
         who = self._catalog.find(identity)
+        who.check_consent(time.time())
         face = face_pictures(self._store, who.pack, who.face_id)
         if face is None:
             raise RequestRefused("the face that this identity was learned from is not kept here", status=404)

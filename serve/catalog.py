@@ -5,7 +5,8 @@ from __future__ import annotations
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -80,6 +81,13 @@ class Catalog:
                 if len(self._found) > self._max_entries:
                     self._found.popitem(last=False)
         return identity
+
+    def check_consents(self, identity_ids: Iterable[str]) -> None:
+        """Before what shows these people leaves. Raises ConsentExpired; of whom no identity is there none is over."""
+        now = time.time()
+        for an_id in identity_ids:
+            with suppress(UnknownIdentity):
+                self.find(an_id).check_consent(now)
 
     def listed(self, name_or_id: str) -> Listed:
         """One identity as in the list. Raises UnknownIdentity."""

@@ -91,7 +91,8 @@ def create_app(endpoint: Endpoint, door: Door, book: WorkBook | None = None, *ro
             await asyncio.wait([keeping])
 
     what = "Pictures and clips of stored identities, in OpenAI's format."
-    app = FastAPI(title="identity factory", description=what, lifespan=lifespan)
+    # no /docs and /redoc: those pages run scripts of other servers in this one's origin, where everybody's pictures are
+    app = FastAPI(title="identity factory", description=what, lifespan=lifespan, docs_url=None, redoc_url=None)
     for router in routers:
         app.include_router(router)
     images = "/v1/images/generations"
@@ -187,7 +188,8 @@ class Ingress:
         self._door, self._ring = Door(), KeyRing(args.root)
         if args.keyless == "refuse" and not self._ring.keys():
             raise ValueError(NO_KEYS.format(root=args.root))
-        self._num_patient = max(1, args.max_batch // 2)  # pictures of batches at once, of all tenants together
+        # pictures of batches at once, of all tenants and all ingresses together
+        self._num_patient = max(1, args.max_batch // 2 // args.num_ingresses)
         self._patient_room = asyncio.Semaphore(self._num_patient)
         share = max((args.max_ongoing + args.max_queued) // 2, 1)
         self._quotas = Quotas(counted_by_ray(), lasts_s=args.timeout_s + _SPARE_S, tenants_share=share)
@@ -234,13 +236,13 @@ class Ingress:
         assesses = self._args.assess_uploads and can_measure(pack)
         learn = assessing.following(uploads.learn, lambda: book) if assesses else uploads.learn
         kinds = {
-            FILM: Kind(do=films.film),
-            HEAD: Kind(do=modelling.sculpt),
+            FILM: Kind(do=films.film, counts=True),
+            HEAD: Kind(do=modelling.sculpt, counts=True),
             LEARN: Kind(do=learn, undo=uploads.forget, at_once=self._args.learner_slots),
             ASSESS: Kind(do=assessing.assess),
             BATCH: Kind(do=lines.run),
         }
-        book = WorkBook(store, kinds, kept_of, admit=self._quotas.piece)
+        book = WorkBook(store, kinds, kept_of, quotas=self._quotas, key_of=self._ring.of_id)
         identities = Identities(catalog, store, book, uploads, pack.fingerprint(), self._quotas)
         batches = Batches(store, book, pack.name)
         routers = [

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
+import time
 from collections.abc import AsyncIterator
 from concurrent.futures import Future
 from dataclasses import replace
@@ -26,6 +27,7 @@ from factory.faces.people import of_one_person
 from factory.ids import content_id, identity_id
 from factory.pack import load_pack
 from factory.records import Identity
+from factory.store.policy import read_policy
 from factory.store.queries import learned
 from factory.store.rows import diverged_row, face_row, identity_row, refusal_rows
 from factory.store.tables import Store
@@ -106,6 +108,7 @@ class Learner:
 
         Raises:
             FaceGone: one of them is no face of this pack in the root.
+            PhotoRejected: the consent of one of them is over, or required and not there.
             Diverged: the words are not finite.
         """
         fingerprint = await asyncio.to_thread(self._pack.learning_fingerprint)
@@ -117,6 +120,10 @@ class Learner:
         faces = await asyncio.to_thread(store.faces, face_ids, pack=self._pack.name)
         if len(faces) < len(face_ids):
             raise FaceGone
+        required = (await asyncio.to_thread(read_policy, root)).require_consent
+        for one in faces:  # it may have been asked for, and put off by a restart, long ago
+            if why := one.consent.lacking(time.time(), required=required):
+                raise PhotoRejected("no_consent", why)
         face = of_one_person(faces)
         now = 0.0
 
@@ -158,7 +165,7 @@ def learner_deployment(args: AppArgs, *, num_threads: int, num_gpus: float) -> A
         name="Learner",
         ray_actor_options={"num_cpus": args.learner_num_cpus, "num_gpus": num_gpus},
         max_ongoing_requests=4 * args.learner_slots,
-        max_queued_requests=args.max_queued,
+        max_queued_requests=args.queued_each,
         autoscaling_config={
             "min_replicas": 0,
             "initial_replicas": 0,

@@ -10,6 +10,7 @@ without limits ask nobody. What is under way is held by a lease that lapses, as 
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -86,7 +87,7 @@ class Counts:
         reset = self._rates.get_window_stats(window, key_id, what).reset_time
         return max(reset - time.time(), 1.0)
 
-    def enter(self, key_id: str, limit: int, num: int, lasts_s: float) -> int | None:
+    def enter(self, key_id: str, limit: float, num: int, lasts_s: float) -> int | None:
         """A lease for `num` pictures that are under way; None if they would be more than `limit`."""
         now, held = self._clock(), self._leases[key_id]
         for lease in [lease for lease, (_, until) in held.items() if until <= now]:
@@ -135,6 +136,12 @@ class Quotas:
             await self._pay(pictures)
             yield
 
+    @asynccontextmanager
+    async def piece_again(self) -> AsyncIterator[None]:
+        """The same of what was paid and taken in before a restart: it is not refused, and waits as one."""
+        async with self._under_way(1, _WORK_S, taken_in=True):
+            yield
+
     async def identities(self, num: int = 1) -> None:
         """Before `num` identities are learned. Raises QuotaExceeded."""
         key = asking.get()
@@ -142,8 +149,9 @@ class Quotas:
             await self._spend(key, "identity", key.identities_per_day, num)
 
     @asynccontextmanager
-    async def _under_way(self, num: int, lasts_s: float) -> AsyncIterator[None]:
-        """Holds a lease for as many, where the key is told how many may wait."""
+    async def _under_way(self, num: int, lasts_s: float, *, taken_in: bool = False) -> AsyncIterator[None]:
+        """Holds a lease for as many, where the key is told how many may wait; of what is taken in already, also beyond
+        that."""
         key = asking.get()
         most = None if key is None else key.max_waiting or (self._tenants_share if key.tenant is not None else None)
         if key is None or most is None or not num:
@@ -151,7 +159,7 @@ class Quotas:
             return
         # a tenant's keys share what they were not given each
         who = key.key_id if key.max_waiting is not None else f"tenant {key.tenant}"
-        lease = await self._ask("enter", who, most, num, lasts_s)
+        lease = await self._ask("enter", who, math.inf if taken_in else most, num, lasts_s)
         if lease is None:
             raise QuotaExceeded(_BUSY_S)
         try:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import threading
 from collections.abc import Callable
 from typing import Final, Literal, TypeAlias, cast
 
@@ -20,7 +19,7 @@ class PoseReader:
 
     def __init__(self, pack: str) -> None:
         self._pack = pack
-        self._lock = threading.Lock()
+        self._room = asyncio.Lock()  # whoever waits for another one's picture takes no thread from other routes
         self._calls: IsolatedCalls | None = None
 
     async def read(self, kind: Kind, data: bytes, size_px: tuple[int, int]) -> Pose:
@@ -29,12 +28,18 @@ class PoseReader:
         Raises PhotoRejected for a picture that cannot be used, ValueError for a pose that cannot be taken over,
         TimeoutError where others took all of the time.
         """
-        return await asyncio.to_thread(self._read, (kind, data, size_px))
+        async with asyncio.timeout(LIMIT_S) as waiting, self._room:
+            waiting.reschedule(None)
+            reading = asyncio.ensure_future(asyncio.to_thread(self._read, (kind, data, size_px)))
+            try:
+                return await asyncio.shield(reading)
+            except asyncio.CancelledError:
+                await asyncio.wait([reading])  # the thread is at it still
+                raise
 
     def _read(self, work: Work) -> Pose:
-        with self._lock:
-            if self._calls is None:
-                self._calls = IsolatedCalls(_reader, [self._pack])
+        if self._calls is None:
+            self._calls = IsolatedCalls(_reader, [self._pack])
         return cast(Pose, self._calls.call(work, limit_s=LIMIT_S))
 
 

@@ -147,7 +147,7 @@ def sculptor_deployment(args: AppArgs, *, num_threads: int, num_gpus: float) -> 
         name="HeadMaker",
         ray_actor_options={"num_cpus": args.sculptor_num_cpus, "num_gpus": num_gpus},
         max_ongoing_requests=_HELD,
-        max_queued_requests=args.max_queued,
+        max_queued_requests=args.queued_each,
         autoscaling_config={
             "min_replicas": 0,
             "initial_replicas": 0,

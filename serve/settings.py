@@ -20,9 +20,9 @@ class Settings(Config):
     max_batch: int = Field(default=24, ge=1, le=32)  # pictures in the making at a time; guidance doubles their samples
     # Pictures a replica holds: in the making and next in line; >= max_batch. Among them tenants take turns.
     max_ongoing: int = Field(default=256, ge=1)
-    max_queued: int = Field(default=64, ge=1)  # images the ingress holds beyond that, first come first; more get 429
+    max_queued: int = Field(default=64, ge=1)  # images that ingresses hold beyond that, first come first; more get 429
     timeout_s: float = Field(default=300.0, gt=0.0)  # of one request, queue included
-    num_ingresses: int = Field(default=1, ge=1)  # replicas that take requests; each holds max_queued more
+    num_ingresses: int = Field(default=1, ge=1)  # replicas that take requests; each has its part of max_queued
     num_cpus: float = Field(default=0.2, gt=0.0)  # booked by a generator: small, so that jobs find room
     num_gpus: float | None = Field(default=None, ge=0.0)  # None: 0.6 where the cluster has GPUs, else 0
     num_threads: int | None = Field(default=None, ge=1)  # of torch in a generator; None: num_cpus rounded up
@@ -37,6 +37,11 @@ class Settings(Config):
     learner_num_gpus: float | None = Field(default=None, ge=0.0)  # None: 0.2 where generators have GPUs, else 0
     assess_uploads: bool = True  # whoever was learned from an upload, where the pack has what measures
     learner_idle_s: float = Field(default=600.0, ge=0.0)  # without uploads, then it ends and its memory is free
+
+    @property
+    def queued_each(self) -> int:
+        """An ingress's part of `max_queued`."""
+        return -(-self.max_queued // self.num_ingresses)
 
     @model_validator(mode="after")
     def _room_for_a_batch(self) -> Settings:

@@ -30,6 +30,7 @@ from serve.unlearned import Erased, NoSuchFace, SeveralFaces
 from serve.work import OnProgress, Work
 
 KIND: Final = "identity"  # of work
+_FORMS: Final = 8  # of a root that are in memory at once, with up to 64 MiB of photos each
 _NOBODYS: Final = Consent()
 _TRIES: Final = 2  # a learner that is lost is started again by Serve
 
@@ -74,6 +75,7 @@ class Uploads:
 
     def __init__(self, pack: Pack, store: Store, learner: Learners) -> None:
         self._pack, self._store, self._learner = pack, store, learner
+        self.room = asyncio.Semaphore(_FORMS)  # for a form from its first byte until its photos are prepared
 
     async def check(self, photos: Sequence[Upload], consent: Consent = _NOBODYS) -> list[dict[str, Any]]:
         """Who is on photos, and how good these are to learn from: `face_cards`. Nothing is kept. Raises as `order`, but
@@ -224,7 +226,7 @@ class Uploads:
         faces, reject = await asyncio.to_thread(photo_rows, store, self._pack.name, photo_id)
         agreed = Consent.of(faces[0]) if faces and consent.reference is None else consent
         policy = await asyncio.to_thread(read_policy, store.root)
-        if policy.require_consent and (why := agreed.lacking(time.time())):
+        if why := agreed.lacking(time.time(), required=policy.require_consent):
             raise PhotoRejected("no_consent", why)  # nothing is kept of a photo that nobody agreed to
         if faces or reject is not None:
             return Found(faces=faces, refused=[] if reject is None else [reject], kept=True)
@@ -243,7 +245,7 @@ class Uploads:
         """What an upload tells anew of a photo that is known."""
         photo_id = found.faces[0]["photo_id"]
         if found.kept and consent.reference is not None:
-            await asyncio.to_thread(set_photos_consent, self._store, photo_id, consent)
+            await asyncio.to_thread(set_photos_consent, self._store, {photo_id}, consent)
         if found.kept and name and found.faces[0]["name"] != name:
             await asyncio.to_thread(add_name, self._store, photo_id, name)
 

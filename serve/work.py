@@ -8,51 +8,28 @@ Two that take it up at one moment do the same thing twice, which is one row of i
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import json
 import secrets
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from contextlib import AsyncExitStack
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any, Final, Literal, TypeAlias
+from typing import Any, Final, TypeAlias
 
-from factory.store.queries import find_work, work_page
+from factory.store.keys import Key
+from factory.store.queries import find_work, num_unfinished, work_page
 from factory.store.tables import Store
 from serve.pace import Pace
+from serve.piece import UNDER_WAY as UNDER_WAY
+from serve.piece import Once as Once
+from serve.piece import Work as Work
+from serve.quotas import Quotas, asking
 from serve.refusals import KeyReused as KeyReused
 from serve.refusals import TooMuchWork as TooMuchWork
 from serve.refusals import UnknownWork as UnknownWork
 
-Status = Literal["queued", "in_progress", "completed", "failed", "cancelled"]
-UNDER_WAY: Final = ("queued", "in_progress")
 _UNDER_WAY_STILL: Final = f"target.status IN {UNDER_WAY}"  # as SQL writes it, too
 _DEAD_AFTER: Final = 3  # beats that were missed
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Work:
-    """A row of the table `work`."""
-
-    work_id: str  # its kind, "_", 24 hex digits: random, or of its key, so that two servers make one row of one key
-    kind: str
-    status: Status
-    request: str  # JSON: all that is needed to do it, here or elsewhere
-    identity_id: str  # whom it is about; empty: nobody alone
-    people: list[str]  # identity_ids of all whom it is about
-    progress: float = 0.0  # 0..1
-    result_id: str | None = None  # of the row that came of it
-    error: str | None = None  # JSON, as it is told to whoever asks
-    idempotency_key: str | None = None
-    created_at: float  # Unix time, s, as the next three
-    started_at: float | None = None
-    finished_at: float | None = None
-    beat_at: float  # when it was last seen to
-
-    @property
-    def under_way(self) -> bool:
-        """Whether it is still to be done, or being done."""
-        return self.status in UNDER_WAY
 
 
 OnProgress: TypeAlias = Callable[[float], None]  # 0..1
@@ -66,7 +43,8 @@ class Kind:
     do: Do  # cancelled where nobody wants it any more
     undo: Callable[[Work], Awaitable[None]] | None = None  # what is left to do then
     at_once: int = 1
-    max_waiting: int = 64  # pieces that are begun or wait; more are refused
+    max_waiting: int = 64  # pieces that are begun or wait, at all servers together; more are refused
+    counts: bool = False  # one that is taken up again waits as a picture of its key's does
     room: asyncio.Semaphore = field(init=False)
     took_s: float = 0.0  # of the last piece
 
@@ -84,12 +62,14 @@ class WorkBook:
         tell: Callable[[Exception], Mapping[str, Any]],
         *,
         beat_s: float = 5.0,
-        admit: Callable[[int], AbstractAsyncContextManager[None]] | None = None,
+        quotas: Quotas | None = None,
+        key_of: Callable[[str], Key | None] = lambda _: None,
     ) -> None:
-        """`tell` makes an error what is kept of it: `code` and `message`. `admit` is entered with what a piece costs,
-        in pictures, before it is taken in, and left when it is over here; what it raises refuses the piece."""
+        """`tell` makes an error what is kept of it: `code` and `message`. `quotas` are asked before a piece is taken
+        in, and hold it until it is over here. `key_of` gives a key by its id: work that another server left counts for
+        whoever asked for it."""
         self._store, self._kinds, self._tell, self._beat_s = store, kinds, tell, beat_s
-        self._admit, self._held = admit, dict[str, AsyncExitStack]()
+        self._quotas, self._key_of, self._held = quotas, key_of, dict[str, AsyncExitStack]()
         self._mine: dict[str, Work] = {}  # under way here, oldest first
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._paces: dict[str, Pace] = {}
@@ -102,35 +82,33 @@ class WorkBook:
         kind: str,
         request: Mapping[str, Any],
         people: Sequence[str] = (),
-        key: str | None = None,
+        once: Once | None = None,
         *,
         pictures: int = 0,
     ) -> Work:
-        """Takes work in, which costs as much as so many pictures; the same key and request again give the work that is
-        there. Raises KeyReused, TooMuchWork, and what `admit` raises."""
-        text, now = json.dumps(request, sort_keys=True), time.time()
+        """Takes work in, which costs as much as so many pictures; or gives the work that is there, as `again`. Raises
+        KeyReused, TooMuchWork, QuotaExceeded."""
         async with self._submitting:
-            if key is not None:
-                key = hashlib.sha256(key.encode()).hexdigest()  # whatever a caller writes, an id of ours
-                for row in await asyncio.to_thread(find_work, self._store, kind, "idempotency_key", key):
-                    if row["request"] != text:
-                        raise KeyReused("this Idempotency-Key came before, with another request")
-                    return self._mine.get(row["work_id"], Work(**row))
-            self.check_room(kind)
+            if (there := await self.again(kind, once)) is not None:
+                return there
+            await self.check_room(kind)
+            now, asker = time.time(), asking.get()
             work = Work(
-                work_id=f"{kind}_{key[:24] if key is not None else secrets.token_hex(12)}",
+                work_id=f"{kind}_{secrets.token_hex(12) if once is None else once.key[:24]}",
                 kind=kind,
                 status="queued",
-                request=text,
+                request=json.dumps(request, sort_keys=True),
                 identity_id=people[0] if people else "",
                 people=list(people),
-                idempotency_key=key,
+                idempotency_key=None if once is None else once.key,
+                asked=None if once is None else once.asked,
+                key_id=None if asker is None else asker.key_id,
                 created_at=now,
                 beat_at=now,
             )
             async with AsyncExitStack() as held:
-                if pictures and self._admit is not None:
-                    await held.enter_async_context(self._admit(pictures))
+                if pictures and self._quotas is not None:
+                    await held.enter_async_context(self._quotas.piece(pictures))
                 held.callback(self._mine.pop, work.work_id, None)
                 self._mine[work.work_id] = work  # before it is written: however long that takes, it is tended here
                 async with self._writing:
@@ -139,10 +117,21 @@ class WorkBook:
             self._begin(work)
         return work
 
-    def check_room(self, kind: str) -> None:
-        """Raises TooMuchWork where no more of a kind may wait."""
-        if sum(work.kind == kind for work in self._mine.values()) >= self._kinds[kind].max_waiting:
+    async def check_room(self, kind: str) -> None:
+        """Raises TooMuchWork where no more of a kind may wait, at all servers together."""
+        if await asyncio.to_thread(num_unfinished, self._store, kind) >= self._kinds[kind].max_waiting:
             raise TooMuchWork
+
+    async def again(self, kind: str, once: Once | None) -> Work | None:
+        """The work that this request began when it came before with this key: ask before anything is composed or paid,
+        as who and what is there may have changed. None: it is new, or has no key. Raises KeyReused."""
+        if once is None:
+            return None
+        for row in await asyncio.to_thread(find_work, self._store, kind, "idempotency_key", once.key):
+            if row["asked"] not in (once.asked, None):  # None: of before there was the column
+                raise KeyReused("this Idempotency-Key came before, with another request")
+            return self._mine.get(row["work_id"], Work(**row))
+        return None
 
     async def find(self, work_id: str, kind: str | None = None) -> Work:
         """A piece of work as it stands. Raises UnknownWork, also if it is of another kind, and at once where somebody
@@ -236,7 +225,19 @@ class WorkBook:
                         await self._write(work)
                         now = await asyncio.to_thread(find_work, self._store, kind, "work_id", work.work_id)
                         if now and now[0]["beat_at"] == work.beat_at:  # else it was over, or another server's
-                            self._begin(work)
+                            await self._begin_again(work)
+
+    async def _begin_again(self, work: Work) -> None:
+        """For whoever asked: the tasks that are begun here take `asking` over."""
+        key = None if work.key_id is None else await asyncio.to_thread(self._key_of, work.key_id)
+        before = asking.set(key)
+        try:
+            if self._quotas is not None and self._kinds[work.kind].counts:
+                held = self._held[work.work_id] = AsyncExitStack()
+                await held.enter_async_context(self._quotas.piece_again())
+            self._begin(work)
+        finally:
+            asking.reset(before)
 
     def _begin(self, work: Work) -> None:
         self._mine[work.work_id] = work

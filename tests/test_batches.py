@@ -147,6 +147,21 @@ def test_a_batch_that_cannot_begin_is_refused_by_name(
     assert store.count("work") == 0
 
 
+def test_a_key_that_comes_again_gives_the_batch_it_began_also_without_its_file(
+    http: TestClient, client: openai.OpenAI, store: Store
+) -> None:
+    file, key = upload(client, [task("a")]), {"idempotency-key": "k"}
+    body = {"input_file_id": file.id, "endpoint": "/v1/images/generations", "completion_window": "24h"}
+    first = http.post("/v1/batches", json=body, headers=key).json()
+    ended(client, first["id"])
+    client.files.delete(file.id)
+    assert http.post("/v1/batches", json=body).status_code == 422
+    again = http.post("/v1/batches", json=body, headers=key)
+    assert again.status_code == 200 and again.json()["id"] == first["id"] and store.count("work") == 1
+    other = http.post("/v1/batches", json=body | {"completion_window": "1h"}, headers=key)
+    assert error_of(other)["code"] == "idempotency_key_reused"
+
+
 def test_files_of_other_purposes_and_pictures_at_addresses_are_none(http: TestClient, client: openai.OpenAI) -> None:
     with pytest.raises(openai.UnprocessableEntityError, match="only files of purpose batch"):
         client.files.create(file=b"x", purpose="vision")

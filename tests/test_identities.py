@@ -212,6 +212,36 @@ def test_where_consent_is_required_a_photo_without_one_is_refused_and_not_kept(
     assert store.read("identities", where="name = 'zoe'").to_pylist()[0]["consent"] == "form 8"
 
 
+def test_a_consent_that_is_over_is_none_where_none_is_required(
+    http: TestClient, store: Store, learner: FakeLearner
+) -> None:
+    over = upload(http, consent="form 7", consent_expires="2020-01-31")
+    assert over.status_code == 422 and error_of(over)["code"] == "no_consent" and learner.prepared == []
+    assert upload(http).status_code == 202, "and whoever tells of none is not asked for one"
+
+
+def test_a_key_that_comes_again_is_learned_and_paid_once(store: Store, tiny_pack: Pack, learner: FakeLearner) -> None:
+    paid: list[int] = []
+
+    class Counting:
+        async def identities(self, num: int) -> None:
+            paid.append(num)
+
+    key = {"idempotency-key": "k"}
+    with serving(store, tiny_pack, learner, quotas=Counting()) as http:
+        first = upload(http, headers=key)
+        again = upload(http, headers=key)
+        assert (again.status_code, again.json()["id"]) == (202, first.json()["id"]) and paid == [1]
+        learner.go.set()
+        finished(http, first.json())
+        over = upload(http, headers=key)
+        assert over.status_code == 202 and over.json()["result_id"] == first.json()["identities"][0] and paid == [1]
+        for other in (upload(http, b"another photo", headers=key), upload(http, name="other", headers=key)):
+            assert other.status_code == 422 and error_of(other)["code"] == "idempotency_key_reused"
+        for photo in (b"third", b"fourth"):
+            assert upload(http, photo, headers={"idempotency-key": ""}).status_code == 202, "an empty one is none"
+
+
 def test_identities_are_listed_page_by_page(http: TestClient) -> None:
     first = http.get("/v1/identities?limit=1").json()
     assert [one["id"] for one in first["data"]] == ["bob"] and first["has_more"]

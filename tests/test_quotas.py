@@ -16,7 +16,7 @@ from factory.store.tables import Store
 from serve.openai.errors import told
 from serve.quotas import Counts, QuotaExceeded, Quotas, asking, counted_here, head_pictures
 from serve.turns import Turns
-from serve.work import Kind, Work, WorkBook
+from serve.work import Kind, Once, Work, WorkBook
 from tests import serving
 from tests.serving import FakeGenerator, ask, error_of, people_store
 from tests.test_access import a_gate
@@ -140,10 +140,10 @@ def test_work_that_is_answered_later_waits_as_one_and_is_paid_when_it_is_taken_i
             await go.wait()
             return "done"
 
-        book = WorkBook(store, {"head": Kind(do=do)}, lambda error: {}, admit=quotas.piece)
+        book, once = WorkBook(store, {"head": Kind(do=do)}, lambda error: {}, quotas=quotas), Once.of("a key", {})
         asking.set(replace(KEY, max_waiting=2, pictures_per_minute=100))
-        first = await book.submit("head", {"n": 1}, ["ada"], "a key", pictures=40)
-        assert (await book.submit("head", {"n": 1}, ["ada"], "a key", pictures=40)).work_id == first.work_id
+        first = await book.submit("head", {"n": 1}, ["ada"], once, pictures=40)
+        assert (await book.submit("head", {"n": 1}, ["ada"], once, pictures=40)).work_id == first.work_id
         second = await book.submit("head", {"n": 2}, ["ada"], pictures=40)
         with pytest.raises(QuotaExceeded):  # two wait
             await book.submit("head", {"n": 3}, ["ada"], pictures=20)

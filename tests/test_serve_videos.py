@@ -203,6 +203,22 @@ def test_the_same_idempotency_key_is_one_clip(http: TestClient) -> None:
     assert made[0]["id"] == made[1]["id"] != made[2]["id"] and made[0]["seed"] != made[2]["seed"]
 
 
+def test_a_key_that_comes_again_gives_what_it_began_whatever_has_changed(http: TestClient, store: Store) -> None:
+    key, body = {"idempotency-key": "k"}, {"model": "ada", "prompt": "nodding"}  # no seed: one is drawn
+    first = http.post("/v1/videos", json=body, headers=key).json()
+    while http.get(f"/v1/videos/{first['id']}").json()["status"] != "completed":
+        pass
+    person = store.read("identities", where="name = 'ada'").to_pylist()[0]
+    store.upsert("identities", [person | {"consent": "form", "consent_expires": time.time() - 1}])
+    assert http.post("/v1/videos", json=body).status_code == 409, "consent over: nothing new is drawn"
+    again = http.post("/v1/videos", json=body, headers=key)
+    assert again.status_code == 200 and again.json()["id"] == first["id"] and again.json()["seed"] == first["seed"]
+    shown = http.get(f"/v1/videos/{first['id']}/content")
+    assert shown.status_code == 409 and error_of(shown)["code"] == "consent_expired", "what was drawn, too"
+    assert http.post("/v1/videos", json=body, headers={"idempotency-key": ""}).status_code == 409, "none"
+    assert store.count("work") == 1
+
+
 def test_a_pack_without_motion_says_so(http: TestClient, tiny_pack: Pack, tmp_path: Path) -> None:
     store = people_store(tmp_path / "other", tiny_pack)
     films = Filming(tiny_pack, Catalog(store.root), store, None)  # type: ignore[arg-type]

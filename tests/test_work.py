@@ -8,10 +8,12 @@ from typing import Any
 
 import pytest
 
+from factory.store.keys import Key
 from factory.store.queries import find_work
 from factory.store.tables import Store
 from serve.pace import Pace
-from serve.work import KeyReused, Kind, TooMuchWork, UnknownWork, Work, WorkBook
+from serve.quotas import QuotaExceeded, Quotas, asking, counted_here
+from serve.work import KeyReused, Kind, Once, TooMuchWork, UnknownWork, Work, WorkBook
 
 
 class Doer:
@@ -106,10 +108,12 @@ def test_the_same_key_is_the_same_work(store: Store) -> None:
     async def test() -> None:
         doer = Doer()
         book = book_of(store, doer, max_waiting=2)
-        first = await book.submit("video", {"n": 1}, ["ada"], "a key")
-        assert (await book.submit("video", {"n": 1}, ["ada"], "a key")).work_id == first.work_id
+        once = Once.of("a key", {"n": 1})
+        first = await book.submit("video", {"n": 1}, ["ada"], once)
+        again = await book.submit("video", {"n": 1, "of today": True}, ["ada"], once)
+        assert again.work_id == first.work_id, "what was asked for is the same, whatever would come of it now"
         with pytest.raises(KeyReused):
-            await book.submit("video", {"n": 2}, ["ada"], "a key")
+            await book.submit("video", {"n": 1}, ["ada"], Once.of("a key", {"n": 2}))
         await book.submit("video", {"n": 2}, ["ada"])
         with pytest.raises(TooMuchWork):
             await book.submit("video", {"n": 3}, ["ada"])
@@ -121,7 +125,7 @@ def test_the_same_key_is_the_same_work(store: Store) -> None:
 def test_the_same_key_at_two_servers_at_once_is_the_same_work(store: Store) -> None:
     async def test() -> None:
         books = [book_of(store, Doer()) for _ in range(2)]
-        made = await asyncio.gather(*(book.submit("video", {"n": 1}, ["ada"], "a key") for book in books))
+        made = await asyncio.gather(*(book.submit("video", {"n": 1}, ["ada"], Once.of("a key", {})) for book in books))
         assert made[0].work_id == made[1].work_id and store.count("work") == 1
         for book in books:
             await book.cancel(made[0].work_id)
@@ -177,6 +181,62 @@ def test_a_server_that_stops_hands_over_and_one_that_dies_is_missed(store: Store
         assert heir.begun == [handed.work_id, lost.work_id]
         keeping.cancel()
         await asyncio.wait([keeping])
+
+    run(test)
+
+
+def test_work_that_is_taken_up_counts_for_whoever_asked(store: Store) -> None:
+    """As pictures that wait, and as pictures a minute of the lines of a batch, which are asked for one by one."""
+    own = Key(key_id="k", label="", tenant=None, scopes=["draw"], created_at=0.0, expires_at=None, max_waiting=1)
+    served: list[Key | None] = []
+
+    class Asks(Doer):
+        async def do(self, work: Work, on_progress: Callable[[float], None]) -> str:
+            served.append(asking.get())
+            return await super().do(work, on_progress)
+
+    async def test() -> None:
+        died, heir, quotas = Doer(), Asks(), Quotas(counted_here(), lasts_s=10.0)
+        dead = book_of(store, died)
+        before = asking.set(own)
+        lost = [await dead.submit("video", {"n": n}, ["ada"], pictures=1) for n in range(2)]
+        asking.reset(before)
+        nobodys = await dead.submit("head", {}, ["ada"])
+        await until(lambda: len(died.begun) == 2)
+        rows = [find_work(store, work.kind, "work_id", work.work_id)[0] for work in (*lost, nobodys)]
+        assert [row["key_id"] for row in rows] == ["k", "k", None]
+        store.upsert("work", [{**row, "beat_at": time.time() - 60} for row in rows])
+        kinds = {"video": Kind(do=heir.do, counts=True), "head": Kind(do=heir.do)}
+        how: Any = {"beat_s": 0.05, "quotas": quotas, "key_of": {"k": own}.get}
+        keeping = asyncio.create_task(WorkBook(store, kinds, lambda error: {}, **how).keep())
+        await until(lambda: len(heir.begun) == 2)  # one of each kind
+        assert sorted(served, key=str) == [own, None] and asking.get() is None
+        asking.set(own)
+        with pytest.raises(QuotaExceeded):  # both wait, which is more than may: they were taken in before
+            async with quotas.pictures(1):
+                pass
+        heir.go.set()
+        await until(lambda: len(heir.begun) == 3 and not store.read("work", where="status = 'in_progress'").num_rows)
+        await asyncio.sleep(0.05)
+        async with quotas.pictures(1):
+            pass
+        keeping.cancel()
+        await asyncio.wait([keeping])
+
+    run(test)
+
+
+def test_servers_have_room_for_so_much_work_together(store: Store) -> None:
+    async def test() -> None:
+        books = [book_of(store, Doer(), max_waiting=3) for _ in range(2)]
+        for number in range(3):
+            await books[number % 2].submit("video", {"n": number}, ["ada"])
+        for book in books:
+            with pytest.raises(TooMuchWork):
+                await book.submit("video", {}, ["ada"])
+            await book.submit("head", {}, ["ada"])
+        for book in books:
+            await book.put_down()
 
     run(test)
 

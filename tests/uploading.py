@@ -106,6 +106,7 @@ def serving(
     timeout_s: float = 20.0,
     assess: Any = None,
     assess_after_s: float = 0.0,
+    quotas: Any = None,
 ) -> TestClient:
     """With `assess` whoever is learned is assessed by it."""
     fake, catalog = fake or FakeGenerator(), Catalog(store.root)
@@ -114,7 +115,7 @@ def serving(
     learn = uploads.learn if assess is None else assessing.following(uploads.learn, lambda: book)
     kind = Kind(do=learn, undo=uploads.forget, at_once=2, max_waiting=MAX_WAITING)
     book = WorkBook(store, {KIND: kind, ASSESS: Kind(do=assessing.assess)}, kept_of, beat_s=0.1)
-    identities = Identities(catalog, store, book, uploads, pack.fingerprint())
+    identities = Identities(catalog, store, book, uploads, pack.fingerprint(), quotas)
     endpoint = Endpoint(pack, catalog, client, fake.stats)
     edits = Edits(endpoint.generations, identities, uploads, book, timeout_s=timeout_s)
     app = create_app(endpoint, Door(), book, work_routes(book), identity_routes(identities), edit_routes(edits))

@@ -24,15 +24,7 @@ def of_one_person(faces: Sequence[PreparedFace]) -> PreparedFace:
     first, *others = sorted(faces, key=lambda face: face.face_id)
     if len({face.photo_id for face in faces}) < len(faces):
         raise ValueError("two faces of one photo are not one person's: give each photo once")
-    consents = [face.consent for face in faces]
-    ends = [consent.expires for consent in consents if consent.expires is not None]
-    if all(consent.reference is not None for consent in consents):
-        texts = [[getattr(one, name) for one in consents] for name in ("reference", "scope")]
-        reference, scope = ("; ".join(dict.fromkeys(filter(None, each))) or None for each in texts)
-        consent = Consent(reference=reference, expires=min(ends, default=None), scope=scope)
-    else:
-        consent = Consent()
-    return replace(first, more=tuple(others), consent=consent)
+    return replace(first, more=tuple(others), consent=Consent.of_all([face.consent for face in faces]))
 
 
 def embeddings(crops_NF: np.ndarray, mirrors_NF: np.ndarray) -> np.ndarray:

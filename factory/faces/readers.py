@@ -47,6 +47,7 @@ _MAX_FRAMES: Final = 100  # of an animation are looked at for one that shows som
 _LOST_ROWS: Final = 20  # px: a JPEG's last row of blocks, and what smoothing reaches above it
 _LOST_SHARE: Final = 0.05  # of the rows of a JPEG without an end that may be missing
 _ORIENTATION: Final = 274  # tag of EXIF and TIFF
+_JXL_BOXES: Final = b"\0\0\0\x0cJXL "  # how a JPEG XL file with boxes begins
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,6 +151,7 @@ def _read_avif(data: bytes, config: PrepareConfig) -> Decoded:
 
 
 def _read_jxl(data: bytes, config: PrepareConfig) -> Decoded:
+    data = _codestream(data)
     header = pylibjxl.probe(data)
     check_size((header["width"], header["height"]), config)
     values, metadata = pylibjxl.decode(data, metadata=True)  # upright, 8 bits
@@ -163,6 +165,24 @@ def _read_bmp(data: bytes, config: PrepareConfig) -> Decoded:
     if image.mode != "RGBA" or image.getchannel("A").getextrema() != (0, 0):
         return shown
     return replace(shown, image=image.convert("RGB"))  # whoever wrote it left the fourth byte alone
+
+
+def _codestream(data: bytes) -> bytes:
+    """The picture of a JPEG XL file, which holds its size, way up and colours, out of the boxes around it. Other boxes
+    may be packed by Brotli, in whose unpacking a file can do harm (CVE-2026-111497, in pylibjxl 0.5)."""
+    parts, at = [], 0
+    while data.startswith(_JXL_BOXES) and at + 8 <= len(data):
+        size, start = int.from_bytes(data[at : at + 4], "big"), at + 8
+        if size == 1:
+            size, start = int.from_bytes(data[at + 8 : at + 16], "big"), at + 16
+        end = at + max(size, 8) if size else len(data)
+        kind = data[at + 4 : at + 8]
+        if kind in (b"jxlc", b"jxlp"):
+            parts.append(data[start + (4 if kind == b"jxlp" else 0) : end])  # of several, behind its number
+        at = end
+    if data.startswith(_JXL_BOXES) and not parts:
+        raise ValueError("no picture in its boxes")
+    return b"".join(parts) or data
 
 
 def _plain(plugin: Callable[[BytesIO, str], ImageFile]) -> Reader:

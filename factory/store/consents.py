@@ -2,31 +2,70 @@
 
 from __future__ import annotations
 
-from factory.consent import Consent
+import time
+from collections.abc import Mapping, Sequence, Set
+from typing import Any, TypeVar
+
+from factory.consent import COLUMNS, Consent
+from factory.errors import ConsentExpired
 from factory.ids import photo_of
+from factory.records import Identity
 from factory.store.schemas import Table
 from factory.store.sql import where_in
 from factory.store.tables import Store
 
 _TABLES: tuple[Table, ...] = ("faces", "identities")
+Row = TypeVar("Row", bound=Mapping[str, Any])
 
 
 def set_consent(store: Store, name_or_id: str, consent: Consent) -> int:
     """Writes a consent to everything that was learned from a person's photos; returns how many rows. Raises
     IdentityNotFound."""
     found = store.find_identity(name_or_id)
-    photos = {found.photo_id, *map(photo_of, found.more_faces or ())}
-    return sum(set_photos_consent(store, photo_id, consent) for photo_id in sorted(photos))
+    return set_photos_consent(store, {found.photo_id, *map(photo_of, found.more_faces or ())}, consent)
 
 
-def set_photos_consent(store: Store, photo_id: str, consent: Consent) -> int:
-    """Writes a consent to everything that was learned from a photo; returns how many rows."""
-    num = 0
-    for table in _TABLES:
-        rows = store.read(table, where=where_in("photo_id", [photo_id])).to_pylist()
-        store.upsert(table, [row | consent.columns() for row in rows])
-        num += len(rows)
-    return num
+def set_photos_consent(store: Store, photo_ids: Set[str], consent: Consent) -> int:
+    """Writes a consent to everything that was learned from these photos; returns how many rows. Of whom other photos
+    were learned, too, it is what all of them agree to."""
+    mine = where_in("photo_id", sorted(photo_ids))
+    faces = store.read("faces", where=mine).to_pylist()
+    store.upsert("faces", [row | consent.columns() for row in faces])
+    several = store.read("identities", columns=["identity_id", "more_faces"], where="more_faces IS NOT NULL")
+    rows = several.to_pylist()
+    among = [row["identity_id"] for row in rows if not photo_ids.isdisjoint(map(photo_of, row["more_faces"]))]
+    people = store.read("identities", where=f"{mine} OR {where_in('identity_id', among)}").to_pylist()
+    for row in people:
+        others = {row["photo_id"], *map(photo_of, row["more_faces"] or ())} - photo_ids
+        told = store.read("faces", columns=["photo_id", *COLUMNS], where=where_in("photo_id", sorted(others)))
+        row |= Consent.of_all([consent, *map(Consent.of, told.to_pylist())]).columns()
+    store.upsert("identities", people)
+    return len(faces) + len(people)
+
+
+def expired_people(store: Store, now: float) -> set[str]:
+    """identity_ids of those whose consent is over at this Unix time, s."""
+    rows = store.read("identities", columns=["identity_id"], where=f"consent_expires <= {now}")
+    return set(rows["identity_id"].to_pylist())
+
+
+def still_agreed(store: Store, rows: Sequence[Row], *, named: bool) -> list[Row]:
+    """Of identities, clips or heads those whose people's consent is not over. Raises ConsentExpired instead where they
+    were asked for by name."""
+    over = expired_people(store, time.time())
+    kept = [row for row in rows if over.isdisjoint(row.get("people") or [row["identity_id"]])]
+    if named and len(kept) < len(rows):
+        raise ConsentExpired("what somebody among these agreed to is over; `identities consent` tells a new one")
+    return kept
+
+
+def agreed_people(store: Store, names_or_ids: Sequence[str] | None) -> list[Identity]:
+    """As Store.identities, but for those whose consent is over. Raises ConsentExpired instead where one was named."""
+    people, now = store.identities(names_or_ids), time.time()
+    if names_or_ids is not None:
+        for who in people:
+            who.check_consent(now)
+    return [who for who in people if who.consent_expires is None or who.consent_expires > now]
 
 
 def expired_photos(store: Store, now: float) -> list[str]:

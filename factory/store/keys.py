@@ -126,6 +126,14 @@ class KeyRing:
         """All keys. None at all: nobody has made one yet."""
         return [key for key, _ in self._fresh().values()]
 
+    def of_id(self, key_id: str) -> Key | None:
+        """A key by its public id, good or not; None: there is none."""
+        return self._fresh().get(key_id, (None, ""))[0]
+
+    def is_fresh(self) -> bool:
+        """Whether the next question reads no table, and so holds up no event loop."""
+        return self._clock() - self._checked_at < self._ttl_s
+
     def find(self, text: str, now: float) -> Key:
         """The key of this text, at this Unix time. Raises KeyRefused. However wrong it is, one comparison is made, and
         it takes as long as any."""
@@ -139,9 +147,11 @@ class KeyRing:
         return key
 
     def _fresh(self) -> dict[str, tuple[Key, str]]:
+        if self.is_fresh():
+            return self._keys
         with self._lock:
             now = self._clock()
-            if now - self._checked_at >= self._ttl_s:
+            if not self.is_fresh():  # nobody has asked meanwhile
                 dataset = self.store.open("keys")
                 version = 0 if dataset is None else int(dataset.version)
                 if version != self._version:

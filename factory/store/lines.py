@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -69,8 +69,11 @@ def count_lines(store: Store, batch_ids: Sequence[str]) -> dict[str, LineCounts]
     return counts
 
 
-def lines_of_file(store: Store, batch_id: str, *, failed: bool) -> Iterator[bytes]:
-    """The output file of a batch, or its error file, in the order of the requests and in pieces of some 16 MiB."""
+def lines_of_file(
+    store: Store, batch_id: str, *, failed: bool, withheld: Set[str] = frozenset(), why: Mapping[str, Any] | None = None
+) -> Iterator[bytes]:
+    """The output file of a batch, or its error file, in the order of the requests and in pieces of some 16 MiB. In the
+    place of a picture that shows one of the `withheld` (identity_ids) is `why`, with status 409."""
     rows = store.read("lines", columns=["line", "num_bytes"], where=_in_file(batch_id, failed)).to_pylist()
     sizes = sorted((row["line"], row["num_bytes"]) for row in rows)
     while sizes:
@@ -80,6 +83,9 @@ def lines_of_file(store: Store, batch_id: str, *, failed: bool) -> Iterator[byte
             num_bytes += size
         where = f"{_in_file(batch_id, failed)} AND line >= {first} AND line <= {last}"
         some = store.read("lines", where=where).to_pylist()
+        for row in some:
+            if not withheld.isdisjoint(row["people"]):
+                row |= {"status": 409, "error": json.dumps(why)}
         yield b"".join(map(as_line, sorted(some, key=lambda row: row["line"])))
 
 

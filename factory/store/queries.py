@@ -174,6 +174,12 @@ def has_unfinished_work(store: Store) -> bool:
     return bool(store.existing_ids("work", where=where_in("status", ["queued", "in_progress"])))
 
 
+def num_unfinished(store: Store, kind: str) -> int:
+    """How much work of a kind is still to be done, at whatever server."""
+    where = f"{where_in('kind', [kind])} AND {where_in('status', ['queued', 'in_progress'])}"
+    return store.read("work", columns=["work_id"], where=where).num_rows
+
+
 def work_page(
     store: Store, kind: str | None, limit: int, after: tuple[float, str] | None, newest_first: bool
 ) -> list[dict[str, Any]]:

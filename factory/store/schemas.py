@@ -220,6 +220,8 @@ SCHEMAS: Final[dict[Table, pa.Schema]] = {
             _field("started_at", pa.float64(), "Unix time; null: it has not begun", "s"),
             _field("finished_at", pa.float64(), "Unix time; null: it is not over", "s"),
             _field("beat_at", pa.float64(), "Unix time when a server last saw to it; 0: it was put down", "s"),
+            _field("asked", _TEXT, "sha256 of what came with the idempotency_key, hex", later=True),
+            _field("key_id", _TEXT, "key that asked, for its limits; null: there are no keys", later=True),
         ]
     ),
     "files": pa.schema(

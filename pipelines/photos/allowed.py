@@ -31,7 +31,7 @@ class Allowed:
         which stores read in their own ways, may not be named."""
         if scheme_of(uri) and ".." in unquote(uri):
             return False
-        place = _real(uri)
+        place = f"{_real(uri)}/"
         return any(place.startswith(f"{_real(prefix)}/") for prefix in (parquet.rpartition("/")[0], *self.prefixes))
 
 

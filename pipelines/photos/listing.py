@@ -17,6 +17,7 @@ from factory.errors import SourceError
 from factory.files import is_stored, local_path, photo_files, s3_endpoint, shown
 from factory.storage import s3_keys, scheme_of
 from pipelines.jobs.journal import remedy_of
+from pipelines.photos.allowed import Allowed
 
 _SYSTEM: Final = frozenset(  # what systems and NAS leave beside photos, thumbnails and bins among it
     "@eadir @recycle @tmp #recycle #snapshot __macosx $recycle.bin recycler lost+found thumbs.db ehthumbs.db "
@@ -64,7 +65,8 @@ class Listed:
 def list_files(src: str, root: str | None = None) -> Listed:
     """Every file of SRC; not the tables and jobs of ROOT, which may lie in it.
 
-    Links are followed, each folder once. Raises SourceError, with the remedy, if SRC is missing or cannot be listed.
+    Links are followed, each folder once; in a tenant's jobs none that leads out of SRC. Raises SourceError, with the
+    remedy, if SRC is missing or cannot be listed.
     """
     listed = Listed()
     if src.rstrip("/").lower().endswith(TABLES):
@@ -107,6 +109,7 @@ def _local_files(src: str, root: str | None, listed: Listed) -> Iterator[str]:
         yield src
         return
     jobs = None if root is None or is_stored(root) else _id_of(f"{root}/jobs")
+    allowed = None if root is None else Allowed.of(root)  # who filled a tenant's folder could link to anybody's photos
     seen = {(kind.st_dev, kind.st_ino)}
     folders, links = deque([src]), deque[str]()  # links last, so that a photo is called by where it really is
     while folders or links:
@@ -126,7 +129,9 @@ def _local_files(src: str, root: str | None, listed: Listed) -> Iterator[str]:
             listed.leave_out("folder that cannot be read")
             continue
         for entry in entries:
-            if why := _why_not(entry, folder, jobs):
+            if allowed is not None and entry.is_symlink() and not allowed.holds(entry.path, f"{src}/"):
+                listed.leave_out("link out of the tenant's photos")
+            elif why := _why_not(entry, folder, jobs):
                 listed.leave_out(why)
                 if entry.name.lower() == CONSENTS:
                     listed.consents.append(entry.path)

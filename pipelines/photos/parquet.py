@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import PurePosixPath
 from posixpath import normpath
 from typing import Any, Final
-from urllib.parse import unquote
+from urllib.parse import unquote, urlsplit
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -55,7 +55,10 @@ def row_groups(uri: str) -> list[int]:
     try:
         with open_file(uri) as stream, pq.ParquetFile(stream) as parquet:
             schema, metadata = parquet.schema_arrow, parquet.metadata
-            rows = [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
+            groups = [metadata.row_group(group) for group in range(metadata.num_row_groups)]
+            rows = [group.num_rows for group in groups]
+            read = [n for n in range(metadata.num_columns) if _is_read(metadata.schema.column(n).path)]
+            packings = {group.column(n).compression for group in groups for n in read}
     except (pa.ArrowException, OSError) as error:
         if is_lfs_pointer(uri):
             raise SourceError(f"{shown(uri)} is a Git LFS pointer, not the file; run `git lfs pull` there") from None
@@ -63,7 +66,14 @@ def row_groups(uri: str) -> list[int]:
             f"{shown(uri)} is no readable Parquet file ({shown(str(error))[:300]}); repair it, or take it away"
         ) from None
     _check(shown(uri), schema)
+    if "BROTLI" in packings:  # CVE-2026-111497; which Brotli pyarrow 26.0.1 has is not told
+        raise SourceError(f"{shown(uri)} is packed by Brotli, in whose unpacking a file can do harm; write it by zstd")
     return rows
+
+
+def _is_read(path: str) -> bool:
+    """Whether rows are read with this column, by its path in the schema: "image.bytes"."""
+    return path.partition(".")[0] in (*_COLUMNS, *_ENCODED, "name", "key", *CONSENT)
 
 
 def _check(uri: str, schema: pa.Schema) -> None:
@@ -140,7 +150,8 @@ def _entry(values: dict[str, Any], parquet: str, row: int, stem: str, allowed: A
     if path is None:
         return faulty(name, here, f"uri holds {_no_path(uri)}, not where a photo is; bytes belong into a column image")
     scheme = path.partition("://")[0] if "://" in path else ""
-    if scheme not in ("", "s3", scheme_of(parquet)):  # a list from elsewhere may not make a cluster ask any server
+    other_host = scheme.startswith("http") and urlsplit(path).netloc != urlsplit(parquet).netloc
+    if other_host or scheme not in ("", "s3", scheme_of(parquet)):  # a list may not make a cluster ask any server
         return faulty(name, shown(path), f"{scheme}:// is not read, only paths and s3://; copy the photos there first")
     if scheme == "" and not path.startswith("/"):  # relative to the Parquet file
         path = _beside(parquet, path)

@@ -141,7 +141,8 @@ def read_photos(contents: pa.Table, **how: Any) -> Iterator[pa.Table]:
 def read_rows(
     contents: pa.Table, *, max_bytes: int, require_consent: bool = False, allowed: Allowed | None = None
 ) -> Iterator[dict[str, Any]]:
-    """Rows of PHOTO; photos over `max_bytes` are not read but refused, and those without a consent that is required."""
+    """Rows of PHOTO; photos over `max_bytes` are not read but refused, as are those whose consent is over, or required
+    and not there."""
     wanted: dict[tuple[Any, ...], dict[int, str | None]] = {}
     for row in contents.to_pylist():
         wanted.setdefault(tuple(row[name] for name in PLACE.names), {})[row["row"]] = row["photo_id"]
@@ -160,7 +161,8 @@ def _agreed_photo(
 ) -> dict[str, Any]:
     consent = entry.consent or Consent.of(place)
     photo = _photo(entry, listed_id, max_bytes) | consent.columns()
-    if require_consent and photo["image"] is not None and (why := consent.lacking(time.time())):
+    why = consent.lacking(time.time(), required=require_consent)
+    if why and photo["image"] is not None:
         photo |= {"image": None, "reason": "no_consent", "detail": why}
     return photo
 

@@ -82,7 +82,7 @@ def _plan(store: Store, pack: Pack, recipe: Recipe) -> _Plan:
     plan, photos = _Plan(), list[np.ndarray]()
     known, refused = ids_known(store, "identities"), diverged(store)
     now, fingerprint = time.time(), pack.learning_fingerprint()
-    asks = read_policy(store.root).require_consent  # they were prepared before it was, or it has expired
+    asks = read_policy(store.root).require_consent  # they were prepared before it was
 
     def unknown(keys: Sequence[str]) -> list[int]:
         """Numbers of those who are neither learned nor tried."""
@@ -92,12 +92,12 @@ def _plan(store: Store, pack: Pack, recipe: Recipe) -> _Plan:
         return [int(row) for row in np.flatnonzero(~is_known & ~refused.hold(ids))]
 
     def lacks(row: Mapping[str, Any]) -> bool:
-        return asks and bool(Consent.of(row).lacking(now))
+        return bool(Consent.of(row).lacking(now, required=asks))
 
     for faces in store.batches("faces", ["face_id", "photo_id", *COLUMNS], learned_alone(pack.name)):
         face_ids = faces["face_id"].to_pylist()
         rows = unknown(face_ids)
-        consents = faces.select(COLUMNS).take(pa.array(rows, pa.int64())).to_pylist() if asks else [{}] * len(rows)
+        consents = faces.select(COLUMNS).take(pa.array(rows, pa.int64())).to_pylist()
         new = [face_ids[row] for row, consent in zip(rows, consents, strict=True) if not lacks(consent)]
         plan.new += new
         plan.lacking += len(rows) - len(new)

@@ -19,6 +19,7 @@ _NEGATIVE: Final = "Negative prompt:"
 # A setting: its name, and a value that is quoted as JSON where it holds what separates settings.
 _SETTING: Final = re.compile(r'\s*(\w[\w \-/]*):\s*("(?:\\.|[^\\"])+"|[^,]*)(?:,|$)')
 _FEWEST: Final = 3  # settings in the last line, else it belongs to the prompt
+_LONGEST: Final = 200_000  # characters of an infotext
 
 
 def infotext(prompt: str, negative: str, settings: Mapping[str, Any]) -> str:
@@ -30,10 +31,10 @@ def infotext(prompt: str, negative: str, settings: Mapping[str, Any]) -> str:
 
 def parse(text: str) -> dict[str, str]:
     """Prompt, negative prompt and settings of an infotext; empty if there is none."""
-    if not text.strip():
+    if not text.strip() or len(text) > _LONGEST:
         return {}
     *lines, last = text.strip().split("\n")
-    settings = _SETTING.findall(last)
+    settings = _settings(last)
     if len(settings) < _FEWEST:
         lines, settings = [*lines, last], []
     prompt, negative, found = list[str](), list[str](), False
@@ -45,6 +46,19 @@ def parse(text: str) -> dict[str, str]:
     if size := re.fullmatch(r"(\d+)x(\d+)", values.get("Size", "")):
         values |= {"Size-1": size[1], "Size-2": size[2]}
     return {"Prompt": "\n".join(prompt), "Negative prompt": "\n".join(negative), **values}
+
+
+def _settings(line: str) -> list[tuple[str, str]]:
+    """Names and values. In one pass: `findall` looks for a setting from each letter on, which takes a line without one
+    the square of its length."""
+    found, at = list[tuple[str, str]](), 0
+    while at < len(line):
+        if match := _SETTING.match(line, at):
+            found.append((match[1], match[2]))
+            at = match.end()
+        else:
+            at = line.find(",", at) + 1 or len(line)
+    return found
 
 
 def with_infotext(picture: Image.Image, text: str, level: int) -> bytes:

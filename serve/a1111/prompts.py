@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection
+from itertools import islice
 from typing import Final
 
 from serve.openai.schemas import RequestRefused
@@ -29,7 +30,11 @@ def with_people(prompt: str, known: Callable[[Collection[str]], Collection[str]]
     """A prompt in which names of people are <person:NAME>. `known` says which of these texts are somebody's name; of
     two that overlap, the longer and then the first one is meant."""
     parts = _TAG.split(prompt)  # every second one is a tag, such as <person:ada>
-    spans = {number: _spans(text) for number, text in enumerate(parts) if number % 2 == 0}
+    spans, left = dict[int, list[tuple[int, int]]](), _READ
+    for number, text in enumerate(parts[::2]):
+        words = [match.span() for match in islice(_WORD.finditer(text), left)]
+        left -= len(words)
+        spans[2 * number] = _spans(words)
     names = known({parts[number][start:end] for number, places in spans.items() for start, end in places})
     for number, places in spans.items():
         text = parts[number]
@@ -43,9 +48,8 @@ def with_people(prompt: str, known: Callable[[Collection[str]], Collection[str]]
     return "".join(parts)
 
 
-def _spans(text: str) -> list[tuple[int, int]]:
-    """Where up to so many neighbouring words begin and end."""
-    words = [match.span() for match in _WORD.finditer(text)][:_READ]
+def _spans(words: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Where up to so many neighbouring words begin and end; `words` is where each of them does."""
     ends = range(1, _WORDS + 1)
     return [
         (words[at][0], words[at + num - 1][1]) for at in range(len(words)) for num in ends if at + num <= len(words)

@@ -23,7 +23,7 @@ from serve.openai.batch_file import ENDPOINT, check
 from serve.openai.batch_lines import KIND, BatchOrder, outputs_expired
 from serve.openai.body import described, read_body
 from serve.openai.schemas import RequestRefused, ignoring
-from serve.openai.work import as_page, find_page, poll_headers
+from serve.openai.work import as_page, find_page, once_of, poll_headers
 from serve.work import UnknownWork, Work, WorkBook
 
 _OUTPUT: Final = re.compile(r"file-([0-9a-f]{24})-(output|errors)")
@@ -90,28 +90,34 @@ class Batches:
     def __init__(self, store: Store, book: WorkBook, pack: str) -> None:
         """`pack` is what batches are done with: lines name people as their models."""
         self._store, self._book, self._pack = store, book, pack
+        self._reading = asyncio.Lock()  # a file is whole in memory while it is checked: one at a time
 
     async def create(self, request: Request) -> Response:
         """A batch of requests for pictures, to be polled."""
         body = await read_body(request, BatchRequest)
-        now = time.time()
-        file = await asyncio.to_thread(find_file, self._store, body.input_file_id, now, BATCH)
-        if file is None:
-            raise RequestRefused("there is no such file of purpose batch, or it has expired", "input_file_id")
-        total, faults = await asyncio.to_thread(check, file["content"])
+        once = once_of(request, body)
+        if (work := await self._book.again(KIND, once)) is None:
+            order = await self._order(body, actor_of(request.scope))
+            work = await self._book.submit(KIND, order.model_dump(), once=once)
+            tell(request, "asked for a batch", (), order.total, batch=work.work_id)
+        headers = ignoring(body.model_extra or ())
+        return JSONResponse(await self._card(work), headers={**headers, **poll_headers(work)})
+
+    async def _order(self, body: BatchRequest, actor: str) -> BatchOrder:
+        """What is asked for, whole. Raises RequestRefused."""
+        async with self._reading:
+            file = await asyncio.to_thread(find_file, self._store, body.input_file_id, time.time(), BATCH)
+            if file is None:
+                raise RequestRefused("there is no such file of purpose batch, or it has expired", "input_file_id")
+            total, faults = await asyncio.to_thread(check, file["content"])
         expiry = body.output_expires_after
-        order = BatchOrder(
+        return BatchOrder(
             **body.model_dump(include={"input_file_id", "endpoint", "completion_window", "metadata"}),
             output_expires_s=None if expiry is None else expiry.seconds,
             total=total,
             faults=faults,
-            actor=actor_of(request.scope),
+            actor=actor,
         )
-        key = request.headers.get("idempotency-key") or None
-        work = await self._book.submit(KIND, order.model_dump(), key=key)
-        tell(request, "asked for a batch", (), total, batch=work.work_id)
-        headers = ignoring(body.model_extra or ())
-        return JSONResponse(await self._card(work), headers={**headers, **poll_headers(work)})
 
     async def show(self, batch_id: str) -> Response:
         """How far a batch is."""

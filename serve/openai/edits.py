@@ -71,10 +71,12 @@ class Edits:
         """Pictures of who is on the photo, answered as /v1/images/generations does; a stream tells of the learning."""
         if (key := request.scope.get("state", {}).get("key")) is not None:
             key.check_scope({"draw"})  # the route itself asks for `learn`
-        photos, body = await read_form(request, EditsRequest)
-        chosen = await self._uploads.order(
-            one_photo(photos), name=body.name, preset=body.preset, face=body.face, consent=body.agreed()
-        )
+        async with self._uploads.room:
+            photos, body = await read_form(request, EditsRequest)
+            chosen = await self._uploads.order(
+                one_photo(photos), name=body.name, preset=body.preset, face=body.face, consent=body.agreed()
+            )
+        del photos  # learning takes minutes
         who = chosen.order.people[0].identity_id
         named = body.model_copy(update={"identity": who})
         work = None if await self._uploads.known(chosen.order) else await self._identities.submit(chosen)

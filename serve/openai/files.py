@@ -15,6 +15,8 @@ from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException
 from starlette.requests import ClientDisconnect
 
+from factory.errors import ConsentExpired
+from factory.store.consents import expired_people
 from factory.store.files import BATCH, drop_expired, files_for, find_file
 from factory.store.lines import empty_file, lines_of_file
 from factory.store.sql import where_in
@@ -22,6 +24,7 @@ from factory.store.tables import Store
 from serve.openai.batch_file import MAX_BYTES
 from serve.openai.batches import Batches, Output
 from serve.openai.body import as_body, described
+from serve.openai.errors import told
 from serve.openai.forms import check_origin, limited
 from serve.openai.schemas import RequestRefused
 from serve.openai.work import Order, as_page
@@ -30,6 +33,8 @@ from serve.shelf import UnknownFile
 MIN_EXPIRY_S, MAX_EXPIRY_S = 3600, 2_592_000  # as in OpenAI's API
 MAX_PAGE: Final = 10_000  # files of one answer, as in OpenAI's API
 _FORM_BYTES: Final = 2**16  # around the file
+_MOST_FILES: Final = 1000  # of a root, and
+_MOST_BYTES: Final = 20 * 2**30  # of all of them together: nobody fills the disk for others
 _JSONL: Final = "application/jsonl"
 
 
@@ -51,7 +56,7 @@ class FileRequest(BaseModel):
 
 
 class _Form(FileRequest):
-    """For /docs."""
+    """For the schema."""
 
     file: str = Field(json_schema_extra={"format": "binary"})
 
@@ -97,6 +102,10 @@ class Files:
             "expires_at": now + fields.expires_s,
         }
         await asyncio.to_thread(drop_expired, self._store, now)
+        there = await asyncio.to_thread(files_for, self._store, BATCH, now)
+        if len(there) >= _MOST_FILES or sum(file["num_bytes"] for file in there) + len(content) > _MOST_BYTES:
+            most = f"{_MOST_FILES} files and {_MOST_BYTES // 2**30} GiB"
+            raise RequestRefused(f"input files of batches may be {most} here: delete some", "file", status=413)
         await asyncio.to_thread(self._store.upsert, "files", [row])
         return _card(row)
 
@@ -128,7 +137,11 @@ class Files:
         """A file's bytes."""
         found = await self._find(file_id, content=True)
         if isinstance(found, Output):
-            parts: Iterator[bytes] = lines_of_file(self._store, found.batch_id, failed=found.failed)
+            over = await asyncio.to_thread(expired_people, self._store, time.time())
+            _, why, _ = told(ConsentExpired("what somebody on this picture agreed to is over"))
+            parts: Iterator[bytes] = lines_of_file(
+                self._store, found.batch_id, failed=found.failed, withheld=over, why=why["error"]
+            )
             return StreamingResponse(parts, media_type=_JSONL, headers={"x-content-type-options": "nosniff"})
         return Response(found["content"], media_type=_JSONL, headers={"x-content-type-options": "nosniff"})
 

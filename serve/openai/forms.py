@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import PurePosixPath
 from typing import Any, Final, TypeVar
 from unicodedata import normalize
@@ -23,6 +24,7 @@ MAX_PHOTOS: Final = 16  # of one request, as in OpenAI's API
 MAX_FORM: Final = 64 * 2**20  # bytes of all of it
 _MAX_FIELD: Final = 64 * 2**10  # bytes of one field that is no file
 _MAX_FIELDS: Final = 100
+_FORM_S: Final = 300.0  # until it is here: whoever sends it holds one of few places (Uploads.room)
 _PHOTOS: Final = ("image", "image[]")  # one, or one of several, as clients write it
 
 
@@ -66,7 +68,7 @@ async def read_form(request: Request, kind: type[Body]) -> tuple[list[Upload], B
     body = limited(request, too_long, MAX_FORM)
     try:
         form = body.form(max_files=MAX_PHOTOS, max_fields=_MAX_FIELDS, max_part_size=_MAX_FIELD)
-        async with form as parts:
+        async with asyncio.timeout(_FORM_S), form as parts:
             for name, value in parts.multi_items():
                 if not isinstance(value, UploadFile):
                     if name in _PHOTOS:
@@ -80,6 +82,8 @@ async def read_form(request: Request, kind: type[Body]) -> tuple[list[Upload], B
         raise RequestRefused(f"the form cannot be read: {error.message}", status=400) from None
     except ClientDisconnect:
         raise RequestRefused("the body ended before its content-length", status=400) from None
+    except TimeoutError:
+        raise RequestRefused(f"the form was not here within {_FORM_S:g} s", status=408) from None
     if not photos or not all(photo.data for photo in photos):
         raise RequestRefused("send at least one photo as `image`, none of 0 bytes", "image")
     try:

@@ -163,6 +163,7 @@ class Generations:
     async def show_picture(self, file_id: str) -> Response:
         """A picture at the address that a request with response_format "url" was given. It expires."""
         row = await self._shelf.find(file_id)
+        await asyncio.to_thread(self._catalog.check_consents, row["people"])
         age_s = max(int(row["expires_at"] - time.time()), 0)
         headers = {"cache-control": f"private, max-age={age_s}", "x-content-type-options": "nosniff"}
         return Response(row["content"], media_type=_MEDIA_TYPES[row["filename"]], headers=headers)

@@ -21,7 +21,7 @@ from serve.ledger import tell
 from serve.modelling import KIND, HeadOrder, Modelling
 from serve.openai.body import described, read_body
 from serve.openai.schemas import RequestRefused, ignoring
-from serve.openai.work import Limit, Order, as_page, find_page, poll_headers, work_card
+from serve.openai.work import Limit, Order, as_page, find_page, once_of, poll_headers, work_card
 from serve.quotas import head_pictures
 from serve.work import UnknownWork, Work, WorkBook
 
@@ -68,10 +68,12 @@ class Heads:
     async def create(self, request: Request) -> Response:
         """A head of one identity, to be polled."""
         body = await read_body(request, HeadsRequest)
-        order = await asyncio.to_thread(self._order, body)
-        key, cost = request.headers.get("idempotency-key") or None, head_pictures(order.config)
-        work = await self._book.submit(KIND, order.model_dump(mode="json"), [order.identity], key, pictures=cost)
-        tell(request, "asked for a head", [order.identity], prompt=order.prompt)
+        once = once_of(request, body)
+        if (work := await self._book.again(KIND, once)) is None:
+            order = await asyncio.to_thread(self._order, body)
+            cost, asked = head_pictures(order.config), order.model_dump(mode="json")
+            work = await self._book.submit(KIND, asked, [order.identity], once, pictures=cost)
+            tell(request, "asked for a head", [order.identity], prompt=order.prompt)
         headers = ignoring(body.model_extra or ())
         return JSONResponse(self._card(work), status_code=202, headers={**headers, **poll_headers(work)})
 
@@ -127,9 +129,10 @@ class Heads:
         from factory.draw.splat_files import SplatFormat, export_head, turntable_mp4
 
         column = {"png": "poster", "mp4": "turntable"}.get(file_format, "splats")
-        rows = heads(self._store, [an_id], [column, "prompt"]).to_pylist()
+        rows = heads(self._store, [an_id], [column, "prompt", "identity_id"]).to_pylist()
         if not rows:
             return None
+        self._catalog.check_consents([rows[0]["identity_id"]])
         data: bytes = rows[0][column]
         if column == "splats":
             data = export_head(data, cast(SplatFormat, file_format))

@@ -11,6 +11,7 @@ from fastapi.responses import JSONResponse, Response
 from pydantic import ConfigDict
 
 from factory.errors import IdentityNotFound
+from factory.ids import content_id
 from factory.store.erase import erase, find_person
 from factory.store.quality import quality_cards
 from factory.store.queries import find_work
@@ -19,10 +20,10 @@ from serve.catalog import Catalog, UnknownIdentity
 from serve.ledger import tell
 from serve.openai.forms import PhotoFields, read_form
 from serve.openai.schemas import ModelCard, RequestRefused, identity_card, ignoring
-from serve.openai.work import poll_headers, work_card
+from serve.openai.work import once_of, poll_headers, work_card
 from serve.quotas import Quotas
 from serve.uploads import KIND, Chosen, LearnOrder, Upload, Uploads
-from serve.work import UNDER_WAY, KeyReused, TooMuchWork, Work, WorkBook
+from serve.work import UNDER_WAY, KeyReused, Once, TooMuchWork, Work, WorkBook
 
 _MAX_PAGE = 10_000  # identities of one answer
 
@@ -56,43 +57,48 @@ class Identities:
     async def create(self, request: Request) -> Response:
         """Learns who is on a photo: 202 and work to be polled, or 200 and the identity if it is known. With `dry_run`
         200 and the faces, with what is wrong with the photo."""
-        photos, fields = await read_form(request, UploadFields)
-        if fields.face is not None and fields.all:
-            raise RequestRefused("give one of `face` and `all`", "face")
-        about: dict[str, Any] = {"name": fields.name, "preset": fields.preset, "consent": fields.agreed()}
-        ignored = ignoring(fields.model_extra or ())
-        if fields.dry_run:
-            faces = await self._uploads.check(photos, fields.agreed())
-            return JSONResponse({"object": "photo_check", "faces": faces}, headers=ignored)
-        if len(photos) > 1:
-            if fields.all or fields.face is not None:
-                raise RequestRefused("of several photos each shows one person: leave it out", "face")
-            chosen = await self._uploads.order_of_one(photos, **about)
-        else:
-            chosen = await self._uploads.order(photos[0], face=fields.face, everybody=fields.all, **about)
+        async with self._uploads.room:
+            photos, fields = await read_form(request, UploadFields)
+            if fields.face is not None and fields.all:
+                raise RequestRefused("give one of `face` and `all`", "face")
+            once = await asyncio.to_thread(_once, request, fields, photos)
+            ignored, agreed = ignoring(fields.model_extra or ()), fields.agreed()
+            if (work := await self._book.again(KIND, once)) is not None:
+                return self._told(work, ignored)
+            if fields.dry_run:
+                faces = await self._uploads.check(photos, agreed)
+                return JSONResponse({"object": "photo_check", "faces": faces}, headers=ignored)
+            about: dict[str, Any] = {"name": fields.name, "preset": fields.preset, "consent": agreed}
+            if len(photos) > 1:
+                if fields.all or fields.face is not None:
+                    raise RequestRefused("of several photos each shows one person: leave it out", "face")
+                chosen = await self._uploads.order_of_one(photos, **about)
+            else:
+                chosen = await self._uploads.order(photos[0], face=fields.face, everybody=fields.all, **about)
+        ids = [person.identity_id for person in chosen.order.people]
         if await self._uploads.known(chosen.order):
+            if agreed.reference is not None:
+                tell(request, "told consent", ids, len(ids), consent=agreed.reference)
             return JSONResponse(await self._known(chosen.order), headers=ignored)
-        work = await self.submit(chosen, request.headers.get("idempotency-key"))
+        work = await self.submit(chosen, once)
         tell(request, "asked to learn", work.people, len(work.people))
-        headers = {**ignored, **poll_headers(work), "location": f"/v1/work/{work.work_id}"}
-        card = work_card(work, self._book, identities=work.people, faces=chosen.faces)
-        return JSONResponse(card, status_code=202, headers=headers)
+        return self._told(work, ignored, faces=chosen.faces)
 
-    async def submit(self, chosen: Chosen, key: str | None = None) -> Work:
+    async def submit(self, chosen: Chosen, once: Once | None = None) -> Work:
         """The work of an order; the one that is under way about the same people, if there is such. Only then anything
         is kept of their photos."""
         order = chosen.order
         ids = [person.identity_id for person in order.people]
-        if key is None:
+        if once is None:
             for row in await asyncio.to_thread(find_work, self._store, KIND, "identity_id", ids[0]):
                 if row["status"] in UNDER_WAY and row["people"] == ids:
                     return await self._book.find(row["work_id"], KIND)
-            self._book.check_room(KIND)
+        await self._book.check_room(KIND)
         if self._quotas is not None:
             await self._quotas.identities(len(ids))
         await self._uploads.keep(chosen)
         try:
-            return await self._book.submit(KIND, order.model_dump(mode="json"), ids, key)
+            return await self._book.submit(KIND, order.model_dump(mode="json"), ids, once)
         except (TooMuchWork, KeyReused):
             if chosen.new:
                 await self._uploads.forget_order(order)
@@ -151,6 +157,11 @@ class Identities:
         good = await asyncio.to_thread(quality_cards, self._store, ids)
         return {**cards[0], **good[ids[0]], "identities": ids}
 
+    def _told(self, work: Work, headers: dict[str, str], **more: Any) -> Response:
+        headers = {**headers, **poll_headers(work), "location": f"/v1/work/{work.work_id}"}
+        card = work_card(work, self._book, identities=work.people, **more)
+        return JSONResponse(card, status_code=202, headers=headers)
+
 
 def one_photo(photos: Sequence[Upload]) -> Upload:
     """The photo of a form. Raises RequestRefused if there are several."""
@@ -167,6 +178,12 @@ def identity_routes(identities: Identities) -> APIRouter:
     router.add_api_route("/v1/identities", identities.list_all, methods=["GET"])
     router.add_api_route("/v1/identities/{identity:name}", identities.delete, methods=["DELETE"])
     return router
+
+
+def _once(request: Request, fields: UploadFields, photos: Sequence[Upload]) -> Once | None:
+    if not request.headers.get("idempotency-key"):
+        return None  # and no photo need be gone through
+    return once_of(request, fields, photos=[[content_id(photo.data), photo.name] for photo in photos])
 
 
 def _form_schema() -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable
 from typing import Annotated, Any
 
@@ -66,6 +67,7 @@ class Endpoint:
         """What is known of an identity, by name or id."""
         found = await asyncio.to_thread(self.catalog.find, identity)
         if words:
+            found.check_consent(time.time())
             tell(request, "took the words", [found.identity_id])
         an_id = found.identity_id
         good = await asyncio.to_thread(quality_cards, self.catalog.store, [an_id])

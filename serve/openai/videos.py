@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import hashlib
 import json
 import re
 import secrets
@@ -16,6 +15,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from starlette.formparsers import MultiPartException
+from starlette.requests import ClientDisconnect
 
 from factory.config import AnimateConfig
 from factory.draw.compose import drawn_size
@@ -29,14 +29,15 @@ from factory.store.tables import Store
 from serve.catalog import Catalog
 from serve.filming import KIND, ClipOrder, Filming
 from serve.ledger import tell
-from serve.openai.body import described, first_fault, read_body
+from serve.openai.body import MAX_BODY, described, first_fault, read_body
+from serve.openai.forms import limited
 from serve.openai.pictures import encode
 from serve.openai.schemas import MAX_SEED, MAX_SIDE_PX, MIN_SIDE_PX, RequestRefused, ignoring
-from serve.openai.work import Limit, Order, as_page, find_page, poll_headers, work_card
+from serve.openai.work import Limit, Order, as_page, find_page, once_of, poll_headers, work_card
 from serve.work import UnknownWork, Work, WorkBook
 
 _SIZE = re.compile(r"([0-9]{1,5})x([0-9]{1,5})")
-_MAX_FORM = 2**20  # bytes of one field; pictures are not taken
+_MAX_FIELD = 2**20  # bytes of one field; pictures are not taken
 _VARIANTS = {"video": ("video", "video/mp4"), "thumbnail": ("poster", "image/png")}
 
 
@@ -87,11 +88,13 @@ class Videos:
     async def create(self, request: Request) -> Response:
         """A clip of one identity, to be polled."""
         body = await _read(request)
-        key = _key(request)
-        order = await asyncio.to_thread(self._order, body, key)
-        frames = order.config.num_frames  # each is a picture's work
-        work = await self._book.submit(KIND, order.model_dump(), [order.identity], key, pictures=frames)
-        tell(request, "asked for a clip", [order.identity], prompt=order.prompt)
+        once = once_of(request, body)
+        if (work := await self._book.again(KIND, once)) is None:
+            seed = secrets.randbelow(MAX_SEED) if once is None else once.seed
+            order = await asyncio.to_thread(self._order, body, seed)
+            frames = order.config.num_frames  # each is a picture's work
+            work = await self._book.submit(KIND, order.model_dump(), [order.identity], once, pictures=frames)
+            tell(request, "asked for a clip", [order.identity], prompt=order.prompt)
         headers = ignoring(body.model_extra or ())
         return JSONResponse(self._card(work), headers={**headers, **poll_headers(work)})
 
@@ -111,9 +114,10 @@ class Videos:
         if work.status != "completed":
             raise RequestRefused(f"this clip is {work.status}; its content is there when it is completed", status=409)
         column, media_type = _VARIANTS.get(variant, ("video", "image/png"))
-        rows = await asyncio.to_thread(clips, self._store, [work.result_id or ""], ["video_id", column])
+        rows = await asyncio.to_thread(clips, self._store, [work.result_id or ""], ["video_id", "people", column])
         if not rows:  # its person was erased
             raise UnknownWork(f"there is no video {video_id[:100]!r}")
+        await asyncio.to_thread(self._catalog.check_consents, rows[0]["people"])
         data: bytes = rows[0][column]
         made = told(json.loads(work.request))
         data = await asyncio.to_thread(_sheet if variant == "spritesheet" else mark, data, made)
@@ -126,8 +130,9 @@ class Videos:
             await asyncio.to_thread(self._store.purge, "videos", f"video_id = '{work.result_id}'")
         return {"id": work.work_id, "object": "video.deleted", "deleted": True}
 
-    def _order(self, body: VideosRequest, key: str | None) -> ClipOrder:
-        """What is asked for, whole. Raises RequestRefused, UnknownIdentity, IncompatibleIdentity."""
+    def _order(self, body: VideosRequest, seed: int) -> ClipOrder:
+        """What is asked for, whole; `seed` is for a request without one. Raises RequestRefused, UnknownIdentity,
+        IncompatibleIdentity."""
         wanted = body.identity or body.model
         named = people_in(body.prompt)
         if not wanted and None in named:
@@ -135,7 +140,7 @@ class Videos:
         order = ClipOrder(
             identity=self._catalog.find(wanted or named[0] or "").identity_id,
             prompt=body.prompt,
-            seed=_drawn_seed(key) if body.seed is None else body.seed,
+            seed=seed if body.seed is None else body.seed,
             pose_path=body.pose_path,
             config=self._config(body),
         )
@@ -214,27 +219,19 @@ async def _read(request: Request) -> VideosRequest:
     """JSON, or the form that the openai client sends."""
     if not request.headers.get("content-type", "").lower().startswith("multipart/form-data"):
         return await read_body(request, VideosRequest)
+    body = limited(request, RequestRefused(f"the form is longer than {MAX_BODY} bytes", status=413), MAX_BODY)
     try:
-        async with request.form(max_files=1, max_fields=100, max_part_size=_MAX_FORM) as form:
+        async with body.form(max_files=1, max_fields=100, max_part_size=_MAX_FIELD) as form:
             fields: Mapping[str, Any] = {name: value for name, value in form.items() if value != ""}
     except MultiPartException as error:
         raise RequestRefused(f"the form cannot be read: {error.message}", status=400) from None
+    except ClientDisconnect:
+        raise RequestRefused("the body ended before its content-length", status=400) from None
     try:
         return VideosRequest.model_validate(fields)
     except ValidationError as error:
         param, message = first_fault([(fault["loc"], fault["msg"]) for fault in error.errors()])
         raise RequestRefused(message, param) from None
-
-
-def _key(request: Request) -> str | None:
-    return request.headers.get("idempotency-key") or None
-
-
-def _drawn_seed(key: str | None) -> int:
-    """A seed that nobody gave. With an Idempotency-Key it is the key's, so that the same request is the same again."""
-    if key is None:
-        return secrets.randbelow(MAX_SEED)
-    return int(hashlib.sha256(f"seed of {key}".encode(errors="surrogatepass")).hexdigest()[:16], 16) % MAX_SEED
 
 
 def _sheet(mp4: bytes, made: Mapping[str, Any]) -> bytes:

@@ -6,17 +6,26 @@ import json
 import math
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter, Query, Request
 from fastapi.responses import JSONResponse
+from pydantic import BaseModel
 
+from serve.assessing import KIND as ASSESS
 from serve.openai.schemas import RequestRefused
-from serve.work import UnknownWork, Work, WorkBook
+from serve.uploads import KIND as LEARN
+from serve.work import Once, UnknownWork, Work, WorkBook
 
 MAX_PAGE = 1000  # pieces of one answer
 _POLL_MS = 1000  # how soon a client is to ask again
 
 Order = Literal["asc", "desc"]
 Limit = Annotated[int, Query(ge=1, le=MAX_PAGE)]
+
+
+def once_of(request: Request, body: BaseModel, **more: Any) -> Once | None:
+    """A request with an Idempotency-Key, by the fields that it gave, and what else there is of it; None without."""
+    given = body.model_dump(exclude_unset=True)
+    return Once.of(request.headers.get("idempotency-key"), {"fields": given, **more})
 
 
 def work_card(work: Work, book: WorkBook, **own: Any) -> dict[str, Any]:
@@ -78,8 +87,11 @@ def work_routes(book: WorkBook) -> APIRouter:
         return JSONResponse(work_card(work, book), headers=poll_headers(work))
 
     @router.post("/v1/work/{work_id}/cancel")
-    async def cancel_work(work_id: str) -> dict[str, Any]:
-        """Takes back what is under way; what is over stays as it is."""
+    async def cancel_work(work_id: str, request: Request) -> dict[str, Any]:
+        """Takes back what is under way; what is over stays as it is. A key needs the scope that asked for it."""
+        work = await book.find(work_id)
+        if (key := request.scope.get("state", {}).get("key")) is not None:
+            key.check_scope({"learn" if work.kind in (LEARN, ASSESS) else "draw"})
         return work_card(await book.cancel(work_id), book)
 
     return router
