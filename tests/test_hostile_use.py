@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pylibjxl
 import pytest
-from pi_heif import libheif_version
+from pillow_heif import libheif_version
 from starlette.testclient import TestClient
 
 from factory.draw.compose import Pose

@@ -16,7 +16,6 @@ from typing import Final, TypeAlias
 import cv2
 import numpy as np
 import pylibjxl
-from pi_heif import HeifImageFile
 from PIL import ExifTags, Image
 from PIL.AvifImagePlugin import AvifImageFile
 from PIL.BmpImagePlugin import BmpImageFile
@@ -28,6 +27,7 @@ from PIL.PngImagePlugin import PngImageFile
 from PIL.PpmImagePlugin import PpmImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
+from pillow_heif import HeifImageFile
 
 from factory.config import PrepareConfig
 from factory.errors import PhotoRejected
