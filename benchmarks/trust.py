@@ -28,6 +28,7 @@ import torch
 from fastapi import FastAPI
 from PIL import Image
 
+import serve.ingress  # noqa: F401  (how a name stands in a path)
 from benchmarks.measure import hardware, markdown
 from benchmarks.setting import bench_pack, noise_requests
 from factory.draw.images import ImageGenerator
