@@ -71,7 +71,7 @@ def test_a_poor_photo_is_told_before_it_is_learned_and_the_learning_can_be_stopp
     page = visit.page
     page.locator(".tabs a", has_text="People").click()
     page.locator(".card.person.add").click()
-    blurred = cv2.GaussianBlur(np.asarray(Image.open(io.BytesIO(photo_of(114)))), (0, 0), 4.0)
+    blurred = cv2.GaussianBlur(np.asarray(Image.open(io.BytesIO(photo_of(114)))), (0, 0), 2.3)
     card = upload(page, "Fay", png(blurred))
     playwright.expect(card.locator(".advice.poor")).to_contain_text("blurred", timeout=WAIT_MS)
     assert faults(page) == []

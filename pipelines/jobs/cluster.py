@@ -91,6 +91,10 @@ def _start() -> None:
         )
     except (OSError, ValueError, RuntimeError, RayError) as error:
         raise ClusterError(f"Ray cannot start on this machine: {_line(error)}") from error
+    except Exception as error:  # of no kind of its own: Ray's processes have half a minute
+        if "timed out" not in str(error):
+            raise
+        raise ClusterError("Ray did not start in time: this machine is too busy just now; try again") from error
 
 
 def _stop(_signal: int, _frame: object) -> None:

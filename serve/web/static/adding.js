@@ -3,7 +3,7 @@
 import { call, follow, has, part } from "./api.js";
 import { button, h, icon, notice, openDialog, plural, timeLeft, toast } from "./dom.js";
 import { face, masks, masksKey } from "./faces.js";
-import { photoAdvice } from "./goodness.js";
+import { photoAdvice, refusal } from "./goodness.js";
 import { choose } from "./people.js";
 import { loadPeople, person } from "./state.js";
 
@@ -73,7 +73,7 @@ function upload(photo) {
       else ask(faces[0], {});
     } catch (error) {
       if (error.code === "no_consent") agree(error.message);
-      else refused(error.message);
+      else refused(refusal(error));
     }
   }
 
@@ -122,12 +122,12 @@ function upload(photo) {
       if (over.status !== "completed") throw new Error(over.error?.message ?? (over.status === "cancelled" ? "Stopped: nothing of this photo is kept." : `the learning was ${over.status}`));
       await learned(work.identities, "learned");
     } catch (error) {
-      refused(error.message);
+      refused(refusal(error));
     }
   }
 
-  function refused(message) {
-    what.replaceChildren(notice(message), h("div", { class: "row" }, button("Try again", { onclick: check }), away("Take it away")));
+  function refused(why) {
+    what.replaceChildren(notice(why), h("div", { class: "row" }, button("Try again", { onclick: check }), away("Take it away")));
   }
 
   async function learned(ids, how) {

@@ -9,6 +9,8 @@ const PREVIEWS = 3;
 
 export function makeBatch(chosen, onGone) {
   const body = requestOf(chosen);
+  // without a seed the server draws one; which picture is meant is told by the distance to the first
+  if (!chosen.clip) body.seed ??= Math.floor(Math.random() * 2 ** 31);
   const names = Object.fromEntries(chosen.people.map((id) => [id, person(id)?.name ?? id]));
   names[""] = names[chosen.people[0]];
   const abort = new AbortController();
@@ -41,10 +43,8 @@ export function makeBatch(chosen, onGone) {
   };
 
   async function pictures() {
-    let first = body.seed ?? null;
     const request = { ...body, stream: true, partial_images: PREVIEWS };
-    // without a seed the server draws one: which picture is meant is told by the distance to the lowest that came
-    if (first === null) first = request.seed = Math.floor(Math.random() * 2 ** 31);
+    const first = body.seed;
     for await (const event of events("/v1/images/generations", request, abort.signal)) {
       const place = places[event.seed - first];
       const src = `data:image/${event.output_format};base64,${event.b64_json}`;

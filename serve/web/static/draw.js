@@ -21,7 +21,7 @@ export function drawView() {
       hint.replaceChildren(empty("face", "Start with a photo", "One photo of a face is enough: it is learned here, on this server, and can then be drawn anywhere you can describe.",
         button("Add a person", { kind: "primary", glyph: "plus", onclick: () => openAdding() })));
     } else if (!people.length) {
-      hint.replaceChildren(empty("face", "Nobody is learned yet", "identity-factory run --photos PHOTOS --root ROOT learns everybody in a folder; they appear here by themselves."));
+      hint.replaceChildren(empty("face", "Nobody is learned yet", [h("code", {}, "identity-factory run --photos PHOTOS --root ROOT"), " learns everybody in a folder; they appear here by themselves."]));
     } else {
       hint.replaceChildren(empty("brush", "Who, and doing what?", `Choose one person, or up to ${facts.maxPeople} together, describe the picture, and draw. Pictures appear here while they are being made.`));
     }

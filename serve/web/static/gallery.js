@@ -45,7 +45,7 @@ export function galleryView() {
       more = page.last_id;
       grid.replaceChildren(...kept.map((drawn) => tile(drawn, kept)));
       below.replaceChildren(page.has_more ? button("Show more", { onclick: () => showKept(false) })
-        : kept.length ? "" : empty("grid", "No pictures are kept here", "Pictures that `identity-factory generate` draws into this root are shown here."));
+        : kept.length ? "" : empty("grid", "No pictures are kept here", ["Pictures that ", h("code", {}, "identity-factory generate"), " draws into this root are shown here."]));
     } catch (error) {
       if (mine === asked) below.replaceChildren(notice(error.message));
     }

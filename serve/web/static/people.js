@@ -23,7 +23,7 @@ export function peopleView() {
     const add = has("learn") && !wanted && h("button", { type: "button", class: "card person add", onclick: () => openAdding() }, icon("plus"), "Add a person");
     grid.replaceChildren(...[add, ...found.slice(0, SHOWN).map(card)].filter(Boolean));
     if (peopleLoaded && !found.length && !add) grid.replaceChildren(wanted ? empty("people", "Nobody of this name", "The search looks at names, and at whole ids.")
-      : empty("people", "Nobody is learned yet", "identity-factory run --photos PHOTOS --root ROOT learns everybody in a folder; they appear here by themselves."));
+      : empty("people", "Nobody is learned yet", [h("code", {}, "identity-factory run --photos PHOTOS --root ROOT"), " learns everybody in a folder; they appear here by themselves."]));
   }
 
   const card = (who) => h("button", { type: "button", class: "card person", onclick: () => openPerson(who) }, h("span", { class: "picture" }, face(who, "portrait-face")),
@@ -60,10 +60,10 @@ async function openPerson(who) {
   fill({ "Learned": ago(who.created), "Pack": who.pack, "Id": who.identity_id });
   try {
     const known = await call(`/v1/identities/${part(who.identity_id)}`);
-    fill({ "Learned": `${ago(who.created)}, ${known.num_steps} steps in ${known.train_s.toFixed(1)} s`, "Preset": known.preset, "Pack": known.pack,
+    fill({ "Learned": `${ago(who.created)}, ${plural(known.num_steps, "step")} in ${known.train_s.toFixed(1)} s`, "Preset": known.preset, "Pack": known.pack,
       "Photo": photoText(known.photo_quality), "Quality": known.quality ? known.quality.verdict ?? "measured, but this pack says nothing of what is good" : "not assessed yet",
       "Likeness": known.quality?.likeness?.toFixed(2), "Text match": known.quality?.text_alignment?.toFixed(2), "Id": known.identity_id });
-    if (known.quality) told.textContent = `Of ${known.quality.num_pictures} pictures drawn to assess them.${VERDICTS[known.quality.verdict] ?? ""}`;
+    if (known.quality) told.textContent = `Likeness and text match are means over ${known.quality.num_pictures} pictures drawn to measure them.${VERDICTS[known.quality.verdict] ?? ""}`;
   } catch (error) {
     toast(error.message);
   }
