@@ -145,7 +145,12 @@ def _connect() -> None:
         # Replicas share cores: a thread that spins in one holds up the others.
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
         set_environment()
-        ray.init(include_dashboard=False, log_to_driver=False)
+        try:
+            ray.init(include_dashboard=False, log_to_driver=False)
+        except Exception as error:  # of no kind of its own: Ray's processes have half a minute
+            if "timed out" not in str(error):
+                raise
+            raise OSError("Ray did not start in time: this machine is too busy just now; try again") from error
 
 
 def _answers(host: str, port: int) -> bool:

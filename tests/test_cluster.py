@@ -11,7 +11,7 @@ import ray
 
 import pipelines.jobs.cluster
 from factory.errors import ClusterError
-from pipelines.jobs.cluster import connect
+from pipelines.jobs.cluster import _start, connect
 from pipelines.jobs.journal import explained
 
 
@@ -65,6 +65,15 @@ def test_auto_without_a_cluster_says_what_to_do(monkeypatch: pytest.MonkeyPatch)
     with pytest.raises(ClusterError, match=r"no Ray cluster runs on this machine; `ray start --head`") as told:
         connect()
     assert "--address" not in str(told.value)
+
+
+def test_a_machine_that_is_too_busy_to_start_ray_is_told_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def late(**_: object) -> None:
+        raise Exception("The current node timed out during startup. This could happen because")
+
+    monkeypatch.setattr(ray, "init", late)
+    with pytest.raises(ClusterError, match=r"^Ray did not start in time: this machine is too busy"):
+        _start()
 
 
 @pytest.mark.parametrize("address", [None, "", "local"])
