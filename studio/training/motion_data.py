@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from factory.base.diffusion import DiffusionBase
 from factory.base.text import tokenise
 from factory.pack import load_pack
 from factory.prompts import PERSON
+from studio.training import chunks
 from studio.training.build import PACK
 from studio.training.dataset import MAX_WORDS, NUM_CELEBRITIES, PICTURE_PX, person_of
 from studio.training.words import true_words
@@ -64,22 +66,11 @@ def _encode(base: DiffusionBase, items: range) -> dict[str, np.ndarray]:
 
 
 def build(state: Path, *, pack: Path = PACK) -> None:
-    """Render and encode the chunks that are missing (2,200 clips in all: a quarter of an hour of a core)."""
+    """Render and encode what is missing (2,200 clips in all: a quarter of an hour of a core)."""
     base = DiffusionBase.load(load_pack(pack), dtype=torch.float32)
-    (state / "data").mkdir(parents=True, exist_ok=True)
-    for chunk in range(NUM_CHUNKS):
-        path = state / "data" / f"motion_{chunk:03d}.npz"
-        if path.exists():
-            continue
-        arrays = _encode(base, range(chunk * CHUNK, (chunk + 1) * CHUNK))
-        partial = path.with_suffix(".partial.npz")
-        np.savez(partial, allow_pickle=False, **arrays)
-        partial.replace(path)
-        print(f"motion_data: {(chunk + 1) * CHUNK} of {NUM_CHUNKS * CHUNK} clips", flush=True)
+    chunks.build(state, "motion", NUM_CHUNKS * CHUNK, CHUNK, partial(_encode, base))
 
 
 def load(state: Path) -> Clips:
     """All clips that `build` has made."""
-    arrays = [np.load(path) for path in sorted((state / "data").glob("motion_[0-9][0-9][0-9].npz"))]
-    names = [field.name for field in fields(Clips)]
-    return Clips(**{name: torch.from_numpy(np.concatenate([part[name] for part in arrays])) for name in names})
+    return chunks.load(state, "motion", Clips)

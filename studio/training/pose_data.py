@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from factory.base.text import tokenise
 from factory.faces.pose import LIMITS, SHIFT_LIMITS, HeadPose, draw_skeleton
 from factory.pack import load_pack
 from factory.prompts import PERSON
+from studio.training import chunks
 from studio.training.build import PACK
 from studio.training.dataset import MAX_WORDS, NUM_CELEBRITIES, PICTURE_PX, person_of
 from studio.training.views import masks_of
@@ -92,25 +94,14 @@ def _encode(base: DiffusionBase, items: range) -> dict[str, np.ndarray]:
 
 
 def build(state: Path, *, pack: Path = PACK) -> None:
-    """Render and encode the chunks that are missing (24,000 pictures in all: seven minutes of a core)."""
+    """Render and encode what is missing (24,000 pictures in all: seven minutes of a core)."""
     base = DiffusionBase.load(load_pack(pack), dtype=torch.float32)
-    (state / "data").mkdir(parents=True, exist_ok=True)
-    for chunk in range(NUM_CHUNKS):
-        path = state / "data" / f"pose_{chunk:03d}.npz"
-        if path.exists():
-            continue
-        arrays = _encode(base, range(chunk * CHUNK, (chunk + 1) * CHUNK))
-        partial = path.with_suffix(".partial.npz")
-        np.savez(partial, allow_pickle=False, **arrays)
-        partial.replace(path)
-        print(f"pose_data: {(chunk + 1) * CHUNK} of {NUM_CHUNKS * CHUNK} pictures", flush=True)
+    chunks.build(state, "pose", NUM_CHUNKS * CHUNK, CHUNK, partial(_encode, base))
 
 
 def load(state: Path) -> Posed:
     """All pictures that `build` has made."""
-    arrays = [np.load(path) for path in sorted((state / "data").glob("pose_[0-9][0-9][0-9].npz"))]
-    names = [field.name for field in fields(Posed)]
-    return Posed(**{name: torch.from_numpy(np.concatenate([part[name] for part in arrays])) for name in names})
+    return chunks.load(state, "pose", Posed)
 
 
 def skeletons(poses: torch.Tensor, draw: Callable[..., np.ndarray] = draw_skeleton) -> torch.Tensor:
