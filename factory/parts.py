@@ -73,6 +73,7 @@ class MotionPart(Source):
     num_frames: int = Field(16, ge=2, le=32)  # the longest clip that they were trained on
     fps: int = Field(8, ge=1, le=60)  # frames a second of what they were trained on
     shared_noise: float = Field(0.0, ge=0, lt=1)  # share of the noise's variance that is the same in every frame
+    steadiness: float = Field(0.0, ge=0)  # how much of what flickers is taken out of a clip (factory/draw/motion.py)
 
 
 class VideoPart(Source):

@@ -135,7 +135,7 @@ pose_file = "{POSE_FILE}"
 
 
 def _clips(kind: str, sizes: Sizes) -> str:
-    extra = "shared_noise = 0.5" if kind == "motion" else f"resolution = {sizes.resolution // 2}"
+    extra = "shared_noise = 0.5\nsteadiness = 2.0" if kind == "motion" else f"resolution = {sizes.resolution // 2}"
     return f'''
 [{kind}]
 path = "{kind}"

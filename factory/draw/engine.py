@@ -20,7 +20,7 @@ from factory.base.text import count_tokens
 from factory.config import GenerateConfig
 from factory.draw import samplers
 from factory.draw.control import Control, PoseNet
-from factory.draw.motion import ClipRows, FramesTogether, MotionNet, clip_noise
+from factory.draw.motion import ClipRows, FramesTogether, MotionNet, clip_noise, steadied
 from factory.draw.regions import RegionalAttention, region_masks
 from factory.draw.samplers import Level, Sampler, Schedule
 from factory.draw.texts import Text, TextStates
@@ -126,6 +126,10 @@ class Engine:
         for part in self._calls():
             self._advance(part, self._predict(part))
         finished = [row for row in self.rows if row.done]
+        for clip in {row.clip for row in finished if row.clip is not None}:
+            frames_FCHW = steadied(torch.stack([row.x_CHW for row in clip.frames]), self._motion.steadiness)
+            for row, x_CHW in zip(clip.frames, frames_FCHW, strict=True):
+                row.x_CHW = x_CHW
         self.rows = [row for row in self.rows if not row.done]
         return finished
 

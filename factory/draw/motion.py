@@ -65,6 +65,11 @@ class FramesTogether(Protocol):
         """Share of the noise's variance that is the same in every frame."""
         ...
 
+    @property
+    def steadiness(self) -> float:
+        """How much of what flickers is taken out of a finished clip (`steadied`)."""
+        ...
+
     def prepare(self, num_frames: int, *, posed: bool) -> None:
         """Before the first step of a clip. Raises PackError or ValueError where it cannot be made."""
         ...
@@ -80,6 +85,32 @@ def clip_noise(shape_FCHW: Sequence[int], random: torch.Generator, shared: float
     own_FCHW = torch.randn(tuple(shape_FCHW), generator=random)
     common_1CHW = torch.randn((1, *shape_FCHW[1:]), generator=random)
     return shared**0.5 * common_1CHW + (1 - shared) ** 0.5 * own_FCHW
+
+
+def steadied(x_FCHW: torch.Tensor, strength: float) -> torch.Tensor:
+    """Frames of a clip, [F, C, H, W], without most of what flickers in them.
+
+    A cell's run over time is taken apart into cosines, and each shrunk by Wiener's factor 1 - `strength` noise / energy
+    (never below 0): motion is strong and slow, and stays nearly as it is; what changes as little and as fast as noise
+    goes. Energies are means over channels; the noise's is the clip's own median in the upper half of the frequencies.
+    """
+    if strength == 0.0:
+        return x_FCHW
+    basis_KF = _cosines(len(x_FCHW)).to(x_FCHW)
+    waves_KCHW = torch.einsum("kf,fchw->kchw", basis_KF, x_FCHW)
+    energy_KHW = waves_KCHW.square().mean(1)
+    noise = energy_KHW[(len(energy_KHW) + 1) // 2 :].median()
+    kept_KHW = (1 - strength * noise / energy_KHW.clamp_min(torch.finfo(x_FCHW.dtype).tiny)).clamp_min(0)
+    kept_KHW[0] = 1  # what does not change
+    return torch.einsum("kf,kchw->fchw", basis_KF, waves_KCHW * kept_KHW[:, None])
+
+
+def _cosines(num_frames: int) -> torch.Tensor:
+    """The orthonormal cosine transform (DCT-II), [K, F]: number of half waves, frame."""
+    numbers = torch.arange(num_frames, dtype=torch.float64)
+    basis_KF = torch.cos(torch.pi / num_frames * numbers[:, None] * (numbers + 0.5)) * (2 / num_frames) ** 0.5
+    basis_KF[0] /= 2**0.5
+    return basis_KF
 
 
 def runs_of(clips: Sequence[ClipRows]) -> list[tuple[slice, int]]:
@@ -105,6 +136,11 @@ class MotionNet:
     def shared_noise(self) -> float:
         """Share of the noise's variance that is the same in every frame."""
         return 0.0 if self._part is None else self._part.shared_noise
+
+    @property
+    def steadiness(self) -> float:
+        """How much of what flickers is taken out of a finished clip (`steadied`)."""
+        return 0.0 if self._part is None else self._part.steadiness
 
     def prepare(self, num_frames: int, *, posed: bool) -> None:
         """Load the layers. Raises PackError where the pack has none, ValueError for a clip that is too long."""

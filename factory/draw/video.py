@@ -29,7 +29,7 @@ class VideoBase(DiffusionBase):
     frames.
     """
 
-    shared_noise = 0.0
+    shared_noise, steadiness = 0.0, 0.0
 
     @classmethod
     def load(
