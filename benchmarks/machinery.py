@@ -7,8 +7,9 @@ place of the networks a worker gives each a face of a few bytes, and in place of
 and commits each block it was given. All else is what jobs are made of: listing, reading, batches, pools, commits.
 
 Rates are told twice: of the whole job, with the start of its processes, and steady: of what came behind the first
-tenth, before the last one. With photos of some size (`--kb 200`) and faces that take their time (`--face-ms 20`) the
-most that lies in the object store tells whether read-ahead is bounded: it must be the same for any number of photos.
+tenth, before the last one. CPU time, the start of processes included, is told by what they do. With photos of some size
+(`--kb 200`) and faces that take their time (`--face-ms 20`) the most that lies in the object store tells whether
+read-ahead is bounded: it must be the same for any number of photos.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import shutil
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, Final, Self
@@ -33,6 +34,7 @@ from ray.cluster_utils import Cluster
 
 from benchmarks.known import photo
 from benchmarks.measure import hardware, markdown
+from benchmarks.processes import cpu_by_process, role_of
 from factory.config import Recipe
 from factory.ids import identity_ids
 from factory.pack import Pack, load_pack
@@ -53,6 +55,11 @@ from tests.make_pack import make_pack
 
 _CPUS: Final = 2  # of a node
 _WINDOW: Final = (0.1, 0.9)  # shares of the rows between which the rate is steady
+_SHOWN: Final = ("start_s", "whole", "steady", "most_mb")
+_ROLES: Final = {  # a part of a process's title -> what it does; what is none of these is Ray's own
+    "StubFaces": "finding", "StubTrainer": "learning", "Committing": "committing", "ray::": "light tasks",
+    "raylet": "raylet", "gcs_server": "GCS",
+}  # fmt: skip
 
 
 class StubFaces:
@@ -120,10 +127,11 @@ class Clock:
 
 
 class Watch:
-    """The most that lay in the object store of a job."""
+    """The most that lay in the object store of a job, and the CPU time of its processes by what they do."""
 
     def __init__(self) -> None:
         self.most_mb, self._over = 0.0, threading.Event()
+        self._before, self._last = cpu_by_process(), dict[int, tuple[str, float]]()
         self._thread = threading.Thread(target=self._look, daemon=True)
 
     def __enter__(self) -> Self:
@@ -134,12 +142,24 @@ class Watch:
         self._over.set()
         self._thread.join()
 
+    def cpu_us(self, rows: int) -> dict[str, float]:
+        """Microseconds a row."""
+        total = Counter[str]()
+        for role, seconds in self._last.values():
+            total[f"cpu_us {role}"] += 1e6 * seconds / rows  # type: ignore[assignment]
+        return dict(total.most_common())
+
     def _look(self) -> None:
         what, most = "object_store_memory", 0.0
         while not self._over.wait(0.2):
             total, free = ray.cluster_resources(), ray.available_resources()  # type: ignore[no-untyped-call]
             most = max(most, total.get(what, 0.0) - free.get(what, 0.0))
             self.most_mb = most / 1e6
+            for process, seconds in cpu_by_process().items():
+                role = "driver" if process == os.getpid() else role_of(process, roles=_ROLES)
+                told, _ = self._last.get(process, ("light tasks", 0.0))  # one that has no task is called idle
+                role = told if role == "light tasks" else role
+                self._last[process] = role, seconds - self._before.get(process, 0.0)
 
 
 def write_photos(path: Path, num: int, kb: int) -> None:
@@ -169,7 +189,7 @@ def measure(folder: Path, pack: Pack, num: int, kb: int = 0, face_s: float = 0.0
         Stage(StubFaces, [pack.name, face_s], reading, 1, cut=True),
         commit_stage(commit, store),
     )
-    with Watch() as watch:
+    with Watch() as finding:
         faces = preparing.follow(tally(work_units(new), *stages), "faces")
     trainers = model_pool(Workers(), at_most=num, pack=pack)
     ids = sorted(store.read("faces", columns=["face_id"])["face_id"].to_pylist())
@@ -177,12 +197,14 @@ def measure(folder: Path, pack: Pack, num: int, kb: int = 0, face_s: float = 0.0
     training = Clock()
     reader = Stage(partial(read_faces, store=store, pack=pack.name))
     chain = (blocks, reader, Stage(StubTrainer, [shared(store)], trainers, FACES_PER_BLOCK))
-    identities = training.follow(tally(*chain), "identities")
+    with Watch() as learning:
+        identities = training.follow(tally(*chain), "identities")
     if not faces == identities == store.count("faces") == store.count("identities") == num:
         raise RuntimeError(f"of {num}: {faces} faces, {identities} identities, {store.count('identities')} there")
     shutil.rmtree(folder)
     rates = {"photos listed": listing.rates(), "faces": preparing.rates(), "identities": training.rates()}
-    rates["faces"]["most_mb"] = watch.most_mb
+    for what, watch in (("faces", finding), ("identities", learning)):
+        rates[what] |= {"most_mb": watch.most_mb, **watch.cpu_us(num)}
     return rates
 
 
@@ -217,11 +239,12 @@ def main() -> None:
 
 def _write(given: argparse.Namespace, result: dict[str, Any]) -> None:
     rows = [
-        [str(nodes), what, *(f"{figure:.3g}" for figure in rates.values()), *[""] * (4 - len(rates))]
+        [str(nodes), what, *(f"{rates[name]:.3g}" if name in rates else "" for name in _SHOWN), _by_role(rates)]
         for nodes, one in result["nodes"].items()
         for what, rates in one.items()
     ]
     heads = ["nodes", "", "until the first, s", "a second, of the whole", "steady, a second", "MB in the object store"]
+    heads += ["CPU time, microseconds a row"]
     text = (
         f"# Jobs whose models take no time\n\n{result['hardware']}, {result['cpus']} CPUs for all nodes together, load "
         f"average {result['load']:.1f} at the start; {given.photos:,} photos of {given.kb} KB, {given.face_ms:g} ms a "
@@ -231,6 +254,12 @@ def _write(given: argparse.Namespace, result: dict[str, Any]) -> None:
     out.parent.mkdir(parents=True, exist_ok=True)
     out.with_suffix(".md").write_text(text)
     out.with_suffix(".json").write_text(json.dumps(result, indent=2) + "\n")
+
+
+def _by_role(rates: Mapping[str, float]) -> str:
+    us = {name.removeprefix("cpu_us "): figure for name, figure in rates.items() if name.startswith("cpu_us ")}
+    each = ", ".join(f"{role} {figure:.0f}" for role, figure in us.items())
+    return f"{sum(us.values()):.0f}: {each}" if us else ""
 
 
 def _arguments() -> argparse.Namespace:

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import lance
 
 from factory.errors import IdentityNotFound
 from factory.records import Identity
+from factory.store.commits import retried
 from factory.store.tables import Store
+from factory.store.upkeep import warm
 
 _SHOWN_CHARS = 100  # of a name that nobody has, in a message
+_WARM_EVERY_S = 30.0  # a committed row is in an index some commits later; until then it is found without
 
 
 class UnknownIdentity(LookupError):
@@ -102,6 +107,21 @@ class Catalog:
         rows = self.store.identity_page(limit, last, fingerprint)
         owners = self.store.name_owners([row["name"] for row in rows])
         return [_listed(row, owners[row["name"]] == row["identity_id"]) for row in rows]
+
+    async def keep_warm(self) -> None:
+        """Reads ahead what look-ups read of the table's indexes, now and whenever these are others, until cancelled."""
+        version, known = 0, set[str]()
+        while True:
+            with suppress(OSError, ValueError, RuntimeError):  # it saves time, and is all the same without
+                version, known = await asyncio.to_thread(retried, partial(self._warm, version, known))
+            await asyncio.sleep(_WARM_EVERY_S)
+
+    def _warm(self, version: int, known: set[str]) -> tuple[int, set[str]]:
+        """The version that is warm now, and the segments of its indexes, given those of the last one."""
+        if version and self._read_version() == version:
+            return version, known
+        dataset = self.store.open("identities")
+        return (0, known) if dataset is None else (int(dataset.version), warm(dataset, "identities", known))
 
     def _refresh(self) -> int:
         """The version of the table, and an empty cache if it is a new one."""

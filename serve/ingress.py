@@ -84,11 +84,12 @@ def create_app(endpoint: Endpoint, door: Door, book: WorkBook | None = None, *ro
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
-        keeping = asyncio.create_task(book.keep()) if book is not None else None
+        keeping = [asyncio.create_task(endpoint.catalog.keep_warm())]
+        keeping += [] if book is None else [asyncio.create_task(book.keep())]
         yield
-        if keeping is not None:
-            keeping.cancel()
-            await asyncio.wait([keeping])
+        for task in keeping:
+            task.cancel()
+        await asyncio.wait(keeping)
 
     what = "Pictures and clips of stored identities, in OpenAI's format."
     # no /docs and /redoc: those pages run scripts of other servers in this one's origin, where everybody's pictures are

@@ -175,6 +175,7 @@ def test_jobs_without_models_make_every_row(tiny_pack: Pack, tmp_path: Path) -> 
         ray.shutdown()
     assert list(figures) == ["photos listed", "faces", "identities"]
     assert all(rates["whole"] > 0 and rates["start_s"] > 0 for rates in figures.values())
+    assert all(figures[what]["cpu_us driver"] > 0 for what in ("faces", "identities"))
 
 
 def test_what_an_overloaded_server_answers_is_told_by_who_asked() -> None:

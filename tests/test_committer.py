@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import signal
-import subprocess
-import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -14,6 +10,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
+from benchmarks.kills import measure
 from factory.store import committer
 from factory.store.committer import GroupedStore, Lane
 from factory.store.schemas import SCHEMAS
@@ -95,57 +92,10 @@ def test_threads_share_commits_and_conditions_hold_where_they_stood(tmp_path: Pa
         store.replace("identities", [row(1, "x")], "target.no_such_column = 1")
 
 
-JOB = """
-import os, random, signal, sys, time
-from pathlib import Path
-import ray
-from pipelines.jobs.cluster import connect
-from pipelines.jobs.committer import committed
-from factory.store.tables import Store
-from tests.test_upkeep import row
-
-@ray.remote(num_cpus=0, max_retries=-1)
-def write(store, writer):
-    mark = Path(store.root, f"killed-{writer}")
-    for first in range(0, 40, 4):
-        store.upsert("identities", [row(1000 * writer + first + n, str(writer)) for n in range(4)])
-        if writer < 2 and first == 8 + 4 * writer and not mark.exists():
-            mark.touch()
-            os.kill(os.getpid(), signal.SIGKILL)
-
-connect()
-store = committed(sys.argv[1])
-[actor] = store._hand_over.args
-tasks = [write.remote(store, writer) for writer in range(4)]
-for _ in range(3):
-    num = Store(store.root).count("identities")
-    while ray.wait(tasks, num_returns=4, timeout=0)[1] and Store(store.root).count("identities") == num:
-        time.sleep(random.uniform(0.01, 0.1))
-    ray.kill(actor, no_restart=False)  # as kill -9
-ray.get(tasks)
-print("done")
-"""
-
-
 @pytest.mark.slow
 @pytest.mark.cluster
-@pytest.mark.timeout(600)
-def test_committer_writers_and_driver_killed_leave_every_row_once(tmp_path: Path) -> None:
-    store = Store(tmp_path / "root")
-    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
-    for killed in (True, True, False):  # the driver, with all that is its own; then the job is run to its end
-        job = subprocess.Popen(
-            [sys.executable, "-c", JOB, store.root],
-            start_new_session=True, env=environment, stdout=subprocess.PIPE, text=True,
-        )  # fmt: skip
-        num_before = store.count("identities")
-        if killed:
-            while store.count("identities") < num_before + 8 and job.poll() is None and store.count("identities") < 160:
-                time.sleep(0.02)
-            os.killpg(job.pid, signal.SIGKILL)
-        told = job.communicate()[0]
-        assert killed or (job.returncode == 0 and "done\n" in told)
-    ids = store.read("identities", columns=["identity_id"])["identity_id"].to_pylist()
-    expected = [f"i{1000 * writer + number:015d}" for writer in range(4) for number in range(40)]
-    assert sorted(ids) == expected
-    assert all((tmp_path / "root" / f"killed-{writer}").exists() for writer in range(2)), "else this shows less"
+@pytest.mark.timeout(900)
+def test_committer_writers_and_driver_killed_at_random_leave_every_row_once(tmp_path: Path) -> None:
+    """`python -m benchmarks.kills` does it as often as it is told."""
+    killed = measure(tmp_path, kills=8, seed=time.time_ns())
+    assert killed.total() == 8

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
@@ -14,7 +15,8 @@ from factory.store import commits
 from factory.store.committer import GroupedStore
 from factory.store.tables import Store
 
-RUNS, WRITERS, COMMITS, ROWS = 10, 16, 3, 4
+RUNS = int(os.environ.get("FAR_RUNS", "10"))
+WRITERS, COMMITS, ROWS = 16, 3, 4
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 

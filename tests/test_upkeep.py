@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import random
 import shutil
@@ -10,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import lance
 import pytest
 
 from factory.errors import IdentityNotFound
@@ -19,6 +21,7 @@ from factory.store.schemas import SCHEMAS
 from factory.store.sql import where_in
 from factory.store.tables import Store
 from factory.store.traces import scan
+from serve.catalog import Catalog
 
 NUM_IDS, NUM_NAMES, NUM_PHOTOS = 300, 80, 100
 
@@ -90,6 +93,54 @@ def test_a_small_table_has_no_index_and_a_large_one_gets_all(store: Store) -> No
     assert "ScalarIndexQuery" in dataset.scanner(filter="name = 'n13-4'").explain_plan()
     store.tidy("identities")
     assert set(indexes(store).values()) == {132}
+
+
+def test_a_server_reads_ahead_what_look_ups_need_and_only_what_is_new(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The indexes on id, name and time of coming: at its start, when segments are added, and when an erasure made all
+    anew; also behind a moment at which the store cannot be read."""
+    read, catalog = list[tuple[str, list[str]]](), Catalog(store.root)
+    monkeypatch.setattr("serve.catalog._WARM_EVERY_S", 0.01)
+    prewarm = lance.LanceDataset.prewarm_index
+
+    def noted(dataset: lance.LanceDataset, name: str, *, index_segments: list[str]) -> None:
+        read.append((name, index_segments))
+        prewarm(dataset, name, index_segments=index_segments)
+        if len(read) == 1:
+            raise OSError("503 SlowDown")
+
+    monkeypatch.setattr(lance.LanceDataset, "prewarm_index", noted)
+
+    async def serve() -> None:
+        async def warm() -> set[str]:
+            before = -1
+            while before != len(read):
+                before = len(read)
+                await asyncio.sleep(0.3)
+            return {name.removesuffix("_idx") for name, _ in read}
+
+        keeping = asyncio.create_task(catalog.keep_warm())
+        assert await warm() == set()
+        store.upsert("identities", [row(number, f"n{number}") for number in range(100)])
+        store.tidy("identities")
+        assert await warm() == {"identity_id", "name", "created_at"} and len(read) == 4, "one of them twice"
+        first = {segment for _, segments in read for segment in segments}
+        read.clear()
+        read.append(("", []))  # no more errors
+        store.upsert("identities", [row(200, "x")])
+        assert len(await warm()) == 1, "a commit that no index knows yet"
+        store.tidy("identities")
+        assert len(await warm()) == 4
+        later = {segment for _, segments in read for segment in segments}
+        assert later and not later & first, "what was read is not read again"
+        assert erase(store, find_person(store, name="n7")).found == []
+        await warm()
+        assert {segment for _, segments in read for segment in segments} - later - first
+        assert catalog.find("n8").identity_id == row(8, "")["identity_id"]
+        keeping.cancel()
+
+    asyncio.run(serve())
 
 
 def test_answers_are_those_of_a_table_without_indexes(store: Store) -> None:

@@ -24,6 +24,7 @@ from factory.store.schemas import Table
 from factory.store.tables import Store
 
 _MOST_BYTES: Final = 2**28  # of a commit; of the first rows in it more
+_REST: Final = 0.5  # after a commit, of the time that it took
 _LONGEST_REST_S: Final = 1.0
 HandOver: TypeAlias = Callable[[Table, pa.Table, str | None], None]  # table, rows, `where` of `Store.replace`
 
@@ -44,8 +45,9 @@ class HandingStore(Store):
 class GroupedStore(HandingStore):
     """A store whose threads share commits."""
 
-    def __init__(self, root: str) -> None:
-        committer, loop = Committer(root), asyncio.new_event_loop()
+    def __init__(self, root: str, rest_s: float = 0.0) -> None:
+        """`rest_s` as `Lane` takes it."""
+        committer, loop = Committer(root, rest_s), asyncio.new_event_loop()
         threading.Thread(target=loop.run_forever, daemon=True).start()
         super().__init__(root, lambda *rows: asyncio.run_coroutine_threadsafe(committer.commit(*rows), loop).result())
 
@@ -53,22 +55,25 @@ class GroupedStore(HandingStore):
 class Committer:
     """Commits what is handed over by any number of writers, a lane a table."""
 
-    def __init__(self, root: str) -> None:
-        self._store, self._lanes = Store(root), dict[str, Lane]()
+    def __init__(self, root: str, rest_s: float = 0.0) -> None:
+        """`rest_s` as `Lane` takes it."""
+        self._store, self._lanes, self._rest_s = Store(root), dict[str, Lane](), rest_s
 
     async def commit(self, table: Table, rows: pa.Table, where: str | None = None) -> None:
         """Returns when they are committed; `where` as `Store.replace` takes it."""
         if table not in self._lanes:
-            self._lanes[table] = Lane(partial(self._store.commit_rows, table))
+            self._lanes[table] = Lane(partial(self._store.commit_rows, table), self._rest_s)
         await self._lanes[table].put(rows, where)
 
 
 class Lane:
-    """Rows of one table that wait for the commit under way. It rests after each as long as that took, a second at
-    most: so that more rows share the next one, and a table on a slow store does not get more versions than it bears."""
+    """Rows of one table that wait for the commit under way. It rests after each for half as long as that took, a second
+    at most: so that more rows share the next one, and a table on a slow store does not get more versions than it
+    bears."""
 
-    def __init__(self, commit: Callable[[pa.Table, str | None], object]) -> None:
-        self._commit = commit
+    def __init__(self, commit: Callable[[pa.Table, str | None], object], rest_s: float = 0.0) -> None:
+        """It rests for `rest_s` seconds at least."""
+        self._commit, self._rest_s = commit, rest_s
         self._waiting: dict[str | None, list[tuple[pa.Table, asyncio.Future[None]]]] = {}  # by their `where`
         self._work: asyncio.Task[None] | None = None
 
@@ -98,7 +103,8 @@ class Lane:
                     done.set_exception(fault)
                 else:
                     done.set_result(None)
-            await asyncio.sleep(min(time.monotonic() - started, _LONGEST_REST_S))
+            took_s = time.monotonic() - started
+            await asyncio.sleep(max(self._rest_s, min(_REST * took_s, _LONGEST_REST_S)))
         self._work = None
 
 

@@ -32,6 +32,7 @@ from factory.store.schemas import KEYS, SCHEMAS, Table
 from factory.store.sql import where_in
 from factory.store.tombstones import Tombstones
 from factory.store.upkeep import after_commit, drop_deleted, tidy
+from factory.store.upserts import replace, upsert
 
 if TYPE_CHECKING:  # the library that signs is loaded where something leaves
     from factory.provenance.marks import Marker
@@ -139,11 +140,8 @@ class Store:
         kept = erased.spared(table, rows)
         if not kept:
             return None
-        merge = dataset.merge_insert(KEYS[table]).when_matched_update_all(where)
-        if where is None:
-            merge = merge.when_not_matched_insert_all()
-        merge.conflict_retries(0).execute(rows if len(kept) == rows.num_rows else rows.take(pa.array(kept)))
-        return dataset
+        spared = rows if len(kept) == rows.num_rows else rows.take(pa.array(kept))
+        return upsert(dataset, table, spared) if where is None else replace(dataset, table, spared, where)
 
     def tombstones(self) -> Tombstones:
         """Who was erased."""

@@ -7,10 +7,12 @@ files one by one, so every few commits they are added, as a small segment of the
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from datetime import timedelta
 from typing import Final
 
 import lance
+import pyarrow as pa
 
 from factory.store.commits import loser_leaves, shut_out
 from factory.store.connection import Options
@@ -20,7 +22,8 @@ TIDY_EVERY: Final = 256  # commits
 INDEX_EVERY: Final = 8  # commits; a look-up takes some 0.3 ms longer for each that no index knows
 INDEX_FROM: Final = 4096  # rows
 _MAX_SEGMENTS: Final = 16  # of an index; then the later ones are merged
-_FRAGMENT_ROWS: Final = 1024  # full files are never rewritten, so the cost of joining stays linear
+_WARM_ROWS: Final = 2_000_000  # some 90 bytes each; the indexes of more find no room in a process's memory
+_JOINED: Final = 64  # files of full size at most that one tidying writes, where an older root has smaller ones
 _PAGED: Final = ("identities", "images", "work")  # listed in the order of their coming
 _FEW_VALUES: Final = ("pack", "protocol", "digest", "line")  # keys that are not looked for: many rows have the same
 
@@ -32,6 +35,13 @@ def indexed_columns(table: Table) -> list[str]:
     return [name for name in SCHEMAS[table].names if name in searched]
 
 
+def file_rows(table: Table) -> int:
+    """Rows of a full file, which is never rewritten but for an erasure, so that the cost of joining stays linear. Each
+    look-up and commit knows all files, so of light rows there are many in one; pictures fill it soon."""
+    heavy = any(one.type in (pa.binary(), pa.large_binary()) for one in SCHEMAS[table])
+    return 1024 if heavy else 8192
+
+
 def after_commit(dataset: lance.LanceDataset, table: Table) -> None:
     """Looks after the table every few commits, as told by its version: one of many writers does it."""
     if dataset.version % TIDY_EVERY == TIDY_EVERY - 1:
@@ -40,13 +50,17 @@ def after_commit(dataset: lance.LanceDataset, table: Table) -> None:
         keep_indexes(dataset, table)
 
 
-def warm(dataset: lance.LanceDataset | None, table: Table) -> None:
+def warm(dataset: lance.LanceDataset, table: Table, but: Collection[str] = ()) -> set[str]:
     """Reads the indexes of what rows are found by into this process's memory (factory/store/connection.py); else the
-    first look-ups read their pages one by one."""
-    names = {} if dataset is None else {one.field_names[0]: one.name for one in dataset.describe_indices()}
-    for column in {KEYS[table][0], "name", "created_at"} & set(names):
-        assert dataset is not None
-        dataset.prewarm_index(names[column])
+    first look-ups read their pages one by one. `but` are segments that were read before; returns all there are now."""
+    there = set[str]()
+    for index in dataset.describe_indices():
+        segments = {str(segment.uuid) for segment in index.segments}
+        there |= segments
+        new, searched = sorted(segments - set(but)), {KEYS[table][0], "name", "created_at"}
+        if new and index.field_names[0] in searched and index.num_rows_indexed <= _WARM_ROWS:
+            dataset.prewarm_index(index.name, index_segments=new)
+    return there
 
 
 def tidy(dataset: lance.LanceDataset, table: Table) -> None:
@@ -55,7 +69,8 @@ def tidy(dataset: lance.LanceDataset, table: Table) -> None:
     with loser_leaves():
         if len(dataset.get_fragments()) >= 8:
             with loser_leaves():
-                dataset.optimize.compact_files(target_rows_per_fragment=_FRAGMENT_ROWS)
+                rows = file_rows(table)
+                dataset.optimize.compact_files(target_rows_per_fragment=rows, max_source_rows=_JOINED * rows)
             dataset.cleanup_old_versions(older_than=timedelta(hours=1))
     keep_indexes(dataset, table)
 
@@ -78,7 +93,7 @@ def drop_deleted(dataset: lance.LanceDataset, table: Table, options: Options) ->
     """Writes files with deleted rows anew, and removes every version before, with its files. Raises OSError where
     another writer came first."""
     dataset.optimize.compact_files(
-        target_rows_per_fragment=_FRAGMENT_ROWS, materialize_deletions=True, materialize_deletions_threshold=0.0
+        target_rows_per_fragment=file_rows(table), materialize_deletions=True, materialize_deletions_threshold=0.0
     )
     # An index holds the values themselves, those of deleted rows too, and the commits before name the deleted ids in
     # their logs. So the table goes on from one commit without either, which must stay: whatever is under way looks for

@@ -20,6 +20,7 @@ from pipelines.jobs.stage import Stage
 FROM_CPUS: Final = 8  # of the cluster; fewer workers collide less than an actor costs
 _WAITING: Final = 10_000  # calls at once
 _BATCHES: Final = 16  # that the last stage of a job has in hand: what comes while a commit runs
+_REST_S: Final = 0.2  # of that stage after a commit, at least: each looks through all files that were not joined yet
 
 
 def commit_stage(commit: Callable[..., pa.Table], store: Store) -> Stage:
@@ -33,7 +34,7 @@ class Committing:
     """Commits batches, of several threads at a time."""
 
     def __init__(self, commit: Callable[..., pa.Table], root: str) -> None:
-        self._commit = partial(commit, store=GroupedStore(root))
+        self._commit = partial(commit, store=GroupedStore(root, _REST_S))
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         """Rows -> COUNTS, once they are committed."""

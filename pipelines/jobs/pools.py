@@ -12,6 +12,7 @@ from factory.pack import Pack
 from pipelines.jobs.cluster import held_cpus
 
 LIGHT: Final = 0.1  # logical CPUs of a task that reads or commits; it must find room beside the workers
+_IN_HAND: Final = 4  # batches at a worker, the one it is at among them: Ray Data looks for more ten times a second
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,7 +56,9 @@ class Pool:
             )
         if self.steady:
             return ActorPoolStrategy(size=self.size, max_tasks_in_flight_per_actor=1)
-        return ActorPoolStrategy(min_size=1, max_size=self.size, initial_size=self.size)
+        return ActorPoolStrategy(
+            min_size=1, max_size=self.size, initial_size=self.size, max_tasks_in_flight_per_actor=_IN_HAND
+        )
 
 
 def light_tasks() -> TaskPoolStrategy:

@@ -56,6 +56,7 @@ CONTENT: Final = pa.schema(
         ("person", pa.string()),  # whose photo it is; null: nobody said
     ]
 )
+_FOUND: Final = CONTENT.names[len(PLACE) :]
 PHOTO: Final = pa.schema(
     [
         ("photo_id", pa.string()),  # sha256 of `image`, or of what is too large; "" if unreadable
@@ -121,16 +122,20 @@ def hash_contents(places: pa.Table, allowed: Allowed | None = None) -> Iterator[
     """PLACE -> CONTENT: the id of every photo, null where it cannot be read, or may not."""
     with Archives() as archives:
         looked = in_order(
-            (entry.is_far, partial(_content, place, row, entry))
-            for place in places.to_pylist()
+            (entry.is_far, partial(_looked, number, row, entry))
+            for number, place in enumerate(places.to_pylist())
             for row, entry in enumerate(_entries(place, archives, allowed))
         )
         while rows := list(islice(looked, _ROWS)):
-            yield pa.Table.from_pylist(rows, CONTENT)
+            numbers, *found = zip(*rows, strict=True)
+            whose = places.select(PLACE.names).take(pa.array(numbers, pa.int64())).columns  # a place has many rows
+            arrays = [pa.array(values, CONTENT.field(name).type) for name, values in zip(_FOUND, found, strict=True)]
+            yield pa.Table.from_arrays([*whose, *arrays], schema=CONTENT)
 
 
-def _content(place: dict[str, Any], row: int, one: Entry) -> dict[str, Any]:
-    return {**place, "row": row, "photo_id": one.digest(), "name": one.name, "where": one.uri, "person": one.person}
+def _looked(number: int, row: int, one: Entry) -> tuple[Any, ...]:
+    """The place's number, and what is found out (_FOUND)."""
+    return number, row, one.digest(), one.name, one.uri, one.person
 
 
 def read_photos(contents: pa.Table, **how: Any) -> Iterator[pa.Table]:
