@@ -15,6 +15,8 @@ _TAG: Final = re.compile(r"(<[^<>]*>)")
 _WORD: Final = re.compile(r"[^\s,;()\[\]{}<>]+")
 _NETWORK: Final = re.compile(r"<(lora|lyco|hypernet):", re.IGNORECASE)
 _WEIGHT: Final = re.compile(r":\s*[0-9.]+\s*(?=[)\]])")
+_ENDING: Final = re.compile(r"(?:['\u2019]s)?[.!?:\"'\u2019]*$")
+_LETTER: Final = re.compile("[A-Za-z]?")
 _BRACKET: Final = re.compile(r"(?<!\\)[()\[\]]")
 
 
@@ -34,7 +36,7 @@ def with_people(prompt: str, known: Callable[[Collection[str]], Collection[str]]
     for number, text in enumerate(parts[::2]):
         words = [match.span() for match in islice(_WORD.finditer(text), left)]
         left -= len(words)
-        spans[2 * number] = _spans(words)
+        spans[2 * number] = _spans(text, words)
     names = known({parts[number][start:end] for number, places in spans.items() for start, end in places})
     for number, places in spans.items():
         text = parts[number]
@@ -48,9 +50,13 @@ def with_people(prompt: str, known: Callable[[Collection[str]], Collection[str]]
     return "".join(parts)
 
 
-def _spans(words: list[tuple[int, int]]) -> list[tuple[int, int]]:
-    """Where up to so many neighbouring words begin and end; `words` is where each of them does."""
+def _spans(text: str, words: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Where up to so many neighbouring words begin and end, with and without what ends a sentence behind them; `words`
+    is where each of them does. A letter by itself is nobody: somebody who is called after a file a.jpg would be in every
+    prompt with an article."""
     ends = range(1, _WORDS + 1)
-    return [
+    whole = [
         (words[at][0], words[at + num - 1][1]) for at in range(len(words)) for num in ends if at + num <= len(words)
     ]
+    bare = [(start, start + len(_ENDING.sub("", text[start:end]))) for start, end in whole]
+    return [(start, end) for start, end in dict.fromkeys([*whole, *bare]) if not _LETTER.fullmatch(text[start:end])]
