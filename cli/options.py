@@ -87,7 +87,11 @@ def parse_settings(settings: list[str] | None, **options: float | str | None) ->
             raise typer.BadParameter(f"--set {text}: write KEY=VALUE")
         if key.strip() in changes:
             raise typer.BadParameter(f"--set {key.strip()} is given twice, and takes one value")
-        changes[key.strip()] = json.loads(value) if value.startswith("[") else _NONE.get(value.strip(), value.strip())
+        plain = value.strip()
+        try:
+            changes[key.strip()] = json.loads(plain) if plain.startswith("[") else _NONE.get(plain, plain)
+        except ValueError:
+            raise ValueError(f"--set {text}: a list is written as in JSON, such as [0.9, 0.99]") from None
     given = {key: value for key, value in options.items() if value is not None}
     if twice := sorted(set(given) & set(changes)):
         raise typer.BadParameter(f"{', '.join(twice)} is given by --set and by an option of its own")
