@@ -57,6 +57,19 @@ def test_a_cluster_that_starts_at_zero_is_told_what_to_grow_for(cluster: dict[st
     assert pool(pack, 4).device == "cpu", "nothing says that a GPU will come"
 
 
+def test_a_machine_by_itself_starts_no_more_workers_than_it_can(
+    cluster: dict[str, float], pack: Pack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cluster |= {"CPU": 2}
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    assert pool(pack, 8).size == cpu_and_model_pools(Workers(num=8))[1].size == 8
+    for choose in (lambda: pool(pack, 9), lambda: cpu_and_model_pools(Workers(num=999_999))):
+        with pytest.raises(ValueError, match=r"this machine has 2 CPUs, and starts at most 8 workers"):
+            choose()
+    monkeypatch.setenv("RAY_ADDRESS", "auto")  # whose cluster may get more nodes
+    assert pool(pack, 9).size == 9
+
+
 def test_without_a_gpu_a_worker_a_core_if_it_finds_work_and_memory(cluster: dict[str, float], pack: Pack) -> None:
     cluster["CPU"] = 8
     assert (pool(pack).size, pool(pack).threads) == (8, 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -11,6 +12,7 @@ from ray.data import ActorPoolStrategy, TaskPoolStrategy
 from factory.pack import Pack
 from pipelines.jobs.cluster import held_cpus
 
+_WORKERS_A_CPU: Final = 4  # at most, on a machine by itself
 LIGHT: Final = 0.1  # logical CPUs of a task that reads or commits; it must find room beside the workers
 _IN_HAND: Final = 4  # batches at a worker, the one it is at among them: Ray Data looks for more ten times a second
 
@@ -69,8 +71,10 @@ def light_tasks() -> TaskPoolStrategy:
 
 
 def cpu_and_model_pools(workers: Workers) -> tuple[Pool, Pool]:
-    """Two pools that run side by side: CPU work, and models on GPUs where there are any; half of the CPUs each else."""
+    """Two pools that run side by side: CPU work, and models on GPUs where there are any; half of the CPUs each else.
+    Raises ValueError for more workers than this machine can start."""
     cpus, gpus = _cluster()
+    _check_number(workers, cpus)
     each = min(gpus, 1) if workers.gpus is None else workers.gpus
     models = workers.num or (_that_fit(gpus, each) if each else max(1, cpus // 2))
     others = max(1, cpus - models)
@@ -86,9 +90,11 @@ def model_pool(workers: Workers, *, at_most: int, pack: Pack) -> Pool:
     """One pool with the cluster to itself: as many workers as find GPUs, where there are any; else one a core, but no
     more than find memory for a base model each. `at_most` workers would have enough to do.
 
-    Two threads on a batch wait for each other: two workers of a thread each do a quarter more (docs/log.md).
+    Two threads on a batch wait for each other: two workers of a thread each do a quarter more (docs/log.md). Raises
+    ValueError as `cpu_and_model_pools`.
     """
     cpus, gpus = _cluster()
+    _check_number(workers, cpus)
     each = min(gpus, 1) if workers.gpus is None else workers.gpus
     if workers.num or each:
         size = workers.num or _that_fit(gpus, each)
@@ -103,6 +109,15 @@ def model_pool(workers: Workers, *, at_most: int, pack: Pack) -> Pool:
     share = max(0.5, smallest - 1.0) / here  # together nearly all of a node: no node gets more than its share
     share = min(share, _share_of_rest(size))
     return Pool(size=size, num_cpus=share, num_gpus=0, threads=threads, steady=True)
+
+
+def _check_number(workers: Workers, cpus: int) -> None:
+    """Of a cluster of this machine alone, which gets no more nodes: each worker is a process that loads its models."""
+    most = _WORKERS_A_CPU * max(1, cpus)
+    if os.environ.get("RAY_ADDRESS", "") in ("", "local") and (workers.num or 0) > most:
+        raise ValueError(
+            f"--workers {workers.num}: this machine has {cpus} CPUs, and starts at most {most} workers; leave it out"
+        )
 
 
 def _nodes() -> list[dict[str, float]]:
