@@ -10,7 +10,7 @@ import typer
 
 from cli.commands import Commands
 from cli.errors import user_errors
-from cli.options import Names, PackName, Root
+from cli.options import Names, PackName, Root, photo_bytes
 from cli.output import say, show_table
 
 if TYPE_CHECKING:
@@ -121,6 +121,8 @@ def export_identities(
         from factory.store.tables import Store
 
         store = Store(root)
+        if file_format == "parquet" and names:
+            raise typer.BadParameter("parquet is a whole table, with everybody in it: leave the names out")
         if file_format == "parquet":
             target = out if out.suffix else out / f"{table}.parquet"
             if not overwrite:
@@ -172,7 +174,7 @@ def erase_identity(
         if sum(given is not None for given in (photo, identity, name)) != 1:
             raise typer.BadParameter("give one of --photo, --identity and --name")
         store = Store(root)
-        photo_id, content = _photo(photo) if photo else (None, b"")
+        photo_id, content = photo_bytes(photo) if photo else (None, b"")
         if all_tenants:
             _erase_everywhere(store, photo_id, identity, content, yes)
             return
@@ -283,19 +285,6 @@ def expire(
         say(f"{len(over)} photos erased, whose consent was over; {len(found)} traces left")
         if found:
             raise OSError(f"traces are left, erase again when no job runs: {'; '.join(found[:5])}")
-
-
-def _photo(photo: str) -> tuple[str, bytes]:
-    """A photo's id, and its bytes unless the id is all that was given."""
-    if len(photo) == 64 and not set(photo) - set("0123456789abcdef"):
-        return photo, b""
-    from factory.files import filesystem
-    from factory.ids import content_id
-
-    files, path = filesystem(photo)
-    with files.open_input_stream(path) as stream:
-        content = stream.read()
-    return content_id(content), content
 
 
 def _text(value: object) -> str:

@@ -103,6 +103,7 @@ def revoke(key_id: Annotated[str, typer.Argument(metavar="KEY_ID")], root: Root)
 
 
 def _row(key: Key) -> list[str]:
+    from factory.consent import iso
     from factory.store.keys import KeyRefused
 
     state = "good"
@@ -116,12 +117,8 @@ def _row(key: Key) -> list[str]:
         "identities a day": key.identities_per_day,
     }
     told = ", ".join(f"{number} {what}" for what, number in limits.items() if number is not None)
-    times = [_iso(key.created_at), "never" if key.expires_at is None else _iso(key.expires_at)]
+    times = [iso(key.created_at), "never" if key.expires_at is None else iso(key.expires_at)]
     return [key.key_id, key.label, key.tenant or "", " ".join(key.scopes), state, *times, told or "none"]
-
-
-def _iso(at: float) -> str:
-    return datetime.fromtimestamp(at, UTC).isoformat(timespec="seconds")
 
 
 def _when(text: str) -> float:

@@ -129,3 +129,16 @@ def read_prompts(file: Path) -> list[str]:
         raise ValueError(f"{file} is no text in UTF-8 ({error}); save it as such") from None
     lines = [line.strip() for line in text.splitlines()]
     return [line for line in lines if line]
+
+
+def photo_bytes(photo: str) -> tuple[str, bytes]:
+    """A photo's id, and its bytes unless the id is all that was given."""
+    if len(photo) == 64 and not set(photo) - set("0123456789abcdef"):
+        return photo, b""
+    from factory.files import filesystem
+    from factory.ids import content_id
+
+    files, path = filesystem(photo)
+    with files.open_input_stream(path) as stream:
+        content = stream.read()
+    return content_id(content), content

@@ -80,8 +80,8 @@ def as_time(value: object) -> float | None:
 
 
 def iso(at: float | None) -> str:
-    """A Unix time for people; empty of None."""
-    return "" if at is None else datetime.fromtimestamp(at, UTC).isoformat(timespec="seconds")
+    """A Unix time for people, at most the last second of the year 9999; empty of None."""
+    return "" if at is None else datetime.fromtimestamp(min(at, _LAST), UTC).isoformat(timespec="seconds")
 
 
 def _text(value: object) -> str | None:

@@ -145,6 +145,8 @@ def test_identities_list_show_export(root: str, tmp_path: Path) -> None:
     assert sorted(file.name for file in (tmp_path / "both").iterdir()) == names
     runner.invoke(app, ["identities", "export", "--root", root, "--format", "parquet", "--out", str(tmp_path)])
     assert (tmp_path / "identities.parquet").is_file()
+    one = runner.invoke(app, ["identities", "export", "ada", "--root", root, "--format", "parquet"])
+    assert one.exit_code == 2 and "whole table" in one.stderr, "not everybody's words in a file that was to be one's"
 
 
 def test_packs_list() -> None:

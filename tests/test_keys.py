@@ -49,6 +49,8 @@ def test_keys_of_the_command_line(tmp_path: Path) -> None:
     for never in ("soon", "2020-01-01", "999999w"):  # a key that opens nothing; a date that no list can show
         assert run.invoke(commands, [*create, "--root", root, "--expires", never]).exit_code == 2
     assert len(list_keys(Store(root))) == 1
+    create_key(Store(root), ["draw"], expires_at=1e12)  # as older versions made them
+    assert "9999-12-31" in run.invoke(commands, ["keys", "list", "--root", root]).stdout
 
 
 def test_every_command_on_a_root_takes_a_tenant(tmp_path: Path, tiny_pack: Pack) -> None:
