@@ -74,6 +74,8 @@ def local_path(uri: str) -> str:
     """The absolute path that a local path or a file: uri means. Raises ValueError if it is empty, or elsewhere."""
     if not uri:
         raise ValueError("a path is empty; is a variable not set?")
+    if typo := re.match("(s3|gs|az|file):(?!/)|(s3|gs|az):/(?!/)", uri):
+        raise ValueError(f"{uri} is neither a path nor an address: write {typo[1] or typo[2]}://")
     scheme, is_uri, _ = uri.partition("://")
     if is_uri and scheme.isalnum() and scheme != "file":
         there = ", ".join(f"{one}://" for one in STORES)

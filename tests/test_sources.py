@@ -194,9 +194,14 @@ def test_a_source_that_cannot_be_used_says_why(tmp_path: Path) -> None:
     for src in ("", "gcs://bucket/photos", "nowhere://host/photos", "s3://", "s3:///key"):
         with pytest.raises(ValueError, match=r"a path is empty|no package of fsspec|pip install gcsfs|names no bucket"):
             find_places(src)
+    for typo in ("s3:/bucket/photos", "s3:bucket", "file:photos"):  # else a root makes a folder of it
+        with pytest.raises(ValueError, match=r"is neither a path nor an address: write (s3|file)://"):
+            find_places(typo)
     with pytest.raises(ValueError, match="holds no photos"):
         find_places(str(tmp_path))
     (tmp_path / "a.txt").touch()
+    with pytest.raises(ValueError, match="holds no photos"):  # it is not the source's fault that the root is a file
+        find_places(str(tmp_path), str(tmp_path / "a.txt"))
     with pytest.raises(ValueError, match=r"holds no photos \(1 sidecar left out\)"):
         find_places(str(tmp_path))
     (tmp_path / "People.CSV").touch()

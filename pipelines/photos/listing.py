@@ -169,7 +169,7 @@ def _is_special(entry: os.DirEntry[str]) -> bool:
 def _id_of(folder: str) -> tuple[int, int] | None:
     try:
         found = Path(folder).stat()
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     return found.st_dev, found.st_ino
 

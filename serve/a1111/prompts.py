@@ -52,7 +52,7 @@ def with_people(prompt: str, known: Callable[[Collection[str]], Collection[str]]
 
 def _spans(text: str, words: list[tuple[int, int]]) -> list[tuple[int, int]]:
     """Where up to so many neighbouring words begin and end, with and without what ends a sentence behind them; `words`
-    is where each of them does. A letter by itself is nobody: somebody who is called after a file a.jpg would be in every
+    is where each of them does. A letter by itself is nobody: whoever is called after a file a.jpg would be in every
     prompt with an article."""
     ends = range(1, _WORDS + 1)
     whole = [
