@@ -37,15 +37,37 @@ def with_person(prompt: str) -> str:
     return f"{PERSON} {prompt}".strip()
 
 
-_MENTION = re.compile(r"<\s*person\s*(?::\s*([^<>]*?)\s*)?>", re.IGNORECASE)  # an empty name is nobody's
+# Prompts come from anybody with a key: each pattern and loop here costs no more than the prompt is long.
+_MENTION = re.compile(r"<\s*person\s*(?::([^<>]*))?>", re.IGNORECASE)
 # what joins people in a sentence and is left hanging where the next one is taken out
-_JOINT = re.compile(r"(?:[\s,;&+]|\b(?:and|with|beside|next to|together with)\b)*\Z")
+_JOINING = ",;&+"
+_JOINT = re.compile(r"\b(?:together with|next to|beside|with|and)\Z")
+_LONGEST_JOINT = len("together with") + 1  # and what stands before it
+
+
+def _who(mention: re.Match[str]) -> str | None:
+    """The name in a mention, None for the request's own identity; an empty name is nobody's."""
+    name: str | None = mention[1]
+    return None if name is None else name.strip()
+
+
+def _without_joint(clause: str) -> str:
+    """`clause` without what joined it to the person named next."""
+    end = len(clause)
+    while end:
+        if clause[end - 1].isspace() or clause[end - 1] in _JOINING:
+            end -= 1
+        elif joint := _JOINT.search(clause, max(0, end - _LONGEST_JOINT), end):
+            end = joint.start()
+        else:
+            break
+    return clause[:end]
 
 
 def people_in(prompt: str) -> list[str | None]:
     """Who a prompt names, each once, in their order: None is `<person>`, the request's own identity, a text is
     `<person:NAME>`. A prompt that names nobody shows the request's own."""
-    named = [match[1] for match in _MENTION.finditer(prompt)]
+    named = [_who(match) for match in _MENTION.finditer(prompt)]
     return list(dict.fromkeys(named)) or [None]
 
 
@@ -59,12 +81,12 @@ def texts_by_person(prompt: str) -> dict[str | None, str]:
     mentions = list(_MENTION.finditer(prompt))
     if not mentions:
         return {None: with_person(prompt)}
-    if len({mention[1] for mention in mentions}) == 1:  # one person, however often: as it is written
-        return {mentions[0][1]: _MENTION.sub(PERSON, prompt).strip()}
+    if len({_who(mention) for mention in mentions}) == 1:  # one person, however often: as it is written
+        return {_who(mentions[0]): _MENTION.sub(PERSON, prompt).strip()}
     before, after = prompt[: mentions[0].start()], prompt[mentions[-1].end() :]
     said: dict[str | None, str] = {}
     for mention, following in zip(mentions, [*mentions[1:], None], strict=True):
-        clause = "" if following is None else _JOINT.sub("", prompt[mention.end() : following.start()])
-        already = said.get(mention[1])
-        said[mention[1]] = f"{PERSON}{clause}" if already is None else f"{already} and {PERSON}{clause}"
+        clause = "" if following is None else _without_joint(prompt[mention.end() : following.start()])
+        already = said.get(who := _who(mention))
+        said[who] = f"{PERSON}{clause}" if already is None else f"{already} and {PERSON}{clause}"
     return {who: f"{before}{clause}{after}".strip() for who, clause in said.items()}

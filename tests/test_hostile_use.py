@@ -21,6 +21,7 @@ from factory.errors import SourceError
 from factory.faces import readers
 from factory.files import tenant_root
 from factory.pack import Pack
+from factory.prompts import people_in, texts_by_person
 from factory.store.keys import KeyRing, create_key
 from factory.store.tables import Store
 from pipelines.photos.listing import list_files
@@ -45,6 +46,27 @@ def within(seconds: float, call: Callable[[], Any]) -> Any:
     answer = call()
     assert time.perf_counter() - began < seconds
     return answer
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    [
+        *(begin + " " * 30_000 for begin in ("<", "<person", "<person:", "<person: a")),
+        "<person>" + " " * 30_000 + "x <person:bob>",
+        *("<person>" + part * (30_000 // len(part)) + "<person:bob>" for part in ("and ", "and", ", ", "together ")),
+        "<person:" * 4_000,
+        "".join(f"<person:{name}>" for name in range(2_500)),
+    ],
+)
+def test_a_prompt_costs_no_more_than_its_length(prompt: str) -> None:
+    within(2.0, lambda: (people_in(prompt), texts_by_person(prompt)))
+
+
+def test_what_joins_people_is_left_out() -> None:
+    joined = "<person> in red, and  together with & <person: bob > in sand next to\t<PERSON:eve>at last"
+    expected = {None: "<person> in redat last", "bob": "<person> in sandat last", "eve": "<person>at last"}
+    assert texts_by_person(joined) == expected
+    assert people_in("<person:>, < Person : bob>") == ["", "bob"]
 
 
 @pytest.mark.parametrize("part", ["a", "a b", ' a:"', 'a:"\\",', ",", "a-", " "])
