@@ -6,6 +6,7 @@ Heavy imports happen inside the commands, so that `--help` answers at once.
 from __future__ import annotations
 
 import os
+from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated
 
@@ -60,8 +61,17 @@ app.command()(serve)
 app.command()(verify)
 
 
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        print(version("identity-factory"))
+        raise typer.Exit
+
+
 @app.callback()
 def main(
+    _version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_show_version, help="Show the version, and exit.")
+    ] = False,
     traceback: Annotated[
         bool, typer.Option("--traceback", envvar=TRACEBACK, help="Show where an error comes from.")
     ] = False,

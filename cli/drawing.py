@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cli.errors import user_errors
-from cli.options import Changes, Gpus, NumWorkers, PackName, Root, parse_seeds, parse_settings, read_prompts
+from cli.options import Changes, Gpus, NumWorkers, PackName, Root, made_folder, parse_seeds, parse_settings, prompts_of
 from cli.output import say, show_summary
 
 if TYPE_CHECKING:
@@ -66,9 +66,7 @@ def generate(
         from pipelines.generate import generate as generate_job
         from pipelines.jobs.pools import Workers
 
-        texts = [*(prompt or []), *(read_prompts(prompts) if prompts else [])]
-        if not texts:
-            raise typer.BadParameter("give --prompt TEXT or --prompts FILE")
+        texts = prompts_of(prompt, prompts)
         loaded = load_pack(pack)
         config = generate_settings(loaded, parse_settings(settings, num_inference_steps=steps))
         numbers = parse_seeds(seeds)
@@ -78,6 +76,7 @@ def generate(
 
             size = config.width_px or loaded.resolution, config.height_px or loaded.resolution
             poses = {text: read_pose(loaded, text, size) for text in pose}
+        made_folder(out)
         summary = generate_job(
             root,
             pack,

@@ -13,7 +13,7 @@ import typer
 
 from cli.commands import Commands
 from cli.errors import user_errors
-from cli.options import Changes, Gpus, NumWorkers, PackName, Root, parse_settings
+from cli.options import Changes, Gpus, NumWorkers, PackName, Root, made_folder, parse_settings
 from cli.output import say, show_summary, show_table
 
 heads_app = typer.Typer(
@@ -61,6 +61,7 @@ def sculpt(
         from pipelines.sculpt import sculpt as sculpt_job
 
         config = sculpt_settings(parse_settings(settings, num_iterations=steps))
+        made_folder(out)
         summary = sculpt_job(
             root,
             pack,

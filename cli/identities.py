@@ -240,6 +240,8 @@ def set_consent(
         from factory.store.consents import set_consent as write_consent
         from factory.store.tables import Store
 
+        if not reference.strip():
+            raise typer.BadParameter("--reference is empty: it says where the consent is written down")
         consent = Consent.of({"consent": reference, "consent_expires": expires, "consent_scope": scope})
         store = Store(root)
         num = write_consent(store, name, consent)

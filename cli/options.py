@@ -131,6 +131,23 @@ def read_prompts(file: Path) -> list[str]:
     return [line for line in lines if line]
 
 
+def prompts_of(prompt: list[str] | None, file: Path | None) -> list[str]:
+    """The texts of --prompt, then those of --prompts."""
+    texts = [*(prompt or []), *(read_prompts(file) if file else [])]
+    if not texts or not all(text.strip() for text in texts):
+        raise typer.BadParameter("a prompt is empty" if texts else "give --prompt TEXT or --prompts FILE")
+    return texts
+
+
+def made_folder(out: Path | None) -> None:
+    """Makes the folder of --out, so that a job does not end where it was to write. Raises OSError, which names it."""
+    try:
+        if out is not None:
+            out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OSError(f"--out {out} is no folder, and cannot be made one: {error.strerror}") from None
+
+
 def photo_bytes(photo: str) -> tuple[str, bytes]:
     """A photo's id, and its bytes unless the id is all that was given."""
     if len(photo) == 64 and not set(photo) - set("0123456789abcdef"):

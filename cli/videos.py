@@ -13,7 +13,7 @@ import typer
 
 from cli.commands import Commands
 from cli.errors import user_errors
-from cli.options import Changes, Gpus, NumWorkers, PackName, Root, parse_seeds, parse_settings, read_prompts
+from cli.options import Changes, Gpus, NumWorkers, PackName, Root, made_folder, parse_seeds, parse_settings, prompts_of
 from cli.output import say, show_summary, show_table
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ def animate(
         from pipelines.animate import animate as animate_job
         from pipelines.jobs.pools import Workers
 
-        texts, loaded = _texts(prompt, prompts), load_pack(pack)
+        texts, loaded = prompts_of(prompt, prompts), load_pack(pack)
         loaded.clip_fingerprint()  # a pack that makes no clips is told before poses are read
         changes = parse_settings(
             settings, num_inference_steps=steps, guidance_scale=guidance, num_frames=frames, fps=fps
@@ -97,6 +97,7 @@ def animate(
 
             size = config.generate.width_px or loaded.resolution, config.generate.height_px or loaded.resolution
             paths = {text: read_path(loaded, text, size, config.num_frames) for text in pose_path}
+        made_folder(out)
         summary = animate_job(
             root,
             pack,
@@ -111,13 +112,6 @@ def animate(
         show_summary(summary, root)
         if out is not None:
             say(f"clips are in {out}")
-
-
-def _texts(prompt: list[str] | None, prompts: Path | None) -> list[str]:
-    texts = [*(prompt or []), *(read_prompts(prompts) if prompts else [])]
-    if not texts:
-        raise typer.BadParameter("give --prompt TEXT or --prompts FILE")
-    return texts
 
 
 @videos_app.command("list")

@@ -270,3 +270,17 @@ def test_a_cluster_that_takes_no_job_says_why(
     submitted = ["submit", "--address", "http://h:8265", "--working-dir", str(tmp_path), "run", "--photos", "x"]
     result = runner.invoke(app, submitted)
     assert result.exit_code == 1 and re.search(message, result.stderr) and result.stderr.count("\n") == 1
+
+
+def test_what_would_be_wasted_or_lost_is_told_before_it_begins(root: str, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    draw = ["generate", "--root", root, "--identity", "ada", "--prompt"]
+    for words, status, says in (
+        ([*draw, " "], 2, "a prompt is empty"),
+        ([*draw, "x", "--out", str(tmp_path / "file")], 1, "file is no folder"),
+        ([*draw, "x", "--pose", "photo:"], 1, "photo:FILE"),
+        (["identities", "consent", "ada", "--root", root, "--reference", " "], 2, "--reference is empty"),
+    ):
+        result = runner.invoke(app, words)
+        assert result.exit_code == status and says in result.stderr, result.output
+    assert runner.invoke(app, ["--version"]).stdout.count(".") == 2

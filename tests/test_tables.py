@@ -234,3 +234,12 @@ def test_embedding_files_are_what_other_tools_read(tmp_path: Path) -> None:
     torch.testing.assert_close(release, words[None])
     with pytest.raises(ValueError, match=r"\.safetensors file"):
         export_identity(ann, tmp_path / "x.pt", "kohya")
+
+
+def test_a_damaged_table_is_named(store: Store) -> None:
+    what = {"name": "n", "pack": "p", "stage": "prepare", "reason": "no_face", "detail": ""}
+    store.upsert("rejects", [{"reject_id": "r", "photo_id": "r", **what}])
+    for manifest in Path(store.uri("rejects"), "_versions").iterdir():
+        manifest.write_bytes(manifest.read_bytes()[:20])
+    with pytest.raises(OSError, match=r"rejects\.lance is damaged: copy it from a backup"):
+        Store(store.root).count("rejects")

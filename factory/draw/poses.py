@@ -74,7 +74,7 @@ def read_pose(pack: Pack, text: str, size_px: tuple[int, int]) -> list[Pose]:
     kind, colon, file = text.partition(":")
     if not colon:
         return [named_pose(pack, name.strip()) for name in text.split("+")]
-    if kind not in ("photo", "skeleton"):
+    if kind not in ("photo", "skeleton") or not file:
         raise ValueError(f"--pose {text}: write a pose's name, photo:FILE or skeleton:FILE")
     data = Path(file).expanduser().read_bytes()
     try:

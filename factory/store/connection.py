@@ -39,15 +39,19 @@ def lance_uri(uri: str) -> str:
 def open_table(uri: str, table: Table, options: Options) -> lance.LanceDataset | None:
     """A table's newest version; None if there is no table yet.
 
-    An older version's table may lack columns that came later. Raises ValueError if it has other columns than ours.
+    An older version's table may lack columns that came later. Raises ValueError if it has other columns than ours,
+    OSError if it is damaged.
     """
     try:
         session = _session(*map(os.environ.get, SETTINGS))
         dataset = lance.dataset(lance_uri(uri), storage_options=options, session=session)
-    except ValueError as error:
-        if "was not found" not in str(error):
+    except (ValueError, OSError) as error:
+        if "was not found" in str(error):
+            return None
+        if is_stored(uri):
             raise
-        return None
+        # Lance names neither the table nor a remedy
+        raise OSError(f"table {uri} is damaged: copy it from a backup, or move it away ({error})") from error
     check_columns(uri, table, dataset.schema)
     return dataset
 
