@@ -4,6 +4,7 @@ import io
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -217,6 +218,34 @@ def test_a_key_that_comes_again_gives_what_it_began_whatever_has_changed(http: T
     assert shown.status_code == 409 and error_of(shown)["code"] == "consent_expired", "what was drawn, too"
     assert http.post("/v1/videos", json=body, headers={"idempotency-key": ""}).status_code == 409, "none"
     assert store.count("work") == 1
+
+
+def test_many_downloads_leave_threads_to_others(http: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    an_id = http.post("/v1/videos", json={"model": "ada", "prompt": "nodding"}).json()["id"]
+    while http.get(f"/v1/videos/{an_id}").json()["status"] != "completed":
+        pass
+    lock, go, at_once, most = threading.Lock(), threading.Event(), [0], [0]
+
+    def slow(_mp4: bytes, _made: Any) -> bytes:
+        with lock:
+            at_once[0] += 1
+            most[0] = max(most[0], at_once[0])
+        go.wait(20)
+        with lock:
+            at_once[0] -= 1
+        return b"sheet"
+
+    monkeypatch.setattr("serve.openai.videos._sheet", slow)
+    with ThreadPoolExecutor(64) as asking:  # more than there are threads in the server
+        sheets = [asking.submit(http.get, f"/v1/videos/{an_id}/content?variant=spritesheet") for _ in range(60)]
+        try:
+            while most[0] < 2:
+                time.sleep(0.01)
+            assert asking.submit(http.get, f"/v1/videos/{an_id}").result(10).status_code == 200
+        finally:
+            go.set()
+        assert {sheet.result(20).content for sheet in sheets} == {b"sheet"}
+    assert most == [2]
 
 
 def test_a_pack_without_motion_says_so(http: TestClient, tiny_pack: Pack, tmp_path: Path) -> None:

@@ -55,7 +55,7 @@ def tokenise(prompts: Sequence[str], tokenizer: CLIPTokenizer) -> TokenisedPromp
         if len(ids) > room:
             if PERSON in prompt and NUM_WORDS - 1 not in slots[:room]:
                 raise PromptTooLong(f"{PERSON} lies beyond the {room} tokens that are read; move it to the front")
-            logger.warning("prompt cut from %d to %d tokens: %s", len(ids), room, prompt)
+            logger.warning("prompt cut from %d to %d tokens: %r", len(ids), room, prompt[:100])
             ids, slots = ids[:room], slots[:room]
         ids_BL[row, : len(ids) + _ENDS] = torch.tensor([tokenizer.bos_token_id, *ids, tokenizer.eos_token_id])
         slots_BL[row, 1 : len(ids) + 1] = torch.tensor(slots, dtype=torch.int64)

@@ -78,9 +78,7 @@ class _Pen:
 class BatchRunner:
     """Does batches with the generations of an endpoint, so many lines at once."""
 
-    def __init__(
-        self, store: Store, generations: Generations, *, at_once: int, ledger: Ledger | None = None
-    ) -> None:
+    def __init__(self, store: Store, generations: Generations, *, at_once: int, ledger: Ledger | None = None) -> None:
         """`ledger` is told of every line that is drawn."""
         self._store, self._generations, self._at_once, self._ledger = store, generations, at_once, ledger
 

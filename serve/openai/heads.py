@@ -21,7 +21,7 @@ from serve.ledger import tell
 from serve.modelling import KIND, HeadOrder, Modelling
 from serve.openai.body import described, read_body
 from serve.openai.schemas import RequestRefused, ignoring
-from serve.openai.work import Limit, Order, as_page, find_page, once_of, poll_headers, work_card
+from serve.openai.work import AT_ONCE, Limit, Order, as_page, find_page, once_of, poll_headers, work_card
 from serve.quotas import head_pictures
 from serve.work import UnknownWork, Work, WorkBook
 
@@ -64,6 +64,7 @@ class Heads:
 
     def __init__(self, catalog: Catalog, store: Store, book: WorkBook, modelling: Modelling) -> None:
         self._catalog, self._store, self._book, self._modelling = catalog, store, book, modelling
+        self._making = asyncio.Semaphore(AT_ONCE)
 
     async def create(self, request: Request) -> Response:
         """A head of one identity, to be polled."""
@@ -101,7 +102,8 @@ class Heads:
         work = await self._book.find(head_id, KIND)
         if work.status != "completed":
             raise RequestRefused(f"this head is {work.status}; its content is there when it is completed", status=409)
-        data = await asyncio.to_thread(self._file, work.result_id or "", file_format)
+        async with self._making:
+            data = await asyncio.to_thread(self._file, work.result_id or "", file_format)
         if data is None:  # its person was erased
             raise UnknownWork(f"there is no head {head_id[:100]!r}")
         media_type, suffix = _KINDS[file_format]

@@ -33,7 +33,7 @@ from serve.openai.body import MAX_BODY, described, first_fault, read_body
 from serve.openai.forms import limited
 from serve.openai.pictures import encode
 from serve.openai.schemas import MAX_SEED, MAX_SIDE_PX, MIN_SIDE_PX, RequestRefused, ignoring
-from serve.openai.work import Limit, Order, as_page, find_page, once_of, poll_headers, work_card
+from serve.openai.work import AT_ONCE, Limit, Order, as_page, find_page, once_of, poll_headers, work_card
 from serve.work import UnknownWork, Work, WorkBook
 
 _SIZE = re.compile(r"([0-9]{1,5})x([0-9]{1,5})")
@@ -84,6 +84,7 @@ class Videos:
 
     def __init__(self, pack: Pack, catalog: Catalog, store: Store, book: WorkBook, filming: Filming) -> None:
         self._pack, self._catalog, self._store, self._book, self._filming = pack, catalog, store, book, filming
+        self._making = asyncio.Semaphore(AT_ONCE)
 
     async def create(self, request: Request) -> Response:
         """A clip of one identity, to be polled."""
@@ -114,13 +115,14 @@ class Videos:
         if work.status != "completed":
             raise RequestRefused(f"this clip is {work.status}; its content is there when it is completed", status=409)
         column, media_type = _VARIANTS.get(variant, ("video", "image/png"))
-        rows = await asyncio.to_thread(clips, self._store, [work.result_id or ""], ["video_id", "people", column])
-        if not rows:  # its person was erased
-            raise UnknownWork(f"there is no video {video_id[:100]!r}")
-        await asyncio.to_thread(self._catalog.check_consents, rows[0]["people"])
-        data: bytes = rows[0][column]
-        made = told(json.loads(work.request))
-        data = await asyncio.to_thread(_sheet if variant == "spritesheet" else mark, data, made)
+        async with self._making:
+            rows = await asyncio.to_thread(clips, self._store, [work.result_id or ""], ["video_id", "people", column])
+            if not rows:  # its person was erased
+                raise UnknownWork(f"there is no video {video_id[:100]!r}")
+            await asyncio.to_thread(self._catalog.check_consents, rows[0]["people"])
+            data: bytes = rows[0][column]
+            made = told(json.loads(work.request))
+            data = await asyncio.to_thread(_sheet if variant == "spritesheet" else mark, data, made)
         return Response(data, media_type=media_type)
 
     async def delete(self, video_id: str) -> dict[str, Any]:

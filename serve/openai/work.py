@@ -16,6 +16,7 @@ from serve.uploads import KIND as LEARN
 from serve.work import Once, UnknownWork, Work, WorkBook
 
 MAX_PAGE = 1000  # pieces of one answer
+AT_ONCE = 2  # files of one kind that are made of results at a time, each on a thread that other routes need
 _POLL_MS = 1000  # how soon a client is to ask again
 
 Order = Literal["asc", "desc"]
