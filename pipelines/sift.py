@@ -65,12 +65,14 @@ def sift(
             other_seed = recipe.train.model_copy(update={"seed": recipe.train.seed + 1})
             second = recipe.model_copy(update={"train": other_seed})
             keys = {_key(first[an_id]) for an_id in low}
-            told = Counter(summary.verdicts)
             train(root, pack, [second], engine=engine, workers=workers, only=keys, within=summary)
             others = {an_id: row for an_id, row in _of_recipe(store, loaded, second).items() if _key(row) in keys}
             assess(root, pack, identities=list(others), workers=workers, within=summary)
-            summary.verdicts = dict(told + Counter(summary.verdicts))
             _keep_better(store, first | others, low, assessed(store, list(others), protocol), summary)
+            first |= others
+        left = assessed(store, list(first), protocol)  # of whoever was given up the row is gone
+        summary.verdicts = dict(Counter(row["verdict"] for row in left.values()))
+        summary.below = len(_below(left, min_quality))
     return summary
 
 

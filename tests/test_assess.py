@@ -202,6 +202,7 @@ def job(tiny_pack: Pack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Job
 def test_those_below_are_learned_again_and_the_better_one_stays(job: Job) -> None:
     summary = job.run("again")
     assert job.left() == {"good-0": 0.9, "poor-0": 0.7, "dire-0": 0.3} and summary.relearned == 1
+    assert summary.verdicts == {"good": 3} and summary.below == 1, "of those who stay"
     assert job.trained == ["dire-0", "poor-0"]
     rejects = {reject.photo_id: reject for reject in job.store.rejects()}
     assert {reject.reason for reject in rejects.values()} == {"low_quality"} and rejects.keys() == {"poor", "dire"}
@@ -211,10 +212,11 @@ def test_those_below_are_learned_again_and_the_better_one_stays(job: Job) -> Non
 
 
 def test_those_below_are_refused_or_only_told(job: Job) -> None:
-    job.run("keep")
+    assert job.run("keep").below == 2
     assert len(job.left()) == 3 and not job.store.rejects()
     summary = job.run("reject")
     assert job.left() == {"good-0": 0.9} and summary.rejected_faces == {"low_quality": 2}
+    assert summary.below == 0 and sum(summary.verdicts.values()) == 1
     assert all("0.5 is the least" in reject.detail and reject.stage == "train" for reject in job.store.rejects())
     assert job.run("reject").rejected_faces == {} and not job.trained
 

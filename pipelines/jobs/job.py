@@ -59,6 +59,7 @@ class Summary:
     assessed: int = 0  # new rows of `quality`
     verdicts: dict[str, int] = field(default_factory=dict)  # identities that were to be assessed, by verdict
     relearned: int = 0  # identities that another seed made better
+    below: int = 0  # identities that stay and are less good than was asked for
     stage_seconds: dict[str, float] = field(default_factory=dict)
     samples: list[Sample] = field(default_factory=list, repr=False)  # for report.html; not in summary.json
 
@@ -87,6 +88,8 @@ class Summary:
         rows += [("quality", num, verdict) for verdict, num in sorted(self.verdicts.items())]
         if self.relearned:
             rows.append(("learned again", self.relearned, "with another seed, which is better"))
+        if self.below:
+            rows.append(("still below", self.below, "less good than was asked for; see `identities list`"))
         things = _THINGS.get(self.job, "photos")
         copies = f"; {self.duplicates} are copies of another" if self.duplicates else ""
         rows.append(("skipped", self.skipped_existing, f"{things} that were done before{copies}"))
