@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 import os
+import shlex
 import sys
+import warnings
 from collections.abc import Sequence
 from contextlib import closing
 from http.client import HTTPConnection
@@ -21,6 +24,7 @@ from factory.files import check_root
 from factory.pack import Pack, load_pack
 from factory.store.keys import list_keys
 from factory.store.tables import Store
+from serve.catalog import Catalog
 from serve.drawing import Drawer
 from serve.hosts import is_loopback
 from serve.ingress import NO_KEYS, Ingress
@@ -141,12 +145,16 @@ def _keyless(store: Store, host: str, insecure: bool) -> Keyless:
 
 
 def _connect() -> None:
+    # What is said to the terminal is ours; errors of Ray's and Serve's are told all the same.
+    for name in ("ray", "ray.serve"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", message="lance is not fork-safe")  # Ray's processes are other programs
     if not ray.is_initialized():
         # Replicas share cores: a thread that spins in one holds up the others.
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
         set_environment()
         try:
-            ray.init(include_dashboard=False, log_to_driver=False)
+            ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
         except Exception as error:  # of no kind of its own: Ray's processes have half a minute
             if "timed out" not in str(error):
                 raise
@@ -184,13 +192,13 @@ def run(
     cors: Sequence[str] = (),
 ) -> None:
     """Serves until Ctrl-C or SIGTERM, then finishes what is being drawn; prints the URL and an example."""
-    store, _ = _checked(root, pack, port)
+    store, used_pack = _checked(root, pack, port)
     _keyless(store, host, insecure)
     _connect()  # before the signals: Ray puts a handler of its own in the place of SIGTERM's
     with StopSignals() as signals:
         try:
             try:
-                _announce(store, root, start(root, pack, host, port, insecure=insecure, cors=cors))
+                _announce(store, used_pack, start(root, pack, host, port, insecure=insecure, cors=cors))
                 signals.wait()
             except KeyboardInterrupt:
                 if not _answers(host, port):
@@ -204,10 +212,12 @@ def run(
             ray.shutdown()
 
 
-def _announce(store: Store, root: str, url: str) -> None:
-    if store.count("identities") == 0:
-        print(f"warning: {root} holds no identities yet; who is learned appears by itself", file=sys.stderr)
-    body = json.dumps({"model": "NAME", "prompt": "a photo of <person> wearing a red hat", "seed": 0})
-    print(f"serving {root}; open {url} in a browser, or ask:", flush=True)
+def _announce(store: Store, pack: Pack, url: str) -> None:
+    newest = Catalog(store.root).page(pack.fingerprint(), 1)
+    if not newest:
+        print(f"warning: {store.root} holds no identities yet; who is learned appears by itself", file=sys.stderr)
+    name = newest[0].handle if newest else "NAME"
+    body = json.dumps({"model": name, "prompt": "a photo of <person> wearing a red hat", "seed": 0})
+    print(f"serving {store.root}; open {url} in a browser, or ask:", flush=True)
     print(f"curl -s {url}/v1/models", flush=True)
-    print(f"curl -s {url}/v1/images/generations -H 'content-type: application/json' -d '{body}'", flush=True)
+    print(f"curl -s {url}/v1/images/generations -H 'content-type: application/json' -d {shlex.quote(body)}", flush=True)

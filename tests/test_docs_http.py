@@ -21,6 +21,7 @@ from factory.pack import Pack
 from factory.store.tables import Store
 from serve.app import _announce
 from tests.page_server import served
+from tests.serving import people_store
 from tests.test_docs import REPO
 from tests.test_hostile_routes import wired
 from tests.uploading import FakeLearner
@@ -78,12 +79,16 @@ def test_every_curl_command_is_answered(url: str) -> None:
 
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="there is no curl")
-def test_what_serve_says_can_be_asked_is_answered(url: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    _announce(Store(tmp_path), "out/people", url)
+def test_what_serve_says_can_be_asked_is_answered(
+    url: str, tiny_pack: Pack, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _announce(people_store(tmp_path / "people", tiny_pack), tiny_pack, url)
     said = commands(capsys.readouterr().out)
     assert len(said) == 2
-    (listed, drawn) = (curl(command.replace("NAME", "ada"), "", url) for command in said)
-    assert listed["data"] and drawn["data"][0]["b64_json"]
+    listed, drawn = (curl(command, "", url) for command in said)
+    assert listed["data"] and drawn["data"][0]["b64_json"] and drawn["data"][0]["seed"] == 0
+    _announce(Store(tmp_path / "none"), tiny_pack, url)
+    assert "holds no identities yet" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("code", BLOCKS)
