@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import lance
 import pyarrow as pa
 import pytest
+from lance.dataset import DatasetOptimizer
 
 from factory.store import upkeep
 from factory.store.commits import is_lost_race
@@ -108,6 +110,21 @@ def test_many_who_write_the_same_new_rows_leave_each_once(store: Store) -> None:
     with ThreadPoolExecutor(6) as threads:
         list(threads.map(write_all, range(6)))
     assert {key for key, name in there(store).items() if name != "x"} == {(f"f{n}", "p") for n in range(1000, 1013)}
+
+
+def test_files_are_joined_also_where_rows_come_meanwhile(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in range(200, 208):
+        write(store, [number])
+    tidying, joined = opened(store), DatasetOptimizer.compact_files
+
+    def beside_a_writer(optimizer: DatasetOptimizer, **how: Any) -> object:
+        upsert(opened(store), "faces", faces([300]))
+        return joined(optimizer, **how)
+
+    monkeypatch.setattr(DatasetOptimizer, "compact_files", beside_a_writer)
+    assert len(tidying.get_fragments()) >= 9
+    upkeep.tidy(tidying, "faces")
+    assert len(opened(store).get_fragments()) <= 4 and ("f300", "p") in there(store)
 
 
 def test_a_file_holds_many_light_rows_or_few_with_pictures() -> None:

@@ -42,6 +42,14 @@ def file_rows(table: Table) -> int:
     return 1024 if heavy else 8192
 
 
+def claimed_file(dataset: lance.LanceDataset) -> int | None:
+    """The file that upserts claim (upserts.py); None of a small table. From half of the size on at which there are
+    indexes: once there are, no upsert is still under way that claims nothing."""
+    files = dataset.fragment_ids()
+    is_large = dataset.count_rows() >= INDEX_FROM // 2 or bool(dataset.describe_indices())
+    return min(files) if len(files) and is_large else None
+
+
 def after_commit(dataset: lance.LanceDataset, table: Table) -> None:
     """Looks after the table every few commits, as told by its version: one of many writers does it."""
     if dataset.version % TIDY_EVERY == TIDY_EVERY - 1:
@@ -69,8 +77,12 @@ def tidy(dataset: lance.LanceDataset, table: Table) -> None:
     with loser_leaves():
         if len(dataset.get_fragments()) >= 8:
             with loser_leaves():
-                rows = file_rows(table)
-                dataset.optimize.compact_files(target_rows_per_fragment=rows, max_source_rows=_JOINED * rows)
+                rows, claimed = file_rows(table), claimed_file(dataset)
+                dataset.optimize.compact_files(
+                    target_rows_per_fragment=rows,
+                    max_source_rows=_JOINED * rows,
+                    excluded_fragment_ids=[] if claimed is None else [claimed],  # else each upsert would prevent it
+                )
             dataset.cleanup_old_versions(older_than=timedelta(hours=1))
     keep_indexes(dataset, table)
 

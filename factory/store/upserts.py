@@ -11,24 +11,23 @@ from __future__ import annotations
 import lance
 import pyarrow as pa
 
-from factory.store import upkeep
 from factory.store.schemas import KEYS, Table
 from factory.store.sql import where_in
+from factory.store.upkeep import claimed_file
 
 
 def upsert(dataset: lance.LanceDataset, table: Table, rows: pa.Table) -> lance.LanceDataset:
     """Inserts rows and replaces those with the same key, in one commit that must follow this version but for what
     changes other rows; returns the table as it is then. Raises OSError (a conflict) if another upsert came first."""
-    files, indexed = dataset.fragment_ids(), _is_indexed(dataset, KEYS[table][0])
-    on = _keys_to_match(dataset, table, rows) if indexed and len(files) else KEYS[table]
+    claimed = claimed_file(dataset)
+    on = KEYS[table] if claimed is None else _keys_to_match(dataset, table, rows)
     merge = dataset.merge_insert(on).when_matched_update_all().when_not_matched_insert_all().conflict_retries(0)
-    # half of it, and so before there is an index: no upsert that claims nothing is still under way then
-    if not len(files) or not (indexed or dataset.count_rows() >= upkeep.INDEX_FROM // 2):
+    if claimed is None:
         merge.use_index(False).execute(rows)
         return dataset
-    operation, first = merge.execute_uncommitted(rows)[0].operation, min(files)
-    if first not in [*operation.removed_fragment_ids, *(file.id for file in operation.updated_fragments)]:
-        operation.updated_fragments.append(dataset.get_fragment(first).metadata)
+    operation = merge.execute_uncommitted(rows)[0].operation
+    if claimed not in [*operation.removed_fragment_ids, *(file.id for file in operation.updated_fragments)]:
+        operation.updated_fragments.append(dataset.get_fragment(claimed).metadata)
     return lance.LanceDataset.commit(dataset, operation, read_version=dataset.version, max_retries=0)
 
 
@@ -38,15 +37,11 @@ def replace(dataset: lance.LanceDataset, table: Table, rows: pa.Table, where: st
     return dataset
 
 
-def _is_indexed(dataset: lance.LanceDataset, key: str) -> bool:
-    return any(index.field_names == [key] for index in dataset.describe_indices())
-
-
 def _keys_to_match(dataset: lance.LanceDataset, table: Table, rows: pa.Table) -> list[str]:
-    """The table's keys; of several the first one alone where that finds the same rows: Lance looks one key up in its
-    index, for two it reads all rows."""
+    """The table's keys; of several the first one alone where an index knows it and it finds the same rows: Lance looks
+    one key up in its index, for two it reads all rows."""
     keys = KEYS[table]
-    if len(keys) > 1:
+    if len(keys) > 1 and any(index.field_names == keys[:1] for index in dataset.describe_indices()):
         own = set(zip(*(rows[key].to_pylist() for key in keys), strict=True))
         firsts = {key[0] for key in own}
         there = dataset.to_table(columns=keys, filter=where_in(keys[0], sorted(firsts)))
