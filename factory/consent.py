@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, time, timedelta
+from datetime import UTC, date, datetime, time
 from typing import Any, Final
 
 COLUMNS: Final = ("consent", "consent_expires", "consent_scope")
+_DAY_S: Final = 86_400
+_FIRST: Final = -62_135_596_800  # Unix time of the begin of the year 1, s
 _LAST: Final = 253_402_300_799  # Unix time of the end of the year 9999, s; milliseconds of today are more
 
 
@@ -75,13 +77,13 @@ def as_time(value: object) -> float | None:
     if isinstance(value, datetime):
         return (value if value.tzinfo else value.replace(tzinfo=UTC)).timestamp()
     if isinstance(value, date):
-        return (datetime.combine(value, time(), UTC) + timedelta(days=1)).timestamp()
+        return min(datetime.combine(value, time(), UTC).timestamp() + _DAY_S, _LAST)  # "9999-12-31" has no next day
     raise ValueError(f"consent_expires is {type(value).__name__}: write a date")
 
 
 def iso(at: float | None) -> str:
-    """A Unix time for people, at most the last second of the year 9999; empty of None."""
-    return "" if at is None else datetime.fromtimestamp(min(at, _LAST), UTC).isoformat(timespec="seconds")
+    """A Unix time for people, in the years 1 to 9999; empty of None."""
+    return "" if at is None else datetime.fromtimestamp(min(max(at, _FIRST), _LAST), UTC).isoformat(timespec="seconds")
 
 
 def _text(value: object) -> str | None:

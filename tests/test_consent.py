@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 import pipelines.prepare
 from cli.__main__ import app
 from factory.config import PrepareConfig, Recipe, TrainConfig
-from factory.consent import Consent, as_time
+from factory.consent import Consent, as_time, iso
 from factory.draw.engine import Engine
 from factory.errors import ConsentExpired, PhotoRejected, SourceError
 from factory.learn.trainer import load_trainer
@@ -76,6 +76,9 @@ def test_until_when(text: Any, moment: datetime) -> None:
 
 
 def test_what_cannot_be_understood_is_told() -> None:
+    assert iso(as_time("9999-12-31")) == "9999-12-31T23:59:59+00:00", "as people write what has no end"
+    assert as_time(as_time("9999-12-31")) == as_time("9999-12-31"), "as a table has it that is read again"
+    assert iso(as_time("0001-01-01T00:00:00+14:00")).startswith("0001-01-01")
     assert as_time("") is None and as_time(None) is None and Consent.of({}) == Consent()
     for wrong in (
         {"consent_expires": "2027-01-31"},
