@@ -10,7 +10,7 @@ import shlex
 import sys
 import warnings
 from collections.abc import Sequence
-from contextlib import closing
+from contextlib import closing, redirect_stderr, redirect_stdout
 from http.client import HTTPConnection
 from typing import Any
 
@@ -208,8 +208,10 @@ def run(
             if given_up := finish(ray_serve.get_app_handle(APP_NAME), DRAIN_S, signals):
                 print(f"{given_up} requests were not finished and were answered 503", file=sys.stderr)
         finally:
-            stop()
-            ray.shutdown()
+            # Ray tells of tasks of its own that end with it
+            with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
+                stop()
+                ray.shutdown()
 
 
 def _announce(store: Store, pack: Pack, url: str) -> None:

@@ -112,13 +112,15 @@ function upload(photo) {
     try {
       const work = await call("/v1/identities", { method: "POST", form: form(which) });
       if (work.identity_id) return await learned(work.identities, "known already"); // this photo came before
-      row.append(button("Stop", { kind: "quiet", onclick: () => call(`/v1/work/${part(work.id)}/cancel`, { method: "POST" }).catch((error) => toast(error.message)) }));
+      let stopped = null; // answered when nothing of the photo is kept any more
+      row.append(button("Stop", { kind: "quiet", onclick: () => { stopped ??= call(`/v1/work/${part(work.id)}/cancel`, { method: "POST" }).catch((error) => toast(error.message)); } }));
       const over = await follow(work, (now) => {
         meter.classList.toggle("waiting", now.status === "queued" || !now.progress);
         bar.style.width = `${now.progress}%`;
         meter.setAttribute("aria-valuenow", now.progress);
         said.textContent = now.status === "queued" ? "waiting for its turn" : `learning${now.seconds_left ? `, ${timeLeft(now.seconds_left)}` : "…"}`;
       });
+      await stopped;
       if (over.status !== "completed") throw new Error(over.error?.message ?? (over.status === "cancelled" ? "Stopped: nothing of this photo is kept." : `the learning was ${over.status}`));
       await learned(work.identities, "learned");
     } catch (error) {
