@@ -12,6 +12,7 @@ Keyless = Literal["refuse", "loopback", "anyone"]  # who gets in while a root ha
 # How long a replica may take to answer Serve's health check, twice Ray's own limit; the third time it is replaced, and
 # what it was at is lost. One that died is replaced at once, whatever this says.
 HEALTH_CHECK_S: Final = 60.0
+_BURST: Final = 20  # pictures: two requests of as many as one may have (serve.openai.schemas.MAX_IMAGES)
 
 
 class Settings(Config):
@@ -40,8 +41,9 @@ class Settings(Config):
 
     @property
     def queued_each(self) -> int:
-        """An ingress's part of `max_queued`."""
-        return -(-self.max_queued // self.num_ingresses)
+        """An ingress's part of `max_queued`, not less than `_BURST`: Ray counts a picture as waiting until it is sent
+        to a replica, also to one with room, so a request of more pictures than this would be refused always."""
+        return max(-(-self.max_queued // self.num_ingresses), min(self.max_queued, _BURST))
 
     @model_validator(mode="after")
     def _room_for_a_batch(self) -> Settings:

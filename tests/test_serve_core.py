@@ -16,6 +16,7 @@ from factory.pack import Pack
 from factory.store.rows import identity_row
 from factory.store.tables import Store
 from serve.catalog import Catalog, UnknownIdentity
+from serve.openai.schemas import MAX_IMAGES
 from serve.proxy import ENVIRONMENT, set_environment
 from serve.settings import AppArgs, Settings
 from tests import serving
@@ -87,3 +88,9 @@ def test_serve_yaml_is_what_ray_and_the_builder_accept() -> None:
     assert deployed.http_options.request_timeout_s > args.timeout_s
     with pytest.raises(ValueError, match="max_batch"):
         Settings(max_batch=16, max_ongoing=8)
+
+
+def test_ingresses_have_equal_parts_that_hold_two_of_the_largest_requests() -> None:
+    most, ingresses = (8, 64), (1, 2, 8)
+    parts = {(m, num): Settings(max_queued=m, num_ingresses=num).queued_each for m in most for num in ingresses}
+    assert parts == {(8, 1): 8, (8, 2): 8, (8, 8): 8, (64, 1): 64, (64, 2): 32, (64, 8): 2 * MAX_IMAGES}
