@@ -52,6 +52,9 @@ store, fake, http = serving.store, serving.fake, serving.http  # fixtures
         ({"model": None}, "model"),
         ({"n": 11}, "n"),
         ({"n": 0}, "n"),
+        ({"n": True}, "n"),  # which Python counts as 1
+        ({"seed": False}, "seed"),
+        ({"guidance_scale": True}, "guidance_scale"),
         ({"size": "4096x4096"}, "size"),
         ({"size": "8x512"}, "size"),
         ({"size": "large"}, "size"),

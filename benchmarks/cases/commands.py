@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+import pyarrow.parquet as pq
 import torch
 from safetensors.torch import load_file
 
-from benchmarks.cases.desk import Desk, Got, outcome_of, short
+from benchmarks.cases.desk import STEPS, Desk, Got, Ran, outcome_of, rejects_of, short
 from factory.pack import load_pack
 from factory.store.tables import Store
 
@@ -53,6 +54,55 @@ def c03(desk: Desk) -> Got:
     return Got(store.count("faces") == 2 or (ran.code != 0 and not ran.crash), short(outcome_of(ran, store)))
 
 
+def c05(desk: Desk) -> Got:
+    """consent.csv as a spreadsheet writes it (semicolons, capitals, ./): read, and a row of no file is told."""
+    folder = desk.folder("c05")
+    (folder / "ada.jpg").write_bytes(desk.encoded())
+    (folder / "consent.csv").write_text(
+        "\ufeffFile;Consent;consent_expires\r\n./ada.jpg;form 1;2031-05-01\r\ngone.jpg;form 2;\r\n", encoding="utf-8"
+    )
+    ran, store = desk.prepared(folder)
+    consents = store.read("faces", columns=["consent"])["consent"].to_pylist()
+    told = "file is not there" in ran.output
+    return Got(consents == ["form 1"] and told, f"{consents}, told: {told}; {outcome_of(ran, store)}")
+
+
+def c06(desk: Desk) -> Got:
+    """settings.toml with a byte order mark (Windows' editors): `require_consent` is obeyed."""
+    folder, root = desk.folder("c06"), desk.folder("c06.root")
+    (folder / "ada.jpg").write_bytes(desk.encoded())
+    (root / "settings.toml").write_bytes("\ufeffrequire_consent = true\r\n".encode())
+    ran, store = desk.prepared(folder)
+    reasons = [row["reason"] for row in rejects_of(store)]
+    return Got(reasons == ["no_consent"] and not ran.crash, f"{reasons}; {outcome_of(ran, store)}")
+
+
+def c07(desk: Desk) -> Got:
+    """`identities export ada --format parquet`: her row alone, or told; never everybody's."""
+    out = desk.folder("c07")
+    ran = desk.cli("identities", "export", "ada", "--root", desk.people, "--format", "parquet", "--out", out / "ada")
+    rows = sum(pq.read_metadata(file).num_rows for file in out.rglob("*.parquet"))
+    return Got(rows == 1 or (rows == 0 and _refused(ran)), f"{rows} rows; exit {ran.code} {ran.crash}")
+
+
+def c08(desk: Desk) -> Got:
+    """A blank prompt, and `--out` that is a file: told in a line before anything is drawn."""
+    blank = desk.cli("generate", "--root", desk.people, "--identity", "ada", "--prompt", "  ", *STEPS)
+    file = desk.folder("c08") / "out"
+    file.write_text("mine")
+    taken = desk.cli(
+        *("generate", "--root", desk.people, "--identity", "ada", "--prompt", "<person> at sea", *STEPS, "--out", file)
+    )
+    drawn = Store(desk.people).read("images", columns=["prompt"])["prompt"].to_pylist()
+    right = _refused(blank) and _refused(taken) and "<person> at sea" not in drawn and file.read_text() == "mine"
+    return Got(right, short(f"exit {blank.code} and {taken.code}; {taken.said}", 200))
+
+
+def _refused(ran: Ran) -> bool:
+    """Whether it was told, in a line or as wrong usage (status 2, in a box)."""
+    return ran.clear or (ran.code == 2 and not ran.crash)
+
+
 def _pipeline() -> Any:
     from diffusers import StableDiffusionPipeline  # after factory, which makes it importable
     from diffusers.utils.logging import disable_progress_bar
@@ -73,4 +123,4 @@ def _both_words(pipe: Any, token: str) -> Got:
     return Got(len(words) == 2, f"{len(words)} words: {prompt}")
 
 
-CASES = (x01, x03, c01, c03)
+CASES = (x01, x03, c01, c03, c05, c06, c07, c08)

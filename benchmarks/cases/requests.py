@@ -112,6 +112,24 @@ def h12(desk: Desk) -> Got:
     return Got(right, f"failed: {failed}; 40 at once: {many.count(200)} x 200, {many.count(429)} x 429")
 
 
+def h13(desk: Desk) -> Got:
+    """A region for whoever `model` names, by name, beside `<person>`: drawn; two boxes of one person: told."""
+    half, other = [0, 0, 0.5, 1], [0.5, 0, 1, 1]
+    one = _draw(desk, regions=[{"person": "ada", "box": half}])
+    two = _draw(desk, regions=[{"person": "ada", "box": half}, {"person": "ada", "box": other}])
+    return Got(one.status_code == 200 and two.status_code in (400, 422), f"{_said(one)}; {_said(two)}")
+
+
+def h14(desk: Desk) -> Got:
+    """AUTOMATIC1111's route: "ada." is found; sampler "euler A" is taken, and told if another is nearest."""
+    body = {"prompt": "a photo of ada.", "steps": 2, "seed": 1, "sampler_name": "euler A", "width": 512, "height": 512}
+    answer = httpx.post(f"{desk.url}/sdapi/v1/txt2img", json=body, timeout=120)
+    if answer.status_code != 200:
+        return Got(False, short(f"{answer.status_code} {answer.text}"))
+    info = str(json.loads(answer.json()["info"]).get("infotexts", ""))
+    return Got(len(answer.json()["images"]) == 1 and "euler a" in info.lower(), short(info, 200))
+
+
 def _body(**fields: Any) -> bytes:
     return json.dumps({"model": "ada", "prompt": PROMPT, "seed": 1, **fields}).encode()
 
@@ -162,4 +180,4 @@ def _process(desk: Desk) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
             os.killpg(process.pid, signal.SIGKILL)
 
 
-CASES = (n08, h01, h03, h04, h06, h07, h09, h11, h12)
+CASES = (n08, h01, h03, h04, h06, h07, h09, h11, h12, h13, h14)

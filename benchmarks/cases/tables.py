@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import io
 import tarfile
 import zipfile
 from pathlib import Path
@@ -132,10 +133,53 @@ def p12(desk: Desk) -> Got:
     return Got(right, short(f"{outcome_of(ran, store)}; {damaged}", 200))
 
 
+def p13(desk: Desk) -> Got:
+    """A folder of photos and, named beside it, a Parquet file: both are read."""
+    folder, rows = desk.folder("p13"), desk.folder("p13rows") / "rows.parquet"
+    (folder / "ada.jpg").write_bytes(desk.encoded())
+    pq.write_table(pa.table({"image": [desk.encoded(desk.portrait.rotate(4))], "name": ["bob"]}), rows)
+    ran, store = desk.prepared(folder, "--photos", rows)
+    return Got(faces_of(store) == ["ada", "bob"], f"{faces_of(store)}; {outcome_of(ran, store)}")
+
+
+def p14(desk: Desk) -> Got:
+    """person=__HIVE_DEFAULT_PARTITION__ (null), and null as pandas writes it: nobody, each photo its own."""
+    null = desk.folder("p14/person=__HIVE_DEFAULT_PARTITION__") / "part-0.parquet"
+    pq.write_table(pa.table({"image": [desk.encoded(), desk.encoded(desk.portrait.rotate(4))]}), null)
+    texts = {"image": [desk.encoded(desk.portrait.rotate(angle)) for angle in (6, 8)], "person": ["nan", "None"]}
+    found = [desk.prepared(null.parents[1]), _prepared(desk, "p14texts", pa.table(texts))]
+    persons = [store.read("faces", columns=["person"])["person"].to_pylist() for _, store in found]
+    return Got(persons == [[None] * 2] * 2, f"{persons}; {outcome_of(*found[0])}")
+
+
+def p15(desk: Desk) -> Got:
+    """A tar that is cut short, and two that were joined by cat: what is whole is read, and the cut is told."""
+    shards = []
+    for number in range(3):
+        shards.append(io.BytesIO())
+        with tarfile.open(fileobj=shards[-1], mode="w", format=tarfile.USTAR_FORMAT) as shard:
+            photo = desk.encoded(desk.portrait.rotate(number * 4))
+            member = tarfile.TarInfo(f"{number}.jpg")
+            member.size = len(photo)
+            shard.addfile(member, io.BytesIO(photo))
+    joined, cut = desk.folder("p15joined"), desk.folder("p15cut")
+    (joined / "all.tar").write_bytes(shards[0].getvalue() + shards[1].getvalue())
+    whole = shards[1].getvalue()
+    (cut / "00000.tar").write_bytes(whole[: 512 + -(-_size(whole) // 512) * 512] + shards[2].getvalue()[:9000])
+    both, part = desk.prepared(joined), desk.prepared(cut)
+    told = part[0].output + str(rejects_of(part[1]))
+    right = faces_of(both[1]) == ["0", "1"] and faces_of(part[1]) == ["1"] and ("cut" in told or "damaged" in told)
+    return Got(right, short(f"joined: {outcome_of(*both)}; cut: {outcome_of(*part)}", 200))
+
+
+def _size(shard: bytes) -> int:
+    return int(shard[124:135], 8)
+
+
 def _prepared(desk: Desk, name: str, table: pa.Table) -> tuple[Ran, Store]:
     folder = desk.folder(name)
     pq.write_table(table, folder / "x.parquet")
     return desk.prepared(folder)
 
 
-CASES = (p01, p03, p04, p06, p08, p10, p11, p12)
+CASES = (p01, p03, p04, p06, p08, p10, p11, p12, p13, p14, p15)

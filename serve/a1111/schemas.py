@@ -6,6 +6,7 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from serve.openai.numbers import Real, Whole
 from serve.openai.schemas import MAX_IMAGES, MAX_SEED, MAX_SIDE_PX, MIN_SIDE_PX, PoseField, RequestRefused
 
 Sampler = Literal["dpm_solver++", "ddim", "euler"]
@@ -47,7 +48,7 @@ HONOURED: Final = (
     *("sampler_name", "sampler_index", "scheduler", "send_images", "alwayson_scripts", "force_task_id"),
     "override_settings",
 )
-Side = Annotated[int, Field(ge=MIN_SIDE_PX, le=MAX_SIDE_PX)]
+Side = Annotated[Whole, Field(ge=MIN_SIDE_PX, le=MAX_SIDE_PX)]
 
 
 class Txt2Img(BaseModel):
@@ -57,13 +58,13 @@ class Txt2Img(BaseModel):
 
     prompt: str = Field(default="", max_length=32_000)
     negative_prompt: str = Field(default="", max_length=32_000)
-    seed: int = Field(default=-1, ge=-1, le=MAX_SEED)
-    steps: int = Field(default=50, ge=1, le=200)
-    cfg_scale: float = Field(default=7.0, ge=0.0, le=100.0, allow_inf_nan=False)
+    seed: Whole = Field(default=-1, ge=-1, le=MAX_SEED)
+    steps: Whole = Field(default=50, ge=1, le=200)
+    cfg_scale: Real = Field(default=7.0, ge=0.0, le=100.0, allow_inf_nan=False)
     width: Side = 512  # px
     height: Side = 512  # px
-    batch_size: int = Field(default=1, ge=1, le=MAX_IMAGES)
-    n_iter: int = Field(default=1, ge=1, le=MAX_IMAGES)
+    batch_size: Whole = Field(default=1, ge=1, le=MAX_IMAGES)
+    n_iter: Whole = Field(default=1, ge=1, le=MAX_IMAGES)
     sampler_name: str | None = None
     sampler_index: str = "Euler"
     scheduler: str = "automatic"

@@ -17,6 +17,7 @@ from factory.records import Identity
 from serve.catalog import Listed
 from serve.loop import LoopStats
 from serve.openai.contract import IMAGES_GENERATE
+from serve.openai.numbers import Real, Whole
 from serve.openai.pictures import OutputFormat
 
 MIN_SIDE_PX, MAX_SIDE_PX = 16, 2048  # of a picture as it is sent
@@ -50,9 +51,9 @@ class PoseField(BaseModel):
     name: str | None = Field(default=None, max_length=100)  # of the pack: `identity-factory packs poses`
     photo: str | None = None  # base64 of a photo whose largest face's pose is taken over
     skeleton: str | None = None  # base64 of a picture of the drawn size that the pack's pose control reads
-    scale: float = Field(default=1.0, ge=0.0, le=2.0, allow_inf_nan=False)
-    start: float = Field(default=0.0, ge=0.0, le=1.0, allow_inf_nan=False)  # share of the steps
-    end: float = Field(default=1.0, ge=0.0, le=1.0, allow_inf_nan=False)
+    scale: Real = Field(default=1.0, ge=0.0, le=2.0, allow_inf_nan=False)
+    start: Real = Field(default=0.0, ge=0.0, le=1.0, allow_inf_nan=False)  # share of the steps
+    end: Real = Field(default=1.0, ge=0.0, le=1.0, allow_inf_nan=False)
 
     @model_validator(mode="after")
     def _given_once(self) -> PoseField:
@@ -69,7 +70,7 @@ class RegionField(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     person: str = Field(max_length=1000)  # name or id
-    box: tuple[float, float, float, float] | None = None  # x0 y0 x1 y1, shares of the picture; None: side by side
+    box: tuple[Real, Real, Real, Real] | None = None  # x0 y0 x1 y1, shares of the picture; None: side by side
 
 
 class ImagesRequest(BaseModel):
@@ -82,16 +83,16 @@ class ImagesRequest(BaseModel):
 
     prompt: str = Field(min_length=1, max_length=32_000)  # with <person>, or the identity is put in front
     model: str | None = None  # the identity's name or id
-    n: int = Field(default=1, ge=1, le=MAX_IMAGES)  # images, with the seeds seed .. seed + n - 1
+    n: Whole = Field(default=1, ge=1, le=MAX_IMAGES)  # images, with the seeds seed .. seed + n - 1
     size: str = "auto"  # "auto" is the pack's own; others are drawn in the nearest shape and resampled
     response_format: Literal["b64_json", "url"] = "b64_json"  # url: an address on this server, for an hour
     output_format: OutputFormat = "png"  # in any case, and "jpg"; gif: a clip
-    frame_count: int = Field(default=9, ge=MIN_FRAMES, le=MAX_FRAMES)  # of a gif
-    frame_duration_ms: int = Field(default=200, ge=1, le=10**9)  # of a gif; rounded to 10 ms, at most 655,350
-    output_compression: int = Field(default=100, ge=0, le=100)  # quality of jpeg and webp, percent
+    frame_count: Whole = Field(default=9, ge=MIN_FRAMES, le=MAX_FRAMES)  # of a gif
+    frame_duration_ms: Whole = Field(default=200, ge=1, le=10**9)  # of a gif; rounded to 10 ms, at most 655,350
+    output_compression: Whole = Field(default=100, ge=0, le=100)  # quality of jpeg and webp, percent
     background: Literal["auto", "opaque"] = "auto"  # pictures have no transparency
     stream: bool = False
-    partial_images: int = Field(default=0, ge=0, le=MAX_PREVIEWS)  # of a stream: looks at each picture in the making
+    partial_images: Whole = Field(default=0, ge=0, le=MAX_PREVIEWS)  # of a stream: looks at each picture in the making
     # Accepted without effect, and refused: contract.py says why.
     quality: Any = None
     complexity: Any = None
@@ -102,13 +103,13 @@ class ImagesRequest(BaseModel):
     svg: Any = None
     # Extensions, top level: `extra_body` in the openai client.
     identity: str | None = None  # name or id; overrides `model`
-    seed: int | None = Field(default=None, ge=0, le=MAX_SEED)  # None: drawn, and told in the answer
-    num_inference_steps: int | None = Field(default=None, ge=1, le=200)  # None: the pack's default, as for the next two
-    guidance_scale: float | None = Field(default=None, ge=0.0, le=100.0, allow_inf_nan=False)
+    seed: Whole | None = Field(default=None, ge=0, le=MAX_SEED)  # None: drawn, and told in the answer
+    num_inference_steps: Whole | None = Field(default=None, ge=1, le=200)  # None: the pack's own, as for the next two
+    guidance_scale: Real | None = Field(default=None, ge=0.0, le=100.0, allow_inf_nan=False)
     negative_prompt: str | None = Field(default=None, max_length=32_000)
     pose: PoseField | list[PoseField] | None = None  # of everybody, or one a person in the prompt's order
     regions: list[RegionField] = Field(default=[], max_length=MAX_PEOPLE)  # places of people; None: side by side
-    best_of: int = Field(default=1, ge=1, le=MAX_IMAGES)  # seeds drawn for each picture, of which the best is sent
+    best_of: Whole = Field(default=1, ge=1, le=MAX_IMAGES)  # seeds drawn for each picture, of which the best is sent
     strict: bool = False  # refuse unknown fields
 
     @model_validator(mode="before")
@@ -145,8 +146,7 @@ class ImagesRequest(BaseModel):
     @field_validator("stream", "partial_images", "output_compression")
     @classmethod
     def _not_of_a_gif(cls, value: int, info: ValidationInfo) -> int:
-        unset: dict[str | None, int] = {"output_compression": 100}
-        if info.data.get("output_format") == "gif" and value != unset.get(info.field_name, 0):
+        if info.data.get("output_format") == "gif" and value != (100 if info.field_name == "output_compression" else 0):
             raise ValueError('not with output_format "gif", which is neither streamed nor compressed')
         return value
 

@@ -31,6 +31,7 @@ from serve.filming import KIND, ClipOrder, Filming
 from serve.ledger import tell
 from serve.openai.body import MAX_BODY, described, first_fault, read_body
 from serve.openai.forms import limited
+from serve.openai.numbers import Real, Whole
 from serve.openai.pictures import encode
 from serve.openai.schemas import MAX_SEED, MAX_SIDE_PX, MIN_SIDE_PX, RequestRefused, ignoring
 from serve.openai.work import AT_ONCE, Limit, Order, as_page, find_page, once_of, poll_headers, work_card
@@ -48,15 +49,15 @@ class VideosRequest(BaseModel):
 
     prompt: str = Field(min_length=1, max_length=32_000)  # it names the motion, too
     model: str | None = None  # the identity's name or id
-    seconds: float | None = Field(default=None, gt=0, le=60)  # None: as long as the pack's clips are
+    seconds: Real | None = Field(default=None, gt=0, le=60)  # None: as long as the pack's clips are
     size: str | None = None  # WIDTHxHEIGHT; drawn in the nearest shape that the pack does well, and told in the answer
     input_reference: Any = None  # refused
     identity: str | None = None  # name or id; overrides `model`
-    seed: int | None = Field(default=None, ge=0, le=MAX_SEED)
-    num_frames: int | None = Field(default=None, ge=2, le=64)
-    fps: int | None = Field(default=None, ge=1, le=60)
-    num_inference_steps: int | None = Field(default=None, ge=1, le=200)
-    guidance_scale: float | None = Field(default=None, ge=0.0, le=100.0, allow_inf_nan=False)
+    seed: Whole | None = Field(default=None, ge=0, le=MAX_SEED)
+    num_frames: Whole | None = Field(default=None, ge=2, le=64)
+    fps: Whole | None = Field(default=None, ge=1, le=60)
+    num_inference_steps: Whole | None = Field(default=None, ge=1, le=200)
+    guidance_scale: Real | None = Field(default=None, ge=0.0, le=100.0, allow_inf_nan=False)
     negative_prompt: str | None = Field(default=None, max_length=32_000)
     pose_path: str = Field(default="", max_length=1000)  # NAME..NAME of the pack's poses
 
