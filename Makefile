@@ -69,6 +69,7 @@ soak: $(STAMP) ## hours: 20 kills, poison, PHOTOS photos with bad ones and copie
 	$(BIN)/python -m benchmarks.soak poison --photos 300
 	$(BIN)/python -m benchmarks.soak s3 --photos 300
 	$(BIN)/python -m benchmarks.soak twice --photos 100
+	$(BIN)/python -m benchmarks.kills --kills 50 --out out/soak/kills.md
 	$(BIN)/python -m benchmarks.soak bulk --photos $(PHOTOS) --steps 2
 
 clean: ## what the demo and the checks wrote; keeps .venv and any training state

@@ -77,6 +77,7 @@ def measure(folder: Path, kills: int, seed: int) -> Counter[str]:
             else:
                 continue  # it is just being begun
             killed[who] += 1
+            print(f"{killed.total()} of {kills} kills", file=sys.stderr)
             _check(folder)
         _wait_for_rows(folder, driver)
         (folder / "stop").touch()

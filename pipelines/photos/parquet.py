@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import PurePosixPath
 from posixpath import normpath
 from typing import Any, Final
@@ -23,6 +24,7 @@ from pipelines.photos.entries import Entry, data_uri, faulty, is_lfs_pointer, of
 from pipelines.photos.names import text_name
 
 _LONGEST: Final = 4096  # characters of a path or uri
+_BYTES: Final = 4 * 2**20  # about so many are decoded at a time, or 16 photos; of lists of uris many rows
 _BASE64: Final = re.compile(r"[A-Za-z0-9+/=\s]{200,}")
 _ENCODED: Final = ("jpg", "jpeg", "png", "webp")  # what img2dataset calls the column of bytes
 _NULL_PARTITION: Final = "__HIVE_DEFAULT_PARTITION__"
@@ -106,7 +108,9 @@ def rows_of(
             encoded = _encoded(parquet.schema_arrow)
             wanted = [name for name in ("image", "uri", "name", "person", *CONSENT, encoded, encoded and "key") if name]
             columns = [name for name in wanted if name in parquet.schema_arrow.names]
-            for batch in parquet.iter_batches(batch_size=16, row_groups=[group], columns=columns):
+            size = parquet.metadata.row_group(group).total_byte_size
+            at_once = min(max(16, _BYTES * num_rows // max(size, 1)), 1024)
+            for batch in parquet.iter_batches(batch_size=at_once, row_groups=[group], columns=columns):
                 for values in batch.to_pylist()[: num_rows - row]:
                     if encoded:
                         values |= {"image": values.get(encoded), "name": values.get("name") or values.get("key")}
@@ -186,6 +190,7 @@ def _person(values: dict[str, Any], parquet: str) -> str | None:
     return (told not in _NOBODY and told) or _partition(parquet, "person") or None
 
 
+@lru_cache(maxsize=64)  # it is asked for each row
 def _partition(parquet: str, column: str) -> str:
     """What a Hive partition says: .../name=Ada/part-0.parquet."""
     parts = [part for part in PurePosixPath(parquet).parts if part.startswith(f"{column}=")]
