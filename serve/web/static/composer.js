@@ -93,7 +93,7 @@ export function composer(onDraw) {
     const named = [["auto", "Auto"], ["square", shape("square")], ["portrait", shape("portrait")], ["landscape", shape("landscape")], ["wide", shape("wide")]];
     shapes.replaceChildren(segments("Shape", "shape", named.map(([key, shown]) => [key, key === "auto" ? shown : [shown, h("span", { class: "sr" }, key)]]), chosen.shape, (value) => { chosen.shape = value; }));
     counts.replaceChildren(segments("Number of pictures", "count", [1, 2, 4, 8].map((number) => [number, String(number)]), chosen.count, (value) => { chosen.count = value; }));
-    best.replaceChildren(segments("Best of", "best-of", [[1, "Off"], [2, "2"], [4, "4"]], chosen.bestOf, (value) => { chosen.bestOf = value; showBest(); }), bestHint);
+    best.replaceChildren(segments("Best of", "best-of", [[1, "Off"], [2, "2"], [4, "4"]], chosen.bestOf, (value) => { chosen.bestOf = value; showBest(); bestHint.scrollIntoView({ block: "nearest" }); }), bestHint);
     const entry = (name, label, attributes) => {
       const input = h("input", { class: "input numbers", id: `fine-${name}`, type: "number", inputMode: "decimal", value: chosen[name], oninput: () => { chosen[name] = input.value; }, ...attributes });
       return h("div", { class: "field" }, h("label", { class: "label", htmlFor: `fine-${name}` }, label), input);
