@@ -21,7 +21,7 @@ from factory.config import (
     TrainConfig,
     preset,
 )
-from factory.pack import Pack
+from factory.pack import Pack, drawn_size
 
 C = TypeVar("C", bound=Config)
 
@@ -51,8 +51,9 @@ def engine_settings(overrides: Mapping[str, object] | None = None) -> EngineConf
 
 def generate_settings(pack: Pack, overrides: Mapping[str, object] | None = None) -> GenerateConfig:
     """The config of generation. Raises ValueError naming the field and what it takes."""
-    changes = _known(overrides, GenerateConfig)
-    return _changed(_changed(GenerateConfig(), pack.generate), changes)
+    config = _changed(_changed(GenerateConfig(), pack.generate), _known(overrides, GenerateConfig))
+    drawn_size(pack.name, pack.resolution, config.width_px, config.height_px)
+    return config
 
 
 def sculpt_settings(overrides: Mapping[str, object] | None = None) -> SculptConfig:
@@ -64,6 +65,8 @@ def animate_settings(pack: Pack, overrides: Mapping[str, object] | None = None) 
     """The config of clips, their frames' included. Raises ValueError naming the field and what it takes."""
     changes = _known({"generate": None, **(overrides or {})}, AnimateConfig, GenerateConfig)
     of_frames = _changed(_changed(GenerateConfig(), pack.generate), changes)
+    side = pack.resolution if pack.video is None else pack.video.resolution
+    drawn_size(pack.name, side, of_frames.width_px, of_frames.height_px)
     maker = pack.video or pack.motion
     trained_on = {} if maker is None else {"num_frames": maker.num_frames, "fps": maker.fps}
     return _changed(AnimateConfig(), {**trained_on, **changes, "generate": of_frames})

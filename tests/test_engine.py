@@ -17,6 +17,7 @@ from factory.draw.images import ImageGenerator
 from factory.errors import IncompatibleIdentity
 from factory.pack import Pack
 from factory.records import TEXT_ENCODER, Identity, ImageRequest, Region
+from factory.settings import generate_settings
 
 SHORT = GenerateConfig(num_inference_steps=4, guidance_scale=3.0)
 
@@ -135,6 +136,8 @@ def test_sizes_and_people_that_do_not_fit_are_refused_before_anything_enters(bas
     for config in ({"width_px": 24}, {"height_px": 136}):
         with pytest.raises(ValueError, match=r"px is no size that pack 'tiny_v' draws: .* from 32 to 128"):
             engine.add([request(base, 1), request(base, 1, **config)])
+        with pytest.raises(ValueError, match="is no size"):  # before any network is loaded
+            generate_settings(base.pack, config)
     foreign = request(base, 1)
     with pytest.raises(IncompatibleIdentity):
         engine.add([replace(foreign, identity=replace(foreign.identity, fingerprint="0" * 16))])

@@ -273,6 +273,14 @@ def test_a_cluster_that_is_lost_in_the_middle_is_told_in_one_line(store: Store) 
         raise NodeDiedError("the node is gone\nand much more")
 
 
+def test_what_a_worker_says_of_what_was_asked_is_told_without_its_traceback(store: Store) -> None:
+    with pytest.raises(ValueError) as told, open_job("generate", store):
+        raise RayTaskError("draw", "a long\ntraceback", ValueError("no such size"))
+    assert str(told.value) == "no such size"
+    with pytest.raises(RayTaskError, match="a long"), open_job("generate", store):  # ours to mend
+        raise RayTaskError("draw", "a long\ntraceback", ZeroDivisionError())
+
+
 def test_other_errors_stay_what_they_are(store: Store) -> None:
     with pytest.raises(SourceError, match=r"^SRC"), open_job("prepare", store):
         raise SourceError("SRC cannot be listed: Permission denied")

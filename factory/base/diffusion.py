@@ -13,7 +13,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from factory.base.text import TokenisedPrompts, inject
 from factory.errors import PackError
-from factory.pack import Pack
+from factory.pack import Pack, drawn_size
 
 PredictionType = Literal["epsilon", "v_prediction"]
 _SMALL = 32  # latent side up to which a CPU attends faster by plain products in bfloat16: 2 x, with gradients 6 x
@@ -150,19 +150,11 @@ class DiffusionBase:
     def latent_size(self, width_px: int | None, height_px: int | None) -> tuple[int, int]:
         """Rows and columns of a picture's latent; None is the pack's resolution.
 
-        Raises ValueError for a size that the base model does not draw: each side must be a multiple of 8 px, and 0.5
-        to 2 times the pack's resolution.
+        Raises ValueError for a size that the base model does not draw.
         """
-        side = self.resolution
-        sizes = [side if px is None else px for px in (height_px, width_px)]
-        for px in sizes:
-            if px % 8 or not side // 2 <= px <= 2 * side:
-                raise ValueError(
-                    f"{sizes[1]}x{sizes[0]} px is no size that pack {self.pack.name!r} draws: each side is a multiple "
-                    f"of 8, from {side // 2} to {2 * side}"
-                )
-        per_cell = side // self.latent_side
-        return sizes[0] // per_cell, sizes[1] // per_cell
+        height, width = drawn_size(self.pack.name, self.resolution, width_px, height_px)
+        per_cell = self.resolution // self.latent_side
+        return height // per_cell, width // per_cell
 
     def denoise(
         self,

@@ -156,7 +156,8 @@ def open_job(name: str, store: Store, within: Summary | None = None) -> Iterator
         cause = _cause(error)
         with suppress(OSError):  # what ends the job may well be that nothing can be written
             journal.write("failed", {"error": f"{type(cause).__name__}: {cause}"[:1000]})
-        clear = explained(cause, store.root) or _lost(cause)
+        told = cause if cause is not error and isinstance(cause, (ValueError, OSError, MemoryError)) else None
+        clear = explained(cause, store.root) or _lost(cause) or told
         if clear is not None:
             raise clear from error
         raise
