@@ -2,7 +2,7 @@
 
     python -m benchmarks.scale --sizes 10000 100000 1000000 --out benchmarks/scale_MACHINE_YYYY-MM.md
 
-For each size a root with so many identities, of photos of their own, in files of 1,024 as a tidied one has: the first
+For each size a root with so many identities, of photos of their own, in full files as a tidied one has: the first
 look-up, look-ups by name and by id (words read) of a root that was warmed as a server does, pages of 20, upserts of 32
 (with what falls due every few commits), an erasure with its proof, which reads every byte. Then, on an empty root each,
 writers in eight processes that commit 8 rows at a time for some seconds: by themselves, and through a job's committer.
@@ -32,10 +32,10 @@ from factory.store.commits import open_to_write
 from factory.store.erase import erase, find_person
 from factory.store.schemas import SCHEMAS
 from factory.store.tables import Store
-from factory.store.upkeep import warm
+from factory.store.upkeep import file_rows, warm
 from pipelines.jobs.cluster import connect
 
-_FILE_ROWS: Final = 1024
+_FILE_ROWS: Final = file_rows("identities")
 _COMMIT_ROWS: Final = 32
 _PAGE: Final = 20
 _BARS: Final = {"look-up by name": 5.0, "look-up by id": 5.0, "page of 20": 20.0, "page of 20 from anywhere": 20.0}
