@@ -187,3 +187,18 @@ def preset(name: str) -> Recipe:
         )
         return Recipe(preset=name, method=method, train=TrainConfig(num_steps=451))
     raise ValueError(f"unknown preset {name!r}; choose 'paper' or 'release'")
+
+
+def checked_size(pack: str, side: int, width_px: int | None, height_px: int | None) -> tuple[int, int]:
+    """Height and width of a picture, px; None is `side`, the resolution of `pack`.
+
+    Raises ValueError for a size that its base model does not draw: each side must be a multiple of 8 px, and 0.5 to 2
+    times that resolution.
+    """
+    height, width = (side if px is None else px for px in (height_px, width_px))
+    if any(px % 8 or not side // 2 <= px <= 2 * side for px in (height, width)):
+        raise ValueError(
+            f"{width}x{height} px is no size that pack {pack!r} draws: each side is a multiple of 8, from {side // 2} "
+            f"to {2 * side}"
+        )
+    return height, width

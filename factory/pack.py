@@ -186,21 +186,6 @@ class Pack(BaseModel):
         return _digest([self.model_fingerprint(), *settings, *map(file_sha256, kept)])
 
 
-def drawn_size(name: str, side: int, width_px: int | None, height_px: int | None) -> tuple[int, int]:
-    """Height and width of a picture, px; None is `side`, the resolution of pack `name`.
-
-    Raises ValueError for a size that its base model does not draw: each side must be a multiple of 8 px, and 0.5 to 2
-    times that resolution.
-    """
-    height, width = (side if px is None else px for px in (height_px, width_px))
-    if any(px % 8 or not side // 2 <= px <= 2 * side for px in (height, width)):
-        raise ValueError(
-            f"{width}x{height} px is no size that pack {name!r} draws: each side is a multiple of 8, from {side // 2} "
-            f"to {2 * side}"
-        )
-    return height, width
-
-
 def list_packs() -> list[str]:
     """Names of the packs that come with the factory, sorted."""
     return sorted(file.parent.name for file in PACKS.glob("*/pack.toml"))

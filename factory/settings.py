@@ -19,9 +19,10 @@ from factory.config import (
     Recipe,
     SculptConfig,
     TrainConfig,
+    checked_size,
     preset,
 )
-from factory.pack import Pack, drawn_size
+from factory.pack import Pack
 
 C = TypeVar("C", bound=Config)
 
@@ -52,7 +53,7 @@ def engine_settings(overrides: Mapping[str, object] | None = None) -> EngineConf
 def generate_settings(pack: Pack, overrides: Mapping[str, object] | None = None) -> GenerateConfig:
     """The config of generation. Raises ValueError naming the field and what it takes."""
     config = _changed(_changed(GenerateConfig(), pack.generate), _known(overrides, GenerateConfig))
-    drawn_size(pack.name, pack.resolution, config.width_px, config.height_px)
+    checked_size(pack.name, pack.resolution, config.width_px, config.height_px)
     return config
 
 
@@ -66,7 +67,7 @@ def animate_settings(pack: Pack, overrides: Mapping[str, object] | None = None) 
     changes = _known({"generate": None, **(overrides or {})}, AnimateConfig, GenerateConfig)
     of_frames = _changed(_changed(GenerateConfig(), pack.generate), changes)
     side = pack.resolution if pack.video is None else pack.video.resolution
-    drawn_size(pack.name, side, of_frames.width_px, of_frames.height_px)
+    checked_size(pack.name, side, of_frames.width_px, of_frames.height_px)
     maker = pack.video or pack.motion
     trained_on = {} if maker is None else {"num_frames": maker.num_frames, "fps": maker.fps}
     return _changed(AnimateConfig(), {**trained_on, **changes, "generate": of_frames})

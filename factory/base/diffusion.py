@@ -12,8 +12,9 @@ from diffusers.models.attention_processor import AttnProcessor
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from factory.base.text import TokenisedPrompts, inject
+from factory.config import checked_size
 from factory.errors import PackError
-from factory.pack import Pack, drawn_size
+from factory.pack import Pack
 
 PredictionType = Literal["epsilon", "v_prediction"]
 _SMALL = 32  # latent side up to which a CPU attends faster by plain products in bfloat16: 2 x, with gradients 6 x
@@ -152,7 +153,7 @@ class DiffusionBase:
 
         Raises ValueError for a size that the base model does not draw.
         """
-        height, width = drawn_size(self.pack.name, self.resolution, width_px, height_px)
+        height, width = checked_size(self.pack.name, self.resolution, width_px, height_px)
         per_cell = self.resolution // self.latent_side
         return height // per_cell, width // per_cell
 
