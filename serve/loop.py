@@ -16,7 +16,8 @@ from factory.records import ClipRequest, ImageRequest, TokenCount
 from serve.turns import Turns
 
 if TYPE_CHECKING:
-    from factory.draw.engine import Engine, Row
+    from factory.draw.engine import Engine
+    from factory.draw.rows import Row
 
 OnPreview = Callable[[int, np.ndarray], None]  # which preview, from 0; the picture as it is guessed, uint8 [H, W, 3]
 OnProgress = Callable[[float], None]  # share of a clip's steps that are done
@@ -239,13 +240,8 @@ class EngineLoop:
                 negative_prompt=row.negative_prompt,
             )
             _settle(ticket, result)
-        self._stats += LoopStats(
-            images=len(finished),
-            steps=1,
-            rows=num_rows,
-            step_s=time.perf_counter() - began,
-            most_rows=num_rows,
-        )
+        step_s = time.perf_counter() - began
+        self._stats += LoopStats(images=len(finished), steps=1, rows=num_rows, step_s=step_s, most_rows=num_rows)
 
     def _show_previews(self) -> None:
         due = [(row, ticket) for row, ticket in self._making.items() if not row.done and ticket.preview_due(row.step)]
@@ -261,7 +257,7 @@ class EngineLoop:
         ticket = self._clip
         if ticket is None:
             return
-        (row, *_) = ticket.frames
+        row = ticket.frames[0]
         ticket.on_progress(row.step / len(row.plan))
         if row.done:
             frames = np.stack(self._engine.decode([frame.x_CHW for frame in ticket.frames]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import replace
 
 import numpy as np
@@ -12,8 +13,10 @@ from diffusers.models.attention_processor import AttnProcessor
 
 from factory.base.diffusion import DiffusionBase
 from factory.config import GenerateConfig
-from factory.draw.engine import Engine, Row
+from factory.draw.engine import Engine
 from factory.draw.images import ImageGenerator
+from factory.draw.lanes import Lanes
+from factory.draw.rows import Row
 from factory.errors import IncompatibleIdentity
 from factory.pack import Pack
 from factory.records import TEXT_ENCODER, Identity, ImageRequest, Region
@@ -82,6 +85,40 @@ def test_a_picture_does_not_depend_on_its_company(base: DiffusionBase) -> None:
     assert together[4].shape == (48, 96, 3)
     assert np.abs(together[0].astype(int) - together[2]).max() > 1, "different people give different pictures"
 
+
+def test_lanes_draw_the_same_and_cut_no_clip(base: DiffusionBase) -> None:
+    plain, two, third = (request(base, number, width_px=128, height_px=64) for number in (1, 2, 3))
+    left = Region(identity=two.identity, prompt="<person> on the left", box=(0.0, 0.0, 0.5, 1.0))
+    right = Region(identity=third.identity, prompt="<person> on the right", box=(0.5, 0.0, 1.0, 1.0))
+    two = replace(two, regions=(left, right))  # so that the lanes' texts differ in number
+    threads, pictures, lanes = torch.get_num_threads(), list[list[np.ndarray]](), Lanes("cpu")
+    meeting = threading.Barrier(2, timeout=30)
+
+    def meet(part: list[int]) -> list[int]:
+        meeting.wait()  # only two at once get further
+        return part
+
+    def fail(part: list[int]) -> None:
+        meeting.wait()
+        raise KeyError(part[0])
+
+    try:
+        for number in (1, 2):
+            torch.set_num_threads(number)
+            engine = Engine(base)
+            pictures.append(draw(engine, engine.add([plain, two, third])))
+        assert lanes.map(meet, [[1, 2, 3], [4], [5]]) == [[1, 2, 3], [4, 5]]
+        assert lanes.map(list, [[1, 2, 3, 4]]) == [[1, 2, 3, 4]], "a unit is not cut"
+        assert lanes.map(list, [[1], [2]]) == [[1, 2]], "too little for two"
+        with pytest.raises(KeyError, match="1"):
+            lanes.map(fail, [[1, 2], [3, 4]])
+        assert torch.get_num_threads() == 2, "of the caller they are as they were"
+    finally:
+        torch.set_num_threads(threads)
+    for one, other in zip(*pictures, strict=True):
+        assert np.abs(one.astype(int) - other).max() <= 1
+
+
 @pytest.mark.parametrize("guidance", [1.0, 3.0])
 def test_the_engine_draws_what_diffusers_pipeline_draws(base: DiffusionBase, guidance: float) -> None:
     one = request(base, 6, guidance_scale=guidance, num_inference_steps=5)
@@ -106,18 +143,20 @@ def test_the_engine_draws_what_diffusers_pipeline_draws(base: DiffusionBase, gui
 
 
 def test_an_unguided_step_costs_one_sample(base: DiffusionBase, monkeypatch: pytest.MonkeyPatch) -> None:
-    sizes: list[int] = []
+    costs: list[int] = []
     denoise = base.denoise
 
     def counted(noisy: torch.Tensor, *rest: torch.Tensor) -> torch.Tensor:
-        sizes.append(len(noisy))
+        costs[-1] += len(noisy)
         return denoise(noisy, *rest)
 
     monkeypatch.setattr(base, "denoise", counted)
     engine = Engine(base)
     rows = engine.add([request(base, 1), request(base, 2, guidance_scale=1.0), request(base, 3, guidance_until=0.5)])
-    draw(engine, rows)
-    assert sizes == [5, 5, 4, 4]
+    while engine.rows:
+        costs.append(0)
+        engine.step()
+    assert costs == [5, 5, 4, 4] and all(row.done for row in rows)
 
 
 def test_texts_that_were_read_are_not_read_again(base: DiffusionBase, monkeypatch: pytest.MonkeyPatch) -> None:

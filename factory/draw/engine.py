@@ -9,7 +9,6 @@ a row, `L D` a text.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import groupby, islice
 
 import numpy as np
@@ -19,52 +18,17 @@ from factory.base.diffusion import DiffusionBase
 from factory.base.text import count_tokens
 from factory.config import GenerateConfig
 from factory.draw import samplers
-from factory.draw.control import Control, PoseNet
+from factory.draw.control import PoseNet
+from factory.draw.lanes import Lanes
 from factory.draw.motion import ClipRows, FramesTogether, MotionNet, clip_noise, steadied
 from factory.draw.regions import RegionalAttention, region_masks
+from factory.draw.rows import Clip, Row, Sample
 from factory.draw.samplers import Level, Sampler, Schedule
 from factory.draw.texts import Text, TextStates
 from factory.prompts import with_person
-from factory.records import TEXT_ENCODER, ClipRequest, ImageRequest, TokenCount
+from factory.records import TEXT_ENCODER, ClipRequest, ImageRequest
 
 _MAX_SAMPLES = 64  # of one UNet call
-
-
-@dataclass(slots=True, kw_only=True, eq=False)
-class Row:
-    """A picture in the making."""
-
-    texts: list[torch.Tensor]  # [L, D] each: one, or one for each region
-    masks_RHW: torch.Tensor | None  # which cells read which text; None: all of them read the only one
-    empty_LD: torch.Tensor  # of the negative prompt
-    control: Control | None
-    x_CHW: torch.Tensor  # alpha x0 + sigma eps, in the base model's exact dtype
-    sampler: Sampler
-    plan: Schedule
-    guidance: float
-    num_guided: int  # steps that are guided: the first ones
-    prompt: TokenCount  # the longest, where it has several texts
-    negative_prompt: TokenCount
-    clip: Clip | None = None  # that it is a frame of
-    step: int = 0  # steps done
-    guess_CHW: torch.Tensor | None = None  # x0 as the last step saw it
-
-    @property
-    def guided(self) -> bool:
-        """Whether its next step costs two samples."""
-        return self.guidance > 1.0 and self.step < self.num_guided
-
-    @property
-    def done(self) -> bool:
-        """Whether `x_CHW` is the finished latent."""
-        return self.step == len(self.plan)
-
-
-@dataclass(slots=True, kw_only=True, eq=False)
-class Clip:
-    """Frames that see each other: they enter, step and leave together."""
-
-    frames: list[Row]
 
 
 class Engine:
@@ -76,7 +40,7 @@ class Engine:
         """`motion` lets the frames of clips see each other; None: the motion layers of the base model's pack."""
         self.base, self.rows = base, list[Row]()
         self._max_samples = max_samples
-        self._texts = TextStates(base)
+        self._texts, self._lanes = TextStates(base), Lanes(base.device)
         self._poses = PoseNet(base)
         self._regions = RegionalAttention(base.unet)
         self._motion = MotionNet(base) if motion is None else motion
@@ -141,7 +105,8 @@ class Engine:
         for number, latent in enumerate(latents):
             by_size.setdefault(latent.shape, []).append(number)
         for numbers in by_size.values():
-            decoded_BCHW = self.base.decode_images(torch.stack([latents[number] for number in numbers]))
+            units = [[latents[number]] for number in numbers]
+            decoded_BCHW = torch.cat(self._lanes.map(lambda part: self.base.decode_images(torch.stack(part)), units))
             pixels = decoded_BCHW.permute(0, 2, 3, 1).mul(127.5).add(127.5).round().clamp(0, 255).to(torch.uint8)
             for number, picture in zip(numbers, pixels.cpu().numpy(), strict=True):
                 pictures[number] = picture
@@ -201,26 +166,28 @@ class Engine:
     def _predict(self, rows: Sequence[Row]) -> torch.Tensor:
         """The UNet's output for each row, after guidance. [B, C, H, W]."""
         guided = [number for number, row in enumerate(rows) if row.guided]
-        which = [*range(len(rows)), *guided]
-        asked = [rows[number] for number in which]
-        x_SCHW = torch.stack([row.x_CHW for row in asked])
-        timesteps = torch.tensor([row.plan.timesteps[row.step] for row in asked])
-        timesteps_S = timesteps.to(self.base.device, torch.float32)
-        texts = [*(row.texts for row in rows), *([rows[number].empty_LD] for number in guided)]
-        acting = [row.control if row.control and row.control.acts(row.step) else None for row in asked]
-        first_text_SLD = torch.stack([text[0] for text in texts])
-        residuals = self._poses.residuals(x_SCHW, timesteps_S, first_text_SLD, acting)
-        clips = [*_clips(rows, 0), *_clips(asked[len(rows) :], len(rows))]
-        masks = [*(row.masks_RHW for row in rows), *(None for _ in guided)]
-        text_SKD, masks_SRHW = _side_by_side(texts, masks)
-        with self._regions.of(masks_SRHW, len(texts[0][0])), self._motion.of(clips, first_text_SLD):
-            output_SCHW = self.base.denoise(x_SCHW, timesteps_S, text_SKD, residuals)
+        samples = [Sample(row=row, empty=False) for row in rows]
+        samples += [Sample(row=rows[number], empty=True) for number in guided]
+        units = [list(unit) for _, unit in groupby(samples, lambda sample: sample.together)]
+        output_SCHW = torch.cat(self._lanes.map(self._denoise, units))
         output_BCHW = output_SCHW[: len(rows)]
         if guided:
             scale_B = torch.tensor([rows[number].guidance for number in guided], dtype=output_BCHW.dtype)
             scale_B111 = scale_B.to(self.base.device).view(-1, 1, 1, 1)
             output_BCHW[guided] = samplers.guided(output_BCHW[guided], output_SCHW[len(rows) :], scale_B111)
         return output_BCHW
+
+    def _denoise(self, samples: Sequence[Sample]) -> torch.Tensor:
+        """The UNet's output for samples of one size, [S, C, H, W]; several lanes may be here at once."""
+        x_SCHW = torch.stack([sample.row.x_CHW for sample in samples])
+        timesteps = torch.tensor([sample.row.plan.timesteps[sample.row.step] for sample in samples])
+        timesteps_S = timesteps.to(self.base.device, torch.float32)
+        first_text_SLD = torch.stack([sample.texts[0] for sample in samples])
+        residuals = self._poses.residuals(x_SCHW, timesteps_S, first_text_SLD, [sample.control for sample in samples])
+        text_SKD, masks_SRHW = _side_by_side([s.texts for s in samples], [s.masks_RHW for s in samples])
+        regions = self._regions.of(masks_SRHW, first_text_SLD.shape[1])
+        with regions, self._motion.of(_clips(samples), first_text_SLD):
+            return self.base.denoise(x_SCHW, timesteps_S, text_SKD, residuals)
 
     def _advance(self, rows: Sequence[Row], output_BCHW: torch.Tensor) -> None:
         """Each row goes to its next level."""
@@ -262,14 +229,14 @@ def _frames_of(request: ClipRequest) -> list[ImageRequest]:
     ]
 
 
-def _clips(rows: Sequence[Row], first: int) -> list[ClipRows]:
-    """Where whole clips lie among samples, of which these rows' are the ones from `first` on."""
-    found = []
-    for clip, frames in groupby(rows, lambda row: row.clip):
-        num_frames = len(list(frames))
-        if clip is not None:
-            found.append(ClipRows(first, num_frames))
-        first += num_frames
+def _clips(samples: Sequence[Sample]) -> list[ClipRows]:
+    """Where whole clips lie among samples."""
+    found, first = [], 0
+    for _, unit in groupby(samples, lambda sample: sample.together):
+        frames = list(unit)
+        if frames[0].row.clip is not None:
+            found.append(ClipRows(first, len(frames)))
+        first += len(frames)
     return found
 
 

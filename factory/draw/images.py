@@ -7,7 +7,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from factory.base.diffusion import DiffusionBase
-from factory.draw.engine import Engine, Row
+from factory.draw.engine import Engine
+from factory.draw.rows import Row
 from factory.pack import Pack
 from factory.records import ImageRequest
 

@@ -10,6 +10,7 @@ Shape suffixes as in factory/draw/engine.py, and `N` clips of a call, `F` frames
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -166,15 +167,22 @@ class MotionNet:
         return self._layers.of(clips, text_SLD)
 
 
+class CallOfClips(threading.local):
+    """The call in progress, of each thread its own."""
+
+    def __init__(self) -> None:
+        self.runs: list[tuple[slice, int]] = []  # samples of clips of one length, and that length
+        self.told: list[list[torch.Tensor]] = []  # of each run, what the reader told each layer
+        self.frames_F: torch.Tensor | None = None
+
+
 class MotionLayers:
     """A MotionAdapter behind the blocks of a UNet, and what reads the text for it."""
 
     def __init__(self, unet: UNet2DConditionModel, adapter: MotionAdapter, reader: MotionText | None = None) -> None:
         """Raises ValueError where the adapter does not fit the UNet."""
         self.adapter, self.reader = adapter, reader
-        self._runs: list[tuple[slice, int]] = []  # samples of clips of one length, and that length
-        self._told: list[list[torch.Tensor]] = []  # of each run, what the reader told each layer
-        self._frames_F: torch.Tensor | None = None
+        self._call = CallOfClips()
         places = list(_pairs(unet, adapter))
         self.layer_channels = [layer.in_channels for _, layer in places]
         for number, (place, layer) in enumerate(places):
@@ -188,22 +196,24 @@ class MotionLayers:
     ) -> Iterator[None]:
         """During one call of the UNet: which samples are clips, and the samples' texts. `frames_F` are the numbers of
         the frames in their clip where some are left out (only trainings do that; all clips are of one length then)."""
-        self._runs, self._frames_F = runs_of(clips), frames_F
+        self._call.runs, self._call.frames_F = runs_of(clips), frames_F
         if self.reader is not None:
-            self._told = [self._read(text_SLD[rows], num_frames) for rows, num_frames in self._runs]
+            self._call.told = [self._read(text_SLD[rows], num_frames) for rows, num_frames in self._call.runs]
         try:
             yield
         finally:
-            self._runs, self._told, self._frames_F = [], [], None
+            self._call.runs, self._call.told, self._call.frames_F = [], [], None
 
     def _read(self, text_SLD: torch.Tensor, num_frames: int) -> list[torch.Tensor]:
         assert self.reader is not None
-        frames_F = torch.arange(num_frames, device=text_SLD.device) if self._frames_F is None else self._frames_F
+        frames_F = self._call.frames_F
+        if frames_F is None:
+            frames_F = torch.arange(num_frames, device=text_SLD.device)
         return list(self.reader(text_SLD[::num_frames], frames_F))
 
     def _after(self, number: int, layer: nn.Module, _module: nn.Module, _inputs: Any, output: Any) -> Any:
         """A block's output with what the motion layer makes of the clips in it."""
-        if not self._runs:
+        if not self._call.runs:
             return None
         if isinstance(output, tuple):
             return self._moved(number, layer, output[0]), *output[1:]
@@ -214,22 +224,22 @@ class MotionLayers:
 
     def _moved(self, number: int, layer: nn.Module, hidden_SCHW: torch.Tensor) -> torch.Tensor:
         parts, end = [], 0
-        for run, (rows, num_frames) in enumerate(self._runs):
+        for run, (rows, num_frames) in enumerate(self._call.runs):
             parts.append(hidden_SCHW[end : rows.start])
             part, end = hidden_SCHW[rows], rows.stop
             if self.reader is None:
                 parts.append(layer(part, num_frames=num_frames))
                 continue
-            told_NFC = self._told[run][number]
+            told_NFC = self._call.told[run][number]
             told_SC11 = told_NFC.flatten(0, 1)[:, :, None, None].to(part.dtype)
             parts.append(layer(part + told_SC11, num_frames=num_frames) - told_SC11)
         return torch.cat([*parts, hidden_SCHW[end:]])
 
     def _place_frames(self, module: nn.Module, inputs: tuple[torch.Tensor, ...], _output: Any) -> torch.Tensor | None:
         """Frames that are left out keep their places empty."""
-        if self._frames_F is None:
+        if self._call.frames_F is None:
             return None
-        return inputs[0] + module.pe[:, self._frames_F].to(inputs[0].dtype)  # type: ignore[index]
+        return inputs[0] + module.pe[:, self._call.frames_F].to(inputs[0].dtype)  # type: ignore[index]
 
 
 def _pairs(unet: UNet2DConditionModel, adapter: MotionAdapter) -> Iterator[tuple[nn.Module, nn.Module]]:

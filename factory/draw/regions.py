@@ -7,6 +7,7 @@ suffixes as in factory/draw/engine.py, and `R` texts of a row, `K` = R * L token
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeAlias
@@ -31,13 +32,21 @@ def region_masks(boxes: Sequence[Box], height: int, width: int) -> torch.Tensor:
     return masks_RHW | ~masks_RHW.any(0)
 
 
+class _Call(threading.local):
+    """The call in progress, of each thread its own."""
+
+    masks_SRHW: torch.Tensor | None = None
+    num_tokens: int = 0  # L
+
+    def __init__(self) -> None:
+        self.biases: dict[int, torch.Tensor] = {}  # by Q
+
+
 class RegionalAttention:
     """Puts masks behind the cross-attention of a UNet, and pools the texts of a row one by one where it pools them."""
 
     def __init__(self, unet: UNet2DConditionModel) -> None:
-        self._masks_SRHW: torch.Tensor | None = None
-        self._num_tokens = 0  # L
-        self._biases: dict[int, torch.Tensor] = {}  # by Q, of the call in progress
+        self._call = _Call()
         processors = dict(unet.attn_processors)
         for name, processor in processors.items():
             if ".attn2." in name:
@@ -50,36 +59,36 @@ class RegionalAttention:
     def of(self, masks_SRHW: torch.Tensor | None, num_tokens: int) -> Iterator[None]:
         """During one call of the UNet: bool masks of each sample's texts (all False: it has no such text), or None
         where every sample has one text."""
-        self._masks_SRHW, self._num_tokens = masks_SRHW, num_tokens
-        self._biases = {}
+        self._call.masks_SRHW, self._call.num_tokens = masks_SRHW, num_tokens
+        self._call.biases = {}
         try:
             yield
         finally:
-            self._masks_SRHW = None
+            self._call.masks_SRHW = None
 
     def bias(self, num_cells: int, dtype: torch.dtype) -> torch.Tensor | None:
         """What is added to the scores of an attention layer: 0 or minus infinity, [S, Q, K]."""
-        if self._masks_SRHW is None:
+        if self._call.masks_SRHW is None:
             return None
-        if num_cells not in self._biases:
-            self._biases[num_cells] = self._bias(num_cells, dtype)
-        return self._biases[num_cells]
+        if num_cells not in self._call.biases:
+            self._call.biases[num_cells] = self._bias(num_cells, dtype)
+        return self._call.biases[num_cells]
 
     def weights(self) -> torch.Tensor | None:
         """What each text of a sample counts where texts are pooled: its share of the cells, [S, R]."""
-        if self._masks_SRHW is None:
+        if self._call.masks_SRHW is None:
             return None
-        cells_SR = self._masks_SRHW.flatten(2).sum(2).float()
+        cells_SR = self._call.masks_SRHW.flatten(2).sum(2).float()
         return cells_SR / cells_SR.sum(1, keepdim=True)
 
     def _bias(self, num_cells: int, dtype: torch.dtype) -> torch.Tensor:
-        assert self._masks_SRHW is not None
-        height, width = self._masks_SRHW.shape[-2:]
+        assert self._call.masks_SRHW is not None
+        height, width = self._call.masks_SRHW.shape[-2:]
         shrink = round((height * width / num_cells) ** 0.5)
         size = -(-height // shrink), -(-width // shrink)
-        shares = functional.adaptive_avg_pool2d(self._masks_SRHW.float(), size)
+        shares = functional.adaptive_avg_pool2d(self._call.masks_SRHW.float(), size)
         reads_SRQ = (shares >= shares.amax(1, keepdim=True).clamp(min=1e-6)).flatten(2)  # the larger share wins
-        reads_SQK = reads_SRQ.transpose(1, 2).repeat_interleave(self._num_tokens, 2)
+        reads_SQK = reads_SRQ.transpose(1, 2).repeat_interleave(self._call.num_tokens, 2)
         return torch.zeros_like(reads_SQK, dtype=dtype).masked_fill_(~reads_SQK, float("-inf"))
 
 

@@ -12,9 +12,10 @@ import torch
 from diffusers import TextToVideoSDPipeline
 
 from factory.base.diffusion import DiffusionBase, Residuals, working_dtype
-from factory.draw.engine import Engine, Row
+from factory.draw.engine import Engine
 from factory.draw.images import OnStep
-from factory.draw.motion import ClipRows, runs_of
+from factory.draw.motion import CallOfClips, ClipRows, runs_of
+from factory.draw.rows import Row
 from factory.errors import PackError
 from factory.pack import Pack, file_sha256
 from factory.records import ClipRequest
@@ -56,7 +57,7 @@ class VideoBase(DiffusionBase):
         self._part = pack.video
         self.resolution = pack.video.resolution
         self.latent_side = self.resolution // pipeline.vae_scale_factor
-        self._runs: list[tuple[slice, int]] = []
+        self._call = CallOfClips()
 
     def prepare(self, num_frames: int, *, posed: bool) -> None:
         """Raises PackError for a clip with poses, ValueError for one that is too long."""
@@ -72,11 +73,11 @@ class VideoBase(DiffusionBase):
     @contextmanager
     def of(self, clips: Sequence[ClipRows], text_SLD: torch.Tensor) -> Iterator[None]:
         """During one call of `denoise`: which samples make a clip."""
-        self._runs = runs_of(clips)
+        self._call.runs = runs_of(clips)
         try:
             yield
         finally:
-            self._runs = []
+            self._call.runs = []
 
     def denoise(
         self,
@@ -88,7 +89,7 @@ class VideoBase(DiffusionBase):
         """The model's output, [B, C, H, W] in `exact_dtype`: it sees the frames of a clip together."""
         assert residuals is None, "`prepare` lets no poses in"
         output_BCHW = torch.empty_like(noisy_BCHW)
-        for rows, num_frames in self._runs:
+        for rows, num_frames in self._call.runs:
             noisy_NFCHW = noisy_BCHW[rows].unflatten(0, (-1, num_frames)).to(self.dtype)
             firsts = slice(rows.start, rows.stop, num_frames)
             clips_NCFHW = self.unet(
