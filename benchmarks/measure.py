@@ -63,8 +63,12 @@ def interleave(
 
 def count_flops(action: Callable[[], object], *, device: str, compiled: bool = False) -> float:
     """FLOPs of what it does once. On a CPU attention is counted in its plain form, because the fused one has no
-    formula there; what is compiled is counted uncompiled, because compiled kernels are not seen."""
+    formula there; what is compiled is counted uncompiled, because compiled kernels are not seen. Nor are other threads
+    than this one: it has none beside it meanwhile."""
+    num_threads = torch.get_num_threads()
     with ExitStack() as stack:
+        torch.set_num_threads(1)
+        stack.callback(torch.set_num_threads, num_threads)
         if not device.startswith("cuda"):
             stack.enter_context(sdpa_kernel(SDPBackend.MATH))
         if compiled:

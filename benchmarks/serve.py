@@ -44,6 +44,7 @@ from factory.store.rows import identity_row
 from factory.store.tables import Store
 from serve.drawing import Drawer
 from serve.loop import EngineLoop
+from serve.proxy import set_environment
 from serve.settings import Settings
 from studio.demo.port import free_port
 
@@ -171,6 +172,7 @@ def endpoints(pack: Pack, requests: Sequence[ImageRequest], threads: int) -> Ite
     """The product as `identity-factory serve` starts it, and beside it the application that admits when empty."""
     with tempfile.TemporaryDirectory() as root:
         Store(root).upsert("identities", [identity_row(request.identity) for request in requests])
+        set_environment()  # as the product does where it starts Ray
         ray.init(address="local", num_cpus=max(2, threads), include_dashboard=False, log_to_driver=False)
         url = serve.app.start(root, str(pack.root), port=free_port(20200))
         with patch.object(serve.app, "Drawer", DrawerWhenEmpty):
