@@ -6,6 +6,7 @@ Heavy imports happen inside the commands, so that `--help` answers at once.
 from __future__ import annotations
 
 import os
+import sys
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated
@@ -132,5 +133,14 @@ def protocol(
         raise typer.Exit(run_evaluation(out, results, **how, pack=pack))
 
 
-if __name__ == "__main__":
+def entry() -> None:
+    """The program. Where the locale knows no accents (LC_ALL=C with PYTHONUTF8=0), it begins anew in Python's UTF-8
+    mode: names of files, of people and of options are UTF-8 everywhere."""
+    if sys.getfilesystemencoding() != "utf-8":
+        os.environ["PYTHONUTF8"] = "1"  # of Ray's workers, too
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
     app()
+
+
+if __name__ == "__main__":
+    entry()

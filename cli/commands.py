@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from copy import copy
 from functools import wraps
 from typing import Any, Final
@@ -11,9 +11,12 @@ import typer
 from typer.core import TyperGroup, TyperOption
 
 from cli.errors import user_errors
+from cli.output import say
+from factory.storage import check_used
 
 _OF_ALL_TENANTS: Final = ("serve",)
 _MAKE_ROOTS: Final = ("run", "prepare", "create")  # `keys create`; to all others a root that is not there is a mistake
+_OF_SERVERS: Final = ("--address", "--cors")  # options whose URL is no place of files
 _TENANT: Final = "Work on this tenant's people alone: those of ROOT/tenants/NAME."
 
 
@@ -43,20 +46,35 @@ class Commands(TyperGroup):
                 continue
             if sum(text == own or text.startswith(f"{own}=") for text in given for own in option.opts) > 1:
                 raise typer.BadParameter(f"{option.opts[0]} is given twice, and takes one value")
+        if ctx.params.get("storage"):
+            with user_errors():
+                used = check_used(ctx.params["storage"], _places(args))
+            if not used and "--photos" not in args:  # a list of photos may name s3://
+                say("warning: nothing of this command is on a store, so nothing reads --storage", error=True)
         return name, command, rest
+
+
+def _places(words: Sequence[str]) -> Iterator[str]:
+    """What may be places among a command's words."""
+    for before, word in zip(["", *words], words, strict=False):
+        option, _, value = word.partition("=")
+        if before not in _OF_SERVERS and option not in _OF_SERVERS:
+            yield from (word, value)
 
 
 def _on_tenants_root(command: Callable[..., Any], *, made: bool) -> Callable[..., Any]:
     @wraps(command)
     def on_root(*args: Any, root: str, tenant: str | None = None, **others: Any) -> Any:
         from factory.files import check_root, tenant_root
+        from factory.reach import check_stores
 
         try:
             own = tenant_root(root, tenant)
         except ValueError as error:
             raise typer.BadParameter(str(error)) from None
-        if not made:
-            with user_errors():
+        with user_errors():
+            check_stores([own, *others.get("photos", ()), str(others.get("pack", ""))])
+            if not made:
                 check_root(own)
         return command(*args, root=own, **others)
 

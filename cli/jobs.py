@@ -19,6 +19,7 @@ jobs_app = typer.Typer(cls=Commands, no_args_is_help=True, help="Look at the job
 
 # `submit` may send these; what else there is belongs to this machine.
 _REMOTE = ("run", "prepare", "train", "generate", "sculpt", "retry-rejects")
+_DASHBOARD = "give the dashboard's URL, such as http://HEAD:8265"
 _NOT_SENT = [".venv", "out", ".git", "**/__pycache__", ".*_cache", "*.egg-info"]
 
 
@@ -77,6 +78,7 @@ def submit(
         command = context.args
         if not command or command[0] not in _REMOTE:
             raise typer.BadParameter(f"after the options comes one of {', '.join(_REMOTE)}, with its own options")
+        _check_dashboard(address)
         from ray.exceptions import RayError
         from ray.job_submission import JobSubmissionClient
 
@@ -96,6 +98,18 @@ def submit(
             _follow(client, job_id)
 
 
+def _check_dashboard(address: str) -> None:
+    """Raises OSError, before Ray's client asks for a minute, if no dashboard is at an address."""
+    from factory.reach import fault_at
+
+    try:
+        fault = fault_at(address)
+    except ValueError as error:
+        fault = str(error)
+    if fault:
+        raise OSError(f"{address} takes no job: {fault}; {_DASHBOARD}")
+
+
 def _why_not(address: str, working_dir: Path | None, error: Exception) -> str:
     """Why a cluster takes no job, and the remedy."""
     from ray.exceptions import AuthenticationError
@@ -110,7 +124,7 @@ def _why_not(address: str, working_dir: Path | None, error: Exception) -> str:
             f"{working_dir} is too large to be sent with a job ({text[:200]}); name what a job does not need in its "
             ".gitignore or a file .rayignore, or install the program on the cluster and leave --working-dir out"
         )
-    return f"{address} takes no job: {text[:300]}; give the dashboard's URL, such as http://HEAD:8265"
+    return f"{address} takes no job: {text[:300]}; {_DASHBOARD}"
 
 
 def _follow(client: object, job_id: str) -> None:

@@ -7,10 +7,11 @@ settings as that package names them.
 
 from __future__ import annotations
 
+import difflib
 import os
 import re
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final
 
@@ -48,6 +49,25 @@ def remember(given: Sequence[str]) -> None:
     """Keeps KEY=VALUE settings for this process and those that it starts. Raises ValueError for what is none."""
     _parsed(given)
     os.environ[STORAGE] = shlex.join(given)
+
+
+def check_used(given: Sequence[str], uris: Iterable[str]) -> bool:
+    """Whether a store that may be among these uris reads KEY=VALUE settings: S3's are for rows of a list, too.
+
+    Raises ValueError for one that none of them has: mistyped, it would do nothing in silence. Where a package of fsspec
+    is in play, any is its own.
+    """
+    schemes = {scheme_of(uri) for uri in uris} - {""}
+    if schemes - set(STORES):
+        return True
+    there = [key for scheme in ("s3", *sorted(schemes - {"s3"})) for key in _SETTINGS[scheme]]
+    for key in _parsed(given):
+        if key not in there:
+            near = difflib.get_close_matches(key, there, n=1)
+            where = "no store of this command" if schemes else "nothing of this command is on a store, and none"
+            hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(dict.fromkeys(there))}"
+            raise ValueError(f"--storage {key}: {where} has such a setting; {hint}")
+    return bool(schemes)
 
 
 def settings() -> dict[str, str]:

@@ -7,11 +7,14 @@ import logging
 import math
 import os
 import shlex
+import socket
 import sys
 import warnings
 from collections.abc import Sequence
 from contextlib import closing, redirect_stderr, redirect_stdout
+from errno import EADDRINUSE
 from http.client import HTTPConnection
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -133,6 +136,24 @@ def _checked(root: str, pack: str, port: int) -> tuple[Store, Pack]:
     return store, used_pack
 
 
+def _check_free(host: str, port: int) -> None:
+    """Raises OSError if nothing can listen there: said before Ray starts. Where a cluster is joined, it may serve there
+    itself."""
+    current = Path(os.environ.get("RAY_TMPDIR", "/tmp"), "ray", "ray_current_cluster")
+    if ray.is_initialized() or os.environ.get("RAY_ADDRESS", "") not in ("", "local") or current.exists():
+        return
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        socket.create_server((host, port), family=family).close()
+    except OSError as error:
+        remedy = (
+            "end what listens there, or choose another --port"
+            if error.errno == EADDRINUSE
+            else ("choose another --host or --port")
+        )
+        raise OSError(f"{host}:{port} cannot be served: {error.strerror or error}; {remedy}") from None
+
+
 def _keyless(store: Store, host: str, insecure: bool) -> Keyless:
     """Raises ValueError where a server would be open to whoever reaches it, and nobody said that it may."""
     if insecure:
@@ -194,6 +215,7 @@ def run(
     """Serves until Ctrl-C or SIGTERM, then finishes what is being drawn; prints the URL and an example."""
     store, used_pack = _checked(root, pack, port)
     _keyless(store, host, insecure)
+    _check_free(host, port)
     _connect()  # before the signals: Ray puts a handler of its own in the place of SIGTERM's
     with StopSignals() as signals:
         try:

@@ -267,6 +267,7 @@ def test_a_cluster_that_takes_no_job_says_why(
         raise error
 
     monkeypatch.setattr("ray.job_submission.JobSubmissionClient", refuse)
+    monkeypatch.setattr("factory.reach.fault_at", lambda _: "")
     submitted = ["submit", "--address", "http://h:8265", "--working-dir", str(tmp_path), "run", "--photos", "x"]
     result = runner.invoke(app, submitted)
     assert result.exit_code == 1 and re.search(message, result.stderr) and result.stderr.count("\n") == 1

@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 from factory.errors import IdentityNotFound
 from factory.records import TEXT_ENCODER, FaceFeatures, FaceMasks, GeneratedImage, Identity, PreparedFace, Reject
 from factory.store import tables
+from factory.store.commits import open_to_write
 from factory.store.erase import find_person
 from factory.store.export import export_identity
 from factory.store.rows import face_row, identity_row, image_row, reject_row
@@ -243,3 +244,35 @@ def test_a_damaged_table_is_named(store: Store) -> None:
         manifest.write_bytes(manifest.read_bytes()[:20])
     with pytest.raises(OSError, match=r"rejects\.lance is damaged: copy it from a backup"):
         Store(store.root).count("rejects")
+
+
+def test_a_table_that_lost_its_versions_is_told_and_not_begun_anew(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    store.upsert("faces", [face_row(face(0))])
+    versions = Path(store.uri("faces")) / "_versions"
+    kept = {file: file.read_bytes() for file in versions.iterdir()}
+    for file in kept:
+        file.unlink()
+    for use in (lambda: store.count("faces"), lambda: store.upsert("faces", [face_row(face(1))]), store.faces):
+        with pytest.raises(OSError, match=r"faces\.lance is damaged: .*copy .*_versions from a backup, or move"):
+            use()
+    versions.rmdir()
+    with pytest.raises(OSError, match="is damaged"):
+        store.count("faces")
+    versions.mkdir()
+    for file, content in kept.items():
+        file.write_bytes(content)
+    assert store.count("faces") == 1
+
+
+def test_a_table_whose_first_commit_was_killed_is_begun_by_the_next_one(tmp_path: Path) -> None:
+    """All that may be there is what Lance writes before the version, which has no rows."""
+    whole = Store(tmp_path / "whole")
+    open_to_write(whole.uri("faces"), "faces", None)
+    begun = Path(whole.uri("faces"))
+    assert not (begun / "data").exists() and whole.count("faces") == 0
+    for file in (begun / "_versions").iterdir():
+        file.rename(file.with_name(f".tmp_{file.name}"))
+    assert whole.count("faces") == 0
+    whole.upsert("faces", [face_row(face(0))])
+    assert [one.name for one in whole.faces()] == ["name 0"]

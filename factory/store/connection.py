@@ -8,8 +8,9 @@ from typing import Final, TypeAlias
 from urllib.parse import quote
 
 import lance
+import pyarrow.fs as pafs
 
-from factory.files import is_stored, s3_endpoint
+from factory.files import filesystem, is_stored, s3_endpoint
 from factory.storage import STORAGE, az_options, gs_options, lance_options, scheme_of
 from factory.store.columns import check_columns
 from factory.store.schemas import Table
@@ -42,9 +43,23 @@ def open_table(uri: str, table: Table, options: Options) -> lance.LanceDataset |
     An older version's table may lack columns that came later. Raises ValueError if it has other columns than ours,
     OSError if it is damaged.
     """
+    dataset = _newest(uri, options)
+    if dataset is None and _lacks_versions(uri):
+        dataset = _newest(uri, options)  # somebody may have made it meanwhile, and written to it
+        if dataset is None:
+            raise OSError(
+                f"table {uri} is damaged: it has files with rows, and no version that names them; copy "
+                f"{uri}/_versions from a backup, or move the table away to begin it anew"
+            )
+    if dataset is not None:
+        check_columns(uri, table, dataset.schema)
+    return dataset
+
+
+def _newest(uri: str, options: Options) -> lance.LanceDataset | None:
     try:
         session = _session(*map(os.environ.get, SETTINGS))
-        dataset = lance.dataset(lance_uri(uri), storage_options=options, session=session)
+        return lance.dataset(lance_uri(uri), storage_options=options, session=session)
     except (ValueError, OSError) as error:
         if "was not found" in str(error):
             return None
@@ -52,8 +67,23 @@ def open_table(uri: str, table: Table, options: Options) -> lance.LanceDataset |
             raise
         # Lance names neither the table nor a remedy
         raise OSError(f"table {uri} is damaged: copy it from a backup, or move it away ({error})") from error
-    check_columns(uri, table, dataset.schema)
-    return dataset
+
+
+def _lacks_versions(uri: str) -> bool:
+    """Whether what has no version has files with rows, which would be lost if it were begun anew. Our first commit is
+    one without rows, so a killed one leaves none. On a store this is looked for once a process: each commit asks for
+    tables that are not there yet."""
+    return not _was_absent(uri) if is_stored(uri) else _has_rows(uri)
+
+
+@lru_cache(maxsize=256)
+def _was_absent(uri: str) -> bool:
+    return not _has_rows(uri)
+
+
+def _has_rows(uri: str) -> bool:
+    files, path = filesystem(f"{uri}/data")
+    return bool(files.get_file_info(pafs.FileSelector(path, allow_not_found=True)))
 
 
 @lru_cache(maxsize=1)

@@ -40,7 +40,8 @@ def find_new_photos(
     fresh: list[pa.Table] = []
     hashing = Stage(partial(hash_contents, allowed=Allowed.of(store.root)), num_cpus=1)
     with Progress("look for new photos", "photos", places.num_photos) as progress:
-        for batch in stream(work_units(places.table), hashing):
+        for content in stream(work_units(places.table), hashing):
+            batch = places.alike.told_apart(content)
             if wanted := known.wanted(batch):
                 fresh.append(batch.take(pa.array(wanted, pa.int64())))
             progress.add(batch.num_rows)

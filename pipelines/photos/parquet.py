@@ -138,10 +138,8 @@ def _entry(values: dict[str, Any], parquet: str, row: int, stem: str, allowed: A
     if isinstance(image, dict):  # the struct <bytes, path> that Hugging Face's datasets write
         image, uri = image.get("bytes"), uri or image.get("path")
     here = f"{shown(parquet)}#{row}"
-    path = local_path(uri) if uri and uri.startswith("file:/") else uri if uri and not _no_path(uri) else None
-    name = _name(values.get("name")) or _partition(parquet, "name")
-    name = name or (text_name(PurePosixPath(path).stem) if path else "")
-    name = name or f"{stem}-{row}"
+    path = _path(uri)
+    name = _called(values, path, parquet) or f"{stem}-{row}"
     if image is not None:
         return of_bytes(name, here, image)
     if not uri:
@@ -162,6 +160,42 @@ def _entry(values: dict[str, Any], parquet: str, row: int, stem: str, allowed: A
     if allowed is not None and not allowed.holds(path, parquet):
         return faulty(name, here, "it is elsewhere: a tenant's rows name photos beside them, or below uri_prefixes")
     return of_file(name, path)
+
+
+def _path(uri: str | None) -> str | None:
+    if not uri or _no_path(uri):
+        return None
+    return local_path(uri) if uri.startswith("file:/") else uri
+
+
+def _called(values: dict[str, Any], path: str | None, parquet: str) -> str:
+    """What a row says that its photo is called; empty if nothing."""
+    told = _name(values.get("name")) or _partition(parquet, "name")
+    return told or (text_name(PurePosixPath(path).stem) if path else "")
+
+
+def names_of(uri: str, stem: str) -> Iterator[str]:
+    """What the rows of a Parquet file are called by what they say; of others nothing, as they are called by their
+    number. No picture is read."""
+    try:
+        with open_file(uri) as stream, pq.ParquetFile(stream) as parquet:
+            schema, named = parquet.schema_arrow, _partition(uri, "name")
+            encoded = _encoded(schema)
+            columns = [name for name in ("name", "uri", encoded and "key") if name and name in schema.names]
+            if "image" in schema.names and pa.types.is_struct(schema.field("image").type):
+                columns.append("image.path")
+            if not columns:
+                yield from [named] * parquet.metadata.num_rows if named else ()
+                return
+            for batch in parquet.iter_batches(batch_size=1024, columns=columns):
+                for values in batch.to_pylist():
+                    if encoded:
+                        values["name"] = values.get("name") or values.get("key")
+                    image = values.get("image") or {}
+                    if name := _called(values, _path(values.get("uri") or image.get("path")), uri):
+                        yield name
+    except _FAULTS:  # its rows are told when they are read
+        return
 
 
 def _beside(parquet: str, path: str) -> str:

@@ -11,7 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import islice
 from typing import Any, Final
@@ -22,6 +22,7 @@ from factory.consent import Consent
 from factory.errors import SourceError
 from factory.files import shown
 from factory.ids import content_id
+from pipelines.photos.alike import Alike
 from pipelines.photos.allowed import Allowed
 from pipelines.photos.archives import Archives, Member, is_packed, list_members
 from pipelines.photos.consents import CONSENT, read_consents, with_consents
@@ -90,6 +91,7 @@ class Places:
     table: pa.Table  # PLACE
     num_photos: int
     left_out: Counter[str]  # files and folders that are no photos, by kind
+    alike: Alike = field(default_factory=Alike)  # rows of `table` that are called as others
 
 
 def find_places(src: str | Sequence[str], root: str | None = None, person_from: PersonFrom | None = None) -> Places:
@@ -115,7 +117,9 @@ def find_places(src: str | Sequence[str], root: str | None = None, person_from: 
             f"{shown(' and '.join(sources))} holds no photos{left_out and f' ({left_out} left out)'}; "
             "give a folder of images, or Parquet with a column image or uri"
         )
-    return Places(table=table, num_photos=num_photos, left_out=listed.left_out)
+    tables = {(_unpacked(row["uri"]), row["stem"]): None for row in rows if row["row_group"] >= 0}
+    alike = Alike.among(list(tables), (row["stem"] for row in rows if row["row_group"] < 0))
+    return Places(table=table, num_photos=num_photos, left_out=listed.left_out, alike=alike)
 
 
 def hash_contents(places: pa.Table, allowed: Allowed | None = None) -> Iterator[pa.Table]:
@@ -148,24 +152,25 @@ def read_rows(
 ) -> Iterator[dict[str, Any]]:
     """Rows of PHOTO; photos over `max_bytes` are not read but refused, as are those whose consent is over, or required
     and not there."""
-    wanted: dict[tuple[Any, ...], dict[int, str | None]] = {}
+    wanted: dict[tuple[Any, ...], dict[int, tuple[str | None, str]]] = {}
     for row in contents.to_pylist():
-        wanted.setdefault(tuple(row[name] for name in PLACE.names), {})[row["row"]] = row["photo_id"]
+        place = tuple(row[name] for name in PLACE.names)
+        wanted.setdefault(place, {})[row["row"]] = row["photo_id"], row["name"]
     with Archives() as archives:
         yield from in_order(
-            (entry.is_far, partial(_agreed_photo, entry, place, ids[row], max_bytes, require_consent))
-            for fields, ids in wanted.items()
+            (entry.is_far, partial(_agreed_photo, entry, place, *listed[row], max_bytes, require_consent))
+            for fields, listed in wanted.items()
             for place in [dict(zip(PLACE.names, fields, strict=True))]
             for row, entry in enumerate(_entries(place, archives, allowed))
-            if row in ids
+            if row in listed
         )
 
 
 def _agreed_photo(
-    entry: Entry, place: dict[str, Any], listed_id: str | None, max_bytes: int, require_consent: bool
+    entry: Entry, place: dict[str, Any], listed_id: str | None, name: str, max_bytes: int, require_consent: bool
 ) -> dict[str, Any]:
     consent = entry.consent or Consent.of(place)
-    photo = _photo(entry, listed_id, max_bytes) | consent.columns()
+    photo = _photo(entry, listed_id, max_bytes) | {"name": name} | consent.columns()
     why = consent.lacking(time.time(), required=require_consent)
     if why and photo["image"] is not None:
         photo |= {"image": None, "reason": "no_consent", "detail": why}

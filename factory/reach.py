@@ -1,0 +1,109 @@
+"""Whether what a command needs on a network is there, told in seconds: the clients of stores try for minutes."""
+
+from __future__ import annotations
+
+import os
+import socket
+import ssl
+from collections.abc import Iterable
+from contextlib import closing
+from http.client import HTTPConnection, HTTPException, HTTPSConnection
+from pathlib import Path
+from typing import Final
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
+
+from factory.files import s3_endpoint
+from factory.storage import scheme_of, settings
+
+_LIMIT_S: Final = 6.0  # to connect, and for the first byte of an answer
+_NO_KEYS: Final = (
+    "gs:// has no credentials here: set GOOGLE_APPLICATION_CREDENTIALS to a key's file, run `gcloud auth "
+    "application-default login`, or give --storage anonymous=true for public buckets"
+)
+
+
+def check_stores(uris: Iterable[str]) -> None:
+    """Raises OSError, with the remedy and within 20 s, if a store that these uris are on does not answer, or is
+    Google's and there are no credentials. Of AWS and Azure it is asked whether their names are known here.
+
+    Raises ValueError for an endpoint that is no URL.
+    """
+    schemes = {scheme_of(uri) for uri in uris if uri.partition("://")[2].strip("/")}  # without a bucket it is no place
+    if "s3" in schemes:
+        _check_s3(s3_endpoint())
+    if "gs" in schemes:
+        _check_gs()
+    if "az" in schemes and (account := settings().get("account_name") or os.environ.get("AZURE_STORAGE_ACCOUNT_NAME")):
+        _check_name(f"{account}.blob.core.windows.net", "correct the account's name")
+
+
+def fault_at(url: str) -> str:
+    """Why nobody answers at an http:// or https:// URL; empty if somebody does, whatever is said, or if a proxy of the
+    environment stands between. Raises ValueError if it is no such URL."""
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError(f"{url} is no URL: write http://HOST:PORT or https://HOST")
+    if _by_proxy(parts.scheme, parts.hostname):
+        return ""
+    port = parts.port  # ValueError if it is none
+    unchecked = ssl.create_default_context()  # certificates are for the client that comes after
+    unchecked.check_hostname, unchecked.verify_mode = False, ssl.CERT_NONE
+    connection = (
+        HTTPConnection(parts.hostname, port, timeout=_LIMIT_S)
+        if parts.scheme == "http"
+        else HTTPSConnection(parts.hostname, port, timeout=_LIMIT_S, context=unchecked)
+    )
+    with closing(connection):
+        try:
+            connection.request("HEAD", "/")
+            connection.getresponse()
+        except TimeoutError:
+            return f"no answer within {_LIMIT_S:g} s"
+        except (OSError, HTTPException, UnicodeError) as error:
+            return str(error) or type(error).__name__
+    return ""
+
+
+def _by_proxy(scheme: str, host: str) -> bool:
+    return scheme in getproxies() and not proxy_bypass(host)
+
+
+def _check_s3(endpoint: str | None) -> None:
+    if endpoint is None:
+        _check_name("s3.amazonaws.com", "set AWS_ENDPOINT_URL for a server of your own")
+        return
+    try:
+        fault = fault_at(endpoint)
+    except ValueError as error:
+        raise ValueError(f"the S3 server is to be a URL: {error}") from None
+    if fault:
+        raise OSError(
+            f"the S3 server {endpoint} does not answer ({fault}): start it, check the network, or correct "
+            "AWS_ENDPOINT_URL or --storage endpoint"
+        )
+
+
+def _check_gs() -> None:
+    if settings().get("anonymous") == "true" or os.environ.get("CLOUD_STORAGE_EMULATOR_ENDPOINT"):
+        return
+    named = os.environ.get("GOOGLE_APPLICATION_CREDENTIALS")
+    if named:
+        if not Path(named).is_file():
+            raise OSError(f"GOOGLE_APPLICATION_CREDENTIALS={named}: there is no such file; correct it")
+        return
+    config = Path(os.environ.get("CLOUDSDK_CONFIG") or "~/.config/gcloud").expanduser()
+    if (config / "application_default_credentials.json").is_file():
+        return
+    if fault_at(f"http://{os.environ.get('GCE_METADATA_HOST', 'metadata.google.internal')}"):  # on Google's machines
+        raise OSError(_NO_KEYS)
+
+
+def _check_name(host: str, remedy: str) -> None:
+    """Raises OSError if the name is not known here: no network, or no such account."""
+    if _by_proxy("https", host):
+        return
+    try:
+        socket.getaddrinfo(host, 443)
+    except OSError as error:
+        raise OSError(f"{host} is not found ({error.strerror}): check the network, or {remedy}") from None

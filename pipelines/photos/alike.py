@@ -1,0 +1,74 @@
+"""Rows of Parquet that are called alike, told apart as files of one name are (names.py).
+
+Names are read before anything else, as which rows are alike must not depend on what an earlier job has done.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import PurePosixPath
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from factory.files import shown
+from factory.store.digests import DigestSet, digests
+from pipelines.photos.names import text_name
+from pipelines.photos.parquet import names_of
+
+_AT_ONCE = 4096  # names of which digests are made together
+
+
+class Alike:
+    """The names that several photos of a source have: 16 bytes each, and while they are looked for 16 a photo."""
+
+    def __init__(self, names: DigestSet | None = None) -> None:
+        self._names = names if names is not None else DigestSet()
+
+    @classmethod
+    def among(cls, tables: Sequence[tuple[str, str]], others: Iterable[str]) -> Alike:
+        """Of Parquet files (uri, stem), and of photos that are called otherwise already."""
+        if not tables:
+            return cls()
+        with ThreadPoolExecutor(16) as threads:
+            found = list(threads.map(lambda table: list(_digests(names_of(*table))), tables))
+        every = np.concatenate([part for parts in (*found, list(_digests(others))) for part in parts])
+        names, num = np.unique(every, return_counts=True)
+        return cls(DigestSet([names[num > 1]]))
+
+    def told_apart(self, contents: pa.Table) -> pa.Table:
+        """CONTENT in which no row of Parquet is called as another photo: where a row tells a path it is called by that,
+        else by its number, "Ada/people-3"."""
+        if not len(self._names):
+            return contents
+        names = contents["name"].to_pylist()
+        alike = self._names.hold(digests(names)) & (contents["row_group"].to_numpy() >= 0)
+        if not alike.any():
+            return contents
+        for row in np.flatnonzero(alike):
+            names[row] = _own_name(**contents.slice(row, 1).to_pylist()[0])
+        column = contents.schema.get_field_index("name")
+        return contents.set_column(column, contents.schema.field(column), pa.array(names, pa.string()))
+
+
+def _digests(names: Iterable[str]) -> Iterator[np.ndarray]:
+    some: list[str] = []
+    for name in names:
+        some.append(name)
+        if len(some) == _AT_ONCE:
+            yield digests(some)
+            some = []
+    yield digests(some)
+
+
+def _own_name(*, name: str, uri: bytes, stem: str, where: str, first_row: int, row: int, **_: Any) -> str:
+    table = shown(uri.decode("utf-8", "surrogateescape"))
+    if where.startswith(f"{table}#"):
+        return f"{name}/{stem}-{first_row + row}"
+    beside = f"{table.rpartition('/')[0]}/"
+    path = where.removeprefix(beside) if where.startswith(beside) else where.partition("://")[2] or where
+    parts = [part for part in PurePosixPath(path).parts if part != "/"]
+    own = text_name("/".join(parts))
+    return own if PurePosixPath(own).stem == name else f"{name}/{own}"

@@ -1,0 +1,59 @@
+"""Rows of Parquet that are called alike."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pyarrow as pa
+
+from pipelines.photos.sources import find_places, hash_contents, read_photos
+from tests.sources import table, write
+
+
+def names(*sources: Path) -> dict[bytes, str]:
+    """By the bytes; as they are told apart, and as they are read then."""
+    places = find_places([str(one) for one in sources])
+    contents = places.alike.told_apart(pa.concat_tables(hash_contents(places.table)))
+    photos = [row for photo in read_photos(contents, max_bytes=10_000) for row in photo.to_pylist()]
+    assert [row["name"] for row in photos] == contents["name"].to_pylist()
+    assert len({row["name"] for row in photos}) == len(photos)
+    return {row["image"]: row["name"] for row in photos}
+
+
+def test_one_name_in_several_rows_and_files(tmp_path: Path) -> None:
+    called = {"image": [b"1", b"2", b"3", b"4"], "name": ["Ada", "Bob", " Ada", None]}
+    table(tmp_path / "in/a.parquet", called, row_group_size=2)
+    table(tmp_path / "in/b.parquet", {"image": [b"5", b"6"], "name": ["Bob", "Zoe\u0308"]})
+    assert names(tmp_path / "in") == {
+        b"1": "Ada/a-0",
+        b"2": "Bob/a-1",
+        b"3": "Ada/a-2",
+        b"4": "a-3",
+        b"5": "Bob/b-0",
+        b"6": "Zo\u00eb",
+    }
+
+
+def test_rows_that_name_files_are_called_by_their_folders(tmp_path: Path) -> None:
+    write(tmp_path, "Ada/1.jpg", "Bob/1.jpg", "Bob/2.jpg")
+    uris = ["Ada/1.jpg", str(tmp_path / "Bob/1.jpg"), "Bob/2.jpg"]
+    assert names(table(tmp_path / "list.parquet", {"uri": uris})) == {
+        b"Ada/1.jpg": "Ada/1.jpg",
+        b"Bob/1.jpg": "Bob/1.jpg",
+        b"Bob/2.jpg": "2",
+    }
+
+
+def test_structs_partitions_and_img2datasets_keys(tmp_path: Path) -> None:
+    pictures = [{"bytes": b"1", "path": "image.jpg"}, {"bytes": b"2", "path": "image.jpg"}]
+    assert names(table(tmp_path / "hf.parquet", {"image": pictures})) == {b"1": "image/hf-0", b"2": "image/hf-1"}
+    table(tmp_path / "hive/name=Ada/part-0.parquet", {"image": [b"3", b"4"]})
+    assert names(tmp_path / "hive") == {b"3": "Ada/part-0-0", b"4": "Ada/part-0-1"}
+    table(tmp_path / "web.parquet", {"key": ["7", "7", "8"], "jpg": [b"5", b"6", b"7"]})
+    assert names(tmp_path / "web.parquet") == {b"5": "7/web-0", b"6": "7/web-1", b"7": "8"}
+
+
+def test_a_row_called_as_a_file_of_another_source(tmp_path: Path) -> None:
+    write(tmp_path / "photos", "Ada.jpg")
+    rows = table(tmp_path / "rows.parquet", {"image": [b"1"], "name": ["Ada"]})
+    assert names(tmp_path / "photos", rows) == {b"Ada.jpg": "Ada", b"1": "Ada/rows-0"}

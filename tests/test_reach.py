@@ -1,0 +1,133 @@
+"""What a command needs on a network, told in seconds where it is not there."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import closing
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from cli.__main__ import app
+from factory import reach
+from factory.reach import check_stores, fault_at
+from factory.storage import STORAGE
+from serve.app import _check_free
+
+runner = CliRunner()
+
+
+@pytest.fixture(autouse=True)
+def environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in list(os.environ):
+        if name.lower().endswith("_proxy") or name.startswith(("AWS_", "GOOGLE_", "RAY_ADDRESS")):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv(STORAGE, "")
+    monkeypatch.setenv("CLOUDSDK_CONFIG", str(tmp_path))
+    monkeypatch.setattr(reach, "_LIMIT_S", 0.3)
+
+
+@pytest.fixture
+def port() -> Iterator[int]:
+    """Of a server that takes connections and says nothing."""
+    with closing(socket.create_server(("127.0.0.1", 0))) as deaf:
+        yield deaf.getsockname()[1]
+
+
+def free_port() -> int:
+    with closing(socket.create_server(("127.0.0.1", 0))) as server:
+        return int(server.getsockname()[1])
+
+
+def test_nobody_a_silent_one_and_somebody_are_told_apart(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "refused" in fault_at(f"http://127.0.0.1:{free_port()}")
+    assert fault_at(f"http://127.0.0.1:{port}") == "no answer within 0.3 s"
+    server = HTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler)  # 501 to whatever is asked: it is there
+    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+    here = f"127.0.0.1:{server.server_port}"
+    assert fault_at(f"http://{here}") == "" and "ssl" in fault_at(f"https://{here}").lower()
+    server.shutdown()
+    for wrong in (here, "ray://head:10001", "http://", "http://host:many"):
+        with pytest.raises(ValueError):
+            fault_at(wrong)
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
+    assert fault_at(f"http://nobody.invalid:{port}") == "", "what a proxy reaches is not known here"
+
+
+def test_stores_that_do_not_answer_are_told_with_the_remedy(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    check_stores(["/a", "relative", "memory://x"])
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{port}")
+    with pytest.raises(OSError, match=r"the S3 server http://127.0.0.1:\d+ does not answer .*AWS_ENDPOINT_URL"):
+        check_stores(["/a", "s3://bucket/x"])
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "minio:9000")
+    with pytest.raises(ValueError, match="minio:9000 is no URL: write http://HOST:PORT"):
+        check_stores(["s3://bucket/x"])
+    monkeypatch.setenv("GCE_METADATA_HOST", f"127.0.0.1:{port}")
+    with pytest.raises(OSError, match="gs:// has no credentials here: set GOOGLE_APPLICATION_CREDENTIALS"):
+        check_stores(["gs://bucket/x"])
+    monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", "/nowhere.json")
+    with pytest.raises(OSError, match=r"/nowhere\.json: there is no such file"):
+        check_stores(["gs://bucket/x"])
+    monkeypatch.setenv(STORAGE, "anonymous=true")
+    check_stores(["gs://bucket/x"])
+
+
+def test_commands_tell_it_in_one_line(port: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{port}")
+    for words, says in (
+        (["identities", "list", "--root", "s3://bucket/people"], "does not answer (no answer within 0.3 s)"),
+        (["run", "--photos", "s3://bucket/x", "--root", str(tmp_path)], "correct AWS_ENDPOINT_URL"),
+        (["submit", "--address", "head:8265", "train", "--root", "s3://b/x"], "head:8265 is no URL: write http://"),
+        (["submit", "--address", f"http://127.0.0.1:{port}", "train", "--root", "x"], "takes no job: no answer"),
+    ):
+        result = runner.invoke(app, words)
+        assert result.exit_code == 1 and says in result.stderr and result.stderr.count("\n") == 1, result.output
+
+
+def test_a_taken_port_is_told_before_ray_starts(port: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("ray.is_initialized", lambda: False)
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
+    with pytest.raises(OSError, match=rf"127.0.0.1:{port} cannot be served: Address already in use.*; end what"):
+        _check_free("127.0.0.1", port)
+    with pytest.raises(OSError, match=r"203.0.113.7:8000 cannot be served: .*; choose another --host"):
+        _check_free("203.0.113.7", 8000)  # of no machine
+    _check_free("127.0.0.1", free_port())
+    monkeypatch.setenv("RAY_ADDRESS", "head:6379")
+    _check_free("127.0.0.1", port)  # whose cluster may serve there itself
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["ednpoint=http://h:9000", "identities", "list", "--root", "ROOT"], "did you mean endpoint?"),
+        (["color=blue", "run", "--photos", "/a", "--root", "ROOT"], "on a store, and none has such a setting; there"),
+        (["color=blue", "run", "--photos=gs://b/a", "--root", "ROOT"], "no store of this command has such a setting"),
+        (["account_key=x", "submit", "--address", "http://h:1", "train", "--root", "s3://b/x"], "no store of this"),
+        (["region=x", "serve", "--cors", "https://h", "--port", "99999", "--root", "ROOT"], "nothing reads --storage"),
+    ],
+)
+def test_a_setting_that_nothing_reads_is_told(words: list[str], says: str, tmp_path: Path) -> None:
+    given = [str(tmp_path) if word == "ROOT" else word for word in words]
+    result = runner.invoke(app, ["--storage", *given])
+    assert result.exit_code and says in result.stderr, result.output
+
+
+def test_settings_of_other_packages_are_their_own(tmp_path: Path) -> None:
+    result = runner.invoke(app, ["--storage", "token=x", "prepare", "--photos", "nowhere://x", "--root", str(tmp_path)])
+    assert result.exit_code == 1 and "nowhere:// is not read" in result.stderr, result.output
+
+
+def test_accents_are_right_where_the_locale_knows_none(tmp_path: Path) -> None:
+    (tmp_path / "Zoë").mkdir()
+    environment = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONPATH": str(Path(__file__).parents[1])}
+    listed = [sys.executable, "-m", "cli", "jobs", "show", "Müller", "--root", str(tmp_path / "Zoë")]
+    result = subprocess.run(listed, env=environment, capture_output=True, check=False)
+    assert result.returncode == 1 and result.stderr.decode().count("\n") == 1
+    assert "Müller" in result.stderr.decode() and "Zoë" in result.stderr.decode()
