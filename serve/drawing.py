@@ -114,9 +114,7 @@ class Drawer:
         protocol = await asyncio.to_thread(assessment_protocol, self._pack, config)
         drawn = [self.draw_patiently(request, tenant) for request in probes(identity, self._pack, config)]
         pictures = [made.image for made in await asyncio.gather(*drawn)]
-        return await asyncio.to_thread(
-            scorer.assess, identity.identity_id, pictures, crop, config, protocol, photo
-        )
+        return await asyncio.to_thread(scorer.assess, identity.identity_id, pictures, crop, config, protocol, photo)
 
     async def _scoring(self) -> Scorer:
         async with self._loading:

@@ -13,8 +13,8 @@ from serve.a1111.prompts import plain, with_people
 def test_names_stand_for_people_where_they_are_whole_words() -> None:
     names = {"ada", "Grace Hopper", "Grace", "x-ray"}
 
-    def known(texts: Any) -> set[str]:
-        return names & set(texts)
+    def known(texts: Any) -> dict[str, str]:
+        return {text: text for text in names & set(texts)}
 
     assert with_people("photo of ada, snow", known) == "photo of <person:ada>, snow"
     assert with_people("Grace Hopper and Grace", known) == "<person:Grace Hopper> and <person:Grace>"
@@ -22,7 +22,7 @@ def test_names_stand_for_people_where_they_are_whole_words() -> None:
     assert with_people("a photo of ada's hat, and Grace. ada", known) == (
         "a photo of <person:ada>'s hat, and <person:Grace>. <person:ada>"
     )
-    assert with_people("a photo of ada", lambda texts: {"a", "ada"} & set(texts)) == "a photo of <person:ada>"
+    assert with_people("a photo of ada", lambda texts: dict.fromkeys({"a", "ada"} & set(texts), "ada")) == "a photo of <person:ada>"
     assert with_people("<person:bob> with ada", known) == "<person:bob> with <person:ada>"
     assert plain("((ada)) (snow:1.3) [fog] \\(really\\)") == "ada snow fog (really)"
 

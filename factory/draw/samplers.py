@@ -136,9 +136,7 @@ def _chained(timesteps: np.ndarray, ratios: np.ndarray) -> Schedule:
     return Schedule(timesteps=timesteps.astype(np.float64), now=now, next=after, before=before)
 
 
-def _ddim_schedule(
-    abar_T: np.ndarray, spacing: str, offset: int, num_steps: int, ends_without_noise: bool
-) -> Schedule:
+def _ddim_schedule(abar_T: np.ndarray, spacing: str, offset: int, num_steps: int, ends_without_noise: bool) -> Schedule:
     """DDIM's own: a step goes down by T // n timesteps, wherever the next one begins."""
     total = len(abar_T)
     if spacing == "linspace":

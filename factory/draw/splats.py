@@ -135,9 +135,7 @@ def rasterise(splats: Splats, camera: Camera, *, tile_px: int | None = _TILE_PX)
     colours = _appended(colours_N3, colours_N3.new_zeros(3))[of_G]
     pixels_P2 = _pixels(side, splats.means_N3)
     parts = [
-        composited(
-            exponents[index_TG], colours[index_TG], corners_T2[tiles] + side / 2, pixels_P2, splats.background_3
-        )
+        composited(exponents[index_TG], colours[index_TG], corners_T2[tiles] + side / 2, pixels_P2, splats.background_3)
         for tiles, index_TG in members
     ]
     tiles = torch.cat([tiles for tiles, _ in members]).argsort()

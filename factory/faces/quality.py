@@ -32,9 +32,7 @@ _EYES_APART, _NOSE_DOWN, _MOUTH_DOWN = 0.72, 0.43, 0.71
 _NOSE_BEFORE, _MOUTH_BEHIND = 0.253, 0.172
 
 
-def photo_quality(
-    crop: np.ndarray, masks: FaceMasks, landmarks: np.ndarray, box: np.ndarray
-) -> PhotoQuality:
+def photo_quality(crop: np.ndarray, masks: FaceMasks, landmarks: np.ndarray, box: np.ndarray) -> PhotoQuality:
     """Of one face: its aligned crop, uint8 [S, S, 3] RGB, with masks; landmarks [5, 2] and box [4], px of the photo."""
     face_px = float((box[2:] - box[:2]).min())
     enough_px = max((FACE_BOX[2] - FACE_BOX[0]) * len(crop), 2 * _TINY_PX)  # a crop of these enlarges nothing

@@ -134,7 +134,7 @@ def overall(likeness: float, alignment: float, photo: float | None, config: Asse
 
 
 def verdict(quality: float | None, config: AssessConfig) -> str | None:
-    """"good", "weak" or "failed"; None where the quality is not known."""
+    """ "good", "weak" or "failed"; None where the quality is not known."""
     if quality is None:
         return None
     return "good" if quality >= config.good_from else "weak" if quality >= config.weak_from else "failed"

@@ -109,15 +109,6 @@ def identities_by_id(store: Store, identity_ids: Sequence[str]) -> dict[str, Ide
     return {row["identity_id"]: identity_from_row(row) for row in rows}
 
 
-def called(store: Store, texts: Sequence[str], fingerprint: str) -> set[str]:
-    """Those of these texts that are the id of an identity of this text encoder, or whose newest bearer it is."""
-    where = f"{where_in('identity_id', texts)} OR {where_in('name', texts)}"
-    rows = store.read("identities", columns=["identity_id", "name", "created_at", "fingerprint"], where=where)
-    newest_last = sorted(rows.to_pylist(), key=lambda row: (row["created_at"], row["identity_id"]))
-    found = {row["name"]: row for row in newest_last} | {row["identity_id"]: row for row in newest_last}
-    return {text for text in texts if text in found and found[text]["fingerprint"] == fingerprint}
-
-
 def heads(store: Store, model_ids: Sequence[str], columns: list[str] | None = None) -> pa.Table:
     """Rows of `models` with these ids, in any order."""
     return store.read("models", columns=columns, where=where_in("model_id", model_ids))

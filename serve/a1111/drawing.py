@@ -7,6 +7,7 @@ import json
 import time
 from base64 import b64encode
 from dataclasses import replace
+from functools import partial
 from typing import Any, Final
 
 import numpy as np
@@ -18,7 +19,7 @@ from factory.pack import Pack
 from factory.prompts import people_in
 from factory.provenance.marks import mark, tells_how
 from factory.provenance.xmp import SYSTEM
-from factory.store.queries import called
+from factory.store.called import called, called_in_any_case
 from serve.a1111.infotext import infotext, with_infotext
 from serve.a1111.prompts import plain, with_people
 from serve.a1111.schemas import SAMPLERS, Txt2Img
@@ -83,9 +84,12 @@ class Painter:
 
     async def _compose(self, body: Txt2Img, sampler: str) -> Asked:
         prompt = plain(body.prompt)
-        prompt = await asyncio.to_thread(
-            with_people, prompt, lambda texts: called(self._catalog.store, sorted(texts), self._fingerprint)
-        )
+        for known in (called, called_in_any_case):  # as a text encoder reads them, which makes all letters small
+            look_up = partial(known, self._catalog.store, fingerprint=self._fingerprint)
+            named = await asyncio.to_thread(with_people, prompt, look_up)
+            if None not in people_in(named):
+                break
+        prompt = named
         if None in people_in(prompt):
             raise RequestRefused(_NOBODY, "prompt")
         asked = await self._generations.compose(

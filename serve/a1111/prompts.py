@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from itertools import islice
 from typing import Final
 
@@ -28,8 +28,8 @@ def plain(prompt: str) -> str:
     return re.sub(r"\\([()\[\]])", r"\1", _BRACKET.sub("", _WEIGHT.sub("", prompt)))
 
 
-def with_people(prompt: str, known: Callable[[Collection[str]], Collection[str]]) -> str:
-    """A prompt in which names of people are <person:NAME>. `known` says which of these texts are somebody's name; of
+def with_people(prompt: str, known: Callable[[Collection[str]], Mapping[str, str]]) -> str:
+    """A prompt in which names of people are <person:NAME>. `known` says which of these texts stand for whose name; of
     two that overlap, the longer and then the first one is meant."""
     parts = _TAG.split(prompt)  # every second one is a tag, such as <person:ada>
     spans, left = dict[int, list[tuple[int, int]]](), _READ
@@ -45,7 +45,7 @@ def with_people(prompt: str, known: Callable[[Collection[str]], Collection[str]]
             if text[start:end] in names and all(end <= first or start >= last for first, last in taken):
                 taken.append((start, end))
         for start, end in sorted(taken, reverse=True):
-            text = f"{text[:start]}<person:{text[start:end]}>{text[end:]}"
+            text = f"{text[:start]}<person:{names[text[start:end]]}>{text[end:]}"
         parts[number] = text
     return "".join(parts)
 

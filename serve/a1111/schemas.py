@@ -79,7 +79,7 @@ class Txt2Img(BaseModel):
         if not isinstance(fields, dict):
             return fields
         for name, why in REFUSED.items():
-            if fields.get(name) not in (None, False, 0, -1, "", "None", [], {}):
+            if not _is_off(fields.get(name)):
                 raise ValueError(f"{name}: {why}")
         return {name: value for name, value in fields.items() if value is not None}
 
@@ -117,10 +117,18 @@ class Txt2Img(BaseModel):
             args = script.get("args") if isinstance(script, dict) else None
             units = args if isinstance(args, list) else [args]
             if name.lower() == "controlnet":
-                poses += [_pose(unit) for unit in units if isinstance(unit, dict) and unit.get("enabled", True)]
+                poses += [
+                    _pose(unit) for unit in units if isinstance(unit, dict) and not _is_off(unit.get("enabled", True))
+                ]
             elif units[:1] not in ([], [False], [None]):
                 raise RequestRefused(f"there is no script {name[:100]!r}", "alwayson_scripts")
         return poses
+
+
+def _is_off(value: Any) -> bool:
+    """Whether a field asks for nothing; some clients write texts for it."""
+    plain = value.strip().lower() if isinstance(value, str) else value
+    return plain in (None, False, 0, -1, "", "none", "false", "off", "no", "0", "0.0", "-1", [], {})
 
 
 def _pose(unit: dict[str, Any]) -> PoseField:

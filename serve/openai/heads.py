@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Annotated, Any, Final, Literal, cast
 
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Header, Query, Request
 from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -20,6 +21,7 @@ from serve.catalog import Catalog
 from serve.ledger import tell
 from serve.modelling import KIND, HeadOrder, Modelling
 from serve.openai.body import described, read_body
+from serve.openai.ranges import Lately, answer
 from serve.openai.schemas import RequestRefused, ignoring
 from serve.openai.work import AT_ONCE, Limit, Order, as_page, find_page, once_of, poll_headers, work_card
 from serve.quotas import head_pictures
@@ -64,7 +66,7 @@ class Heads:
 
     def __init__(self, catalog: Catalog, store: Store, book: WorkBook, modelling: Modelling) -> None:
         self._catalog, self._store, self._book, self._modelling = catalog, store, book, modelling
-        self._making = asyncio.Semaphore(AT_ONCE)
+        self._making, self._lately = asyncio.Semaphore(AT_ONCE), Lately()
 
     async def create(self, request: Request) -> Response:
         """A head of one identity, to be polled."""
@@ -93,6 +95,8 @@ class Heads:
         head_id: str,
         file_format: Annotated[HeadFile, Query(alias="format")] = "ply",
         credentials: bool = False,
+        part: Annotated[str | None, Header(alias="range")] = None,
+        if_range: Annotated[str | None, Header(alias="if-range")] = None,
     ) -> Response:
         """The finished head: its Gaussians (`ply`, `spz`, `gltf`), its turntable (`mp4`), or from the front (`png`).
 
@@ -103,9 +107,10 @@ class Heads:
         if work.status != "completed":
             raise RequestRefused(f"this head is {work.status}; its content is there when it is completed", status=409)
         async with self._making:
-            data = await asyncio.to_thread(self._file, work.result_id or "", file_format)
-        if data is None:  # its person was erased
-            raise UnknownWork(f"there is no head {head_id[:100]!r}")
+            make = await asyncio.to_thread(self._file, work.result_id or "", file_format)
+            if make is None:  # its person was erased
+                raise UnknownWork(f"there is no head {head_id[:100]!r}")
+            data = await self._lately.file((work.work_id, file_format), make)
         media_type, suffix = _KINDS[file_format]
         if credentials:
             signed = await asyncio.to_thread(beside, data)
@@ -115,11 +120,12 @@ class Heads:
         headers = {"content-disposition": f'inline; filename="{work.work_id}.{suffix}"'}
         if not credentials and file_format in _MODELS:
             headers["link"] = f'<?format={file_format}&credentials=true>; rel="c2pa-manifest"'  # as C2PA writes it
-        return Response(data, media_type=media_type, headers=headers)
+        return answer(data, media_type, part, if_range, headers)
 
     async def delete(self, head_id: str) -> dict[str, Any]:
         """Forgets a head, and takes it back if it is under way."""
         work = await self._book.remove(head_id, KIND)
+        self._lately.forget(work.work_id)
         if work.result_id is not None:
             await asyncio.to_thread(self._store.purge, "models", f"model_id = '{work.result_id}'")
         else:
@@ -127,7 +133,8 @@ class Heads:
             await asyncio.to_thread(drop_checkpoints, self._store, [self._modelling.id_of(order)])
         return {"id": work.work_id, "object": "head.deleted", "deleted": True}
 
-    def _file(self, an_id: str, file_format: HeadFile) -> bytes | None:
+    def _file(self, an_id: str, file_format: HeadFile) -> Callable[[], bytes] | None:
+        """What makes the file of a head that may be given out."""
         from factory.draw.splat_files import SplatFormat, export_head, turntable_mp4
 
         column = {"png": "poster", "mp4": "turntable"}.get(file_format, "splats")
@@ -135,10 +142,14 @@ class Heads:
         if not rows:
             return None
         self._catalog.check_consents([rows[0]["identity_id"]])
-        data: bytes = rows[0][column]
-        if column == "splats":
-            data = export_head(data, cast(SplatFormat, file_format))
-        return mark(turntable_mp4(data) if file_format == "mp4" else data, {"prompt": rows[0]["prompt"]})
+
+        def make() -> bytes:
+            data: bytes = rows[0][column]
+            if column == "splats":
+                data = export_head(data, cast(SplatFormat, file_format))
+            return mark(turntable_mp4(data) if file_format == "mp4" else data, {"prompt": rows[0]["prompt"]})
+
+        return make
 
     def _order(self, body: HeadsRequest) -> HeadOrder:
         """What is asked for, whole. Raises RequestRefused, UnknownIdentity, IncompatibleIdentity."""

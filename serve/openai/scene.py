@@ -104,7 +104,7 @@ class Scene:
             data = from_base64(text or "")
             return await self._reader.read("photo" if kind == "photo" else "skeleton", data, drawn_px)
         except binascii.Error:
-            raise RequestRefused("pose: no base64", "pose") from None
+            raise RequestRefused(f"pose: {_no_picture(text or '')}", "pose") from None
         except PackError:  # the server's own, with its paths
             raise
         except TimeoutError:
@@ -116,3 +116,15 @@ class Scene:
 def several(request: ImageRequest, num: int) -> list[ImageRequest]:
     """The same picture with the seeds seed .. seed + num - 1."""
     return [replace(request, seed=request.seed + number) for number in range(num)]
+
+
+def _no_picture(text: str) -> str:
+    """What a text is that is no base64, and what to send instead."""
+    start = text.lstrip()[:8].lower()
+    if start.startswith(("{", "[")):
+        return "keypoints are not read: send the skeleton that is drawn from them, as a picture in base64"
+    if start.startswith(("http:", "https:", "file:", "ftp:", "s3:", "blob:")):
+        return "no address is fetched: send the picture itself, in base64"
+    if start.startswith(("/", "~", ".")) or start[1:3] in (":\\", ":/"):
+        return "no file is read here: send the picture itself, in base64"
+    return "no base64: send a picture in it, or as a data: URL"

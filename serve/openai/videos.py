@@ -8,10 +8,11 @@ import json
 import re
 import secrets
 from collections.abc import Mapping
-from typing import Any, Literal
+from functools import partial
+from typing import Annotated, Any, Literal
 
 import numpy as np
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Header, Request
 from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from starlette.formparsers import MultiPartException
@@ -33,6 +34,7 @@ from serve.openai.body import MAX_BODY, described, first_fault, read_body
 from serve.openai.forms import limited
 from serve.openai.numbers import Real, Whole
 from serve.openai.pictures import encode
+from serve.openai.ranges import Lately, answer
 from serve.openai.schemas import MAX_SEED, MAX_SIDE_PX, MIN_SIDE_PX, RequestRefused, ignoring
 from serve.openai.work import AT_ONCE, Limit, Order, as_page, find_page, once_of, poll_headers, work_card
 from serve.work import UnknownWork, Work, WorkBook
@@ -85,7 +87,7 @@ class Videos:
 
     def __init__(self, pack: Pack, catalog: Catalog, store: Store, book: WorkBook, filming: Filming) -> None:
         self._pack, self._catalog, self._store, self._book, self._filming = pack, catalog, store, book, filming
-        self._making = asyncio.Semaphore(AT_ONCE)
+        self._making, self._lately = asyncio.Semaphore(AT_ONCE), Lately()
 
     async def create(self, request: Request) -> Response:
         """A clip of one identity, to be polled."""
@@ -110,8 +112,14 @@ class Videos:
         work = await self._book.find(video_id, KIND)
         return JSONResponse(self._card(work), headers=poll_headers(work))
 
-    async def content(self, video_id: str, variant: Literal["video", "thumbnail", "spritesheet"] = "video") -> Response:
-        """The finished clip: MP4, its first frame as PNG, or all frames side by side as PNG."""
+    async def content(
+        self,
+        video_id: str,
+        variant: Literal["video", "thumbnail", "spritesheet"] = "video",
+        part: Annotated[str | None, Header(alias="range")] = None,
+        if_range: Annotated[str | None, Header(alias="if-range")] = None,
+    ) -> Response:
+        """The finished clip, or a part of it: MP4, its first frame as PNG, or all frames side by side as PNG."""
         work = await self._book.find(video_id, KIND)
         if work.status != "completed":
             raise RequestRefused(f"this clip is {work.status}; its content is there when it is completed", status=409)
@@ -121,14 +129,16 @@ class Videos:
             if not rows:  # its person was erased
                 raise UnknownWork(f"there is no video {video_id[:100]!r}")
             await asyncio.to_thread(self._catalog.check_consents, rows[0]["people"])
-            data: bytes = rows[0][column]
-            made = told(json.loads(work.request))
-            data = await asyncio.to_thread(_sheet if variant == "spritesheet" else mark, data, made)
-        return Response(data, media_type=media_type)
+            make = partial(
+                _sheet if variant == "spritesheet" else mark, rows[0][column], told(json.loads(work.request))
+            )
+            data = await self._lately.file((work.work_id, variant), make)
+        return answer(data, media_type, part, if_range, {})
 
     async def delete(self, video_id: str) -> dict[str, Any]:
         """Forgets a clip, and takes it back if it is under way."""
         work = await self._book.remove(video_id, KIND)
+        self._lately.forget(work.work_id)
         if work.result_id is not None:
             await asyncio.to_thread(self._store.purge, "videos", f"video_id = '{work.result_id}'")
         return {"id": work.work_id, "object": "video.deleted", "deleted": True}

@@ -1,0 +1,38 @@
+"""Whom texts name: what a prompt is searched for where names stand in it as they are."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any, Final
+
+from factory.store.sql import where_in
+from factory.store.tables import Store
+
+_READ_THROUGH: Final = 10_000  # identities whose names are looked through
+
+
+def called(store: Store, texts: Collection[str], fingerprint: str) -> dict[str, str]:
+    """Those of these texts that are the id of an identity of this text encoder, or whose newest bearer it is, each for
+    itself."""
+    where = f"{where_in('identity_id', sorted(texts))} OR {where_in('name', sorted(texts))}"
+    rows = _newest_last(store, where)
+    found = {row["name"]: row for row in rows} | {row["identity_id"]: row for row in rows}
+    return {text: text for text in texts if text in found and found[text]["fingerprint"] == fingerprint}
+
+
+def called_in_any_case(store: Store, texts: Collection[str], fingerprint: str) -> dict[str, str]:
+    """The same whatever letters are capitals, with the name as it is stored: no index knows it, so nobody is found in
+    a root of very many."""
+    if store.count("identities") > _READ_THROUGH:
+        return {}
+    plain = {text: text.lower() for text in texts}
+    rows = _newest_last(store, where_in("lower(name)", sorted(set(plain.values()))))
+    found = {row["name"].lower(): row for row in rows}
+    mine = {low: row["name"] for low, row in found.items() if row["fingerprint"] == fingerprint}
+    return {text: mine[low] for text, low in plain.items() if low in mine}
+
+
+def _newest_last(store: Store, where: str) -> list[dict[str, Any]]:
+    columns = ["identity_id", "name", "created_at", "fingerprint"]
+    rows = store.read("identities", columns=columns, where=where).to_pylist()
+    return sorted(rows, key=lambda row: (row["created_at"], row["identity_id"]))

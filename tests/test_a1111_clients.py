@@ -1,0 +1,72 @@
+"""What clients of AUTOMATIC1111's API send that its own documentation does not show."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from starlette.testclient import TestClient
+
+from factory.pack import Pack
+from factory.store import called
+from factory.store.rows import identity_row
+from factory.store.tables import Store
+from tests import test_a1111 as own
+from tests.serving import FakeGenerator, error_of, person
+
+store, app, http, fake = own.store, own.app, own.http, own.fake  # fixtures
+KEYPOINTS = json.dumps({"people": [{"pose_keypoints_2d": [230, 134, 1]}], "canvas_width": 512})
+
+
+def test_off_may_be_a_text(http: TestClient, fake: FakeGenerator) -> None:
+    off = {"enable_hr": "false", "restore_faces": "False", "tiling": "0", "subseed_strength": "0"}
+    unit = {"enabled": "false", "image": "AA=="}
+    body = {"prompt": "ada", **off, "alwayson_scripts": {"controlnet": {"args": [unit]}}}
+    answer = http.post("/sdapi/v1/txt2img", json=body)
+    assert answer.status_code == 200 and fake.jobs[0].pose is None, answer.text
+    for on in ("true", "True", "1"):
+        answer = http.post("/sdapi/v1/txt2img", json={"prompt": "ada", "enable_hr": on})
+        assert answer.status_code == 422 and "enable_hr: there is no second pass" in error_of(answer)["message"]
+
+
+@pytest.mark.parametrize(
+    ("image", "says"),
+    [
+        (KEYPOINTS, "keypoints are not read: send the skeleton"),
+        ({"image": "https://example.com/x.jpg"}, "no address is fetched: send the picture itself"),
+        ("C:\\poses\\x.png", "no file is read here"),
+        ("/home/me/x.png", "no file is read here"),
+        ("???", "no base64: send a picture in it"),
+    ],
+)
+def test_what_is_no_picture_is_told(http: TestClient, fake: FakeGenerator, image: Any, says: str) -> None:
+    unit = {"image": image, "module": "none"}
+    answer = http.post(
+        "/sdapi/v1/txt2img", json={"prompt": "ada", "alwayson_scripts": {"controlnet": {"args": [unit]}}}
+    )
+    assert answer.status_code == 422 and says in error_of(answer)["message"] and not fake.jobs
+
+
+@pytest.mark.parametrize(
+    ("prompt", "name"),
+    [("ADA, in the snow", "ada"), ("photo of Ada.", "ada"), ("grace hopper", "Grace Hopper"), ("adam", None)],
+)
+def test_capitals_of_names_are_as_they_come(
+    http: TestClient, fake: FakeGenerator, prompt: str, name: str | None
+) -> None:
+    answer = http.post("/sdapi/v1/txt2img", json={"prompt": prompt})
+    if name is None:
+        assert answer.status_code == 422 and "names nobody" in error_of(answer)["message"]
+    else:
+        assert answer.status_code == 200 and fake.jobs[0].identity.name == name
+
+
+def test_the_name_as_it_is_written_comes_first(tmp_path: Any, tiny_pack: Pack, monkeypatch: pytest.MonkeyPatch) -> None:
+    mine, store = tiny_pack.fingerprint(), Store(tmp_path)
+    people = [person(1, "Ada", mine), person(2, "ada", mine, "2026-02-01T00:00:00+00:00"), person(3, "BOB", "f" * 16)]
+    store.upsert("identities", [identity_row(one) for one in people])
+    assert called.called(store, ["Ada", "ADA"], mine) == {"Ada": "Ada"}
+    assert called.called_in_any_case(store, ["ADA", "bob"], mine) == {"ADA": "ada"}, "the newest, of this text encoder"
+    monkeypatch.setattr(called, "_READ_THROUGH", 2)
+    assert called.called_in_any_case(store, ["ADA"], mine) == {}
