@@ -16,7 +16,8 @@ from factory.store.queries import identities_by_id
 from factory.store.tables import Store
 from serve.client import ImageClient
 from serve.learning import FaceGone
-from serve.work import Do, OnProgress, TooMuchWork, Work, WorkBook
+from serve.piece import Do
+from serve.work import OnProgress, TooMuchWork, Work, WorkBook
 
 KIND: Final = "assessment"  # of work
 _AFTER_S: Final = 15.0  # whoever uploaded a photo draws first

@@ -1,12 +1,14 @@
-"""A piece of work that is answered before it is done, and the request that asks for it once however often it comes."""
+"""A piece of work that is answered before it is done, the kinds that there are, and the request that asks for a piece
+once however often it comes."""
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Final, Literal
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final, Literal, TypeAlias
 
 Status = Literal["queued", "in_progress", "completed", "failed", "cancelled"]
 UNDER_WAY: Final = ("queued", "in_progress")
@@ -37,6 +39,26 @@ class Work:
     def under_way(self) -> bool:
         """Whether it is still to be done, or being done."""
         return self.status in UNDER_WAY
+
+
+OnProgress: TypeAlias = Callable[[float], None]  # 0..1
+Do: TypeAlias = Callable[[Work, OnProgress], Awaitable[str]]  # gives the result's id
+
+
+@dataclass(slots=True, kw_only=True)
+class Kind:
+    """A kind of work: how it is done, and how many pieces at once."""
+
+    do: Do  # cancelled where nobody wants it any more
+    undo: Callable[[Work], Awaitable[None]] | None = None  # what is left to do then, or where it failed
+    at_once: int = 1
+    max_waiting: int = 64  # pieces that are begun or wait, at all servers together; more are refused
+    counts: bool = False  # one that is taken up again waits as a picture of its key's does
+    room: asyncio.Semaphore = field(init=False)
+    took_s: float = 0.0  # of the last piece
+
+    def __post_init__(self) -> None:
+        self.room = asyncio.Semaphore(self.at_once)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import signal
 import threading
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import FrameType
 from typing import Any
 
 from ray.serve.handle import DeploymentHandle
+
+from serve.held import Held
 
 _LOOK_S = 0.2  # from one look at what is under way to the next
 _GRACE_S = 1.0  # for the last answers to leave the proxies
@@ -30,6 +32,7 @@ class Door:
 
     num_inside: int = 0  # HTTP requests that are being answered
     closed: bool = False
+    held: Held = field(default_factory=Held)  # of their bodies
 
 
 class StopSignals:

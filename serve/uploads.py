@@ -22,7 +22,7 @@ from factory.store.policy import read_policy
 from factory.store.queries import add_name, faces_by_id, learned, photo_rows
 from factory.store.sql import where_in
 from factory.store.tables import Store
-from factory.store.told import forget_uploads
+from factory.store.told import claim_upload, forget_uploads
 from serve.client import GeneratorDown
 from serve.found import Found, face_cards
 from serve.learners import Learners
@@ -67,7 +67,7 @@ class Chosen:
 
     order: LearnOrder
     faces: list[dict[str, Any]]  # whom, as they are told (found.py)
-    new: list[Found]  # photos of which nothing is kept yet
+    photos: list[tuple[Upload, Found]]  # what was made of each
 
 
 class Uploads:
@@ -127,10 +127,8 @@ class Uploads:
             )
             for row in chosen
         ]
-        new = [] if found.kept else [found]
-        return Chosen(
-            order=LearnOrder(people=people, recipe=recipe), faces=face_cards(chosen, thumbnails=False), new=new
-        )
+        order = LearnOrder(people=people, recipe=recipe)
+        return Chosen(order=order, faces=face_cards(chosen, thumbnails=False), photos=[(photo, found)])
 
     async def order_of_one(
         self, photos: Sequence[Upload], *, name: str = "", preset: Preset = "paper", consent: Consent = _NOBODYS
@@ -156,16 +154,22 @@ class Uploads:
                 for number, found in enumerate(several)
                 for card in face_cards(found.faces, number, thumbnails=False)
             ],
-            new=[found for found in several if not found.kept],
+            photos=list(zip(photos, several, strict=True)),
         )
 
     async def keep(self, chosen: Chosen) -> None:
-        """Writes what learning them needs. Raises Erased."""
-        for found in chosen.new:
+        """Writes what learning them needs, once it is written that they are to be learned: until then whoever ends
+        another order for the same photos may forget them. Raises Erased, and what preparing a photo does."""
+        for photo, found in chosen.photos:
+            first = found.faces[0]
+            if found.kept:
+                if await asyncio.to_thread(claim_upload, self._store, self._pack.name, first["photo_id"]):
+                    continue
+                found = await self._learner.prepare(photo.data, first["name"], Consent.of(first))
             await asyncio.to_thread(self._store.upsert, "rejects", found.refused)
             await asyncio.to_thread(self._store.upsert, "faces", found.faces)  # last: the photo is done
         erased = await asyncio.to_thread(self._store.tombstones)
-        if any(erased.hold_photo(found.faces[0]["photo_id"]) for found in chosen.new):
+        if any(erased.hold_photo(found.faces[0]["photo_id"]) for _, found in chosen.photos):
             raise Erased  # meanwhile
 
     async def known(self, order: LearnOrder) -> bool:
@@ -197,11 +201,8 @@ class Uploads:
         return order.people[0].identity_id
 
     async def forget(self, work: Work) -> None:
-        """After an order was taken back: nothing is kept of its photos, unless others of them are learned."""
-        await self.forget_order(LearnOrder.model_validate_json(work.request))
-
-    async def forget_order(self, order: LearnOrder) -> None:
-        """The same, of an order that became no work."""
+        """After an order failed or was taken back: nothing is kept of its photos, unless others of them are learned."""
+        order = LearnOrder.model_validate_json(work.request)
         photos = {photo_of(face) for person in order.people for face in (person.face_id, *person.more_faces)}
         await asyncio.to_thread(forget_uploads, self._store, photos)
 

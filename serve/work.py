@@ -11,17 +11,19 @@ import asyncio
 import json
 import secrets
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import asdict, dataclass, field, replace
-from typing import Any, Final, TypeAlias
+from dataclasses import asdict, replace
+from typing import Any, Final
 
 from factory.store.keys import Key
 from factory.store.queries import find_work, num_unfinished, work_page
 from factory.store.tables import Store
 from serve.pace import Pace
 from serve.piece import UNDER_WAY as UNDER_WAY
+from serve.piece import Kind as Kind
 from serve.piece import Once as Once
+from serve.piece import OnProgress as OnProgress
 from serve.piece import Work as Work
 from serve.quotas import Quotas, asking
 from serve.refusals import KeyReused as KeyReused
@@ -30,26 +32,6 @@ from serve.refusals import UnknownWork as UnknownWork
 
 _UNDER_WAY_STILL: Final = f"target.status IN {UNDER_WAY}"  # as SQL writes it, too
 _DEAD_AFTER: Final = 3  # beats that were missed
-
-
-OnProgress: TypeAlias = Callable[[float], None]  # 0..1
-Do: TypeAlias = Callable[[Work, OnProgress], Awaitable[str]]  # gives the result's id
-
-
-@dataclass(slots=True, kw_only=True)
-class Kind:
-    """A kind of work: how it is done, and how many pieces at once."""
-
-    do: Do  # cancelled where nobody wants it any more
-    undo: Callable[[Work], Awaitable[None]] | None = None  # what is left to do then
-    at_once: int = 1
-    max_waiting: int = 64  # pieces that are begun or wait, at all servers together; more are refused
-    counts: bool = False  # one that is taken up again waits as a picture of its key's does
-    room: asyncio.Semaphore = field(init=False)
-    took_s: float = 0.0  # of the last piece
-
-    def __post_init__(self) -> None:
-        self.room = asyncio.Semaphore(self.at_once)
 
 
 class WorkBook:
@@ -85,8 +67,10 @@ class WorkBook:
         once: Once | None = None,
         *,
         pictures: int = 0,
+        first: Callable[[], Coroutine[Any, Any, None]] | None = None,
     ) -> Work:
-        """Takes work in, which costs as much as so many pictures; or gives the work that is there, as `again`. Raises
+        """Takes work in, which costs as much as so many pictures; or gives the work that is there, as `again`. `first`
+        is done as soon as the work is written; where it raises, the work fails, and this raises the same. Raises
         KeyReused, TooMuchWork, QuotaExceeded."""
         async with self._submitting:
             if (there := await self.again(kind, once)) is not None:
@@ -114,7 +98,10 @@ class WorkBook:
                 async with self._writing:
                     await self._finish(self._store.upsert, "work", [asdict(work)])
                 self._held[work.work_id] = held.pop_all()
-            self._begin(work)
+            before = None if first is None else asyncio.create_task(first())
+            self._begin(work, before)
+        if before is not None:
+            await asyncio.shield(before)
         return work
 
     async def check_room(self, kind: str) -> None:
@@ -239,9 +226,9 @@ class WorkBook:
         finally:
             asking.reset(before)
 
-    def _begin(self, work: Work) -> None:
+    def _begin(self, work: Work, before: asyncio.Task[None] | None = None) -> None:
         self._mine[work.work_id] = work
-        self._tasks[work.work_id] = asyncio.create_task(self._run(work))
+        self._tasks[work.work_id] = asyncio.create_task(self._run(work, before))
 
     async def _end(self, work_id: str) -> None:
         if (task := self._tasks.get(work_id)) is not None:
@@ -249,7 +236,7 @@ class WorkBook:
             await asyncio.wait([task])
             await self._forget(work_id)  # also one that was cancelled before its first step
 
-    async def _run(self, work: Work) -> None:
+    async def _run(self, work: Work, before: asyncio.Task[None] | None) -> None:
         kind = self._kinds[work.kind]
 
         def on_progress(share: float) -> None:
@@ -258,11 +245,15 @@ class WorkBook:
             self._mine[work.work_id] = replace(self._mine[work.work_id], progress=share)
 
         try:
+            if before is not None:
+                await _over(before)
             async with kind.room:
                 began = time.time()
                 started = self._mine[work.work_id] = replace(work, status="in_progress", started_at=began)
                 await self._write(started)
                 try:
+                    if before is not None:
+                        before.result()
                     result = await kind.do(started, on_progress)
                     over = replace(started, status="completed", progress=1.0, result_id=result)
                     kind.took_s = time.time() - began
@@ -271,6 +262,8 @@ class WorkBook:
                 async with self._writing:
                     await self._put(replace(over, finished_at=time.time(), beat_at=time.time()))
                     del self._mine[work.work_id]  # a beat that waits for its turn does not take it back
+            if over.status == "failed" and kind.undo is not None:
+                await kind.undo(over)
         finally:
             await self._forget(work.work_id)
 
@@ -292,9 +285,15 @@ class WorkBook:
     async def _finish(self, write: Callable[..., None], *arguments: Any) -> None:
         """Ends with the row written, also where whoever waits is cancelled: else a thread could write it later, over
         what came after it."""
-        writing = asyncio.ensure_future(asyncio.to_thread(write, *arguments))
-        try:
-            await asyncio.shield(writing)
-        except asyncio.CancelledError:
-            await asyncio.wait([writing])
-            raise
+        writing = asyncio.create_task(asyncio.to_thread(write, *arguments))
+        await _over(writing)
+        writing.result()
+
+
+async def _over(task: asyncio.Task[None]) -> None:
+    """Ends when the task has, however that ends, and even where whoever waits is cancelled."""
+    try:
+        await asyncio.wait([task])
+    except asyncio.CancelledError:
+        await asyncio.wait([task])
+        raise

@@ -137,6 +137,13 @@ def upload(page: Any, name: str, photo: bytes) -> Any:
     return page.locator("dialog .card.upload").first
 
 
+def upload_several(page: Any, *photos: bytes) -> Any:
+    """Gives photos to the open dialog together, and the question whose they are."""
+    files = [{"name": f"IMG 1{number}.png", "buffer": photo} for number, photo in enumerate(photos)]
+    page.locator("dialog #photos").set_input_files([{"mimeType": "image/png", **file} for file in files])
+    return page.locator("dialog .card.whose")
+
+
 def learn(card: Any, name: str) -> None:
     """Has the face learned that was found, under the file's name."""
     playwright.expect(card.locator("input")).to_have_value(name, timeout=WAIT_MS)

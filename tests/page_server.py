@@ -65,9 +65,9 @@ FEW_STEPS = 10
 NAMES = {100: "Ada", 103: "Bob", 105: "Cleo"}  # held-out people, by their numbers
 
 
-def photo_of(*numbers: int) -> bytes:
-    """A plain portrait of held-out people from the front, side by side, PNG."""
-    scene = sample_scene(np.random.default_rng(5), context="plain", smile=0.1, **asdict(HeadPose()))
+def photo_of(*numbers: int, seed: int = 5) -> bytes:
+    """A plain portrait of held-out people from the front, side by side, PNG; with another seed another one."""
+    scene = sample_scene(np.random.default_rng(seed), context="plain", smile=0.1, **asdict(HeadPose()))
     heads = [render(held_out(number), scene, size=256).image for number in numbers]
     buffer = io.BytesIO()
     Image.fromarray(np.concatenate(heads, axis=1)).save(buffer, "PNG")

@@ -153,6 +153,58 @@ def test_a_server_with_keys_asks_for_one(browser: Any, app: FastAPI, store: Stor
         revoke_key(store, made.key_id)
 
 
+@pytest.mark.slow
+def test_the_best_of_two_is_kept_with_its_likeness(visit: Visit) -> None:
+    page = visit.page
+    choose(page, "Ada", "Bob")
+    playwright.expect(page.get_by_role("radiogroup", name="Best of")).to_be_hidden()  # two people are not compared
+    choose(page, "Bob")
+    page.locator(".segments label", has=page.locator("input[name=best-of][value='2']")).click()
+    assert faults(page) == []
+    draw(page, 2).locator("button.tile").first.click()
+    dialog = page.locator("dialog")
+    playwright.expect(dialog).to_contain_text("Text match")
+    assert re.search(r"Likeness\s+-?[01]\.\d\d", dialog.inner_text()) and faults(page) == []
+    shoot(page, "best")
+
+
+@pytest.mark.slow
+def test_a_clip_is_drawn_seen_and_taken_away(visit: Visit) -> None:
+    page = visit.page
+    choose(page, "Ada")
+    playwright.expect(page.get_by_role("radiogroup", name="Pose")).to_be_visible()
+    page.locator(".segments label", has_text="Clip").click()
+    for part in ("Pose", "Shape", "Number of pictures"):  # a clip has none
+        playwright.expect(page.get_by_role("radiogroup", name=part)).to_be_hidden()
+    page.locator("#prompt").fill("a photo of <person> turning the head")
+    page.locator(".send .button").click()
+    video = page.locator(".batch button.tile video")
+    playwright.expect(video).to_have_count(1, timeout=WAIT_MS)
+    playwright.expect(video).to_have_js_property("videoWidth", 128)
+    assert faults(page) == []
+    shoot(page, "clip")
+    page.locator(".batch button.tile").click()
+    assert faults(page) == []
+    with page.expect_download() as download:
+        page.locator("dialog .button", has_text="Download").click()
+    assert download.value.suggested_filename.endswith(".mp4") and b"ftyp" in download.value.path().read_bytes()[:16]
+    page.keyboard.press("Escape")
+    page.locator(".tabs a", has_text="Gallery").click()
+    page.locator(".segments label", has_text="Clips and heads").click()
+    playwright.expect(page.locator(".tiles .tile video")).to_have_count(1)
+
+
+@pytest.mark.slow
+def test_a_picture_is_taken_away_as_a_file(visit: Visit) -> None:
+    page = visit.page
+    choose(page, "Bob")
+    draw(page, 1).locator("button.tile").click()
+    with page.expect_download() as download:
+        page.locator("dialog .button", has_text="Download").click()
+    assert download.value.suggested_filename.startswith("Bob-")
+    assert download.value.path().read_bytes().startswith(b"\x89PNG")
+
+
 def test_somebody_is_erased(visit: Visit, store: Store) -> None:
     page = visit.page
     page.locator(".tabs a", has_text="People").click()

@@ -20,7 +20,19 @@ from factory.store.keys import KeyRing, create_key, revoke_key
 from factory.store.tables import Store
 from serve.access import Gate, Rooms
 from tests import browsing
-from tests.browsing import WAIT_MS, Visit, choose, draw, erase, faults, learn, playwright, png, shoot, upload
+from tests.browsing import (
+    WAIT_MS,
+    Visit,
+    draw,
+    erase,
+    faults,
+    learn,
+    playwright,
+    png,
+    shoot,
+    upload,
+    upload_several,
+)
 from tests.page_server import photo_of, served
 
 browser, store, app, address, visit = (  # fixtures
@@ -100,18 +112,62 @@ def test_where_a_consent_is_required_the_page_asks_for_one(visit: Visit, store: 
     visit.refusals = 1
 
 
-def test_the_best_of_two_is_kept_with_its_likeness(visit: Visit) -> None:
-    page = visit.page
-    choose(page, "Ada", "Bob")
-    playwright.expect(page.get_by_role("radiogroup", name="Best of")).to_be_hidden()  # two people are not compared
-    choose(page, "Bob")
-    page.locator(".segments label", has=page.locator("input[name=best-of][value='2']")).click()
+@pytest.mark.parametrize("width", [1280, 390])
+def test_several_photos_of_one_person_are_learned_together(
+    browser: Any, address: str, store: Store, width: int
+) -> None:
+    visit = Visit(browser, address, viewport={"width": width, "height": 860})
+    page, faces = visit.page, store.count("faces")
+    page.locator(".tabs a", has_text="People").click()
+    page.locator(".card.person.add").click()
+    blank, two = png(np.full((128, 128, 3), 90, np.uint8)), photo_of(118, 119)
+    question = upload_several(page, *(photo_of(118, seed=width + number) for number in range(2)), two, blank)
+    playwright.expect(question).to_contain_text("4 photos")
     assert faults(page) == []
-    draw(page, 2).locator("button.tile").first.click()
-    dialog = page.locator("dialog")
-    playwright.expect(dialog).to_contain_text("Text match")
-    assert re.search(r"Likeness\s+-?[01]\.\d\d", dialog.inner_text()) and faults(page) == []
-    shoot(page, "best")
+    page.keyboard.press("Enter")  # the first answer has the focus: "One person"
+    card, lines = page.locator("dialog .card.upload"), page.locator("dialog .shots li")
+    button = card.get_by_role("button", name="Learn one person from 2 photos")
+    playwright.expect(button).to_be_enabled(timeout=WAIT_MS)
+    playwright.expect(lines).to_have_count(4)
+    playwright.expect(lines.nth(2)).to_contain_text("Left out. 2 faces")
+    playwright.expect(lines.nth(3)).to_contain_text("Left out. No face was found")
+    assert faults(page) == [] and store.count("faces") == faces, "nothing is kept before it is to be learned"
+    card.get_by_role("button", name="Take photo 3 away").click()
+    playwright.expect(lines).to_have_count(3)
+    with page.expect_file_chooser() as chooser:
+        card.get_by_role("button", name="More photos of them").click()
+    more = {"name": "c.png", "mimeType": "image/png", "buffer": photo_of(118, seed=width + 2)}
+    chooser.value.set_files([more])
+    button = card.get_by_role("button", name="Learn one person from 3 photos")
+    playwright.expect(button).to_be_enabled(timeout=WAIT_MS)
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    card.get_by_label("Name").fill("Hal")
+    if width == 1280:
+        shoot(page, "photos")
+    button.click()
+    playwright.expect(card.locator(".pill")).to_have_text("learned", timeout=WAIT_MS)
+    playwright.expect(card).to_contain_text("Hal, from 3 photos")
+    hal = store.read("identities", columns=["more_faces"], where="name = 'Hal'").to_pylist()
+    assert [len(row["more_faces"]) for row in hal] == [2] and store.count("faces") == faces + 3
+    page.keyboard.press("Escape")
+    erase(page, "Hal")
+    visit.refusals = 1  # the blank one
+    visit.close()
+
+
+def test_photos_of_several_people_are_learned_one_by_one(visit: Visit) -> None:
+    page = visit.page
+    page.locator(".tabs a", has_text="People").click()
+    page.locator(".card.person.add").click()
+    question = upload_several(page, photo_of(120), photo_of(121))
+    question.get_by_role("button", name="Each a person").click()
+    cards = page.locator("dialog .card.upload")
+    playwright.expect(cards).to_have_count(2)
+    for number in range(2):
+        playwright.expect(cards.nth(number)).to_contain_text("A good photo to learn from", timeout=WAIT_MS)
+    assert faults(page) == []
+    upload_several(page, photo_of(120), photo_of(121)).get_by_role("button", name="Not these").click()
+    playwright.expect(page.locator("dialog .card.whose")).to_have_count(0)
 
 
 def learned(page: Any, name: str, how: str = "learned") -> None:
@@ -194,41 +250,6 @@ def test_photos_are_pasted_and_dropped(browser: Any, address: str) -> None:
     erase(page, "Pasted")
     erase(page, "Robert")
     visit.close()
-
-
-def test_a_clip_is_drawn_seen_and_taken_away(visit: Visit) -> None:
-    page = visit.page
-    choose(page, "Ada")
-    playwright.expect(page.get_by_role("radiogroup", name="Pose")).to_be_visible()
-    page.locator(".segments label", has_text="Clip").click()
-    for part in ("Pose", "Shape", "Number of pictures"):  # a clip has none
-        playwright.expect(page.get_by_role("radiogroup", name=part)).to_be_hidden()
-    page.locator("#prompt").fill("a photo of <person> turning the head")
-    page.locator(".send .button").click()
-    video = page.locator(".batch button.tile video")
-    playwright.expect(video).to_have_count(1, timeout=WAIT_MS)
-    playwright.expect(video).to_have_js_property("videoWidth", 128)
-    assert faults(page) == []
-    shoot(page, "clip")
-    page.locator(".batch button.tile").click()
-    assert faults(page) == []
-    with page.expect_download() as download:
-        page.locator("dialog .button", has_text="Download").click()
-    assert download.value.suggested_filename.endswith(".mp4") and b"ftyp" in download.value.path().read_bytes()[:16]
-    page.keyboard.press("Escape")
-    page.locator(".tabs a", has_text="Gallery").click()
-    page.locator(".segments label", has_text="Clips and heads").click()
-    playwright.expect(page.locator(".tiles .tile video")).to_have_count(1)
-
-
-def test_a_picture_is_taken_away_as_a_file(visit: Visit) -> None:
-    page = visit.page
-    choose(page, "Bob")
-    draw(page, 1).locator("button.tile").click()
-    with page.expect_download() as download:
-        page.locator("dialog .button", has_text="Download").click()
-    assert download.value.suggested_filename.startswith("Bob-")
-    assert download.value.path().read_bytes().startswith(b"\x89PNG")
 
 
 def test_with_a_key_a_person_is_added_drawn_and_erased(browser: Any, app: FastAPI, store: Store) -> None:

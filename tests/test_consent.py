@@ -3,27 +3,20 @@
 import asyncio
 import json
 import time
-import zipfile
 from dataclasses import replace
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pytest
-import skimage.data
-from PIL import Image
 from starlette.testclient import TestClient
 from typer.testing import CliRunner
 
-import pipelines.prepare
 from cli.__main__ import app
-from factory.config import PrepareConfig, Recipe, TrainConfig
 from factory.consent import Consent, as_time, iso
 from factory.draw.engine import Engine
-from factory.errors import ConsentExpired, PhotoRejected, SourceError
-from factory.learn.trainer import load_trainer
+from factory.errors import ConsentExpired, PhotoRejected
 from factory.pack import Pack
 from factory.records import ImageRequest
 from factory.settings import generate_settings, train_settings
@@ -34,21 +27,13 @@ from factory.store.queries import identities_by_id, people_to_draw
 from factory.store.rows import encode_png, face_row, identity_row
 from factory.store.tables import Store
 from pipelines.jobs.job import Summary
-from pipelines.jobs.stage import Stage
-from pipelines.photos.batches import read_batches
-from pipelines.photos.faces import FindFaces, ReadFaces
-from pipelines.photos.samples import samples
-from pipelines.photos.sources import find_places, read_photos
 from pipelines.photos.unlearned import find_new_people
-from pipelines.prepare import commit, prepare
 from serve.learning import Learner
 from serve.loop import ImageResult
 from tests import serving
 from tests.batching import begin, ended, lines, server, task
-from tests.local_chain import use_local_chain
 from tests.make_faces import noise_face
 from tests.serving import FakeGenerator, ask, error_of, person
-from tests.sources import listed, photos_of, table, write
 from tests.test_contract import as_client
 
 fake, http = serving.fake, serving.http  # fixtures
@@ -89,122 +74,6 @@ def test_what_cannot_be_understood_is_told() -> None:
     ):
         with pytest.raises(ValueError, match="consent"):
             Consent.of(wrong)
-
-
-def consents_of(src: Path) -> dict[str, tuple[Any, ...]]:
-    return {
-        photo["name"]: (photo["consent"], photo["consent_expires"], photo["consent_scope"]) for photo in photos_of(src)
-    }
-
-
-def test_a_list_beside_photos(tmp_path: Path) -> None:
-    folder = write(tmp_path / "photos", "a.jpg", "b.jpg", "inner/c.jpg", "inner/a.jpg")
-    with zipfile.ZipFile(folder / "more.zip", "w") as packed:
-        packed.writestr("d/e.jpg", b"e")
-    (folder / "consent.csv").write_text(
-        "\ufefffile,consent,consent_expires,consent_scope\na.jpg,form-1,2027-01-31,web\nmore.zip#d/e.jpg,form-2,,\n"
-    )
-    (folder / "inner" / "consent.csv").write_text("consent,file\nform-3,c.jpg\n")
-    found = consents_of(folder)
-    assert found.pop("photos/a") == ("form-1", as_time("2027-01-31"), "web")
-    assert found.pop("e") == ("form-2", None, None) and found.pop("c") == ("form-3", None, None)
-    assert set(found.values()) == {(None, None, None)} and set(found) == {"b", "inner/a"}, "nothing is filled in"
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        *("name,consent\na,b\n", "file,consent,consent_expires\na.jpg,f,soon\n", "", "file,consent\n,f\n"),
-        *("file,consent\na.jpg,f\na.jpg,g\n", "file,consent\na.jpg,f,for all, and ever\n"),
-    ],
-)
-def test_a_list_that_cannot_be_understood_ends_the_job(tmp_path: Path, text: str) -> None:
-    folder = write(tmp_path / "photos", "a.jpg")
-    (folder / "consent.csv").write_text(text)
-    with pytest.raises(SourceError, match=r"consent\.csv cannot be used .* its columns are file, consent,"):
-        photos_of(folder)
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "File;Consent ;consent_expires\n./Zo\u00eb.jpg;form 1;2031-05-01\n",  # of a spreadsheet, where 1,5 is a number
-        "sep=\t\nfile\tconsent\tconsent_expires\n Zo\u00eb.jpg \tform 1\t2031-05-01\n\t\t\n",
-        'file,consent,consent_expires\r\n".\\Zo\u00eb.jpg",form 1,2031-05-01\r\n\r\n',
-    ],
-)
-def test_a_list_as_spreadsheets_and_other_systems_write_it(tmp_path: Path, text: str) -> None:
-    folder = write(tmp_path / "photos", "Zoe\u0308.jpg", "b.jpg")  # as macOS stores it
-    (folder / "Consent.csv").write_text(text)
-    assert consents_of(folder) == {"Zo\u00eb": ("form 1", as_time("2031-05-01"), None), "b": (None, None, None)}
-
-
-def test_a_row_of_no_file_is_counted_and_nobody_is_given_anothers_consent(tmp_path: Path) -> None:
-    folder = write(tmp_path / "photos", " a.jpg", "a.jpg ", "b.jpg")
-    (folder / "consent.csv").write_text("file,consent\na.jpg,form 1\nc.jpg,form 2\nb.jpg,form 3\nb.jpg,form 3\n")
-    places = find_places(str(folder))
-    assert places.left_out["rows of consent.csv whose file is not there"] == 2
-    assert sorted(str(place["consent"]) for place in places.table.to_pylist()) == ["None", "None", "form 3"]
-
-
-    columns = {
-        "image": [b"1", b"2", b"3"],
-        "name": ["a", "b", "c"],
-        "consent": ["form-1", None, "form-3"],
-        "consent_expires": ["2027-01-31", None, "soon"],
-    }
-    photos = {photo["name"]: photo for photo in photos_of(table(tmp_path / "t.parquet", columns))}
-    assert (photos["a"]["consent"], photos["a"]["consent_expires"]) == ("form-1", as_time("2027-01-31"))
-    assert photos["b"]["consent"] is None and photos["b"]["image"] == b"2"
-    assert photos["c"]["reason"] == "unreadable" and "is no date" in photos["c"]["detail"]
-    days = {"image": [b"1"], "consent": ["f"], "consent_expires": [date(2027, 1, 31)]}
-    (photo,) = photos_of(table(tmp_path / "d.parquet", days))
-    assert photo["consent_expires"] == as_time("2027-01-31")
-
-
-def test_photos_that_nobody_agreed_to(tmp_path: Path, tiny_pack: Pack) -> None:
-    folder, store = tmp_path / "photos", Store(tmp_path / "root")
-    folder.mkdir()
-    portrait = Image.fromarray(np.asarray(skimage.data.astronaut())[:256, 96:352])
-    for name, quality in (("ada", 90), ("bob", 91), ("cleo", 92)):
-        portrait.save(folder / f"{name}.jpg", quality=quality)
-    (folder / "consent.csv").write_text(
-        "file,consent,consent_expires,consent_scope\nada.jpg,form-1,2099-01-31,web\nbob.jpg,form-2,2020-01-31,\n"
-    )
-    contents, config = listed(folder), PrepareConfig()
-    photos = pa.concat_tables(read_photos(contents, max_bytes=10**6, require_consent=True))
-    found = FindFaces(str(tiny_pack.root), config, 1)(photos)
-    commit(ReadFaces(str(tiny_pack.root), config, "cpu", 1)(found), store)
-    rejects = {reject.name: reject for reject in store.rejects()}
-    assert {reject.reason for reject in rejects.values()} == {"no_consent"} and set(rejects) == {"bob", "cleo"}
-    assert "expired at 2020-02-01" in rejects["bob"].detail and "nobody's consent" in rejects["cleo"].detail
-    (face,) = store.faces()
-    agreed = Consent(reference="form-1", expires=as_time("2099-01-31"), scope="web")
-    assert face.name == "ada" and face.consent == agreed
-    shown = "".join(sample.html for sample in samples(store, tiny_pack.name, contents, config))
-    assert shown.count("<figure") == 3 and shown.count("data:image/jpeg") == 1, "nobody agreed that they are shown"
-
-    recipe = Recipe(preset="paper", method=train_settings(tiny_pack).method, train=TrainConfig(num_steps=1))
-    (made,) = load_trainer(tiny_pack).train([face], recipe)
-    assert (made.consent, made.consent_expires, made.consent_scope) == ("form-1", agreed.expires, "web")
-
-
-def test_a_root_that_requires_consent(tmp_path: Path, tiny_pack: Pack, monkeypatch: pytest.MonkeyPatch) -> None:
-    root, chain = tmp_path / "root", list[Stage]()
-    folder = write(tmp_path / "photos", "a.jpg")
-    use_local_chain(monkeypatch)
-    monkeypatch.setattr(pipelines.prepare, "tally", lambda _units, *stages: chain.extend(stages) or iter(()))
-    prepare(str(folder), str(root), str(tiny_pack.root))
-    (root / "settings.toml").write_text("require_consent = true\n")
-    prepare(str(folder), str(root), str(tiny_pack.root))
-    reading = [stage.work.keywords for stage in chain if getattr(stage.work, "func", None) is read_batches]
-    assert [how["require_consent"] for how in reading] == [False, True]
-    # what was prepared before is not learned
-    store, recipe, summary = Store(root), train_settings(tiny_pack), Summary(job="train", job_id="")
-    faces = [face_row(noise_face(number, tiny_pack)) for number in range(2)]
-    store.upsert("faces", [faces[0], faces[1] | {"consent": "form", "consent_expires": FUTURE}])
-    assert find_new_people(store, tiny_pack, recipe, summary, False, False) == ["face-1"]
-    assert summary.rejected_faces == {"no_consent": 1}
 
 
 def expire(store: Store, name: str, at: float) -> None:

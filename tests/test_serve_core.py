@@ -6,18 +6,23 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
 from ray.serve._private import constants
+from ray.serve._private.proxy import HTTPProxy
 from ray.serve.schema import ServeDeploySchema
+from starlette.responses import JSONResponse
+from starlette.testclient import TestClient
+from starlette.types import Receive, Scope, Send
 
 from factory.pack import Pack
 from factory.store.rows import identity_row
 from factory.store.tables import Store
 from serve.catalog import Catalog, UnknownIdentity
 from serve.openai.schemas import MAX_IMAGES
-from serve.proxy import ENVIRONMENT, set_environment
+from serve.proxy import ENVIRONMENT, NotYet, middlewares, set_environment
 from serve.settings import AppArgs, Settings
 from tests import serving
 from tests.serving import person
@@ -76,6 +81,27 @@ def test_ray_serve_reads_what_its_proxy_is_told(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(os, "environ", mine)
     set_environment()
     assert mine == {**ENVIRONMENT, "RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S": "45"}, "what somebody has set stays"
+
+
+def test_while_there_is_no_application_the_proxy_says_so() -> None:
+    """Ray's own answer, as its proxy makes it, becomes one that clients try again."""
+
+    async def starting(scope: Scope, _receive: Receive, send: Send) -> None:
+        answer = HTTPProxy.not_found_response(None, SimpleNamespace(path=scope["path"]))  # type: ignore[arg-type]
+        async for message in answer:
+            if isinstance(message, dict):
+                await send(message)
+
+    async def started(scope: Scope, receive: Receive, send: Send) -> None:
+        await JSONResponse({"error": {"code": "no_such_route"}}, status_code=404)(scope, receive, send)
+
+    assert NotYet in [middleware.cls for middleware in middlewares()]
+    early, later = (TestClient(NotYet(app)) for app in (starting, started))
+    assert TestClient(starting).get("/v1/models").status_code == 404
+    for answer in (early.get("/v1/models"), early.post("/v1/images/generations", json={}), early.head("/")):
+        assert answer.status_code == 503 and int(answer.headers["retry-after"]) > 0
+    assert early.get("/").json()["error"]["code"] == "server_starting"
+    assert later.get("/").status_code == 404 and later.get("/").json()["error"]["code"] == "no_such_route"
 
 
 def test_serve_yaml_is_what_ray_and_the_builder_accept() -> None:

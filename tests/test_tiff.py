@@ -74,6 +74,13 @@ def test_tiff_of_colour_differences(said: bool) -> None:
     assert error_of(raw_tiff(6, units.tobytes(), {530: [2, 2]} if said else {}, [8, 8, 8]), TRUE) < 4
 
 
+def test_tiff_that_is_packed_as_pixarlog_is_not_unpacked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Somebody hostile's may write past the memory of OpenCV's libtiff."""
+    monkeypatch.setattr("cv2.imdecode", None)
+    refusal = reject(raw_tiff(2, bytes(64), {259: [32909]}, [16, 16, 16]))
+    assert refusal.reason == "unsupported" and "a TIFF of 16-bit RGB, packed as PixarLog" in refusal.detail
+
+
 def test_tiff_of_cielab() -> None:
     assert error_of(raw_tiff(8, in_mode("LAB")[0].tobytes(), {}, [8, 8, 8]), TRUE) < 2
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,14 +17,16 @@ from factory.settings import train_settings
 from factory.store.erase import erase, find_person
 from factory.store.rows import identity_row
 from factory.store.tables import Store
+from factory.store.told import claim_upload, forget_uploads
 from pipelines.jobs.job import Summary
 from pipelines.photos.unlearned import find_new_people
 from pipelines.prepare import prepare
+from serve.learning import Diverged
 from tests import uploading
 from tests.local_chain import use_local_chain
 from tests.serving import error_of
 from tests.sources import write
-from tests.uploading import FakeLearner, finished, upload, upload_several
+from tests.uploading import FakeLearner, finished, serving, upload, upload_several
 
 store, learner, http = uploading.store, uploading.learner, uploading.http  # fixtures
 
@@ -117,6 +121,14 @@ def test_what_a_job_learned_an_upload_knows(
     assert len(learner.learned) == count and to_learn(store, tiny_pack)[0] == []
 
 
+def until(true: Callable[[], bool]) -> None:
+    """Work is over shortly before what is left of it is gone."""
+    deadline = time.monotonic() + 20
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
 def cancelled(http: TestClient, work: dict[str, Any]) -> None:
     assert http.post(f"/v1/work/{work['id']}/cancel").json()["status"] == "cancelled"
 
@@ -147,3 +159,82 @@ def test_of_an_upload_that_is_taken_back_nothing_is_kept(
     store.upsert("faces", [{**rows[0], **ids, "uri": "/x.jpg"}])
     cancelled(http, upload(http, b"three").json())
     assert store.count("faces") == 5, "a job found it"
+
+
+def test_of_an_upload_whose_learning_fails_nothing_is_kept(
+    http: TestClient, store: Store, learner: FakeLearner
+) -> None:
+    learner.error = Diverged()
+    failing = upload(http, b"2 faces", face=1).json()
+    other = upload(http, b"2 faces", face=0).json()
+    assert store.count("faces") == 2
+    learner.go.set()
+    assert finished(http, failing)["status"] == finished(http, other)["status"] == "failed"
+    until(lambda: store.count("faces") == 0)
+    learner.error = None
+    learned = finished(http, upload(http, b"2 faces", face=0).json())
+    learner.error = Diverged()
+    assert finished(http, upload(http, b"2 faces", face=1).json())["status"] == "failed"
+    time.sleep(0.2)  # for what is left of the failed one
+    assert learned["status"] == "completed" and store.count("faces") == 2, "somebody on it was learned"
+
+
+def test_with_the_last_one_who_was_learned_of_an_upload_nothing_is_kept_of_it(
+    http: TestClient, store: Store, learner: FakeLearner
+) -> None:
+    learner.go.set()
+    for face, name in enumerate(("Yan", "Zoe")):
+        finished(http, upload(http, b"2 faces", face=face, name=name).json())
+    finished(http, upload(http, b"another", name="Una").json())
+    assert http.delete("/v1/identities/Zoe").json()["deleted"] and store.count("faces") == 2
+    assert http.delete("/v1/identities/Yan").json()["deleted"] and store.count("faces") == 1
+    finished(http, upload(http, b"2 faces and more", face=1, name="Ian").json())
+    assert http.delete("/v1/identities/Ian").json()["deleted"] and store.count("faces") == 1
+
+
+def test_who_asks_for_a_photo_while_it_is_forgotten_finds_it_kept(
+    store: Store, learner: FakeLearner, tiny_pack: Pack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other server writes its work, and then claims the faces, after the one that forgets has read the work."""
+    learner.go.set()
+    with serving(store, tiny_pack, learner) as http:
+        finished(http, upload(http, b"one").json())
+    (face,) = store.read("faces").to_pylist()
+    (work,) = store.read("work").to_pylist()
+    store.delete("identities", f"identity_id = '{work['identity_id']}'")
+    read, looks = Store.read, list[str]()
+
+    def reading(own: Store, table: Any, **how: Any) -> Any:
+        rows = read(own, table, **how)
+        if table == "work":
+            looks.append(table)
+            if len(looks) == 1:
+                store.upsert("work", [{**work, "work_id": "identity_of another server", "status": "queued"}])
+                assert claim_upload(store, tiny_pack.name, face["photo_id"])
+        return rows
+
+    monkeypatch.setattr(Store, "read", reading)
+    forget_uploads(store, [face["photo_id"]])
+    assert looks == ["work", "work"], "begun anew"
+    monkeypatch.undo()
+    assert store.read("faces").to_pylist() == [face]
+    store.delete("work", "status = 'queued'")
+    forget_uploads(store, [face["photo_id"]])
+    assert store.count("faces") == 0 and not claim_upload(store, tiny_pack.name, face["photo_id"])
+
+
+def test_a_known_photo_that_is_forgotten_meanwhile_is_prepared_again(
+    http: TestClient, store: Store, learner: FakeLearner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = upload(http, b"one", name="Zoe").json()
+
+    def gone(*about: str) -> bool:
+        if len(learner.prepared) == 1:
+            store.purge("faces", "TRUE")
+        return claim_upload(*about)  # type: ignore[arg-type]
+
+    monkeypatch.setattr("serve.uploads.claim_upload", gone)
+    again = upload(http, b"one", preset="release").json()
+    assert learner.prepared == ["Zoe", "Zoe"] and store.count("faces") == 1
+    learner.go.set()
+    assert finished(http, again)["status"] == finished(http, first)["status"] == "completed"

@@ -2,8 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
-from dataclasses import replace
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -11,51 +10,9 @@ import pytest
 from factory.store.keys import Key
 from factory.store.queries import find_work
 from factory.store.tables import Store
-from serve.pace import Pace
 from serve.quotas import QuotaExceeded, Quotas, asking, counted_here
 from serve.work import KeyReused, Kind, Once, TooMuchWork, UnknownWork, Work, WorkBook
-
-
-class Doer:
-    """Does work when it is let."""
-
-    def __init__(self) -> None:
-        self.begun: list[str] = []
-        self.cancelled: list[str] = []
-        self.go = asyncio.Event()
-        self.error: Exception | None = None
-        self.told: list[Callable[[float], None]] = []  # by which each tells how far it is
-
-    async def do(self, work: Work, on_progress: Callable[[float], None]) -> str:
-        self.begun.append(work.work_id)
-        self.told.append(on_progress)
-        on_progress(0.25)
-        try:
-            await self.go.wait()
-        except asyncio.CancelledError:
-            self.cancelled.append(work.work_id)
-            raise
-        if self.error is not None:
-            raise self.error
-        return f"result of {work.request}"
-
-
-def book_of(store: Store, doer: Doer, **how: Any) -> WorkBook:
-    kinds = {"video": Kind(do=doer.do, **how), "head": Kind(do=doer.do)}
-    return WorkBook(store, kinds, lambda error: {"code": "broken", "message": str(error)}, beat_s=0.05)
-
-
-async def until(true: Callable[[], bool] | Callable[[], Awaitable[bool]]) -> None:
-    async with asyncio.timeout(20):
-        while True:
-            told = true()
-            if await told if isinstance(told, Awaitable) else told:
-                return
-            await asyncio.sleep(0.01)
-
-
-def run(test: Callable[[], Awaitable[None]]) -> None:
-    asyncio.run(test())  # type: ignore[arg-type]
+from tests.working import Doer, book_of, run, until
 
 
 def test_done_in_the_order_of_its_coming(store: Store) -> None:
@@ -261,45 +218,6 @@ def test_what_another_server_cancels_or_somebody_erases_ends(store: Store) -> No
     run(test)
 
 
-def test_seconds_left_are_of_what_was_done_here(store: Store) -> None:
-    now = [0.0]
-    pace = Pace(clock=lambda: now[0])
-    assert pace.seconds_left() is None
-    now[0] = 30.0  # a network was loaded
-    pace.tell(0.5)  # a checkpoint
-    assert pace.seconds_left() is None
-    now[0] = 40.0
-    pace.tell(0.75)
-    assert pace.seconds_left() == pytest.approx(10)
-    pace.tell(0.5)  # what did it was lost, and its checkpoint was here
-    now[0] = 60.0
-    pace.tell(0.6)
-    assert pace.seconds_left() == pytest.approx(80)
-
-    async def test() -> None:
-        doer = Doer()
-        book = book_of(store, doer)
-        work = await book.submit("video", {}, ["ada"])
-        await until(lambda: doer.begun == [work.work_id])
-        assert (await book.find(work.work_id)).progress == 0.25
-        assert book.seconds_left(await book.find(work.work_id)) is None, "one share says nothing of the pace"
-        doer.told[0](0.5)
-        assert 0 < (book.seconds_left(await book.find(work.work_id)) or 0) < 20
-        await book.cancel(work.work_id)
-        assert not book._paces
-
-    run(test)
-
-
-def test_seconds_left_of_another_servers_work_are_of_its_own_pace(store: Store) -> None:
-    book = book_of(store, Doer())
-    now = time.time()
-    work = Work(work_id="video_1", kind="video", status="in_progress", request="{}", identity_id="", people=[],
-                created_at=now, started_at=now - 10, beat_at=now, progress=0.25)  # fmt: skip
-    assert book.seconds_left(work) == pytest.approx(30, abs=1)
-    assert book.seconds_left(replace(work, progress=0.0)) is None
-
-
 def test_a_slow_beat_does_not_take_back_what_is_over(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     write, beats = store.replace, []
 
@@ -334,5 +252,43 @@ def test_taken_back_before_its_first_step_nothing_is_kept_of_it(store: Store) ->
             work = await book.submit("video", {}, ["ada"])
             assert (await book.cancel(work.work_id)).status == "cancelled"
             assert (await book.find(work.work_id)).status == "cancelled"
+
+    run(test)
+
+
+def test_what_comes_first_is_done_once_the_work_is_written_and_before_it_begins(store: Store) -> None:
+    async def test() -> None:
+        doer, undone, written, go = Doer(), list[str](), list[int](), asyncio.Event()
+        doer.go.set()
+
+        async def undo(work: Work) -> None:
+            undone.append(work.work_id)
+
+        async def first() -> None:
+            written.append(store.count("work"))
+            await go.wait()
+            written.append(len(doer.begun))
+
+        async def fails() -> None:
+            raise ValueError("erased meanwhile")
+
+        book = book_of(store, doer, undo=undo)
+        submitting = asyncio.create_task(book.submit("video", {}, ["ada"], first=first))
+        await until(lambda: written == [1])
+        taking_back = asyncio.create_task(book.cancel(next(iter(book._mine))))
+        await asyncio.sleep(0.05)
+        assert not taking_back.done(), "what is being written is waited for, and then undone"
+        go.set()
+        assert (await taking_back).status == "cancelled" and written == [1, 0] and len(undone) == 1
+        await submitting
+        with pytest.raises(ValueError, match="erased meanwhile"):
+            await book.submit("video", {}, ["ada"], first=fails)
+        await until(lambda: not book._mine)
+        assert doer.begun == [] and len(set(undone)) == 2
+        done = await book.submit("video", {}, ["ada"], first=first)
+        await until(lambda: not book._mine)
+        assert doer.begun == [done.work_id] and len(undone) == 2
+        statuses = sorted(store.read("work", columns=["status"])["status"].to_pylist())
+        assert statuses == ["cancelled", "completed", "failed"]
 
     run(test)

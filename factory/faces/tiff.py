@@ -26,6 +26,7 @@ _PROFILE, _DNG_VERSION = 34675, 50706
 _COLOURS: Final = {0: "grey", 1: "grey", 2: "RGB", 3: "palette", 5: "CMYK", 6: "YCbCr", 8: "Lab", 9: "Lab", 10: "Lab"}
 _NUMBERS: Final = {1: "", 2: "signed ", 3: "floating-point ", 4: "undefined ", 5: "complex ", 6: "complex "}
 _RARE_COMPRESSIONS: Final = {
+    32909: ", packed as PixarLog",
     34712: ", packed as JPEG 2000",
     34887: ", packed with LERC",
     34925: ", packed with LZMA",
@@ -34,6 +35,9 @@ _RARE_COMPRESSIONS: Final = {
     50002: ", packed as JPEG XL",
 }
 _OPENCV_NUMBERS: Final = {(8, 1), (10, 1), (12, 1), (14, 1), (16, 1), (16, 2), (32, 1), (32, 2), (32, 3), (64, 3)}
+# None, LZW, Deflate twice, PackBits, and what it may lack. OpenCV's libtiff is asked for nothing else: what unpacks
+# PixarLog in its 4.7.1 writes past its memory (CVE-2026-12912).
+_OPENCV_COMPRESSIONS: Final = {1, 5, 8, 32773, 32946, *_RARE_COMPRESSIONS} - {32909}
 _SENSOR: Final = (32803, 34892)  # photometric interpretations of a sensor's own values
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # it tells stderr of every unknown tag
 
@@ -84,8 +88,10 @@ class Page:
     @property
     def unsupported(self) -> bool:
         """What no decoder at hand gets right."""
-        numbers = self.bits, self.one(_FORMAT, 1)
-        if self.needs_opencv and (numbers not in _OPENCV_NUMBERS or self.one(_SAMPLES, 1) not in (1, 3, 4)):
+        numbers, is_packed_well = (self.bits, self.one(_FORMAT, 1)), self.one(_COMPRESSION, 1) in _OPENCV_COMPRESSIONS
+        if self.needs_opencv and not (
+            numbers in _OPENCV_NUMBERS and self.one(_SAMPLES, 1) in (1, 3, 4) and is_packed_well
+        ):
             return True
         return numbers[1] > 3 or (numbers[1] == 2 and self.bits <= 8) or (self.bits > 8 and self._is_planar)
 

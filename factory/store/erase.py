@@ -29,7 +29,7 @@ from factory.store.jobs import clean_jobs
 from factory.store.schemas import KEYS, SCHEMAS, Table
 from factory.store.sql import where_in
 from factory.store.tables import Store
-from factory.store.told import of_their_other_photos
+from factory.store.told import forget_uploads, of_their_other_photos
 from factory.store.tombstones import tombstone_digest
 from factory.store.traces import Search, list_files, pieces_of, scan, with_base64
 
@@ -193,6 +193,7 @@ def erase(store: Store, person: Person, *, waits_s: Sequence[float] = (1.0, 5.0,
     buried = [{"digest": tombstone_digest(salt, i), "salt": salt, "erased_at": now} for i in person.buried()]
     store.upsert("tombstones", buried)
     rows, orphans = _purge(store, person, names)
+    forget_uploads(store, {photo_of(face) for face in person.face_ids})  # others on them, whom nobody chose
     redact(store, person.identity_ids)
     job_files = clean_jobs(store.root, Search(needles))
     num_files, num_bytes, found = scan(store.root, needles)

@@ -10,8 +10,10 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import from_json
 from starlette.requests import ClientDisconnect
 
+from serve.held import FREE, Held
 from serve.openai.schemas import RequestRefused
 
+HELD: Final = "identity_factory.held"  # in a request's scope: what it holds of its body
 MAX_BODY: Final = 24 * 2**20  # bytes: a photo of 16 MiB in base64, and some room
 
 Body = TypeVar("Body", bound=BaseModel)
@@ -20,7 +22,7 @@ Body = TypeVar("Body", bound=BaseModel)
 async def read_body(request: Request, kind: type[Body]) -> Body:
     """The body as `kind`. JSON is read whatever its content type says, as `curl -d` and many clients leave that out.
 
-    Raises RequestRefused, which names the field at fault.
+    Raises RequestRefused, which names the field at fault; TooMuchWork where other bodies hold the memory that there is.
     """
     _check_origin(request)
     return as_body(_parse(await _read(request), request.headers.get("content-type", "none")), kind)
@@ -75,10 +77,11 @@ async def _read(request: Request) -> bytes:
     encoding = request.headers.get("content-encoding", "identity").strip().lower()
     if encoding != "identity":
         raise RequestRefused(f"content-encoding {encoding[:20]!r} is not read; send the JSON as it is", status=415)
-    body = bytearray()
+    body, held = bytearray(), request.scope.get(HELD) or Held()
     try:
         async for chunk in request.stream():
             body += chunk
+            held.take(max(0, min(len(chunk), len(body) - FREE)))
             if len(body) > MAX_BODY:
                 raise RequestRefused(f"the body is longer than {MAX_BODY} bytes", status=413)
     except ClientDisconnect:

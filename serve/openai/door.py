@@ -5,16 +5,20 @@ from __future__ import annotations
 from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from serve.held import Held
+from serve.openai.body import HELD
 from serve.openai.errors import answer_error
 from serve.stopping import Door, Stopping
 
 
 class DoorMiddleware:
-    """Counts the requests that are inside, and answers 503 once the door is closed."""
+    """Counts the requests that are inside, and answers 503 once the door is closed. An app holds half of what all apps
+    behind the door may hold of bodies: it is one tenant's."""
 
     def __init__(self, app: ASGIApp, door: Door) -> None:
         self._app = app
         self._door = door
+        self._held = Held(door.held.most // 2, door.held)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":  # the app's own start and end
@@ -25,7 +29,9 @@ class DoorMiddleware:
             await response(scope, receive, send)
             return
         self._door.num_inside += 1
+        held = scope[HELD] = Held(whole=self._held)  # until it is answered: what was read of it is kept so long
         try:
             await self._app(scope, receive, send)
         finally:
+            held.give(held.num)
             self._door.num_inside -= 1

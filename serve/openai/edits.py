@@ -76,10 +76,10 @@ class Edits:
             chosen = await self._uploads.order(
                 one_photo(photos), name=body.name, preset=body.preset, face=body.face, consent=body.agreed()
             )
-        del photos  # learning takes minutes
         who = chosen.order.people[0].identity_id
         named = body.model_copy(update={"identity": who})
         work = None if await self._uploads.known(chosen.order) else await self._identities.submit(chosen)
+        del photos, chosen  # learning takes minutes
         tell(request, "learned and drew", [who], body.n, prompt=body.prompt)
         if body.stream:
             return await stream(self._events(work, named), notes_on(body))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from functools import partial
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request
@@ -23,7 +24,7 @@ from serve.openai.schemas import ModelCard, RequestRefused, identity_card, ignor
 from serve.openai.work import once_of, poll_headers, work_card
 from serve.quotas import Quotas
 from serve.uploads import KIND, Chosen, LearnOrder, Upload, Uploads
-from serve.work import UNDER_WAY, KeyReused, Once, TooMuchWork, Work, WorkBook
+from serve.work import UNDER_WAY, Once, Work, WorkBook
 
 _MAX_PAGE = 10_000  # identities of one answer
 
@@ -96,13 +97,8 @@ class Identities:
         await self._book.check_room(KIND)
         if self._quotas is not None:
             await self._quotas.identities(len(ids))
-        await self._uploads.keep(chosen)
-        try:
-            return await self._book.submit(KIND, order.model_dump(mode="json"), ids, once)
-        except (TooMuchWork, KeyReused):
-            if chosen.new:
-                await self._uploads.forget_order(order)
-            raise
+        keep = partial(self._uploads.keep, chosen)
+        return await self._book.submit(KIND, order.model_dump(mode="json"), ids, once, first=keep)
 
     async def list_all(
         self, limit: Annotated[int, Query(ge=1, le=_MAX_PAGE)] = 100, after: str | None = None

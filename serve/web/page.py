@@ -16,6 +16,7 @@ from factory.config import GenerateConfig
 from factory.draw.compose import MAX_PEOPLE
 from factory.pack import Pack
 from serve.assessing import can_measure
+from serve.openai.forms import MAX_FORM, MAX_PHOTOS
 from serve.openai.schemas import MAX_SEED, RequestRefused
 
 _HERE: Final = Path(__file__).parent
@@ -97,6 +98,8 @@ def _facts(pack: Pack, parts: list[str]) -> dict[str, Any]:
         "guidance": defaults.guidance_scale,
         "maxPeople": MAX_PEOPLE,
         "maxSeed": MAX_SEED,
+        "maxPhotos": MAX_PHOTOS,
+        "maxForm": MAX_FORM,  # bytes
         "moves": pack.motion is not None or pack.video is not None,
         "compares": can_measure(pack),
         "has": parts,
