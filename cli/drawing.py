@@ -11,7 +11,18 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cli.errors import user_errors
-from cli.options import Changes, Gpus, NumWorkers, PackName, Root, made_folder, parse_seeds, parse_settings, prompts_of
+from cli.options import (
+    Changes,
+    Gpus,
+    NumWorkers,
+    PackName,
+    Root,
+    made_folder,
+    parse_seeds,
+    parse_settings,
+    prompts_of,
+    tell_cut,
+)
 from cli.output import say, show_summary
 
 if TYPE_CHECKING:
@@ -68,6 +79,7 @@ def generate(
 
         texts = prompts_of(prompt, prompts)
         loaded = load_pack(pack)
+        tell_cut(texts, loaded)
         config = generate_settings(loaded, parse_settings(settings, num_inference_steps=steps))
         numbers = parse_seeds(seeds)
         poses: dict[str, list[Pose]] = {"": []}

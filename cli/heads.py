@@ -13,7 +13,7 @@ import typer
 
 from cli.commands import Commands
 from cli.errors import user_errors
-from cli.options import Changes, Gpus, NumWorkers, PackName, Root, made_folder, parse_settings
+from cli.options import Changes, Gpus, NumWorkers, PackName, Root, made_folder, parse_settings, tell_cut
 from cli.output import say, show_summary, show_table
 
 heads_app = typer.Typer(
@@ -56,11 +56,13 @@ def sculpt(
     heads`
     """
     with user_errors():
+        from factory.pack import load_pack
         from factory.settings import sculpt_settings
         from pipelines.jobs.pools import Workers
         from pipelines.sculpt import sculpt as sculpt_job
 
         config = sculpt_settings(parse_settings(settings, num_iterations=steps))
+        tell_cut(prompt or [], load_pack(pack))
         made_folder(out)
         summary = sculpt_job(
             root,

@@ -115,6 +115,7 @@ def export_identities(
     with user_errors():
         from factory.provenance.marks import Marker
         from factory.store.audit import note
+        from factory.store.called import names_of_all
         from factory.store.consents import agreed_people
         from factory.store.export import check_free, export_identities
         from factory.store.marked import MADE
@@ -140,10 +141,10 @@ def export_identities(
             raise ValueError(f"{root} holds no identities yet")
         if len(people) > 1 and out.suffix:
             raise typer.BadParameter(f"{len(people)} identities need a folder, not {out}; or name one identity")
-        files = export_identities(people, out, file_format, overwrite=overwrite)
+        files = export_identities(people, out, file_format, overwrite=overwrite, beside=names_of_all(store))
         note(store, "exported words", [who.identity_id for who in people], len(people), format=file_format)
-        for path, token in files.items():
-            say(f"{path} (in prompts: {token})" if file_format == "diffusers" else str(path))
+        for path, called in files.items():
+            say(f"{path} (in prompts: {called})" if called else str(path))
 
 
 @identities_app.command("erase")

@@ -7,9 +7,14 @@ import json
 import re
 from collections.abc import Collection
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
+
+from cli.output import say
+
+if TYPE_CHECKING:
+    from factory.pack import Pack
 
 Root = Annotated[str, typer.Option("--root", metavar="ROOT", help="Where the tables are: a local path or s3://.")]
 Photos = Annotated[
@@ -72,6 +77,7 @@ BelowIt = Annotated[
 ]
 _NUMBER = re.compile("[0-9]{1,18}")
 _MOST_SEEDS = 1_000_000
+_SHORT = 60  # characters of a prompt
 _MARKS = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF32_LE, "utf-32"), (codecs.BOM_UTF32_BE, "utf-32"),
           (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))  # fmt: skip
 _NONE: dict[str, str | None] = {"none": None}
@@ -137,6 +143,15 @@ def prompts_of(prompt: list[str] | None, file: Path | None) -> list[str]:
     if not texts or not all(text.strip() for text in texts):
         raise typer.BadParameter("a prompt is empty" if texts else "give --prompt TEXT or --prompts FILE")
     return texts
+
+
+def tell_cut(texts: list[str], pack: Pack) -> None:
+    """A warning for each prompt that is longer than the pack's text encoder reads."""
+    if any(len(text) > _SHORT for text in texts):  # else nothing need be loaded
+        from factory.base.text import cut_prompts
+
+        for text, count in cut_prompts(texts, pack.folder(pack.base)):
+            say(f"warning: {count.read} of {count.given:,} tokens are read of the prompt {text[:60]!r}...", error=True)
 
 
 def made_folder(out: Path | None) -> None:

@@ -13,7 +13,18 @@ import typer
 
 from cli.commands import Commands
 from cli.errors import user_errors
-from cli.options import Changes, Gpus, NumWorkers, PackName, Root, made_folder, parse_seeds, parse_settings, prompts_of
+from cli.options import (
+    Changes,
+    Gpus,
+    NumWorkers,
+    PackName,
+    Root,
+    made_folder,
+    parse_seeds,
+    parse_settings,
+    prompts_of,
+    tell_cut,
+)
 from cli.output import say, show_summary, show_table
 
 if TYPE_CHECKING:
@@ -97,6 +108,7 @@ def animate(
 
             size = config.generate.width_px or loaded.resolution, config.generate.height_px or loaded.resolution
             paths = {text: read_path(loaded, text, size, config.num_frames) for text in pose_path}
+        tell_cut(texts, loaded)
         made_folder(out)
         summary = animate_job(
             root,

@@ -22,7 +22,8 @@ def test_names_stand_for_people_where_they_are_whole_words() -> None:
     assert with_people("a photo of ada's hat, and Grace. ada", known) == (
         "a photo of <person:ada>'s hat, and <person:Grace>. <person:ada>"
     )
-    assert with_people("a photo of ada", lambda texts: dict.fromkeys({"a", "ada"} & set(texts), "ada")) == "a photo of <person:ada>"
+    names |= {"a"}
+    assert with_people("a photo of ada", known) == "a photo of <person:ada>"
     assert with_people("<person:bob> with ada", known) == "<person:bob> with <person:ada>"
     assert plain("((ada)) (snow:1.3) [fog] \\(really\\)") == "ada snow fog (really)"
 

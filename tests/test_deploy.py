@@ -108,6 +108,7 @@ class FakeClient:
 
 def test_submit_sends_the_command_as_it_was_typed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(ray.job_submission, "JobSubmissionClient", FakeClient)
+    monkeypatch.setattr("factory.reach.fault_at", lambda _: "")
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://store:9000")
     runner, address = CliRunner(), "http://head:8265"
     monkeypatch.setenv(STORAGE, "")

@@ -94,15 +94,21 @@ def test_archives_are_read_member_by_member(tmp_path: Path) -> None:
     zipfile.ZipFile(tmp_path / "nothing.zip", "w").close()
     photos = {p["name"]: p for p in photos_of(tmp_path)}
     assert {name: p["image"] for name, p in photos.items() if p["image"]} == {
-        "000000000": b"000000000.jpg", "000000001": b"deep/000000001.png", "beside": b"beside.jpg",
-        "ada": b"ada.jpg", "Zoë": "deep/Zoë.jpg".encode(),
+        "000000000": b"000000000.jpg",
+        "000000001": b"deep/000000001.png",
+        "beside": b"beside.jpg",
+        "ada": b"ada.jpg",
+        "Zoë": "deep/Zoë.jpg".encode(),
     }
     assert photos["Zoë"]["uri"] == f"{tmp_path}/photos.zip#deep/Zoë.jpg"
     assert photos["big"]["reason"] == "too_large"
     assert "no readable archive" in photos["broken"]["detail"]
     assert all("only .tar and .zip" in photos[name]["detail"] for name in ("old", "more.tar"))
     assert dict(find_places(str(tmp_path)).left_out) == {
-        "sidecar": 2, "system": 2, "empty archive": 1, "link in an archive": 1,
+        "sidecar": 2,
+        "system": 2,
+        "empty archive": 1,
+        "link in an archive": 1,
     }
     alone = photos_of(tmp_path / "photos.zip")
     assert [p["name"] for p in alone] == ["ada", "Zoë", "big"]
@@ -211,3 +217,18 @@ def test_the_id_is_that_of_the_bytes_that_are_decoded(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "z.zip", "w") as archive:
         archive.writestr("other.jpg", b"new")
     assert [p["detail"] for p in read(contents)] == ["the archive was replaced meanwhile"]
+
+
+def test_links_that_lead_nowhere_and_parts_of_archives_are_told(tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").symlink_to(".git/annex/objects/q/a.jpg")
+    (tmp_path / "b.jpg").symlink_to("gone/b.jpg")
+    parts = ["c.7z.001", "c.zip.part2", "d.z01", "e.r00", "f.part1.rar", "g.tar.gz.partaa", "h.tar.ab"]
+    write(tmp_path, *parts, "i.part.jpg", "j.zip.jpg", "k.7z")
+    photos = {photo["uri"].rpartition("/")[2]: photo["detail"] for photo in photos_of(tmp_path)}
+    assert photos["a.jpg"] == "a link to .git/annex/objects/q/a.jpg, where nothing is; run `git annex get` there"
+    assert photos["b.jpg"] == "a link to gone/b.jpg, where nothing is; mend it, or copy the photo there"
+    assert {photos[part] for part in parts} == {
+        "one part of an archive is not read: join the parts, and unpack what they are"
+    }
+    assert photos["k.7z"] == "archives of this kind are not read, only .tar and .zip; unpack it"
+    assert photos["i.part.jpg"] is photos["j.zip.jpg"] is None

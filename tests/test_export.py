@@ -103,3 +103,28 @@ def test_names_of_files() -> None:
     for name in ("é" * 300, "😀" * 300, "x" * 199 + "é", "a" * 300):
         assert len(file_stem(name).encode()) <= 200 and file_stem(name) in name
     assert file_stem("a" * 199 + ". b") == "a" * 199  # cut, it ends in a dot: Windows would drop that in silence
+
+
+def test_of_files_that_are_made_one_by_one_no_two_are_asked_for_alike(tmp_path: Path) -> None:
+    """In a root with Ada, ADA, ada! and cat; of the others the file's name is told, which is what stands for them."""
+    names = ["Ada", "ADA", "ada!", "cat"]
+    asked = {}
+    for number, name in enumerate(names):
+        who = identity(name, f"{number:016x}")
+        [(file, token)] = export_identities(
+            [who], tmp_path / f"{number}.safetensors", "diffusers", beside=names
+        ).items()
+        assert list(load_file(file)) == [token]
+        asked[name] = token
+    assert asked == {
+        "Ada": "<ada-0000000000000000>",
+        "ADA": "<ada-0000000000000001>",
+        "ada!": "<ada-0000000000000002>",
+        "cat": "<cat>",
+    }
+    cat = identity("my cat", "c" * 16)
+    told = {
+        kind: next(iter(export_identities([cat], tmp_path / kind, kind).values()))
+        for kind in ("kohya", "a1111", "release")
+    }
+    assert told == {"kohya": "embedding:my_cat in ComfyUI", "a1111": "my_cat", "release": ""}

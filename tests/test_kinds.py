@@ -17,6 +17,10 @@ from factory.faces.kinds import kind_of
 from factory.faces.photos import decode_photo
 
 BOX = struct.Struct(">I4s4sI4s")
+STREAM = pa.BufferOutputStream()  # as save_to_disk of Hugging Face's datasets writes it
+with pa.ipc.new_stream(STREAM, pa.schema([("image", pa.struct([("bytes", pa.binary()), ("path", pa.string())]))])):
+    pass
+ARROW = STREAM.getvalue().to_pybytes()
 REFUSED = {
     b"%PDF-1.7\n": ("not_an_image", "a PDF document", "save its pictures"),
     b"<svg xmlns='http://www.w3.org/2000/svg'/>": ("not_an_image", "an SVG drawing", "save its pictures"),
@@ -50,6 +54,9 @@ REFUSED = {
     b"FUJIFILMCCD-RAW 0201": ("unsupported", "a Fujifilm raw photo (RAF)", "develop it first"),
     b"II*\0\x10\0\0\0CR\x02\0" + bytes(30): ("unsupported", "a Canon raw photo (CR2)", "develop it first"),
     BOX.pack(20, b"ftyp", b"crx ", 0, b"crx "): ("unsupported", "a Canon raw photo (CR3)", "develop it first"),
+    b"\x89PNG\r\n\x1a\n\0\0\0\4CgBI" + bytes(30): ("unsupported", "for iPhones (CgBI)", "save it as PNG"),
+    b"\x38\0\0\0\0\0\0\0{" + b'"format":"pt"}': ("not_an_image", "weights (safetensors)", "take it out"),
+    ARROW: ("not_an_image", "an Arrow stream", "to_parquet(FILE)"),
     bytes(1000): ("not_an_image", "all of them zero", "copy it again"),
     b"\x89PNG\n\x1a\n\0\0\0\rIHDR": ("not_an_image", "a PNG whose line ends", "as binary"),
     bytes(range(7, 200)): ("not_an_image", "of no kind that is known here", "if it opens elsewhere"),

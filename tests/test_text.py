@@ -1,9 +1,12 @@
 """Where an identity's words go in a prompt, and that nothing of the placeholder is left."""
 
+import re
+
 import pytest
 import torch
 from transformers import CLIPTextModel, CLIPTokenizer
 
+from cli.options import tell_cut
 from factory.base.diffusion import DiffusionBase
 from factory.base.text import inject, tokenise
 from factory.learn.celebs import celeb_prior
@@ -69,9 +72,7 @@ def test_gradients_reach_each_identitys_words_only() -> None:
     assert words.grad is not None and words.grad[0].eq(1).all() and not words.grad[1].any()
 
 
-def test_an_overlong_prompt_is_cut_but_never_the_person(
-    base: DiffusionBase, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_an_overlong_prompt_is_cut_but_never_the_person(base: DiffusionBase, caplog: pytest.LogCaptureFixture) -> None:
     length = base.tokenizer.model_max_length
     prompts = tokenise([PERSON + " photo" * length], base.tokenizer)
     assert prompts.ids_BL.shape == (1, length)
@@ -79,3 +80,12 @@ def test_an_overlong_prompt_is_cut_but_never_the_person(
     assert "cut" in caplog.text
     with pytest.raises(ValueError, match="front"):
         tokenise(["photo " * length + PERSON], base.tokenizer)
+
+
+def test_prompts_that_are_cut_are_told_with_numbers(tiny_pack: Pack, capsys: pytest.CaptureFixture[str]) -> None:
+    texts = [f"a photo of {PERSON}", f"{PERSON} " + "snow " * 500]
+    tell_cut(texts, tiny_pack)
+    [line] = capsys.readouterr().err.splitlines()
+    assert re.fullmatch(r"warning: \d+ of [\d,]{3,} tokens are read of the prompt '<person> snow snow.*'\.\.\.", line)
+    tell_cut(texts[:1], tiny_pack)
+    assert capsys.readouterr().err == ""

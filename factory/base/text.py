@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from transformers import CLIPTokenizer
@@ -19,6 +20,7 @@ from factory.records import TokenCount
 
 NUM_WORDS = 2  # V: a first name and a last name
 _TEXT = -1  # slot of a token that is ordinary text
+_SURELY_READ = 60  # characters: no text encoder here reads less
 _ENDS = 2  # the begin and end tokens
 
 logger = logging.getLogger(__name__)
@@ -87,3 +89,13 @@ def inject(embeds_BLD: torch.Tensor, slots_BL: torch.Tensor, words_BVD: torch.Te
     index_BLD = slots_BL.clamp(min=0).unsqueeze(-1).expand(-1, -1, words_BVD.shape[-1])
     placed_BLD = words_BVD.to(embeds_BLD.dtype).gather(1, index_BLD)
     return torch.where((slots_BL >= 0).unsqueeze(-1), placed_BLD, embeds_BLD)
+
+
+def cut_prompts(prompts: Sequence[str], base: Path) -> list[tuple[str, TokenCount]]:
+    """Those of these prompts that are longer than the text encoder of this base model's folder reads."""
+    long = [prompt for prompt in prompts if len(prompt) > _SURELY_READ]
+    if not long:
+        return []
+    tokenizer = CLIPTokenizer.from_pretrained(base / "tokenizer", local_files_only=True)
+    counts = [(prompt, count_tokens(prompt, tokenizer)) for prompt in long]
+    return [(prompt, count) for prompt, count in counts if count.read < count.given]

@@ -16,7 +16,11 @@ from PIL.JpegImagePlugin import JpegImageFile
 _END: Final = b"\xff\xd9"
 _SMOOTHED: Final = 2  # rows above a missing one: their colours are interpolated with its
 _FILLERS: Final = (b"", b"\x55" * 64, b"\xb6" * 64)  # in place of what is missing
-_NAMES: Final = {0xC3: "lossless", 0xC5: "hierarchical", 0xC6: "hierarchical", 0xC7: "hierarchical", 0xF7: "JPEG-LS"}
+_NAMES: Final = {
+    **dict.fromkeys((0xC3, 0xCB), "lossless"),
+    **dict.fromkeys((0xC5, 0xC6, 0xC7, 0xCD, 0xCE, 0xCF), "hierarchical"),
+    0xF7: "JPEG-LS",
+}
 _FRAMES: Final = ({*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}) | {0xF7}
 _PROGRESSIVE: Final = (0xC2, 0xCA)
 

@@ -43,6 +43,11 @@ class Kind:
 # offset, bytes, what they mean; the first that fits counts
 _MAGIC: Final[tuple[tuple[int, bytes, Kind], ...]] = (
     (0, b"\xff\xd8\xff", Kind("JPEG")),
+    (
+        12,
+        b"CgBI",
+        Kind("a PNG that Xcode rewrote for iPhones (CgBI)", "picture", "open it on a Mac and save it as PNG"),
+    ),
     (0, b"\x89PNG\r\n\x1a\n", Kind("PNG")),
     (0, b"GIF87a", Kind("GIF")),
     (0, b"GIF89a", Kind("GIF")),
@@ -111,6 +116,8 @@ _MAGIC: Final[tuple[tuple[int, bytes, Kind], ...]] = (
     (0, b"\x89HDF\r\n\x1a\n", Kind("an HDF5 file", "data")),
     (0, b"SQLite format 3\0", Kind("an SQLite database", "data")),
     (0, b"\x93NUMPY", Kind("a NumPy array", "data", "save it as PNG")),
+    (0, b"MATLAB 5.0 MAT", Kind("a MATLAB file", "data")),
+    (8, b'{"', Kind("a model's weights (safetensors)", "data")),
     (0, b"\0\5\x16\7", Kind("AppleDouble metadata of another file (._ file)", "data")),
     (0, b"\0\0\0\1Bud1", Kind("a Mac folder's .DS_Store", "data")),
     (0, b"bplist00", Kind("a property list, such as iCloud leaves for a photo that is not downloaded", "data")),

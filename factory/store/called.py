@@ -32,6 +32,13 @@ def called_in_any_case(store: Store, texts: Collection[str], fingerprint: str) -
     return {text: mine[low] for text, low in plain.items() if low in mine}
 
 
+def names_of_all(store: Store) -> list[str]:
+    """Everybody's names, each once; none of a root of very many."""
+    if store.count("identities") > _READ_THROUGH:
+        return []
+    return sorted(set(store.read("identities", columns=["name"])["name"].to_pylist()))
+
+
 def _newest_last(store: Store, where: str) -> list[dict[str, Any]]:
     columns = ["identity_id", "name", "created_at", "fingerprint"]
     rows = store.read("identities", columns=columns, where=where).to_pylist()

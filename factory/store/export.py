@@ -81,19 +81,27 @@ def _pickled(value: object) -> bytes:
 
 
 def export_identities(
-    identities: Sequence[Identity], out: Path, format: ExportFormat, *, overwrite: bool = False
+    identities: Sequence[Identity],
+    out: Path,
+    format: ExportFormat,
+    *,
+    overwrite: bool = False,
+    beside: Sequence[str] = (),
 ) -> dict[Path, str]:
-    """A file each, and the token by which diffusers knows it: `out` itself if it is one, else <name><suffix> in it.
+    """A file each, and what stands for the person in a prompt: `out` itself if it is one, else <name><suffix> in it.
 
-    Names and tokens that two of these people would share get the identity's id behind them. Raises FileExistsError,
-    before anything is written, where another file is in the way, unless `overwrite`.
+    Names and tokens that two of these people would share get the identity's id behind them, and so do tokens that
+    somebody else's name would give, of these `beside`: files that are made one by one are used together.
+    Raises FileExistsError, before anything is written, where another file is in the way, unless `overwrite`.
     """
     if out.suffix and not out.is_dir():
-        targets, tokens = [out for _ in identities], [token_of(who) for who in identities]
+        targets = [out for _ in identities]
     else:
         stems = _told_apart(identities, lambda who: file_stem(who.name).replace(" ", "_").replace(",", "_"))
         targets = [out / f"{stem}{SUFFIXES[format]}" for stem in stems]
-        tokens = [f"<{slug}>" for slug in _told_apart(identities, _slug)]
+    others = {_slug(name, "") for name in {*beside} - {who.name for who in identities}}
+    slugs = zip(identities, _told_apart(identities, lambda who: _slug(who.name, who.identity_id)), strict=True)
+    tokens = [f"<{slug}-{who.identity_id}>" if slug in others else f"<{slug}>" for who, slug in slugs]
     whose = list(zip(identities, targets, tokens, strict=True))
     files = {target: _file_of(who, target, format, token) for who, target, token in whose}
     for target, data in files.items():
@@ -102,7 +110,13 @@ def export_identities(
     for target, data in files.items():
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(data)
-    return dict(zip(targets, tokens, strict=True))
+    return dict(zip(targets, [_called(*one, format) for one in zip(targets, tokens, strict=True)], strict=True))
+
+
+def _called(target: Path, token: str, format: ExportFormat) -> str:
+    """How a file's person is asked for: diffusers by the token in it, most others by the file's name."""
+    names = {"diffusers": token, "kohya": f"embedding:{target.stem} in ComfyUI", "a1111": target.stem, "release": ""}
+    return names[format]
 
 
 def check_free(target: Path, data: bytes | None = None) -> None:
@@ -126,18 +140,18 @@ def token_of(identity: Identity) -> str:
     Lower case, as CLIP's tokenizer makes all text; ASCII without spaces, as it would split; and in brackets, so that
     none is the beginning of another: diffusers puts the second word in by replacing text.
     """
-    return f"<{_slug(identity)}>"
+    return f"<{_slug(identity.name, identity.identity_id)}>"
 
 
-def _slug(identity: Identity) -> str:
+def _slug(name: str, identity_id: str) -> str:
     """A name in a-z, 0-9 and hyphens; of names that have too few of these, the identity's id."""
-    plain = unicodedata.normalize("NFKD", identity.name.casefold())
+    plain = unicodedata.normalize("NFKD", name.casefold())
     kept = "".join(char for char in plain if not unicodedata.combining(char))
     slug = "-".join("".join(char if char.isascii() and char.isalnum() else " " for char in kept).split())
     if len(slug) > _TOKEN_CHARS:
-        return f"{slug[:_TOKEN_CHARS].rstrip('-')}-{identity.identity_id}"
+        return f"{slug[:_TOKEN_CHARS].rstrip('-')}-{identity_id}"
     lost = sum(char.isalnum() and not char.isascii() for char in kept)
-    return slug if slug and not lost else f"{slug}-{identity.identity_id}".lstrip("-")
+    return slug if slug and not lost else f"{slug}-{identity_id}".lstrip("-")
 
 
 def _told_apart(identities: Sequence[Identity], name_of: Callable[[Identity], str]) -> list[str]:

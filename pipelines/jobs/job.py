@@ -23,7 +23,11 @@ from pipelines.jobs.watch import Watch
 
 # What a job counts beside people, and what it may pass over.
 _MADE: Final = {
-    "generate": "images", "animate": "videos", "evaluate": "metrics", "sculpt": "models", "assess": "assessed"
+    "generate": "images",
+    "animate": "videos",
+    "evaluate": "metrics",
+    "sculpt": "models",
+    "assess": "assessed",
 }
 _THINGS: Final = {**_MADE, "train": "faces", "evaluate": "images", "assess": "identities"}
 

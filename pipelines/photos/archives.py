@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tarfile
 import zipfile
 from collections import Counter
@@ -18,6 +19,11 @@ from pipelines.photos.listing import left_out_path
 
 SUFFIXES: Final = (".tar", ".zip")
 _PACKED: Final = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst", ".7z", ".rar", ".gz", ".bz2", ".xz", ".zst")
+# as 7-Zip, zip, RAR and `split` call parts: .7z.001, .zip.part1, .z01, .r00, .part1.rar, .tar.gz.partaa, .tar.aa
+_PART: Final = re.compile(
+    r"\.(?:tar|tgz|gz|bz2|xz|zst|zip|7z|rar)\.(?:(?:part)?[-_.]?\d{1,4}|part[-_.]?[a-z]{2}|a[a-z])$"
+    r"|\.[rz]\d\d$|\.part\d+\.rar$"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,9 +36,12 @@ class Member:
     size: int  # bytes, as the archive says; -1: it is a link to another, or no file
 
 
-def is_packed(file: str) -> bool:
-    """Whether a file is an archive of a kind that is not read."""
-    return file.lower().endswith(_PACKED)
+def unread_archive(file: str) -> str:
+    """What to do with an archive that is not read, by its name; empty if it is none."""
+    low = file.lower()
+    if _PART.search(low):
+        return "one part of an archive is not read: join the parts, and unpack what they are"
+    return "archives of this kind are not read, only .tar and .zip; unpack it" if low.endswith(_PACKED) else ""
 
 
 def list_members(uri: str) -> tuple[list[Member], Counter[str], str]:

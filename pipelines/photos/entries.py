@@ -150,7 +150,13 @@ def file_size(uri: str) -> int:
     """Bytes of a local file or an object. Raises OSError, also for what is no file and might never end."""
     scheme = scheme_of(uri)
     if not scheme:
-        found = Path(local_path(uri)).stat()
+        file = Path(local_path(uri))
+        try:
+            found = file.stat()
+        except FileNotFoundError:
+            if file.is_symlink():
+                raise OSError(_nowhere(shown(str(file.readlink())))) from None
+            raise
         if not stat.S_ISREG(found.st_mode):
             raise OSError("it is no file")
         return found.st_size
@@ -164,6 +170,11 @@ def file_size(uri: str) -> int:
         return int(info.size)
     with open_file(uri) as stream:  # some servers tell no size
         return stream.seek(0, os.SEEK_END)
+
+
+def _nowhere(target: str) -> str:
+    remedy = "run `git annex get` there" if "annex/objects/" in target else "mend it, or copy the photo there"
+    return f"a link to {target}, where nothing is; {remedy}"
 
 
 def data_uri(uri: str) -> bytes:

@@ -24,7 +24,7 @@ from factory.files import shown
 from factory.ids import content_id
 from pipelines.photos.alike import Alike
 from pipelines.photos.allowed import Allowed
-from pipelines.photos.archives import Archives, Member, is_packed, list_members
+from pipelines.photos.archives import Archives, Member, list_members, unread_archive
 from pipelines.photos.consents import CONSENT, read_consents, with_consents
 from pipelines.photos.entries import Entry, faulty, in_order, of_file
 from pipelines.photos.listing import Listed, list_files
@@ -277,8 +277,8 @@ def _entry(place: dict[str, Any], archives: Archives) -> Entry:
         return faulty(stem, shown(uri), _why_not_read(uri))
     if kind_of(uri) == "archive":
         return faulty(stem, shown(uri), _why_not_listed(uri))
-    if is_packed(uri):
-        return faulty(stem, shown(uri), "archives of this kind are not read, only .tar and .zip; unpack it")
+    if fault := unread_archive(uri):
+        return faulty(stem, shown(uri), fault)
     return of_file(stem, uri)
 
 
