@@ -185,8 +185,8 @@ def measure(folder: Path, pack: Pack, num: int, kb: int = 0, face_s: float = 0.0
     listing.follow(iter([Counter(photos=new.num_rows)]), "photos")
     preparing = Clock()
     stages = (
-        Stage(partial(read_batches, max_bytes=2**20)),
-        Stage(StubFaces, [pack.name, face_s], reading, 1, cut=True),
+        Stage(partial(read_batches, max_bytes=2**20), cut=1),
+        Stage(StubFaces, [pack.name, face_s], reading, 1),
         commit_stage(commit, store),
     )
     with Watch() as finding:

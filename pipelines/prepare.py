@@ -67,7 +67,9 @@ def prepare(
         if new.num_rows:
             chain = (
                 work_units(new),
-                Stage(partial(read_batches, max_bytes=config.max_bytes, require_consent=required, allowed=allowed)),
+                Stage(
+                    partial(read_batches, max_bytes=config.max_bytes, require_consent=required, allowed=allowed), cut=1
+                ),
                 *_face_stages(loaded, config, *cpu_and_model_pools(workers)),
                 commit_stage(partial(commit, replaces=retry is not None), store),
             )
@@ -88,7 +90,7 @@ def _face_stages(pack: Pack, config: PrepareConfig, finding: Pool, reading: Pool
     name, max_s = pack.portable_name(), config.max_photo_s
     find = [FindFaces, [name, config, finding.threads], find_poisoned, max_s]
     read = [ReadFaces, [name, config, reading.device, reading.threads], partial(read_poisoned, pack=pack.name), max_s]
-    return Stage(IsolatedBatches, find, finding, 1, cut=True), Stage(Isolated, read, reading, BATCH)
+    return Stage(IsolatedBatches, find, finding, 1), Stage(Isolated, read, reading, BATCH)
 
 
 def commit(outcomes: pa.Table, store: Store, *, replaces: bool = False) -> pa.Table:

@@ -18,12 +18,12 @@ def _stream(blocks: Sequence[pa.Table], *stages: Stage) -> Iterator[pa.Table]:
     """Each block through a function, or through one object of a class."""
     tables = list(blocks)
     for stage in stages:
-        if stage.cut and stage.rows and tables:
-            whole = pa.concat_tables(tables)
-            tables = [whole.slice(start, stage.rows) for start in range(0, whole.num_rows, stage.rows)]
         work = stage.work if stage.pool is None else stage.work(*stage.arguments)
         made = [work(table) for table in tables]
         tables = [table for one in made for table in ([one] if isinstance(one, pa.Table) else one)]
+        if stage.cut and tables:
+            whole = pa.concat_tables(tables)
+            tables = [whole.slice(start, stage.cut) for start in range(0, whole.num_rows, stage.cut)]
     yield from tables
 
 

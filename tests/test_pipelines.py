@@ -154,6 +154,20 @@ def test_poison_in_a_batch_is_singled_out_by_an_actor_of_ray_data(cluster: None,
 
 
 @pytest.mark.cluster
+def test_tasks_that_make_rows_cut_them_themselves(cluster: None) -> None:
+    """Tasks of Ray Data's own would book a whole CPU, and find no room beside a cluster's workers."""
+
+    def numbers(units: pa.Table) -> Iterator[pa.Table]:
+        yield from (pa.table({"n": [number]}) for number in range(units["num"][0].as_py()))
+
+    units = ray.data.from_arrow([pa.table({"num": [num]}) for num in (5, 3)])
+    made = Stage(numbers, cut=1).after(units).materialize()
+    assert sorted(block.num_rows for ref in made.to_arrow_refs() for block in [ray.get(ref)]) == [1] * 8
+    operators = [line for line in made.stats().splitlines() if line.startswith("Operator")]
+    assert len(operators) == 2 and "MapBatches(numbers)->StreamingRepartition" in operators[1], operators
+
+
+@pytest.mark.cluster
 def test_a_full_disk_of_a_worker_is_told_in_one_line(cluster: None, tmp_path: Path) -> None:
     def full(batch: pa.Table) -> pa.Table:
         raise OSError("LanceError(IO): No space left on device (os error 28)\n at x.rs")

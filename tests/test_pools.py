@@ -27,7 +27,9 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
 
         @staticmethod
         def nodes() -> list[dict[str, Any]]:
-            return [{"Alive": True, "Resources": {"CPU": has["CPU"], "memory": has.get("memory", 1e12)}}]
+            num = int(has.get("nodes", 1))
+            own = {"CPU": has["CPU"] / num, "memory": has.get("memory", 1e12)}
+            return [{"Alive": True, "Resources": own}] * num
 
     monkeypatch.setattr(pipelines.jobs.pools, "ray", FakeRay)
     monkeypatch.setattr(pipelines.jobs.pools, "held_cpus", lambda: has.get("held", 0.0))
@@ -82,21 +84,28 @@ def test_without_a_gpu_a_worker_a_core_if_it_finds_work_and_memory(cluster: dict
 
 
 @pytest.mark.parametrize("cpus", [1, 2, 3, 8, 64])
-def test_light_tasks_find_room_beside_the_workers_and_a_task_that_cuts_blocks(
-    cluster: dict[str, float], pack: Pack, cpus: int
-) -> None:
+def test_light_tasks_find_room_beside_the_workers(cluster: dict[str, float], pack: Pack, cpus: int) -> None:
     cluster["CPU"] = cpus
     pools = [*cpu_and_model_pools(Workers())]
     booked = sum(pool.size * pool.num_cpus for pool in pools)
-    assert booked <= cpus - (cpus > 1) - 2 * LIGHT
+    assert booked <= cpus - 3 * LIGHT + 1e-9
     alone = pool(pack)
     assert alone.size * alone.num_cpus <= cpus - 2 * LIGHT
     assert all(pool.threads >= 1 for pool in (*pools, alone))
 
 
+@pytest.mark.parametrize(("nodes", "cpus"), [(4, 2), (12, 8), (20, 16), (3, 64)])
+def test_light_tasks_find_room_on_every_node(cluster: dict[str, float], nodes: int, cpus: int) -> None:
+    """Each of them on one, however little all nodes together leave."""
+    cluster |= {"CPU": nodes * cpus, "nodes": nodes}
+    finders, readers = cpu_and_model_pools(Workers())
+    assert finders.size + readers.size == nodes * cpus
+    assert cpus * readers.num_cpus <= cpus - 3 * LIGHT + 1e-9 and (cpus + 1) * readers.num_cpus > cpus
+
+
 @pytest.mark.parametrize(("cpus", "held"), [(2, 0.3), (8, 3.0)])
 def test_a_job_finds_room_beside_an_endpoint(cluster: dict[str, float], pack: Pack, cpus: int, held: float) -> None:
-    """And a task that cuts blocks, which books a whole CPU, beside its workers."""
+    """And leaves a whole CPU, too."""
     cluster |= {"CPU": cpus, "held": held}
     for pools in (cpu_and_model_pools(Workers()), (pool(pack),)):
         assert sum(pool.size * pool.num_cpus for pool in pools) <= cpus - held - 1 - 2 * LIGHT

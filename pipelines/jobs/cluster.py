@@ -17,6 +17,7 @@ from typing import Final
 
 import ray
 from ray.data import DataContext
+from ray.data._internal.execution import metadata_fetcher
 from ray.exceptions import AuthenticationError, RayError
 
 from factory.errors import ClusterError
@@ -60,6 +61,10 @@ def connect() -> None:
     context.retried_map_errors = list(_TRANSIENT)
     context.max_map_retries = 5
     context.raise_original_map_exception = True  # else what a worker raised is lost on its way, all but its text
+    # Ray Data looks for finished tasks ten times a second. A thread that reads what is told of their blocks makes each
+    # wait for another look before it goes on, and its worker's place for one more, though what it reads is here.
+    # (RAY_DATA_METADATA_PREFETCH_ON_THREAD=0 in the environment, which is read when ray.data is imported.)
+    metadata_fetcher._PREFETCH_ON_THREAD = False
     # of light tasks, where there is less to do than the bound allows
     warnings.filterwarnings("ignore", message="The maximum number of concurrent tasks")
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # an error is raised too, and told once

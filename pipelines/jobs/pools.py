@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from dataclasses import dataclass
 from typing import Any, Final
@@ -14,7 +15,7 @@ from pipelines.jobs.cluster import held_cpus
 
 _WORKERS_A_CPU: Final = 4  # at most, on a machine by itself
 LIGHT: Final = 0.1  # logical CPUs of a task that reads or commits; it must find room beside the workers
-_IN_HAND: Final = 4  # batches at a worker, the one it is at among them: Ray Data looks for more ten times a second
+_IN_HAND: Final = 6  # batches at a worker, the one it is at among them: Ray Data gives more ten times a second
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,14 +138,11 @@ def _that_fit(gpus: int, each: float) -> int:
 
 
 def _share(cpus: int, workers: int) -> float:
-    """CPUs a worker books, so that others find room; a whole one of a cluster that starts at zero.
-
-    Ray Data books a CPU for each task that cuts blocks, and such a task waits while its blocks are not needed yet: if
-    there were no room beside it, nothing would be committed until everything is cut.
-    """
+    """CPUs a worker books, so that on each node two tasks that read and the process that commits find room beside as
+    many workers as it has CPUs; a whole one of a cluster that starts at zero."""
     if cpus == 0:
         return 1.0
-    return round(min(1.0, (cpus - (1.0 if cpus > 1 else 0.0) - 3 * LIGHT) / workers), 3)
+    return math.floor(1000 * min(1.0, (cpus - 3 * LIGHT * max(1, len(_nodes()))) / workers)) / 1000
 
 
 def _share_of_rest(workers: int) -> float:
