@@ -29,6 +29,7 @@ from itertools import count, cycle
 from pathlib import Path
 from typing import Any, Final
 
+from benchmarks.bad_clients import SLOW, Answer, hostile_bodies, picture, post
 from benchmarks.load import closed_loop
 from benchmarks.measure import hardware, markdown
 from benchmarks.processes import role_of
@@ -37,9 +38,6 @@ from benchmarks.soak_memory import descendants, memory_mb
 from factory.pack import Pack
 from studio.demo.port import free_port
 from tests.serving import people_store
-from tests.test_hostile_routes import BODIES
-from tests.test_hostile_routes import bodies as bodies_of
-from tests.test_serve_hostile import bodies
 
 TIMES: Final = 10  # the rate that the server can carry
 FLAT: Final = 1.05  # growth that still counts as flat
@@ -50,10 +48,7 @@ _SLOW: Final = 24  # connections that are held by slow clients at a time
 _HOSTILE: Final = 2  # that send hostile bodies, one after the other
 _AT_ONCE: Final = 1000  # connections of those who only ask
 _SETTLE_S: Final = 15.0  # until a look, after all is answered
-_LIMIT_S: Final = 90.0  # of one request
-_HELD_S: Final = 8.0  # by a slow client
 _START_LIMIT_S: Final = 300.0
-_LEFT_OUT: Final = ("/v1/heads", "/v1/videos")  # they start other replicas
 
 
 @dataclass(slots=True)
@@ -64,7 +59,7 @@ class Seen:
     without_retry_after: int = 0  # 429 that did not say when to come again
     broken: Counter[str] = field(default_factory=Counter)  # connections that ended without an answer, by who asked
 
-    def keep(self, who: str, answer: tuple[int, dict[str, str]] | None) -> None:
+    def keep(self, who: str, answer: Answer) -> None:
         """Counts an answer: status and headers; None where none came."""
         if answer is None:
             self.broken[who] += 1
@@ -102,7 +97,7 @@ def _root(folder: str, pack: Pack) -> str:
 def measure(pid: int, port: int, minutes: float) -> dict[str, Any]:
     """The rate, and the weight of the server's processes before, between and after."""
     numbers = count()
-    todo = [_picture(next(numbers)) for _ in range(10_000)]
+    todo = [picture(next(numbers)) for _ in range(10_000)]
     url = f"http://127.0.0.1:{port}"
     closed_loop(url, todo[:200], _CLIENTS, seconds=30)  # warm
     rate = closed_loop(url, todo[200:], _CLIENTS, seconds=20).pictures_per_s
@@ -150,25 +145,25 @@ async def one_round(port: int, rate: float, seen: Seen) -> None:
 
     async def ask(number: int) -> None:
         async with room:
-            seen.keep("asking", await post(port, "/v1/images/generations", json.dumps(_picture(number)).encode()))
+            seen.keep("asking", await post(port, "/v1/images/generations", json.dumps(picture(number)).encode()))
 
     async def hostile(place: int) -> None:
         # each begins elsewhere, so that rounds of a minute get to all
-        for path, body in cycle(_hostile()[place:] + _hostile()[:place]):
+        for path, body in cycle(hostile_bodies()[place:] + hostile_bodies()[:place]):
             if asyncio.get_running_loop().time() > over:
                 return
             seen.keep("hostile", await post(port, path, body))
 
-    async def slow(how: Callable[[int], Awaitable[tuple[int, dict[str, str]] | None]]) -> None:
+    async def slow(how: Callable[[int], Awaitable[Answer]]) -> None:
         while asyncio.get_running_loop().time() < over:
             with suppress(OSError):
                 answer = await how(port)
                 if answer is not None:
                     seen.keep("slow", answer)
 
-    hows = [one_byte_after_another, stops_in_the_middle, reads_slowly, goes_away, says_nothing]
-    beside = [asyncio.create_task(slow(hows[number % len(hows)])) for number in range(_SLOW)]
-    beside += [asyncio.create_task(hostile(int(time.time() * (1 + one)) % len(_hostile()))) for one in range(_HOSTILE)]
+    beside = [asyncio.create_task(slow(SLOW[number % len(SLOW)])) for number in range(_SLOW)]
+    places = [int(time.time() * (1 + one)) % len(hostile_bodies()) for one in range(_HOSTILE)]
+    beside += [asyncio.create_task(hostile(place)) for place in places]
     began, number = asyncio.get_running_loop().time(), 0
     while (now := asyncio.get_running_loop().time()) < over:
         while number < rate * (now - began):
@@ -181,103 +176,6 @@ async def one_round(port: int, rate: float, seen: Seen) -> None:
     await asyncio.gather(*beside, *asking)
 
 
-async def post(port: int, path: str, body: bytes) -> tuple[int, dict[str, str]] | None:
-    """Status and headers of the answer to a request on a connection of its own, None if none came."""
-    try:
-        async with asyncio.timeout(_LIMIT_S):
-            reader, writer = await asyncio.open_connection("127.0.0.1", port)
-            try:
-                writer.write(_head(path, len(body)) + body)
-                return await _answer(reader)
-            finally:
-                writer.close()
-    except (OSError, TimeoutError, asyncio.IncompleteReadError, asyncio.LimitOverrunError, ValueError):
-        return None
-
-
-async def one_byte_after_another(port: int) -> tuple[int, dict[str, str]] | None:
-    """Sends a request so that it takes longer than anybody waits."""
-    return await _held(port, [bytes([one]) for one in _head("/v1/images/generations", 100)], 0.1)
-
-
-async def stops_in_the_middle(port: int) -> tuple[int, dict[str, str]] | None:
-    """Promises a body and sends the beginning of it."""
-    return await _held(port, [_head("/v1/identities", 10_000_000) + b'{"model": "ada"', b" " * 100_000], _HELD_S / 2)
-
-
-async def says_nothing(port: int) -> tuple[int, dict[str, str]] | None:
-    """Holds a connection."""
-    return await _held(port, [b""], _HELD_S)
-
-
-async def goes_away(port: int) -> tuple[int, dict[str, str]] | None:
-    """Asks for many pictures and leaves at once."""
-    body = json.dumps({**_picture(int(time.time() * 1000)), "n": 10}).encode()
-    return await _held(port, [_head("/v1/images/generations", len(body)) + body], 0.2)
-
-
-async def reads_slowly(port: int) -> tuple[int, dict[str, str]] | None:
-    """Asks for pictures in a stream, and reads a little of it."""
-    body = json.dumps({**_picture(int(time.time() * 1000)), "stream": True, "partial_images": 3}).encode()
-    reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=1024)
-    try:
-        writer.write(_head("/v1/images/generations", len(body)) + body)
-        for _ in range(int(_HELD_S)):
-            with suppress(TimeoutError):
-                await asyncio.wait_for(reader.read(64), 1.0)
-            await asyncio.sleep(1.0)
-    finally:
-        writer.transport.abort()
-    return None
-
-
-async def _held(port: int, pieces: list[bytes], pause_s: float) -> tuple[int, dict[str, str]] | None:
-    """Sends pieces with pauses, for a while, and leaves; gives what was answered by then."""
-    reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    try:
-        ends = asyncio.get_running_loop().time() + _HELD_S
-        for piece in pieces:
-            writer.write(piece)
-            await asyncio.sleep(pause_s)
-            if asyncio.get_running_loop().time() > ends:
-                break
-        with suppress(TimeoutError, ValueError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
-            return await asyncio.wait_for(_answer(reader), 0.1)
-    finally:
-        writer.transport.abort()
-    return None
-
-
-async def _answer(reader: asyncio.StreamReader) -> tuple[int, dict[str, str]]:
-    """Reads all of an answer, and keeps its head. Raises ValueError if it is none."""
-    lines = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
-    while await reader.read(2**16):
-        pass
-    status = int(lines[0].split(" ")[1])
-    pairs = (line.partition(":") for line in lines[1:] if ":" in line)
-    return status, {name.lower(): value.strip() for name, _, value in pairs}
-
-
-def _head(path: str, length: int) -> bytes:
-    kind = "multipart/form-data; boundary=x" if path == "/v1/identities" else "application/json"
-    return (
-        f"POST {path} HTTP/1.1\r\nhost: 127.0.0.1\r\nconnection: close\r\n"
-        f"content-type: {kind}\r\ncontent-length: {length}\r\n\r\n"
-    ).encode()
-
-
-def _picture(seed: int) -> dict[str, Any]:
-    return {"model": "ada", "prompt": "a photo of <person> in the snow", "seed": seed}
-
-
-def _hostile(known: list[tuple[str, bytes]] = []) -> list[tuple[str, bytes]]:  # noqa: B006 (made once)
-    if not known:
-        known += [("/v1/images/generations", body) for body in bodies()]
-        for path in BODIES.keys() - set(_LEFT_OUT):
-            known += [(path, body) for body in bodies_of(BODIES[path])]
-    return known
-
-
 @contextmanager
 def server(root: str, pack: str) -> Iterator[tuple[int, int]]:
     """`identity-factory serve` with a Ray of its own; its process and its port."""
@@ -287,7 +185,7 @@ def server(root: str, pack: str) -> Iterator[tuple[int, int]]:
     process = subprocess.Popen(command, env=environment, start_new_session=True, stdout=subprocess.DEVNULL)
     try:
         deadline = time.monotonic() + _START_LIMIT_S
-        while asyncio.run(post(port, "/v1/images/generations", json.dumps(_picture(0)).encode())) is None:
+        while asyncio.run(post(port, "/v1/images/generations", json.dumps(picture(0)).encode())) is None:
             if process.poll() is not None or time.monotonic() > deadline:
                 raise SystemExit("the server did not start")
             time.sleep(1)
