@@ -132,6 +132,9 @@ def test_erasing_takes_out_what_was_told_of_a_person_and_the_chain_holds(store: 
     assert b"ada in the snow" not in left and b"bob in the snow" in left
     mine = run.invoke(app, ["audit", "list", "--identity", ada, *root]).stdout
     assert mine.count("drew") == 1 and "erased" in mine and "bob" not in mine
+    append(store, [deed("drew", ada, bob, prompt="ada beside bob")])  # it waited while ada was erased
+    left = b"".join(file.read_bytes() for file in Path(store.root).rglob("*") if file.is_file())
+    assert b"ada beside bob" not in left and len(read_audit(store, [ada])) == 3 and faults_of(store)[0] == []
     store.delete("audit", "number = 0")
     broken = run.invoke(app, ["audit", "verify", *root])
     assert broken.exit_code == 3 and "row 0 is missing" in broken.output

@@ -149,9 +149,8 @@ def test_who_is_erased_leaves_lines_and_requests(client: openai.OpenAI, store: S
     of_ada = lines(client, batch.output_file_id)[0]["response"]["body"]["data"][0]["b64_json"]
     done = erase(store, find_person(store, name="ada"))
     assert done.rows["lines"] == 2 and not done.found
-    left = [file.read_bytes() for file in Path(store.root).rglob("*") if file.is_file()]
     for needle in (ada.identity_id.encode(), of_ada.encode(), as_jsonl(tasks[:1]), as_jsonl(tasks[2:3])):
-        assert not any(needle in data for data in left)
+        assert not _holding(store, needle)
     assert [line["custom_id"] for line in lines(client, batch.output_file_id)] == ["b", "d"]
     kept = client.files.content(batch.input_file_id).read().split(b"\n")
     assert [json.loads(line)["custom_id"] if line else "" for line in kept] == ["", "b", "", ""]
@@ -176,8 +175,13 @@ def test_who_is_erased_while_a_batch_runs_is_drawn_no_more(store: Store, tiny_pa
         refused = {line["custom_id"]: line["response"]["status_code"] for line in lines(client, batch.error_file_id)}
     assert batch.status == "completed" and {"c", "d", "e"} <= set(refused) and set(refused.values()) == {404}
     assert len(done) == 1 and done[0].found == []
-    left = [file.read_bytes() for file in Path(store.root).rglob("*") if file.is_file()]
-    assert not any(ada.identity_id.encode() in data for data in left)
+    assert not _holding(store, ada.identity_id.encode())
+
+
+def _holding(store: Store, needle: bytes) -> list[Path]:
+    """Files in which something is left. The audit's first row follows 64 zeros, of which ids of tests mostly are."""
+    files = [file for file in Path(store.root).rglob("*") if file.is_file()]
+    return [file for file in files if needle in file.read_bytes().replace(b"0" * 64, b"")]
 
 
 def test_a_large_output_file_is_read_in_pieces(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:

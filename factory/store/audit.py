@@ -42,9 +42,13 @@ class Deed:
 
 
 def append(store: Store, deeds: Sequence[Deed]) -> None:
-    """Writes deeds behind the last row, in one commit; after another writer's if that comes first."""
+    """Writes deeds behind the last row, in one commit; after another writer's if that comes first. What they tell of
+    somebody who was erased while they waited is taken out again."""
     if deeds:
         retried(lambda: _append_once(store, deeds))
+    told = {who for deed in deeds if deed.detail for who in deed.whom}
+    if told:  # an erasure buries first and looks at the audit last: it saw these rows, or its tombstones are seen here
+        redact(store, [*filter(store.tombstones().hold, told)])
 
 
 def note(store: Store, action: str, whom: Sequence[str] = (), num: int = 1, **detail: Any) -> None:
