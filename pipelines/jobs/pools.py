@@ -15,6 +15,7 @@ from pipelines.jobs.cluster import held_cpus
 
 _WORKERS_A_CPU: Final = 4  # at most, on a machine by itself
 LIGHT: Final = 0.1  # logical CPUs of a task that reads or commits; it must find room beside the workers
+_ENDPOINT: Final = 0.5  # logical CPUs of an endpoint with all of its parts (serve/settings.py)
 _IN_HAND: Final = 6  # batches at a worker, the one it is at among them: Ray Data gives more ten times a second
 
 
@@ -79,7 +80,7 @@ def cpu_and_model_pools(workers: Workers) -> tuple[Pool, Pool]:
     each = min(gpus, 1) if workers.gpus is None else workers.gpus
     models = workers.num or (_that_fit(gpus, each) if each else max(1, cpus // 2))
     others = max(1, cpus - models)
-    share = min(_share(cpus, models + others), _share_of_rest(models + others))
+    share = _share(cpus, models + others)
     threads = max(1, cpus // (models + others))
     return (
         Pool(size=others, num_cpus=share, num_gpus=0, threads=threads),
@@ -108,7 +109,7 @@ def model_pool(workers: Workers, *, at_most: int, pack: Pack) -> Pool:
     threads = smallest // here
     size = max(1, min(at_most, sum(int(node["CPU"]) // threads for node in nodes)))
     share = max(0.5, smallest - 1.0) / here  # together nearly all of a node: no node gets more than its share
-    share = min(share, _share_of_rest(size))
+    share = min(share, _share(cpus, size))
     return Pool(size=size, num_cpus=share, num_gpus=0, threads=threads, steady=True)
 
 
@@ -138,19 +139,16 @@ def _that_fit(gpus: int, each: float) -> int:
 
 
 def _share(cpus: int, workers: int) -> float:
-    """CPUs a worker books, so that on each node two tasks that read and the process that commits find room beside as
-    many workers as it has CPUs; a whole one of a cluster that starts at zero."""
+    """CPUs a worker books at most, so that on each node two tasks that read and the process that commits find room
+    beside as many workers as it has CPUs; a whole one of a cluster that starts at zero. An only node keeps room for an
+    endpoint, too, or for what others hold of it. (Of several nodes no one may get more workers than it has CPUs, so
+    there an endpoint or a job may have to wait.)"""
     if cpus == 0:
         return 1.0
-    return math.floor(1000 * min(1.0, (cpus - 3 * LIGHT * max(1, len(_nodes()))) / workers)) / 1000
-
-
-def _share_of_rest(workers: int) -> float:
-    """CPUs a worker books at most where an endpoint or another job holds some of the only node's. (Of several nodes no
-    one may get more workers than it has room for, so there a job waits.)"""
-    if not held_cpus() or len(_nodes()) != 1:
-        return 1.0
-    return max(0.01, round((_cluster()[0] - held_cpus() - 1.0 - 3 * LIGHT) / workers, 3))
+    nodes = max(1, len(_nodes()))
+    others = max(_ENDPOINT, held_cpus()) if nodes == 1 else 0.0
+    left = max(0.01 * workers, cpus - others - 3 * LIGHT * nodes)
+    return math.floor(1000 * min(1.0, left / workers)) / 1000
 
 
 def _cluster() -> tuple[int, int]:
