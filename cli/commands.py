@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from copy import copy
 from functools import wraps
 from typing import Any, Final
@@ -36,6 +37,8 @@ class Commands(TyperGroup):
                 option.metavar, option.help = "NAME", _TENANT
                 command.params.append(option)
                 command.callback = _on_tenants_root(command.callback, made=name in _MAKE_ROOTS)
+            if "root" in own and command.callback is not None:
+                command.callback = _on_stores(command.callback)
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """The command's name, itself, and its arguments."""
@@ -66,16 +69,29 @@ def _on_tenants_root(command: Callable[..., Any], *, made: bool) -> Callable[...
     @wraps(command)
     def on_root(*args: Any, root: str, tenant: str | None = None, **others: Any) -> Any:
         from factory.files import check_root, tenant_root
-        from factory.reach import check_stores
 
         try:
             own = tenant_root(root, tenant)
         except ValueError as error:
             raise typer.BadParameter(str(error)) from None
-        with user_errors():
-            check_stores([own, *others.get("photos", ()), str(others.get("pack", ""))])
-            if not made:
+        if not made:
+            with user_errors():
                 check_root(own)
         return command(*args, root=own, **others)
 
     return on_root
+
+
+def _on_stores(command: Callable[..., Any]) -> Callable[..., Any]:
+    @wraps(command)
+    def there(*args: Any, root: str, **others: Any) -> Any:
+        from factory.files import tenant_root
+        from factory.reach import check_stores
+
+        with suppress(ValueError):  # of a name that is none, which is told by the command
+            own = tenant_root(root, others.get("tenant"))  # all that a tenant's credentials need reach
+            with user_errors():
+                check_stores([own, *others.get("photos", ()), str(others.get("pack", ""))], tables=[own])
+        return command(*args, root=root, **others)
+
+    return there

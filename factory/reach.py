@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import ssl
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from contextlib import closing
 from http.client import HTTPConnection, HTTPException, HTTPSConnection
 from pathlib import Path
@@ -14,24 +14,47 @@ from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 from factory.files import s3_endpoint
-from factory.storage import scheme_of, settings
+from factory.storage import s3_keys, scheme_of, settings
 
 _LIMIT_S: Final = 6.0  # to connect, and for the first byte of an answer
 _NO_KEYS: Final = (
     "gs:// has no credentials here: set GOOGLE_APPLICATION_CREDENTIALS to a key's file, run `gcloud auth "
     "application-default login`, or give --storage anonymous=true for public buckets"
 )
+_RENEW: Final = "the session is over: log in again (`aws sso login`), or renew AWS_SESSION_TOKEN"
+_REFUSALS: Final = {  # S3's codes, and botocore's errors
+    "InvalidAccessKeyId": "AWS_ACCESS_KEY_ID, or the profile in use, is not known there; correct it",
+    "SignatureDoesNotMatch": "AWS_SECRET_ACCESS_KEY is not that of the key, or is cut; correct it",
+    **dict.fromkeys(("ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired", "SSOTokenLoadError"), _RENEW),
+    **dict.fromkeys(("UnauthorizedSSOTokenError", "TokenRetrievalError", "RequestExpired"), _RENEW),
+    "InvalidToken": "AWS_SESSION_TOKEN is of another key; unset it, or renew it",
+    "RequestTimeTooSkewed": "the clock of this machine is wrong; set it",
+    "ProfileNotFound": "AWS_PROFILE names no profile of ~/.aws/config; correct it",
+    "PartialCredentialsError": "one of AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY is missing; set both",
+    "PermanentRedirect": "the bucket is in another region; set AWS_REGION, or --storage region",
+    "AuthorizationHeaderMalformed": "the bucket is in another region; set AWS_REGION, or --storage region",
+}
+_REFUSALS_OF_TABLES: Final = {  # of photos a key that may be read but not listed will do, or none at all
+    "NoCredentialsError": "there are none: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE",
+    "AccessDenied": "let them list, read and write there, or use others",
+    "403": "let them list, read and write there, or use others",
+}
 
 
-def check_stores(uris: Iterable[str]) -> None:
-    """Raises OSError, with the remedy and within 20 s, if a store that these uris are on does not answer, or is
-    Google's and there are no credentials. Of AWS and Azure it is asked whether their names are known here.
+def check_stores(uris: Iterable[str], tables: Collection[str] = ()) -> None:
+    """Raises OSError, with the remedy and within 20 s, if a store that these uris are on does not answer, or takes no
+    credentials that are here: else a root would seem empty, or an error in many lines come late. Of Azure it is asked
+    whether its name is known. `tables` are those uris where keys must be listed and there is no going without keys.
 
     Raises ValueError for an endpoint that is no URL.
     """
-    schemes = {scheme_of(uri) for uri in uris if uri.partition("://")[2].strip("/")}  # without a bucket it is no place
+    places = [uri for uri in uris if uri.partition("://")[2].strip("/")]  # without a bucket it is none
+    schemes = {scheme_of(uri) for uri in places}
     if "s3" in schemes:
-        _check_s3(s3_endpoint())
+        endpoint = s3_endpoint()
+        _check_s3(endpoint)
+        for uri in dict.fromkeys(uri for uri in places if scheme_of(uri) == "s3"):
+            _check_bucket(endpoint, uri, has_tables=uri in tables)
     if "gs" in schemes:
         _check_gs()
     if "az" in schemes and (account := settings().get("account_name") or os.environ.get("AZURE_STORAGE_ACCOUNT_NAME")):
@@ -82,6 +105,22 @@ def _check_s3(endpoint: str | None) -> None:
             f"the S3 server {endpoint} does not answer ({fault}): start it, check the network, or correct "
             "AWS_ENDPOINT_URL or --storage endpoint"
         )
+
+
+def _check_bucket(endpoint: str | None, uri: str, *, has_tables: bool) -> None:
+    from botocore.exceptions import ClientError  # imported where a store is used at all
+
+    bucket, _, prefix = uri.removeprefix("s3://").partition("/")
+    try:
+        next(s3_keys(endpoint, bucket, f"{prefix.rstrip('/')}/" if prefix else "", at_once=1, limit_s=_LIMIT_S), None)
+    except OSError as error:
+        cause = error.__cause__
+        code = (
+            str(cause.response.get("Error", {}).get("Code")) if isinstance(cause, ClientError) else type(cause).__name__
+        )
+        remedy = _REFUSALS.get(code) or (_REFUSALS_OF_TABLES.get(code) if has_tables else None)
+        if remedy:
+            raise OSError(f"s3://{bucket} refuses these credentials ({code}): {remedy}") from None
 
 
 def _check_gs() -> None:

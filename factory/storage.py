@@ -106,8 +106,11 @@ def s3fs_options(endpoint: str | None) -> dict[str, Any]:
     return own
 
 
-def s3_keys(endpoint: str | None, bucket: str, prefix: str, *, at_once: int = 1000) -> Iterator[str]:
-    """Keys that begin so, as the server tells them, `at_once` at a time: Arrow knows none before it knows all.
+def s3_keys(
+    endpoint: str | None, bucket: str, prefix: str, *, at_once: int = 1000, limit_s: float | None = None
+) -> Iterator[str]:
+    """Keys that begin so, as the server tells them, `at_once` at a time: Arrow knows none before it knows all. With a
+    limit it is asked once, and nothing is waited for longer.
 
     Raises OSError, and ValueError as `s3_files` does.
     """
@@ -117,7 +120,8 @@ def s3_keys(endpoint: str | None, bucket: str, prefix: str, *, at_once: int = 10
     from botocore.session import get_session
 
     said = _said("s3")
-    own: dict[str, Any] = {"retries": {"max_attempts": 10}}
+    own: dict[str, Any] = {"retries": {"max_attempts": 10 if limit_s is None else 0}}
+    own |= {} if limit_s is None else {"connect_timeout": limit_s, "read_timeout": limit_s}
     own |= {"signature_version": UNSIGNED} if said.get("anonymous") else {}
     own |= {"s3": {"addressing_style": _addressing(said)}} if "path_style" in said else {}
     payer = {"RequestPayer": "requester"} if said.get("requester_pays") else {}

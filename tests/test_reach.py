@@ -79,10 +79,85 @@ def test_stores_that_do_not_answer_are_told_with_the_remedy(port: int, monkeypat
     check_stores(["gs://bucket/x"])
 
 
+class Refusing(BaseHTTPRequestHandler):
+    """S3 that answers everybody with one error."""
+
+    code = ""
+
+    def do_GET(self) -> None:
+        body = f"<Error><Code>{self.code}</Code><Message>no</Message></Error>".encode()
+        self.send_response(403)
+        self.send_header("content-length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def do_HEAD(self) -> None:
+        self.send_response(403)
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.mark.parametrize(
+    ("code", "of_photos", "says"),
+    [
+        ("AccessDenied", False, "let them list, read and write there"),
+        ("InvalidAccessKeyId", True, "AWS_ACCESS_KEY_ID, or the profile in use, is not known there"),
+        ("SignatureDoesNotMatch", True, "AWS_SECRET_ACCESS_KEY is not that of the key"),
+        ("ExpiredToken", True, "the session is over: log in again"),
+        ("AuthorizationHeaderMalformed", True, "set AWS_REGION, or --storage region"),
+        ("NoSuchBucket", False, ""),  # is told where it is read, or made
+    ],
+)
+def test_credentials_that_are_refused_are_told_as_such(
+    monkeypatch: pytest.MonkeyPatch, code: str, of_photos: bool, says: str
+) -> None:
+    handler = type("Handler", (Refusing,), {"code": code})
+    server = HTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+    monkeypatch.setattr(reach, "_LIMIT_S", 5.0)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.server_port}")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
+    monkeypatch.setenv("AWS_REGION", "us-east-1")
+    root = "s3://people/root"
+    if says:
+        with pytest.raises(OSError, match=rf"s3://people refuses these credentials \({code}\): .*{says}"):
+            check_stores([root], tables=[root])
+    else:
+        check_stores([root], tables=[root])
+    if of_photos:
+        with pytest.raises(OSError, match=says):
+            check_stores([root])
+    else:
+        check_stores([root])
+    server.shutdown()
+
+
+def test_no_credentials_are_told_where_tables_are(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    server = HTTPServer(("127.0.0.1", 0), Refusing)
+    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+    monkeypatch.setattr(reach, "_LIMIT_S", 5.0)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.server_port}")
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    for name in ("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"):
+        monkeypatch.setenv(name, str(tmp_path / "none"))
+    with pytest.raises(OSError, match=r"NoCredentialsError\): there are none: set AWS_ACCESS_KEY_ID"):
+        check_stores(["s3://people/root"], tables=["s3://people/root"])
+    check_stores(["s3://people/photos"])
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "alone")
+    with pytest.raises(OSError, match="one of AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY is missing"):
+        check_stores(["s3://people/photos"])
+    server.shutdown()
+
+
 def test_commands_tell_it_in_one_line(port: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{port}")
     for words, says in (
         (["identities", "list", "--root", "s3://bucket/people"], "does not answer (no answer within 0.3 s)"),
+        (["keys", "create", "--root", "s3://bucket/people", "--scope", "draw"], "does not answer"),
+        (["serve", "--root", "s3://bucket/people"], "does not answer"),
         (["run", "--photos", "s3://bucket/x", "--root", str(tmp_path)], "correct AWS_ENDPOINT_URL"),
         (["submit", "--address", "head:8265", "train", "--root", "s3://b/x"], "head:8265 is no URL: write http://"),
         (["submit", "--address", f"http://127.0.0.1:{port}", "train", "--root", "x"], "takes no job: no answer"),

@@ -34,6 +34,7 @@ _TEXTS: Final = frozenset("readme license licence copying notice".split())
 CONSENTS: Final = "consent.csv"  # who agreed to what (consents.py)
 TABLES: Final = ".lance"  # suffix of a folder that is a table
 _LISTS: Final = frozenset(".txt .csv .tsv .json .jsonl .ndjson .arrow .feather .xls .xlsx".split())  # as SRC itself
+_MAY_READ: Final = "let this user read all of it, or give a part"
 _TO_PARQUET: Final = (
     "write it so, with a column image (bytes) or uri, and optionally name: "
     'pandas.read_csv("people.csv").to_parquet("people.parquet")'
@@ -75,7 +76,8 @@ def list_files(src: str, root: str | None = None) -> Listed:
         found = _stored_files(src, root, listed) if scheme_of(src) else _local_files(local_path(src), root, listed)
         listed.files = sorted(found)
     except OSError as error:
-        remedy = (scheme_of(src) == "s3" and remedy_of(error)) or "let this user read all of it, or give a part"
+        remedy = (scheme_of(src) == "s3" and remedy_of(error)) or _MAY_READ
+        remedy = _MAY_READ if "write" in remedy else remedy  # of a place where tables are
         raise SourceError(f"{shown(src)} cannot be listed: {remedy} ({shown(str(error))[:300]})") from None
     if len(listed.files) == 1 and src.endswith(listed.files[0]) and PurePosixPath(src.lower()).suffix in _LISTS:
         raise SourceError(f"{shown(src)} is a list of rows, which is read as Parquet alone; {_TO_PARQUET}")
