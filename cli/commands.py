@@ -88,10 +88,11 @@ def _on_stores(command: Callable[..., Any]) -> Callable[..., Any]:
         from factory.files import tenant_root
         from factory.reach import check_stores
 
+        own = root
         with suppress(ValueError):  # of a name that is none, which is told by the command
             own = tenant_root(root, others.get("tenant"))  # all that a tenant's credentials need reach
-            with user_errors():
-                check_stores([own, *others.get("photos", ()), str(others.get("pack", ""))], tables=[own])
+        with user_errors():
+            check_stores([own, *others.get("photos", ()), str(others.get("pack", ""))], tables=[own])
         return command(*args, root=root, **others)
 
     return there

@@ -37,7 +37,9 @@ def generate(
             "--prompt", help="`<person>` stands for the identity, `<person:NAME>` for any other; may be repeated."
         ),
     ] = None,
-    prompts: Annotated[Path | None, typer.Option("--prompts", metavar="FILE", help="One prompt a line.")] = None,
+    prompts: Annotated[
+        Path | None, typer.Option("--prompts", metavar="FILE", help="One prompt a line; - reads a pipe.")
+    ] = None,
     seeds: Annotated[str, typer.Option("--seeds", metavar="0,1,4-7", help="A picture for each.")] = "0",
     identity: Annotated[
         list[str] | None, typer.Option("--identity", metavar="NAME", help="Name or id; may be repeated. [default: all]")

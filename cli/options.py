@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import json
 import re
+import sys
 from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -124,8 +125,9 @@ def parse_seeds(text: str) -> list[int]:
 
 
 def read_prompts(file: Path) -> list[str]:
-    """The lines of a text file that are not empty: UTF-8, or what its byte order mark says. Raises ValueError."""
-    data = file.read_bytes()
+    """The lines of a text file that are not empty: UTF-8, or what its byte order mark says; of "-" those of the
+    standard input. Raises ValueError."""
+    data = sys.stdin.buffer.read() if str(file) == "-" else file.read_bytes()
     encoding = next((name for mark, name in _MARKS if data.startswith(mark)), "utf-8")
     try:
         text = data.decode(encoding)

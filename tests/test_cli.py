@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 import sys
+from io import BytesIO, TextIOWrapper
 from pathlib import Path
 
 import numpy as np
@@ -154,7 +155,7 @@ def test_packs_list() -> None:
     assert [line.split()[0] for line in result.output.splitlines()] == ["pack", "sd21", "studio"]
 
 
-def test_options_become_values(tmp_path: Path) -> None:
+def test_options_become_values(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert parse_seeds("0, 4-6,2") == [0, 4, 5, 6, 2]
     for wrong in ("", "a", "1-", "-1", "1,,2", "5-4", "²", "0-9999999999", "9" * 19):
         with pytest.raises(typer.BadParameter):
@@ -168,6 +169,8 @@ def test_options_become_values(tmp_path: Path) -> None:
     for mark, encoding in (("", "utf-8"), ("\ufeff", "utf-8"), ("", "utf-16"), ("\ufeff", "utf-16-be"), ("", "utf-32")):
         (tmp_path / "prompts.txt").write_bytes(f"{mark}one\r\n\n  zwö  \r\n".encode(encoding))
         assert read_prompts(tmp_path / "prompts.txt") == ["one", "zwö"], encoding
+    monkeypatch.setattr(sys, "stdin", TextIOWrapper(BytesIO("eins\n".encode("utf-16"))))
+    assert read_prompts(Path("-")) == ["eins"]
     for data in ("zwö".encode("latin-1"), "one".encode("utf-16-le")):
         (tmp_path / "prompts.txt").write_bytes(data)
         with pytest.raises(ValueError, match=r"is no text in UTF-8 .* save it as such"):
