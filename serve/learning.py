@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from factory.learn.trainer import Trainer
 
 PREPARE_LIMIT_S: Final = 60.0  # of one photo, others before it included
-_TELL_EVERY_S: Final = 0.25
+_TELL_EVERY_S: Final = 0.5
 _NICENESS: Final = 10  # added; Ray's workers are at 15 and 19 is the most: then the drawer has seven tenths of a core
 
 

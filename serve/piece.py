@@ -83,5 +83,14 @@ class Once:
         return int(self.key[:13], 16)
 
 
+async def until_over(task: asyncio.Task[None]) -> None:
+    """Ends when the task has, however that ends, and even where whoever waits is cancelled."""
+    try:
+        await asyncio.wait([task])
+    except asyncio.CancelledError:
+        await asyncio.wait([task])
+        raise
+
+
 def _sha256(text: str) -> str:
     return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()

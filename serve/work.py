@@ -17,7 +17,7 @@ from dataclasses import asdict, replace
 from typing import Any, Final
 
 from factory.store.keys import Key
-from factory.store.queries import find_work, num_unfinished, work_page
+from factory.store.queries import find_work, num_unfinished, work_page, work_rows
 from factory.store.tables import Store
 from serve.pace import Pace
 from serve.piece import UNDER_WAY as UNDER_WAY
@@ -25,6 +25,8 @@ from serve.piece import Kind as Kind
 from serve.piece import Once as Once
 from serve.piece import OnProgress as OnProgress
 from serve.piece import Work as Work
+from serve.piece import until_over
+from serve.present import Present
 from serve.quotas import Quotas, asking
 from serve.refusals import KeyReused as KeyReused
 from serve.refusals import TooMuchWork as TooMuchWork
@@ -55,6 +57,7 @@ class WorkBook:
         self._mine: dict[str, Work] = {}  # under way here, oldest first
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._paces: dict[str, Pace] = {}
+        self._present = Present(store)
         self._submitting = asyncio.Lock()
         self._writing = asyncio.Lock()  # rows are written one after the other, in the order of what they tell
         self._closed = False
@@ -124,10 +127,13 @@ class WorkBook:
         """A piece of work as it stands. Raises UnknownWork, also if it is of another kind, and at once where somebody
         in it was erased, however: the table is asked for what is under way here, too."""
         own_kind = work_id.rpartition("_")[0]
-        rows = await asyncio.to_thread(find_work, self._store, own_kind, "work_id", work_id)
-        if not rows or kind not in (own_kind, None):
-            raise UnknownWork(f"there is no {kind or 'work'} {work_id[:100]!r}")
-        return self._mine.get(work_id, Work(**rows[0]))
+        if kind in (own_kind, None):
+            there = await asyncio.to_thread(self._present.among, list(self._mine))
+            if work_id in there and (mine := self._mine.get(work_id)) is not None:
+                return mine
+            if rows := await asyncio.to_thread(find_work, self._store, own_kind, "work_id", work_id):
+                return self._mine.get(work_id, Work(**rows[0]))
+        raise UnknownWork(f"there is no {kind or 'work'} {work_id[:100]!r}")
 
     async def page(
         self, limit: int, after: str | None = None, *, kind: str | None = None, newest_first: bool = True
@@ -193,13 +199,13 @@ class WorkBook:
 
     async def _beat(self) -> None:
         """Tells that all here is tended, and how far it is; ends what somebody else cancelled or erased."""
-        for work in list(self._mine.values()):
-            async with self._writing:
-                if (now := self._mine.get(work.work_id)) is not None:
-                    await self._put(replace(now, beat_at=time.time()))
-            rows = await asyncio.to_thread(find_work, self._store, work.kind, "work_id", work.work_id)
-            over = not rows or rows[0]["status"] not in UNDER_WAY
-            if over and work.work_id in self._mine:  # else it has ended by itself meanwhile
+        async with self._writing:
+            tended = [replace(work, beat_at=time.time()) for work in self._mine.values()]
+            await self._put(*tended)
+        rows = await asyncio.to_thread(work_rows, self._store, [work.work_id for work in tended])
+        under_way = {row["work_id"] for row in rows if row["status"] in UNDER_WAY}
+        for work in tended:
+            if work.work_id not in under_way and work.work_id in self._mine:  # else it has ended by itself meanwhile
                 await self._end(work.work_id)
 
     async def _take_up(self) -> None:
@@ -246,7 +252,7 @@ class WorkBook:
 
         try:
             if before is not None:
-                await _over(before)
+                await until_over(before)
             async with kind.room:
                 began = time.time()
                 started = self._mine[work.work_id] = replace(work, status="in_progress", started_at=began)
@@ -278,22 +284,13 @@ class WorkBook:
         async with self._writing:
             await self._put(work)
 
-    async def _put(self, work: Work) -> None:
-        """Writes what is known of a piece, unless it is over or forgotten: another server may have seen to that."""
-        await self._finish(self._store.replace, "work", [asdict(work)], _UNDER_WAY_STILL)
+    async def _put(self, *works: Work) -> None:
+        """Writes what is known of pieces, unless they are over or forgotten: another server may have seen to that."""
+        await self._finish(self._store.replace, "work", [asdict(work) for work in works], _UNDER_WAY_STILL)
 
     async def _finish(self, write: Callable[..., None], *arguments: Any) -> None:
         """Ends with the row written, also where whoever waits is cancelled: else a thread could write it later, over
         what came after it."""
         writing = asyncio.create_task(asyncio.to_thread(write, *arguments))
-        await _over(writing)
+        await until_over(writing)
         writing.result()
-
-
-async def _over(task: asyncio.Task[None]) -> None:
-    """Ends when the task has, however that ends, and even where whoever waits is cancelled."""
-    try:
-        await asyncio.wait([task])
-    except asyncio.CancelledError:
-        await asyncio.wait([task])
-        raise

@@ -12,10 +12,10 @@ from diffusers import DPMSolverMultistepScheduler
 from diffusers.models.attention_processor import AttnProcessor
 
 from factory.base.diffusion import DiffusionBase
+from factory.base.lanes import Lanes
 from factory.config import GenerateConfig
 from factory.draw.engine import Engine
 from factory.draw.images import ImageGenerator
-from factory.draw.lanes import Lanes
 from factory.draw.rows import Row
 from factory.errors import IncompatibleIdentity
 from factory.pack import Pack

@@ -78,9 +78,9 @@ def test_a_failure_in_the_backward_pass_leaves_no_gradient_behind(
 ) -> None:
     backward, calls = torch.Tensor.backward, []
 
-    def limited(loss: torch.Tensor) -> None:
-        calls.append(loss)
-        backward(loss)
+    def limited(texts: torch.Tensor, slopes: torch.Tensor) -> None:
+        calls.append(texts)
+        backward(texts, slopes)
         if len(calls) == 2:
             raise torch.OutOfMemoryError("injected")
 

@@ -1,6 +1,7 @@
 """Learning identities: each equals the one learned alone, whoever shares the batch, and the loss goes down."""
 
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from unittest.mock import patch
 
@@ -234,6 +235,23 @@ def test_a_face_may_enter_while_others_are_in_the_middle(exact: Trainer) -> None
     learning.add(second)
     (again,) = (one for _ in range(4) for one in learning.step())
     assert farthest(alone, {again.face.face_id: again}) < 1e-12
+
+
+def test_lanes_change_nothing_but_the_rounding(exact: Trainer) -> None:
+    method, threads, learned = preset("paper").method, torch.get_num_threads(), list[dict[str, Learned]]()
+    train = TrainConfig(num_steps=STEPS, learning_rate=1e-3, samples_per_step=2)
+    faces = [noise_face(number, exact.base.pack) for number in (1, 2, 3)]
+    try:
+        for number in (1, 2):  # with one thread there are no lanes
+            torch.set_num_threads(number)
+            with patch("factory.base.lanes.ThreadPoolExecutor", wraps=ThreadPoolExecutor) as pools:
+                learned.append(exact_words(exact, faces, method, train))
+            assert pools.call_count == number - 1
+    finally:
+        torch.set_num_threads(threads)
+    assert farthest(*learned) < 1e-12
+    losses = [[one.identity.final_loss for one in some.values() if one.identity] for some in learned]
+    assert losses[1] == pytest.approx(losses[0], rel=1e-12) and len(losses[0]) == 3
 
 
 @pytest.mark.parametrize("views", ["pool", "every_step"])

@@ -15,11 +15,11 @@ import numpy as np
 import torch
 
 from factory.base.diffusion import DiffusionBase
+from factory.base.lanes import Lanes
 from factory.base.text import count_tokens
 from factory.config import GenerateConfig
 from factory.draw import samplers
 from factory.draw.control import PoseNet
-from factory.draw.lanes import Lanes
 from factory.draw.motion import ClipRows, FramesTogether, MotionNet, clip_noise, steadied
 from factory.draw.regions import RegionalAttention, region_masks
 from factory.draw.rows import Clip, Row, Sample

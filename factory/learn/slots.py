@@ -8,6 +8,7 @@ numbers do not depend on which row it is in or who is in the others (up to round
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +16,7 @@ import torch
 from torch import nn
 
 from factory.base.diffusion import DiffusionBase
+from factory.base.lanes import Lanes
 from factory.base.text import TokenisedPrompts
 from factory.config import Recipe
 from factory.learn.augment import crop_layers
@@ -80,6 +82,7 @@ class Slots:
         pooled = [] if self.pool is None else self.pool.state
         self.stacked = [*self.weights.values(), *self.optimiser.state, *pooled]
         self.stacked += [self.features_B2F, self.recent_BK, self.start_BVD, self.before_BVD, self.mean_BVD]
+        self._lanes = Lanes(base.device, gradients=True)
         self.occupants: list[_Occupant] = []
         self._resize(0)
 
@@ -119,8 +122,7 @@ class Slots:
         started = time.perf_counter()
         streams = [occupant.generator.get_state() for occupant in self.occupants]
         try:
-            loss_B = self._loss()
-            loss_B.sum().backward()  # a sum, because a mean would scale each gradient by the neighbours' number
+            loss_B = self._learn()
         except torch.OutOfMemoryError:
             for occupant, state in zip(self.occupants, streams, strict=True):
                 occupant.generator.set_state(state)
@@ -130,7 +132,7 @@ class Slots:
         self.optimiser.step([parameter.grad for parameter in parameters if parameter.grad is not None])
         self.projector.zero_grad(set_to_none=True)
         recent_BK = self.recent_BK[: len(self)]
-        recent_BK.copy_(torch.cat([recent_BK[:, 1:], loss_B.detach().unsqueeze(1)], 1))
+        recent_BK.copy_(torch.cat([recent_BK[:, 1:], loss_B.unsqueeze(1)], 1))
         for occupant in self.occupants:
             occupant.num_steps += 1
         self._average()
@@ -192,8 +194,11 @@ class Slots:
         for name, weight in self.weights.items():
             setattr(self.projector, name, nn.Parameter(weight[:num]))
 
-    def _loss(self) -> torch.Tensor:
-        """Eq. 6 of each identity, the mean over its M samples of this step. [B]."""
+    def _learn(self) -> torch.Tensor:
+        """Eq. 6 of each identity, the mean over its M samples of this step, and its slopes in the weights. [B].
+
+        What comes after the texts is done by lanes, a part of the samples each, with its own way back to its texts.
+        """
         base, num, count = self.base, len(self), self.train.samples_per_step
         views = self._fresh_views(count) if self.pool is None else None
         draw = draw_step(
@@ -212,18 +217,31 @@ class Slots:
         latents_BCHW = views.images.sample(draw.vae_noise_BCHW)
         abar_B = base.abar_T[draw.timestep_B]
         noisy_BCHW = base.add_noise(latents_BCHW, draw.noise_BCHW, abar_B)
-        loss_B = two_phase_loss(
-            output_BCHW=base.denoise(noisy_BCHW, draw.timestep_B, text_BLD),
-            noisy_BCHW=noisy_BCHW,
-            latents_BCHW=latents_BCHW,
-            noise_BCHW=draw.noise_BCHW,
-            abar_B=abar_B,
-            noise_phase_B=in_noise_phase(draw.timestep_B, len(base.abar_T), self.method),
-            weights_BHW=views.weights_BHW,
-            prediction_type=base.prediction_type,
-            rec_divisor=base.vae_scaling if self.method.rec_scale == "vae" else 1.0,
-        )
-        return loss_B.view(num, -1).mean(1)
+        noise_phase_B = in_noise_phase(draw.timestep_B, len(base.abar_T), self.method)
+        weights_BHW = views.weights_BHW
+
+        def slopes_of(rows: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
+            """The loss of samples that follow one another, and the slopes of the identities' means in their texts."""
+            some = slice(rows[0], rows[-1] + 1)
+            own_BLD = text_BLD[some].detach().requires_grad_()
+            loss_B = two_phase_loss(
+                output_BCHW=base.denoise(noisy_BCHW[some], draw.timestep_B[some], own_BLD),
+                noisy_BCHW=noisy_BCHW[some],
+                latents_BCHW=latents_BCHW[some],
+                noise_BCHW=draw.noise_BCHW[some],
+                abar_B=abar_B[some],
+                noise_phase_B=noise_phase_B[some],
+                weights_BHW=weights_BHW[some],
+                prediction_type=base.prediction_type,
+                rec_divisor=base.vae_scaling if self.method.rec_scale == "vae" else 1.0,
+            )
+            # a sum over identities, because a mean would scale each one's slopes by the neighbours' number
+            (slope_BLD,) = torch.autograd.grad(loss_B.sum() / count, own_BLD)
+            return loss_B.detach(), slope_BLD
+
+        parts = self._lanes.map(slopes_of, [range(first, first + count) for first in range(0, num * count, count)])
+        text_BLD.backward(torch.cat([slope_BLD for _, slope_BLD in parts]))
+        return torch.cat([loss_B for loss_B, _ in parts]).view(num, -1).mean(1)
 
     def _fresh_views(self, num: int) -> EncodedViews:
         layers = [occupant.layers for occupant in self.occupants]

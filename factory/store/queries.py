@@ -160,6 +160,13 @@ def find_work(store: Store, kind: str, column: str, value: str) -> list[dict[str
     return sorted(store.read("work", where=where).to_pylist(), key=_coming)
 
 
+def work_rows(store: Store, work_ids: Sequence[str]) -> list[dict[str, Any]]:
+    """work_id and status of these pieces of work, as far as they are there."""
+    if not work_ids:
+        return []
+    return store.read("work", columns=["work_id", "status"], where=where_in("work_id", work_ids)).to_pylist()
+
+
 def has_unfinished_work(store: Store) -> bool:
     """Whether anything that was asked for is still to be done."""
     return bool(store.existing_ids("work", where=where_in("status", ["queued", "in_progress"])))

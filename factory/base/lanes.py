@@ -25,8 +25,10 @@ Result = TypeVar("Result")
 class Lanes:
     """Not safe for concurrent calls: one thread owns it."""
 
-    def __init__(self, device: str) -> None:
+    def __init__(self, device: str, *, gradients: bool = False) -> None:
+        """With `gradients` the lanes are in torch's usual mode, else in its inference mode."""
         self._on_cpu = device == "cpu"
+        self._gradients = gradients
         self._num_threads = 0  # of the caller, when the lanes began
         self._pool: ThreadPoolExecutor | None = None
 
@@ -39,7 +41,8 @@ class Lanes:
         parts_of_samples = [[sample for unit in part for sample in unit] for part in parts]
         if len(parts) == 1:
             return [task(parts_of_samples[0])]
-        made = [self._threads().submit(partial(_without_gradients, task, part)) for part in parts_of_samples]
+        run = task if self._gradients else partial(_without_gradients, task)
+        made = [self._threads().submit(run, part) for part in parts_of_samples]
         wait(made)
         return [future.result() for future in made]
 
