@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from factory.store import upkeep
+from factory.store import paging, upkeep
 from factory.store.queries import image_page, work_page
 from factory.store.schemas import SCHEMAS
 from factory.store.sql import where_in
@@ -63,6 +63,23 @@ def test_a_page_of_a_large_table_reads_few_rows(tmp_path: Path, monkeypatch: pyt
     assert [one["created_at"] for one in store.identity_page(4)] == ["000749"] * 4
     after = f"i{2000:015d}"
     assert [one["identity_id"] for one in store.identity_page(2, after)] == [f"i{1999:015d}", f"i{1998:015d}"]
+
+
+def test_a_page_reads_few_rows_also_where_the_newest_do_not_lie_last(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As behind an erasure, which writes a file of old rows anew, and behind half a tidying."""
+    monkeypatch.setattr(paging, "_MANY", 16)
+    store = Store(tmp_path)
+    for first in (1000, 2000, 0):
+        rows = [row(number, f"n{number}", f"{number // 4:06d}") for number in range(first, first + 1000)]
+        store.upsert("identities", rows)
+    dataset = store.open("identities")
+    assert dataset is not None
+    assert dataset.take([2999], columns=["created_at"]).to_pylist() == [{"created_at": "000249"}]
+    where = f"created_at >= '{paging._bound_of_page(dataset, 4, None, {}, newest_first=True)}'"
+    assert 4 <= dataset.count_rows(filter=where) <= 8
+    assert [one["created_at"] for one in store.identity_page(5)] == ["000749"] * 4 + ["000748"]
 
 
 def blank(table: Any, **known: Any) -> dict[str, Any]:

@@ -95,6 +95,31 @@ def test_a_small_table_has_no_index_and_a_large_one_gets_all(store: Store) -> No
     assert set(indexes(store).values()) == {132}
 
 
+def test_a_job_joins_an_older_root_as_a_whole_and_a_commit_some_of_it(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A whole that is too much for one commit, in several."""
+    monkeypatch.setattr(upkeep, "_JOINED", 4)
+    monkeypatch.setattr(upkeep, "TIDY_EVERY", 10**6)
+    for first in range(0, 256, 8):
+        store.upsert("identities", [row(number, "x") for number in range(first, first + 8)])
+
+    def sizes() -> list[int]:
+        dataset = store.open("identities")
+        assert dataset is not None
+        return [file.count_rows() for file in dataset.get_fragments()]
+
+    assert sizes() == [8] * 32
+    monkeypatch.setattr(upkeep, "file_rows", lambda table: 16)
+    dataset = store.open("identities")
+    assert dataset is not None
+    upkeep.tidy(dataset, "identities")
+    assert max(sizes()) == 16 and 16 <= sizes().count(8) < 30
+    store.tidy("identities")
+    assert sizes().count(8) <= 2, "the file that upserts claim, and one that has no neighbour"
+    assert store.count("identities") == 256
+
+
 def test_a_server_reads_ahead_what_look_ups_need_and_only_what_is_new(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:

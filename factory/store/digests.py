@@ -25,7 +25,10 @@ class DigestSet:
     """A set of texts, each by its digest."""
 
     def __init__(self, parts: Iterable[np.ndarray] = ()) -> None:
-        self._sorted = np.unique(np.concatenate([np.empty(0, _TYPE), *parts]))
+        each = np.concatenate([np.empty(0, _TYPE), *parts])
+        each.sort()  # in place, where numpy.unique makes a copy and a hash table
+        is_first = np.append(True, each[1:] != each[:-1])[: len(each)]
+        self._sorted = each if is_first.all() else each[is_first]
 
     def __len__(self) -> int:
         return len(self._sorted)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any, Final
 
 import lance
@@ -20,6 +21,8 @@ from lance.dataset import ColumnOrdering
 from factory.store.sql import quoted, where_in
 
 _LOOK_AT: Final = (4, 64)  # pages of rows that the time is taken from; the second only if the first are too few
+_MANY: Final = 4096  # rows that are read for a page without looking for a nearer time
+_ENDS: Final = 16  # files at whose ends that is looked for: so many of the last ones, and so many in all of the table
 _MOST: Final = 1000  # rows of a page; a longer one reads the column
 _ADDRESS_BITS: Final = 32  # of a row's address: the fragment, then the row in it
 
@@ -83,12 +86,32 @@ def page(
 
 def _bound_of_page(
     dataset: lance.LanceDataset, limit: int, after: Cursor | None, equal: Mapping[str, str], newest_first: bool
-) -> str | float | None:
+) -> Any:
     """A time since (oldest first: until) which there is a page of rows for certain; None if the rows that were looked
     at are too few."""
     num = dataset.count_rows()
-    place = (num if newest_first else -1) if after is None else _place(dataset, after, num)
     last = None if after is None else after.time
+    if after is not None or not newest_first:
+        place = -1 if after is None else _place(dataset, after, num)
+        return _bound_near(dataset, place, limit, last, equal, newest_first)
+    bound = _bound_near(dataset, num, limit, None, equal, newest_first)
+    if num > _MANY and (bound is None or dataset.count_rows(filter=f"created_at >= {_literal(bound)}") > _MANY):
+        nearer = _bound_near(dataset, _newest_end(dataset), limit, None, equal, newest_first)
+        bound = max((one for one in (bound, nearer) if one is not None), default=None)
+    return bound
+
+
+def _bound_near(
+    dataset: lance.LanceDataset,
+    place: int,
+    limit: int,
+    last: str | float | None,
+    equal: Mapping[str, str],
+    newest_first: bool,
+) -> Any:
+    """As `_bound_of_page`, from the rows before (oldest first: behind) a place; `last` is the time that the page
+    follows."""
+    num = dataset.count_rows()
     for pages in _LOOK_AT if limit <= _MOST else ():
         some = pages * (limit + 1)
         places = range(max(0, place + 1 - some), place) if newest_first else range(place + 1, min(num, place + some))
@@ -99,9 +122,16 @@ def _bound_of_page(
             reverse=newest_first,
         )
         if len(times) >= limit:
-            bound: str | float = times[limit - 1]
-            return bound
+            return times[limit - 1]
     return None
+
+
+def _newest_end(dataset: lance.LanceDataset) -> int:
+    """How many rows lie up to the end of the file whose last row is the newest, of those that are looked at."""
+    ends = list(accumulate(fragment.count_rows() for fragment in dataset.get_fragments()))
+    some = sorted({*ends[:: -(-len(ends) // _ENDS)], *ends[-_ENDS:]} - {0})
+    times = dataset.take([end - 1 for end in some], columns=["created_at"])["created_at"].to_pylist()
+    return max(zip(times, some, strict=True))[1]
 
 
 def _place(dataset: lance.LanceDataset, after: Cursor, num: int) -> int:

@@ -176,7 +176,7 @@ class Store:
         """Joins the small files that many small commits leave, and keeps the indexes up. Safe beside running jobs."""
         dataset = self.open(table)
         if dataset is not None:
-            tidy(dataset, table)
+            tidy(dataset, table, whole=True)
 
     def faces(self, ids: Sequence[str] | None = None, *, pack: str | None = None) -> list[PreparedFace]:
         """Faces, all or those with these ids (in that order), of one pack if it is named."""

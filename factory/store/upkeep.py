@@ -23,7 +23,7 @@ INDEX_EVERY: Final = 8  # commits; a look-up takes some 0.3 ms longer for each t
 INDEX_FROM: Final = 4096  # rows
 _MAX_SEGMENTS: Final = 16  # of an index; then the later ones are merged
 _WARM_ROWS: Final = 2_000_000  # some 90 bytes each; the indexes of more find no room in a process's memory
-_JOINED: Final = 64  # files of full size at most that one tidying writes, where an older root has smaller ones
+_JOINED: Final = 64  # files of full size at most that are written in one commit, where an older root has smaller ones
 _PAGED: Final = ("identities", "images", "work")  # listed in the order of their coming
 _FEW_VALUES: Final = ("pack", "protocol", "digest", "line")  # keys that are not looked for: many rows have the same
 
@@ -71,18 +71,21 @@ def warm(dataset: lance.LanceDataset, table: Table, but: Collection[str] = ()) -
     return there
 
 
-def tidy(dataset: lance.LanceDataset, table: Table) -> None:
-    """Joins the small files that many small commits leave, and brings the indexes up to date. Safe beside running
-    jobs: if one commits at the wrong moment, the next tidying does it."""
+def tidy(dataset: lance.LanceDataset, table: Table, *, whole: bool = False) -> None:
+    """Joins the small files that many small commits leave, in `whole` all of an older root's, and brings the indexes up
+    to date. Safe beside running jobs: if one commits at the wrong moment, the next tidying does it."""
     with loser_leaves():
         if len(dataset.get_fragments()) >= 8:
             with loser_leaves():
                 rows, claimed = file_rows(table), claimed_file(dataset)
-                dataset.optimize.compact_files(
-                    target_rows_per_fragment=rows,
-                    max_source_rows=_JOINED * rows,
-                    excluded_fragment_ids=[] if claimed is None else [claimed],  # else each upsert would prevent it
-                )
+                for _ in dataset.get_fragments() if whole else range(1):
+                    joined = dataset.optimize.compact_files(
+                        target_rows_per_fragment=rows,
+                        max_source_rows=_JOINED * rows,
+                        excluded_fragment_ids=[] if claimed is None else [claimed],  # else each upsert would prevent it
+                    )
+                    if joined.fragments_removed <= joined.fragments_added:
+                        break
             dataset.cleanup_old_versions(older_than=timedelta(hours=1))
     keep_indexes(dataset, table)
 
