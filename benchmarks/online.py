@@ -33,6 +33,7 @@ from PIL import Image
 
 import serve.app
 from benchmarks.measure import hardware, markdown
+from serve.proxy import set_environment
 from studio.demo.people import portrait
 from studio.demo.port import free_port
 
@@ -170,6 +171,7 @@ def endpoint(threads: int) -> Iterator[str]:
     """The product on a root of its own, which is empty."""
     with tempfile.TemporaryDirectory() as root:
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as `identity-factory serve` does
+        set_environment()
         ray.init(address="local", num_cpus=max(2, threads), include_dashboard=False, log_to_driver=False)
         try:
             yield serve.app.start(root, port=free_port(20300))

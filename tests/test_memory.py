@@ -1,6 +1,6 @@
 """When memory runs out: half of the identities go on, none is lost, and the words are the same."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -23,6 +23,15 @@ NUM_FACES = 5
 @pytest.fixture(scope="module")
 def trainer(tiny_pack: Pack) -> Trainer:
     return load_trainer(tiny_pack, engine=EngineConfig(precision="float64"))
+
+
+@pytest.fixture(autouse=True)
+def whole_steps() -> Iterator[None]:
+    """One thread, so that no lanes share a step: rows of a call are identities."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 def learn(trainer: Trainer, slots: int) -> tuple[Trainer, dict[str, Learned]]:

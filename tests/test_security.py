@@ -81,12 +81,12 @@ def test_headers_that_are_no_text_do_not_reach_rays_proxy() -> None:
     async def app(scope: Any, receive: Any, send: Any) -> None:
         seen.extend(scope["headers"])
 
-    [middleware] = middlewares()
+    middleware = middlewares()[0]
     good = [(b"x-request-id", b"mine"), (b"user-agent", b"\xe9"), (b"x-request-id", "\u00e4".encode())]
     bad = [(b"x-request-id", b"\xff\xfe"), (b"Serve_Multiplexed_Model_Id", b"\xff"), (b"x-session-id", b"a\x01")]
     asyncio.run(middleware.cls(app)({"type": "http", "headers": [*good, *bad]}, None, None))  # type: ignore[arg-type]
     assert seen == good
-    assert validate_http_proxy_callback_return([middleware]) == [middleware]
+    assert validate_http_proxy_callback_return(middlewares())
 
 
 def test_a_page_of_another_site_asks_for_nothing(store: Store, tiny_pack: Pack) -> None:
