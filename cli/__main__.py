@@ -136,7 +136,7 @@ def protocol(
 def entry() -> None:
     """The program. Where the locale knows no accents (LC_ALL=C with PYTHONUTF8=0), it begins anew in Python's UTF-8
     mode: names of files, of people and of options are UTF-8 everywhere."""
-    if sys.getfilesystemencoding() != "utf-8":
+    if sys.getfilesystemencoding() != "utf-8" and os.environ.get("PYTHONUTF8") != "1":  # -I and -X utf8=0 outdo it
         os.environ["PYTHONUTF8"] = "1"  # of Ray's workers, too
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
     app()

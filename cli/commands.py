@@ -52,7 +52,7 @@ class Commands(TyperGroup):
         if ctx.params.get("storage"):
             with user_errors():
                 used = check_used(ctx.params["storage"], _places(args))
-            if not used and "--photos" not in args:  # a list of photos may name s3://
+            if not used and not any(word.startswith("--photos") for word in args):  # a list of photos may name s3://
                 say("warning: nothing of this command is on a store, so nothing reads --storage", error=True)
         return name, command, rest
 

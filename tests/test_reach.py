@@ -206,3 +206,10 @@ def test_accents_are_right_where_the_locale_knows_none(tmp_path: Path) -> None:
     result = subprocess.run(listed, env=environment, capture_output=True, check=False)
     assert result.returncode == 1 and result.stderr.decode().count("\n") == 1
     assert "Müller" in result.stderr.decode() and "Zoë" in result.stderr.decode()
+
+
+def test_who_insists_on_the_locale_gets_it_and_an_end() -> None:
+    environment = {**os.environ, "LC_ALL": "C", "PYTHONCOERCECLOCALE": "0"}
+    environment["PYTHONPATH"] = str(Path(__file__).parents[1])
+    asked = [sys.executable, "-X", "utf8=0", "-m", "cli", "--version"]
+    assert subprocess.run(asked, env=environment, capture_output=True, check=False, timeout=60).returncode == 0
