@@ -49,6 +49,7 @@ from pipelines.photos.batches import read_batches
 from pipelines.photos.faces import OUTCOME
 from pipelines.photos.new import find_new_photos, work_units
 from pipelines.photos.sources import find_places
+from pipelines.photos.unlearned import find_new_people
 from pipelines.prepare import commit
 from pipelines.train import FACES_PER_BLOCK, _blocks, read_faces
 from tests.make_pack import make_pack
@@ -191,10 +192,11 @@ def measure(folder: Path, pack: Pack, num: int, kb: int = 0, face_s: float = 0.0
     )
     with Watch() as finding:
         faces = preparing.follow(tally(work_units(new), *stages), "faces")
+        store.tidy("faces")  # as the job does at its end
     trainers = model_pool(Workers(), at_most=num, pack=pack)
-    ids = sorted(store.read("faces", columns=["face_id"])["face_id"].to_pylist())
-    blocks = list(_blocks([ids], min(FACES_PER_BLOCK, -(-num // trainers.size))))
     training = Clock()
+    ids = find_new_people(store, pack, Recipe(), Summary(job="train", job_id="x"), False, False)
+    blocks = list(_blocks([ids], min(FACES_PER_BLOCK, -(-num // trainers.size))))
     reader = Stage(partial(read_faces, store=store, pack=pack.name))
     chain = (blocks, reader, Stage(StubTrainer, [shared(store)], trainers, FACES_PER_BLOCK))
     with Watch() as learning:

@@ -67,7 +67,7 @@ def rows_of(photo: str, pack: Pack, *degrees: float, side_px: float = 50, **colu
 
 def new_people(store: Store, pack: Pack, summary: Summary | None = None, recipe: Recipe | None = None) -> list[str]:
     summary = summary or Summary(job="train", job_id="x")
-    return find_new_people(store, pack, recipe or train_settings(pack), summary, False, True)
+    return sorted(find_new_people(store, pack, recipe or train_settings(pack), summary, False, True))
 
 
 def persons_in(src: Any, person_from: Any = None) -> dict[str, str | None]:

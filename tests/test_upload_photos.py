@@ -72,7 +72,7 @@ def to_learn(store: Store, pack: Pack) -> tuple[list[str], int]:
     """Whom the job `train` would learn, and how many it finds learned."""
     summary = Summary(job="train", job_id="x")
     new = find_new_people(store, pack, train_settings(pack, "paper"), summary, False, True)
-    return new, summary.identities_existing
+    return sorted(new), summary.identities_existing
 
 
 @pytest.fixture

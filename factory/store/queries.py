@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from factory.config import SculptConfig
 from factory.consent import COLUMNS
@@ -39,7 +40,9 @@ def faces_of_pack(store: Store, pack: str, columns: list[str]) -> pa.Table:
 
 def faces_by_id(store: Store, pack: str, face_ids: Sequence[str], columns: list[str] | None = None) -> pa.Table:
     """These faces of a pack, in any order; whoever was erased is left out."""
-    return store.read("faces", columns=columns, where=f"{where_in('face_id', face_ids)} AND {where_in('pack', [pack])}")
+    wanted = SCHEMAS["faces"].names if columns is None else columns
+    rows = store.read("faces", columns=list(dict.fromkeys([*wanted, "pack"])), where=where_in("face_id", face_ids))
+    return rows.filter(pc.equal(rows["pack"], pack)).select(wanted)  # as SQL the second condition costs a third more
 
 
 def rejects_of_prepare(

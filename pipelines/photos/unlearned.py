@@ -35,7 +35,8 @@ _LINES: Final = 100  # of a report
 def find_new_people(
     store: Store, pack: Pack, recipe: Recipe, summary: Summary, merge_people: bool, counts_faces: bool
 ) -> list[str]:
-    """The `faces_key` of everybody still to be learned, which is all that the driver holds of faces."""
+    """The `faces_key` of everybody still to be learned, which is all that the driver holds of faces; in the order in
+    which faces lie in the table, so that those of a block are read together."""
     plan = retried(partial(_plan, store, pack, recipe))
     new = plan.new
     if plan.lacking:
@@ -69,7 +70,7 @@ def _line(reject: Mapping[str, Any]) -> Sample:
 
 @dataclass(slots=True)
 class _Plan:
-    new: list[str] = field(default_factory=list)  # of everybody the faces_key, sorted
+    new: list[str] = field(default_factory=list)  # of everybody the faces_key
     unclear: list[dict[str, Any]] = field(default_factory=list)  # rows of `rejects`
     lacking: int = 0  # faces that would be new, but for their consent
     num_faces: int = 0
@@ -114,6 +115,5 @@ def _plan(store: Store, pack: Pack, recipe: Recipe) -> _Plan:
             plan.new += [keys[row] for row in unknown(keys)]
             keys = []
     plan.new += [keys[row] for row in unknown(keys)]
-    plan.new.sort()
     plan.num_photos = len(DigestSet(photos))
     return plan
