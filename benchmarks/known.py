@@ -12,7 +12,6 @@ import argparse
 import hashlib
 import json
 import os
-import resource
 import shutil
 import subprocess
 import sys
@@ -26,6 +25,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from benchmarks.measure import hardware, markdown
+from benchmarks.soak_memory import peak_mb
 from factory.ids import identity_ids
 from factory.pack import Pack, load_pack
 from factory.settings import train_settings
@@ -87,9 +87,8 @@ def job(folder: Path, pack: Path) -> None:
     started = time.perf_counter()
     summary = run(str(folder / "photos.parquet"), str(folder / "root"), pack)
     took_s = time.perf_counter() - started
-    peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
     done = {"photos": summary.photos, "learned": summary.identities, "existing": summary.identities_existing}
-    print(json.dumps({**done, "seconds": took_s, "peak_mb": peak_mb}))
+    print(json.dumps({**done, "seconds": took_s, "peak_mb": peak_mb(os.getpid())}))
 
 
 def measure(folder: Path, num: int, pack: Path) -> dict[str, float]:

@@ -14,6 +14,7 @@ from typing import Any, Final
 from PIL import Image, ImageDraw
 
 _EVERY_S: Final = 2.0  # between looks
+_LOOKED_AT: Final = ("PPid", "VmRSS", "VmHWM", "RssAnon", "RssShmem")
 _LINES: Final = (("driver_mb", "navy"), ("store_mb", "darkorange"), ("all_mb", "grey"))
 
 
@@ -50,6 +51,11 @@ def look(pid: int) -> dict[str, float]:
 def memory_mb(pid: int) -> float:
     """RSS of a process, MB; 0 if it has ended."""
     return _status(pid).get("VmRSS", 0.0)
+
+
+def peak_mb(pid: int) -> float:
+    """The highest RSS of a process since its program began, MB. Not `ru_maxrss`, which begins with its parent's."""
+    return _status(pid)["VmHWM"]
 
 
 def descendants(pid: int) -> list[int]:
@@ -104,5 +110,5 @@ def _status(pid: int) -> dict[str, float]:
         lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     except OSError:
         return {}
-    pairs = (line.split() for line in lines if line.startswith(("PPid:", "VmRSS:", "RssAnon:", "RssShmem:")))
+    pairs = (line.split() for line in lines if line.split(":")[0] in _LOOKED_AT)
     return {name.rstrip(":"): float(value) / (1024 if unit else 1) for name, value, *unit in pairs}
