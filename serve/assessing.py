@@ -17,7 +17,8 @@ from factory.store.tables import Store
 from serve.client import ImageClient
 from serve.learning import FaceGone
 from serve.piece import Do
-from serve.work import OnProgress, TooMuchWork, Work, WorkBook
+from serve.refusals import TooMuchWork
+from serve.work import OnProgress, Work, WorkBook
 
 KIND: Final = "assessment"  # of work
 _AFTER_S: Final = 15.0  # whoever uploaded a photo draws first

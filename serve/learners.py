@@ -15,7 +15,7 @@ from factory.config import Recipe
 from factory.consent import Consent
 from serve.client import GeneratorDown
 from serve.found import Found
-from serve.work import TooMuchWork
+from serve.refusals import TooMuchWork
 
 _START_LIMIT_S: Final = 180.0  # of one preparation; with it a replica may have to start
 

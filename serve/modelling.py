@@ -20,7 +20,8 @@ from factory.records import SculptRequest
 from factory.store.tables import Store
 from serve.catalog import Catalog
 from serve.client import GeneratorDown
-from serve.work import OnProgress, TooMuchWork, Work
+from serve.refusals import TooMuchWork
+from serve.work import OnProgress, Work
 
 KIND: Final = "head"
 _ATTEMPTS: Final = 3  # at a head whose replica is lost: each goes on from the last one's checkpoint

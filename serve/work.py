@@ -28,9 +28,7 @@ from serve.piece import Work as Work
 from serve.piece import until_over
 from serve.present import Present
 from serve.quotas import Quotas, asking
-from serve.refusals import KeyReused as KeyReused
-from serve.refusals import TooMuchWork as TooMuchWork
-from serve.refusals import UnknownWork as UnknownWork
+from serve.refusals import KeyReused, TooMuchWork, UnknownWork
 
 _UNDER_WAY_STILL: Final = f"target.status IN {UNDER_WAY}"  # as SQL writes it, too
 _DEAD_AFTER: Final = 3  # beats that were missed
@@ -60,7 +58,7 @@ class WorkBook:
         self._present = Present(store)
         self._submitting = asyncio.Lock()
         self._writing = asyncio.Lock()  # rows are written one after the other, in the order of what they tell
-        self._closed = False
+        self.closed = False  # put down for good
 
     async def submit(
         self,
@@ -135,6 +133,13 @@ class WorkBook:
                 return self._mine.get(work_id, Work(**rows[0]))
         raise UnknownWork(f"there is no {kind or 'work'} {work_id[:100]!r}")
 
+    async def pause(self, work_id: str, most_s: float) -> None:
+        """Until a piece that is done here is over, and another server's is worth a look; so many seconds at the most."""
+        if (task := self._tasks.get(work_id)) is not None:
+            await asyncio.wait([task], timeout=most_s)
+        else:
+            await asyncio.sleep(min(most_s, self._beat_s / 5))
+
     async def page(
         self, limit: int, after: str | None = None, *, kind: str | None = None, newest_first: bool = True
     ) -> list[Work]:
@@ -182,7 +187,7 @@ class WorkBook:
     async def keep(self) -> None:
         """Beats, and takes up what nobody tends any more. Runs until it is cancelled, which puts everything down."""
         try:
-            while not self._closed:
+            while not self.closed:
                 await self._take_up()
                 await asyncio.sleep(self._beat_s)
                 await self._beat()
@@ -191,9 +196,8 @@ class WorkBook:
 
     async def put_down(self) -> None:
         """Ends what is under way here, so that the next server takes it up at once. Nothing is begun any more."""
-        self._closed = True
-        left = list(self._mine.values())
-        for work in left:
+        self.closed = True
+        for work in [*self._mine.values()]:
             await self._end(work.work_id)
             await self._write(replace(work, status="queued", progress=0.0, beat_at=0.0))
 
@@ -213,7 +217,7 @@ class WorkBook:
             for status in UNDER_WAY:
                 for row in await asyncio.to_thread(find_work, self._store, kind, "status", status):
                     dead = row["beat_at"] < time.time() - _DEAD_AFTER * self._beat_s
-                    if dead and row["work_id"] not in self._mine and not self._closed:
+                    if dead and row["work_id"] not in self._mine and not self.closed:
                         work = replace(Work(**row), status="queued", progress=0.0, beat_at=time.time())
                         await self._write(work)
                         now = await asyncio.to_thread(find_work, self._store, kind, "work_id", work.work_id)

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from factory.store.tables import Store
-from serve.work import UnknownWork
+from serve.refusals import UnknownWork
 from tests.working import Doer, book_of, run, until
 
 

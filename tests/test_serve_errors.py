@@ -34,10 +34,10 @@ from serve.openai.images import Endpoint
 from serve.openai.schemas import RequestRefused
 from serve.quotas import QuotaExceeded
 from serve.reading import PoseReader
+from serve.refusals import KeyReused, TooMuchWork, UnknownWork
 from serve.shelf import UnknownFile
 from serve.stopping import Door, Stopping
 from serve.unlearned import Erased, NoSuchFace, NotLearned, SeveralFaces, StillLearning
-from serve.work import KeyReused, TooMuchWork, UnknownWork
 from tests import serving
 from tests.serving import SECRET, FakeGenerator, ask, error_of
 

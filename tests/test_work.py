@@ -11,7 +11,8 @@ from factory.store.keys import Key
 from factory.store.queries import find_work
 from factory.store.tables import Store
 from serve.quotas import QuotaExceeded, Quotas, asking, counted_here
-from serve.work import KeyReused, Kind, Once, TooMuchWork, UnknownWork, Work, WorkBook
+from serve.refusals import KeyReused, TooMuchWork, UnknownWork
+from serve.work import Kind, Once, Work, WorkBook
 from tests.working import Doer, book_of, run, until
 
 

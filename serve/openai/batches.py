@@ -24,7 +24,8 @@ from serve.openai.batch_lines import KIND, BatchOrder, outputs_expired
 from serve.openai.body import described, read_body
 from serve.openai.schemas import RequestRefused, ignoring
 from serve.openai.work import as_page, find_page, once_of, poll_headers
-from serve.work import UnknownWork, Work, WorkBook
+from serve.refusals import UnknownWork
+from serve.work import Work, WorkBook
 
 _OUTPUT: Final = re.compile(r"file-([0-9a-f]{24})-(output|errors)")
 _STATUS: Final = {"queued": "validating", "in_progress": "in_progress"}

@@ -21,10 +21,10 @@ from serve.learning import Diverged, FaceGone
 from serve.openai.body import first_fault
 from serve.openai.schemas import RequestRefused
 from serve.quotas import QuotaExceeded
+from serve.refusals import KeyReused, TooMuchWork, UnknownWork
 from serve.shelf import UnknownFile
 from serve.stopping import Stopping
 from serve.unlearned import Erased, NoSuchFace, NotLearned, SeveralFaces, StillLearning
-from serve.work import KeyReused, TooMuchWork, UnknownWork
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,7 +25,8 @@ from serve.openai.ranges import Lately, answer
 from serve.openai.schemas import RequestRefused, ignoring
 from serve.openai.work import AT_ONCE, Limit, Order, as_page, find_page, once_of, poll_headers, work_card
 from serve.quotas import head_pictures
-from serve.work import UnknownWork, Work, WorkBook
+from serve.refusals import UnknownWork
+from serve.work import Work, WorkBook
 
 HeadFile = Literal["ply", "spz", "gltf", "mp4", "png"]
 _KINDS: Final[dict[str, tuple[str, str]]] = {  # media type, suffix

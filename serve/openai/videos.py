@@ -37,7 +37,8 @@ from serve.openai.pictures import encode
 from serve.openai.ranges import Lately, answer
 from serve.openai.schemas import MAX_SEED, MAX_SIDE_PX, MIN_SIDE_PX, RequestRefused, ignoring
 from serve.openai.work import AT_ONCE, Limit, Order, as_page, find_page, once_of, poll_headers, work_card
-from serve.work import UnknownWork, Work, WorkBook
+from serve.refusals import UnknownWork
+from serve.work import Work, WorkBook
 
 _SIZE = re.compile(r"([0-9]{1,5})x([0-9]{1,5})")
 _MAX_FIELD = 2**20  # bytes of one field; pictures are not taken

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import time
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query, Request
@@ -12,11 +13,14 @@ from pydantic import BaseModel
 
 from serve.assessing import KIND as ASSESS
 from serve.openai.schemas import RequestRefused
+from serve.refusals import UnknownWork
 from serve.uploads import KIND as LEARN
-from serve.work import Once, UnknownWork, Work, WorkBook
+from serve.work import Once, Work, WorkBook
 
 MAX_PAGE = 1000  # pieces of one answer
 AT_ONCE = 2  # files of one kind that are made of results at a time, each on a thread that other routes need
+MAX_WAIT_S = 60  # that an answer is held back
+MOST_HELD = 200  # such answers, of the 1000 that an ingress has in hand; beyond that they are given at once
 _POLL_MS = 1000  # how soon a client is to ask again
 
 Order = Literal["asc", "desc"]
@@ -71,7 +75,20 @@ async def find_page(book: WorkBook, limit: int, after: str | None, order: Order,
 
 def work_routes(book: WorkBook) -> APIRouter:
     """GET /v1/work, GET /v1/work/{id}, POST /v1/work/{id}/cancel."""
-    router = APIRouter()
+    router, held = APIRouter(), 0
+
+    async def until_over(work_id: str, wait_s: float) -> Work:
+        nonlocal held
+        ends = time.monotonic() + (wait_s if held < MOST_HELD else 0.0)
+        held += 1
+        try:
+            while (work := await book.find(work_id)).under_way and not book.closed:
+                if (left_s := ends - time.monotonic()) <= 0:
+                    break
+                await book.pause(work_id, left_s)
+        finally:
+            held -= 1
+        return work
 
     @router.get("/v1/work")
     async def list_work(
@@ -82,9 +99,10 @@ def work_routes(book: WorkBook) -> APIRouter:
         return as_page([work_card(work, book) for work in found], limit)
 
     @router.get("/v1/work/{work_id}")
-    async def show_work(work_id: str) -> JSONResponse:
-        """How far a piece of work is, how long it may still take, and what came of it."""
-        work = await book.find(work_id)
+    async def show_work(work_id: str, wait: Annotated[float, Query(ge=0, le=MAX_WAIT_S)] = 0.0) -> JSONResponse:
+        """How far a piece of work is, how long it may still take, and what came of it; once it is over, or after `wait`
+        seconds: then a client need not ask again and again."""
+        work = await until_over(work_id, wait)
         return JSONResponse(work_card(work, book), headers=poll_headers(work))
 
     @router.post("/v1/work/{work_id}/cancel")

@@ -117,7 +117,7 @@ export async function follow(work, onchange, signal) {
   for (;;) {
     onchange(now);
     if (!["queued", "in_progress"].includes(now.status)) return now;
-    await new Promise((resolve) => setTimeout(resolve, 600));
+    await new Promise((resolve) => setTimeout(resolve, 1000));
     if (signal?.aborted) return now;
     now = await call(`/v1/work/${part(now.id)}`);
   }
