@@ -32,6 +32,7 @@ import pyarrow.parquet as pq
 import ray
 from ray.cluster_utils import Cluster
 
+from benchmarks.growth import plot_growth
 from benchmarks.known import photo
 from benchmarks.measure import hardware, markdown
 from benchmarks.processes import cpu_by_process, role_of
@@ -56,6 +57,7 @@ from tests.make_pack import make_pack
 
 _CPUS: Final = 2  # of a node
 _WINDOW: Final = (0.1, 0.9)  # shares of the rows between which the rate is steady
+_LEARNED: Final = ("faces", "identities")  # what is plotted
 _SHOWN: Final = ("start_s", "whole", "steady", "most_mb")
 _ROLES: Final = {  # a part of a process's title -> what it does; what is none of these is Ray's own
     "StubFaces": "finding", "StubTrainer": "learning", "Committing": "committing", "ray::": "light tasks",
@@ -211,7 +213,7 @@ def measure(folder: Path, pack: Pack, num: int, kb: int = 0, face_s: float = 0.0
 
 
 def main() -> None:
-    """Prints a table, and writes it and its numbers to OUT.md and OUT.json."""
+    """Prints a table, and writes it, its numbers and a plot to OUT.md, OUT.json and OUT.png."""
     given = _arguments()
     base = Path("out/bench/machinery").resolve()
     shutil.rmtree(base, ignore_errors=True)
@@ -256,6 +258,9 @@ def _write(given: argparse.Namespace, result: dict[str, Any]) -> None:
     out.parent.mkdir(parents=True, exist_ok=True)
     out.with_suffix(".md").write_text(text)
     out.with_suffix(".json").write_text(json.dumps(result, indent=2) + "\n")
+    rates = {what: {nodes: one[what]["steady"] for nodes, one in result["nodes"].items()} for what in _LEARNED}
+    title = "Jobs whose models take no time"
+    plot_growth(rates, out.with_suffix(".png"), title=title, size="nodes on one machine", unit="rows a second, steady")
 
 
 def _by_role(rates: Mapping[str, float]) -> str:

@@ -25,6 +25,7 @@ from typing import Any, Final
 import lance
 import pyarrow as pa
 
+from benchmarks.growth import plot_growth
 from benchmarks.lookup import milliseconds, rows_of
 from benchmarks.measure import hardware, markdown
 from benchmarks.writers import HAND_OVER_ROWS, PROCESSES, measure_writers
@@ -120,7 +121,7 @@ def report(result: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    """Prints the tables, and writes them and their numbers to OUT.md and OUT.json after each part."""
+    """Prints the tables, and writes them, their numbers and a plot to OUT.md, OUT.json and OUT.png after each part."""
     arguments = _arguments()
     base = Path("out/bench/scale").resolve()
     result = _begun(arguments)
@@ -159,6 +160,13 @@ def _begun(arguments: argparse.Namespace) -> dict[str, Any]:
 def _write(out: Path, result: dict[str, Any]) -> None:
     out.with_suffix(".md").write_text(report(result))
     out.with_suffix(".json").write_text(json.dumps(result, indent=2) + "\n")
+    series = dict[str, dict[float, float]]()
+    for size, own in result["ms"].items():
+        for what, ms in own.items():
+            series.setdefault(what, {})[float(size)] = ms["median"]
+    if series:
+        title = "What a root costs as it grows"
+        plot_growth(series, out.with_suffix(".png"), title=title, size="identities", unit="ms, median")
 
 
 def _arguments() -> argparse.Namespace:
@@ -169,7 +177,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--writers", type=int, nargs="*", default=[1, 8, 64])
     parser.add_argument("--most-direct", type=int, default=8, help="writers without a committer")
     parser.add_argument("--seconds", type=float, default=10.0, help="of writing")
-    parser.add_argument("--out", type=Path, default=Path("out/bench/scale.md"), help="and beside it .json")
+    parser.add_argument("--out", type=Path, default=Path("out/bench/scale.md"), help="and beside it .json, .png")
     return parser.parse_args()
 
 

@@ -134,7 +134,7 @@ class WorkBook:
         raise UnknownWork(f"there is no {kind or 'work'} {work_id[:100]!r}")
 
     async def pause(self, work_id: str, most_s: float) -> None:
-        """Until a piece that is done here is over, and another server's is worth a look; so many seconds at the most."""
+        """Until a piece that is done here is over, and another server's is worth a look, or for so many seconds."""
         if (task := self._tasks.get(work_id)) is not None:
             await asyncio.wait([task], timeout=most_s)
         else:
