@@ -28,7 +28,7 @@ from factory.store.keys import SCOPES, Key, KeyRefused, KeyRing
 from factory.store.keys import Scope as KeyScope
 from factory.store.queries import has_unfinished_work
 from factory.store.tables import Store
-from serve.hosts import hostname_of, is_loopback, origin_of
+from serve.hosts import hostname_of, hosts_of, is_loopback, origin_of
 from serve.openai.errors import answer_error
 from serve.openai.schemas import RequestRefused
 from serve.quotas import QuotaExceeded, asking
@@ -181,6 +181,7 @@ class Gate:
             await self._live(scope, receive, send)
         elif scope["type"] == "http":
             app: ASGIApp = self._app
+            scope = self._without_slash(scope)
             try:
                 key = await self._admit(Request(scope))
                 tenant = None if key is None else key.tenant
@@ -191,7 +192,7 @@ class Gate:
             except Exception as error:  # noqa: BLE001 (told as every other error is)
                 await (await answer_error(Request(scope), error))(scope, receive, send)
                 return
-            scope.setdefault("state", {})["key"] = key
+            scope.setdefault("state", {}).update(key=key, origins=self._origins)
             served = asking.set(key)
             self._inside[tenant] += 1
             try:
@@ -228,7 +229,7 @@ class Gate:
         if self._keyless == "refuse":
             raise KeyRefused("this server has no keys yet; its operator makes one with `identity-factory keys create`")
         name = hostname_of(request.headers.get("host", ""))
-        own = {f"{scheme}://{request.headers.get('host')}" for scheme in ("http", "https")}
+        own = {f"{scheme}://{called}" for scheme in ("http", "https") for called in hosts_of(request.headers)}
         allowed = own | self._origins
         if request.method in ("GET", "HEAD"):
             # a page that shows a picture from here can read none, but sees whether there is one: who is known here
@@ -239,9 +240,14 @@ class Gate:
             # a browser sends forms of any page anywhere, and a key is all that it would not send
             foreign = request.headers.get("origin") not in {None, *allowed}
         if foreign:
-            raise RequestRefused("pages of other sites may not ask this server for anything", status=403)
-        if self._keyless == "loopback" and name not in self._names and not is_loopback(name):
-            raise RequestRefused(f"this server is not called {name[:100]!r}; ask it as 127.0.0.1", status=403)
+            message = (
+                "pages of other sites may not ask this server for anything; `serve --cors ORIGIN` lets those of one"
+            )
+            raise RequestRefused(message, status=403)
+        # only a program names no host at all: a browser always says which name led it here
+        if "host" in request.headers and not (name in self._names or is_loopback(name) or self._keyless != "loopback"):
+            remedy = "ask it as 127.0.0.1; for others to reach it, make a key: `identity-factory keys create`"
+            raise RequestRefused(f"this server is not called {name[:100]!r}; {remedy}", status=403)
 
     def _route(self, method: str, path: str) -> tuple[str, str] | None:
         """The route that the app will take; of a path with other methods, the path alone is known."""
@@ -250,6 +256,14 @@ class Gate:
             if method in methods and pattern.match(path):
                 return method, template
         return None
+
+    def _without_slash(self, scope: Scope) -> Scope:
+        """The same request without slashes at its end, where only so it is a route: some clients write them."""
+        path = get_route_path(scope)
+        plain = path.rstrip("/")
+        if plain == path or not plain or self._route(scope["method"], path) or not self._route(scope["method"], plain):
+            return scope
+        return {**scope, "path": scope.get("root_path", "") + plain}
 
     async def _live(self, scope: Scope, receive: Receive, send: Send) -> None:
         resuming = asyncio.create_task(self._resume())

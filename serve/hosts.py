@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from contextlib import suppress
 from ipaddress import ip_address
+from typing import Final
 from urllib.parse import urlsplit
+
+from starlette.datastructures import Headers
+from starlette.requests import Request
+
+_HOST: Final = re.compile(r"[A-Za-z0-9._-]{1,253}(:[0-9]{1,5})?|\[[0-9A-Fa-f:.]{2,45}\](:[0-9]{1,5})?")
+_PROTO: Final = re.compile("https?")
+_PREFIX: Final = re.compile(r"(/[A-Za-z0-9._~-]+){1,20}")
 
 
 def origin_of(url: str) -> str:
@@ -27,3 +36,37 @@ def is_loopback(name: str) -> bool:
         return ip_address(name).is_loopback
     except ValueError:
         return False
+
+
+def hosts_of(headers: Headers) -> list[str]:
+    """What this server was called by whoever asks, and by the proxy in front of it, with ports. No page of another site
+    can have a browser send the latter without asking."""
+    told = _forwarded(headers).get("host", "")
+    return [host for host in (headers.get("host"), told) if host]
+
+
+def address_of(request: Request) -> str:
+    """This server's address as whoever asks sees it, with a "/" at its end: a proxy in front says how it was reached
+    (`X-Forwarded-Proto`, `-Host` and `-Prefix`, or `Forwarded`). It is for an answer to the same request alone: whoever
+    invents these headers misleads nobody else."""
+    base, told = request.base_url, _forwarded(request.headers)
+    if "proto" in told:
+        base = base.replace(scheme=told["proto"])
+    if "host" in told:
+        base = base.replace(netloc=told["host"])
+    return f"{str(base).rstrip('/')}{told.get('prefix', '')}/"
+
+
+def _forwarded(headers: Headers) -> dict[str, str]:
+    """What the nearest to the client of all proxies says of the request: proto, host, prefix."""
+
+    def first(name: str) -> str:
+        return headers.get(name, "").split(",")[0].strip()
+
+    pairs = (pair.partition("=") for pair in first("forwarded").split(";"))
+    told = {name.strip().lower(): value.strip().strip('"') for name, _, value in pairs}
+    for name in ("proto", "host", "prefix"):
+        told[name] = first(f"x-forwarded-{name}") or told.get(name, "")
+    told["proto"], told["prefix"] = told["proto"].lower(), told["prefix"].rstrip("/")
+    fits = {"proto": _PROTO, "host": _HOST, "prefix": _PREFIX}
+    return {name: told[name] for name, right in fits.items() if right.fullmatch(told[name])}

@@ -42,7 +42,7 @@ from serve.openai.batch_lines import KIND as BATCH
 from serve.openai.batch_lines import BatchRunner
 from serve.openai.batches import Batches, batch_routes
 from serve.openai.body import described
-from serve.openai.door import DoorMiddleware
+from serve.openai.door import DoorMiddleware, PlainMiddleware
 from serve.openai.edits import Edits, edit_routes
 from serve.openai.errors import ANSWERS, answer_error, kept_of
 from serve.openai.files import Files, file_routes
@@ -93,7 +93,9 @@ def create_app(endpoint: Endpoint, door: Door, book: WorkBook | None = None, *ro
 
     what = "Pictures and clips of stored identities, in OpenAI's format."
     # no /docs and /redoc: those pages run scripts of other servers in this one's origin, where everybody's pictures are
-    app = FastAPI(title="identity factory", description=what, lifespan=lifespan, docs_url=None, redoc_url=None)
+    quiet: dict[str, Any] = {"docs_url": None, "redoc_url": None}
+    quiet["redirect_slashes"] = False  # to an address that is wrong behind a proxy with TLS; the gate takes them off
+    app = FastAPI(title="identity factory", description=what, lifespan=lifespan, **quiet)
     for router in routers:
         app.include_router(router)
     images = "/v1/images/generations"
@@ -117,10 +119,10 @@ def create_app(endpoint: Endpoint, door: Door, book: WorkBook | None = None, *ro
     }
     for path, handler in reading.items():
         app.add_api_route(path, handler, include_in_schema=path != "/v1/models/")
-        app.add_api_route(path, handler, methods=["HEAD"], include_in_schema=False)
     for kind in ANSWERS:
         app.add_exception_handler(kind, answer_error)
     app.add_middleware(DoorMiddleware, door=door)
+    app.add_middleware(PlainMiddleware)
     return app
 
 
@@ -170,7 +172,11 @@ def with_cors(app: ASGIApp, origins: Sequence[str]) -> ASGIApp:
     """Pages of these origins may read answers, in front of the gate: a browser asks for that without a key."""
     if not origins:
         return app
-    return CORSMiddleware(app, allow_origins=list(origins), allow_methods=["*"], allow_headers=["*"])
+    ours = ("x-ignored-fields", "x-prompt-truncated", "x-negative-prompt-truncated", "x-should-retry", "x-request-id")
+    shown = (*ours, "retry-after", "retry-after-ms", "openai-poll-after-ms", "location", "content-range", "etag")
+    return CORSMiddleware(
+        app, allow_origins=list(origins), allow_methods=["*"], allow_headers=["*"], expose_headers=shown
+    )
 
 
 class Ingress:

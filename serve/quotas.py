@@ -60,6 +60,10 @@ class QuotaExceeded(QueueFull):
         return f"this key's limit is reached; try again in {self.retry_after_s:.0f} s"
 
 
+class BeyondQuota(ValueError):
+    """So much at once this key may never have: waiting does not help."""
+
+
 class Counts:
     """What keys have used. For one thread."""
 
@@ -74,7 +78,7 @@ class Counts:
         """Takes `num` of what a window allows: 0, or the seconds until there may be as much again.
 
         Pictures that are more than a whole window (a head) take all of it, and nothing is granted for as many windows
-        as they are. So many identities at once are never granted.
+        as they are.
         """
         window = _WINDOWS[what](limit)
         cost, now = (min(num, limit) if what == "picture" else num), self._clock()
@@ -146,6 +150,8 @@ class Quotas:
         """Before `num` identities are learned. Raises QuotaExceeded."""
         key = asking.get()
         if key is not None and key.identities_per_day is not None:
+            if num > key.identities_per_day:
+                raise BeyondQuota(f"{num} people at once: this key may learn {key.identities_per_day} a day")
             await self._spend(key, "identity", key.identities_per_day, num)
 
     @asynccontextmanager
@@ -159,6 +165,8 @@ class Quotas:
             return
         # a tenant's keys share what they were not given each
         who = key.key_id if key.max_waiting is not None else f"tenant {key.tenant}"
+        if num > most and not taken_in:
+            raise BeyondQuota(f"{num} pictures at once: this key may have {most} waiting; ask for fewer")
         lease = await self._ask("enter", who, math.inf if taken_in else most, num, lasts_s)
         if lease is None:
             raise QuotaExceeded(_BUSY_S)

@@ -184,5 +184,6 @@ def ask(http: TestClient, **fields: Any) -> Any:
 
 def error_of(response: Any) -> dict[str, Any]:
     body = response.json()
-    assert body.keys() == {"error"} and body["error"].keys() - {"faces"} == {"message", "type", "param", "code"}
+    assert body.keys() - {"detail"} == {"error"}
+    assert body["error"].keys() - {"faces"} == {"message", "type", "param", "code"}
     return dict(body["error"])

@@ -70,3 +70,47 @@ def test_the_name_as_it_is_written_comes_first(tmp_path: Any, tiny_pack: Pack, m
     assert called.called_in_any_case(store, ["ADA", "bob"], mine) == {"ADA": "ada"}, "the newest, of this text encoder"
     monkeypatch.setattr(called, "_READ_THROUGH", 2)
     assert called.called_in_any_case(store, ["ADA"], mine) == {}
+
+
+def test_seeds_of_several_pictures_follow_one_another_and_fit_in_32_bits(http: TestClient, fake: FakeGenerator) -> None:
+    answer = http.post("/sdapi/v1/txt2img", json={"prompt": "ada", "seed": -1, "batch_size": 3, "n_iter": 2}).json()
+    info = json.loads(answer["info"])
+    first = info["seed"]
+    assert info["all_seeds"] == list(range(first, first + 6)) == [job.seed for job in fake.jobs] and first + 6 <= 2**32
+    assert len(info["infotexts"]) == len(info["all_prompts"]) == len(answer["images"]) == 6
+
+
+def test_a_whole_request_as_extensions_show_it_is_drawn(http: TestClient) -> None:
+    own = {"Seed": [-1, False, -1, 0, 0, 0], "Sampler": [20, "Euler", "Automatic"], "API payload": [], "Comments": []}
+    scripts = {name: {"args": args} for name, args in {**own, "Refiner": [False, "", 0.8]}.items()}
+    body = {"prompt": "ada", "alwayson_scripts": scripts, "eta": 1.0, "s_noise": 1, "s_tmax": 0, "s_churn": 0.5}
+    answer = http.post("/sdapi/v1/txt2img", json=body)
+    told = "s_churn, alwayson_scripts.Seed, alwayson_scripts.Sampler, alwayson_scripts.API%20payload"
+    assert answer.status_code == 200 and answer.headers["x-ignored-fields"] == f"{told}, alwayson_scripts.Comments"
+    detailed = http.post(
+        "/sdapi/v1/txt2img", json={"prompt": "ada", "alwayson_scripts": {"ADetailer": {"args": [True]}}}
+    )
+    assert detailed.status_code == 422 and detailed.json()["detail"] == "there is no script 'ADetailer'"
+
+
+@pytest.mark.parametrize("path", ["/sdapi/v1/txt2img", "/sdapi/v1/img2img", "/sdapi/v1/nothing", "/controlnet/detect"])
+def test_errors_have_what_both_kinds_of_clients_look_for(http: TestClient, path: str) -> None:
+    answer = http.post(path, json={"prompt": "a street"})
+    assert answer.status_code in (404, 422, 501) and answer.json()["detail"] == error_of(answer)["message"] != ""
+
+
+def test_a_side_that_is_none_is_named(http: TestClient, fake: FakeGenerator) -> None:
+    for width in (0, -64, 8, 10**9, 512.5, True):
+        answer = http.post("/sdapi/v1/txt2img", json={"prompt": "ada", "width": width})
+        assert answer.status_code == 422 and error_of(answer)["param"] == "width" and not fake.jobs
+    for taken in ({"width": None}, {"width": 64.0}, {"cfg_scale": "7.5"}, {"steps": 2.0}):
+        assert http.post("/sdapi/v1/txt2img", json={"prompt": "ada", **taken}).status_code == 200, taken
+
+
+@pytest.mark.parametrize("prompt", ["ada in a {red|blue} hat", "ada, __weather__", "ada AND bob", "ada, (hat:1.2)"])
+def test_signs_that_are_not_followed_are_told(http: TestClient, prompt: str) -> None:
+    for fields in ({"prompt": prompt}, {"prompt": "ada", "negative_prompt": prompt}):
+        info = json.loads(http.post("/sdapi/v1/txt2img", json=fields).json()["info"])
+        assert "not followed" in info["extra_generation_params"].values() and "not followed" in info["infotexts"][0]
+    info = json.loads(http.post("/sdapi/v1/txt2img", json={"prompt": "ada and bob"}).json()["info"])
+    assert "not followed" not in info["infotexts"][0]

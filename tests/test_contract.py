@@ -32,6 +32,7 @@ from tests.serving import FakeGenerator, ask, client_of, error_of, people_store
 store, fake, http = serving.store, serving.fake, serving.http  # fixtures
 PARAMS = [image_generate_params.ImageGenerateParamsNonStreaming, image_generate_params.ImageGenerateParamsStreaming]
 FIELDS: dict[str, Any] = {name: kind for params in PARAMS for name, kind in get_type_hints(params).items()}
+ASKS_NOTHING = ("auto", "standard", "someone")  # else than what is done
 VALUES = {"svg": {"model": "author"}, "user": "someone", "safety_identifier": "someone"}  # where no literal says one
 
 
@@ -70,12 +71,21 @@ def test_every_field_of_the_client_has_one_fate() -> None:
 
 
 @pytest.mark.parametrize("name", IMAGES_GENERATE.without_effect)
-def test_fields_without_effect_are_taken_silently(http: TestClient, name: str) -> None:
+def test_fields_without_effect_are_taken_and_named_where_they_ask_for_what_is_not_done(
+    http: TestClient, name: str
+) -> None:
+    plain = ask(http, seed=1).json()["data"][0]["b64_json"]
     for value in literals(FIELDS[name]) or [VALUES[name]]:
-        response = ask(http, seed=1, strict=True, **{name: value})
-        assert response.status_code == 200, response.text
-        assert "x-ignored-fields" not in response.headers
-        assert response.json()["data"][0]["b64_json"] == ask(http, seed=1).json()["data"][0]["b64_json"]
+        response, strict = ask(http, seed=1, **{name: value}), ask(http, seed=1, strict=True, **{name: value})
+        assert response.status_code == 200 and response.json()["data"][0]["b64_json"] == plain, response.text
+        asks_nothing = value in ASKS_NOTHING and name != "moderation"  # "auto" asks for one
+        assert response.headers.get("x-ignored-fields") == (None if asks_nothing else name), value
+        assert strict.status_code == (200 if asks_nothing else 422) and (asks_nothing or name in strict.text), value
+
+
+def test_an_address_in_a_stream_is_told_as_ignored(http: TestClient) -> None:
+    assert ask(http, stream=True, response_format="url").headers["x-ignored-fields"] == "response_format"
+    assert ask(http, stream=True, response_format="url", strict=True).status_code == 422
 
 
 @pytest.mark.parametrize("name", IMAGES_GENERATE.refused)

@@ -98,12 +98,16 @@ def test_the_client_reads_a_stream_with_the_learning_in_it(http: TestClient, lea
 
 
 @pytest.mark.parametrize("name", IMAGES_EDIT.without_effect)
-def test_fields_without_effect_are_taken_silently(http: TestClient, name: str) -> None:
+def test_fields_without_effect_are_taken_and_named_where_they_ask_for_what_is_not_done(
+    http: TestClient, name: str
+) -> None:
     plain = edit(http, seed=1).json()["data"][0]["b64_json"]
     for value in [value for value in literals(FIELDS[name]) if value is not None] or [VALUES[name]]:
-        response = edit(http, seed=1, strict="true", **{name: value})
-        assert response.status_code == 200, response.text
-        assert "x-ignored-fields" not in response.headers and response.json()["data"][0]["b64_json"] == plain
+        response = edit(http, seed=1, **{name: value})
+        assert response.status_code == 200 and response.json()["data"][0]["b64_json"] == plain, response.text
+        asks_nothing = value in ("auto", "standard", "someone") or (name, value) == ("input_fidelity", "low")
+        assert response.headers.get("x-ignored-fields") == (None if asks_nothing else name), value
+        assert edit(http, strict="true", **{name: value}).status_code == (200 if asks_nothing else 422), value
 
 
 @pytest.mark.parametrize("name", IMAGES_EDIT.refused)

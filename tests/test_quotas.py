@@ -14,7 +14,7 @@ from factory.pack import Pack
 from factory.store.keys import Key, create_key
 from factory.store.tables import Store
 from serve.openai.errors import told
-from serve.quotas import Counts, QuotaExceeded, Quotas, asking, counted_here, head_pictures
+from serve.quotas import BeyondQuota, Counts, QuotaExceeded, Quotas, asking, counted_here, head_pictures
 from serve.turns import Turns
 from serve.work import Kind, Once, Work, WorkBook
 from tests import serving
@@ -90,10 +90,16 @@ def test_whom_limits_are_for() -> None:
         for key in (replace(KEY, max_waiting=2), replace(KEY, tenant="acme", key_id="t")):
             most = key.max_waiting or 4
             await asyncio.create_task(_use(quotas, key, most))
-            with pytest.raises(QuotaExceeded):
+            with pytest.raises(BeyondQuota, match=f"{most + 1} pictures at once: this key may have {most} waiting"):
                 await asyncio.create_task(_use(quotas, key, most + 1))
-        asking.set(replace(KEY, identities_per_day=1))
-        await quotas.identities()
+            asking.set(key)
+            async with quotas.pictures(1):
+                with pytest.raises(QuotaExceeded):
+                    await asyncio.create_task(_use(quotas, key, most))
+        asking.set(replace(KEY, identities_per_day=2))
+        with pytest.raises(BeyondQuota, match="3 people at once: this key may learn 2 a day"):
+            await quotas.identities(3)
+        await quotas.identities(2)
         with pytest.raises(QuotaExceeded):
             await quotas.identities()
 

@@ -32,7 +32,7 @@ from serve.openai.body import MAX_BODY
 from serve.openai.errors import ANSWERS
 from serve.openai.images import Endpoint
 from serve.openai.schemas import RequestRefused
-from serve.quotas import QuotaExceeded
+from serve.quotas import BeyondQuota, QuotaExceeded
 from serve.reading import PoseReader
 from serve.refusals import KeyReused, TooMuchWork, UnknownWork
 from serve.shelf import UnknownFile
@@ -93,7 +93,7 @@ def test_a_bad_field_is_422_and_named(
         (b"7", {}, 422, "a number"),
         (b"model=ada&prompt=snow", {"content-type": "application/x-www-form-urlencoded"}, 422, "x-www-form-urlencoded"),
         (b"--x\r\n", {"content-type": "multipart/form-data; boundary=x"}, 422, "multipart/form-data"),
-        ("{\"model\": \"Zoë\"}".encode("latin-1"), {}, 422, "UTF-8"),
+        ('{"model": "Zoë"}'.encode("latin-1"), {}, 422, "UTF-8"),
         (gzip.compress(b"{}", mtime=0), {"content-encoding": "gzip"}, 415, "gzip"),
         (b" " * (MAX_BODY + 1), {}, 413, str(MAX_BODY)),
         (b"{}", {"content-type": "text/plain", "origin": "http://elsewhere.example"}, 415, "application/json"),
@@ -111,7 +111,7 @@ def test_a_body_that_cannot_be_read_is_told_why(
 def test_strict_refuses_unknown_fields_by_name(http: TestClient) -> None:
     response = ask(http, strict=True, seeed=1)
     assert response.status_code == 422 and "seeed" in error_of(response)["message"]
-    assert ask(http, strict=True, quality="hd", style=None).status_code == 200
+    assert ask(http, strict=True, quality="auto", style=None, user="someone").status_code == 200
 
 
 def test_unknown_identity_is_404_and_tells_neither_the_root_nor_other_names(http: TestClient, store: Store) -> None:
@@ -197,6 +197,7 @@ PROVOKED: dict[type[Exception], Callable[[TestClient, FakeGenerator], Any]] = {
     HTTPException: lambda http, _fake: http.get("/v2"),
     QueueFull: lambda http, fake: failing(http, fake, BackPressureError(64, 64)),
     QuotaExceeded: lambda http, fake: failing(http, fake, QuotaExceeded(30.0)),
+    BeyondQuota: lambda http, fake: failing(http, fake, BeyondQuota("so many are never granted")),
     UnknownWork: lambda http, fake: failing(http, fake, UnknownWork("there is no work")),
     KeyReused: lambda http, fake: failing(http, fake, KeyReused("it came before")),
     TooMuchWork: lambda http, fake: failing(http, fake, TooMuchWork()),

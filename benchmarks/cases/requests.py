@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
+from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -130,6 +132,61 @@ def h14(desk: Desk) -> Got:
     return Got(len(answer.json()["images"]) == 1 and "euler a" in info.lower(), short(info, 200))
 
 
+def h15(desk: Desk) -> Got:
+    """HEAD of a list and of a picture's address: as GET, without the body; of a route for POST alone: 405."""
+    picture = _draw(desk, response_format="url").json()["data"][0]["url"]
+    heads = [httpx.head(url) for url in (f"{desk.url}/v1/models", picture, f"{desk.url}/v1/images/generations")]
+    length = len(httpx.get(picture).content)
+    right = [head.status_code for head in heads] == [200, 200, 405] and heads[2].headers.get("allow") == "POST"
+    told = heads[1].headers.get("content-length")
+    return Got(right and told == str(length), f"{[head.status_code for head in heads]}; {told} of {length} bytes")
+
+
+def h16(desk: Desk) -> Got:
+    """HTTP/1.0 without Host, as old proxies and tools ask: a picture, also as a stream; a slash too much is no
+    redirect."""
+    answers = [_raw(desk, _body(**fields)) for fields in ({}, {"stream": True})] + [_raw(desk, _body(), slash="/")]
+    right = all(answer.startswith(b"HTTP/1.") and b" 200 " in answer[:20] for answer in answers)
+    ends = answers[0].rstrip().endswith(b"}") and b"image_generation.completed" in answers[1]
+    return Got(right and ends, "; ".join(str(answer[:30]) for answer in answers))
+
+
+def h17(desk: Desk) -> Got:
+    """One connection: 404, 422 and a form that is refused, each with a body, and then a picture; each answer has a
+    request id of its own."""
+    json_type, form = {"content-type": "application/json"}, {"content-type": "multipart/form-data; boundary=b"}
+    asked = [("/v1/nothing", b"x" * 10**6, json_type), ("/v1/images/generations", b"{}", json_type)]
+    asked += [("/v1/files", b"--b" + b"x" * 10**6, form), ("/v1/images/generations", _body(), json_type)]
+    statuses, ids = list[int](), set[str | None]()
+    with closing(HTTPConnection(desk.url.removeprefix("http://"), timeout=120)) as connection:
+        for path, body, headers in asked:
+            connection.request("POST", path, body, headers)
+            answer = connection.getresponse()
+            answer.read()
+            statuses.append(answer.status)
+            ids.add(answer.getheader("x-request-id"))
+    return Got(statuses == [404, 422, 400, 200] and len(ids - {None}) == 4, f"{statuses}; {len(ids - {None})} ids")
+
+
+def h18(desk: Desk) -> Got:
+    """Behind a proxy that ends TLS and takes off a path: addresses of pictures are the proxy's."""
+    headers = {"x-forwarded-proto": "https", "x-forwarded-host": "people.example", "x-forwarded-prefix": "/faces"}
+    answer = httpx.post(
+        f"{desk.url}/v1/images/generations", content=_body(response_format="url"), headers=headers, timeout=120
+    )
+    url = str(answer.json().get("data", [{}])[0].get("url"))
+    return Got(url.startswith("https://people.example/faces/v1/pictures/"), short(url))
+
+
+def _raw(desk: Desk, body: bytes, slash: str = "") -> bytes:
+    """All that a server says to an HTTP/1.0 request, until it closes the connection."""
+    host, _, port = desk.url.removeprefix("http://").partition(":")
+    head = f"POST /v1/images/generations{slash} HTTP/1.0\r\ncontent-length: {len(body)}\r\n\r\n".encode()
+    with socket.create_connection((host, int(port)), timeout=120) as connection:
+        connection.sendall(head + body)
+        return b"".join(iter(lambda: connection.recv(2**16), b""))
+
+
 def _body(**fields: Any) -> bytes:
     return json.dumps({"model": "ada", "prompt": PROMPT, "seed": 1, **fields}).encode()
 
@@ -180,4 +237,4 @@ def _process(desk: Desk) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
             os.killpg(process.pid, signal.SIGKILL)
 
 
-CASES = (n08, h01, h03, h04, h06, h07, h09, h11, h12, h13, h14)
+CASES = (n08, h01, h03, h04, h06, h07, h09, h11, h12, h13, h14, h15, h16, h17, h18)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import secrets
 import time
 from base64 import b64encode
 from dataclasses import replace
@@ -21,7 +22,7 @@ from factory.provenance.marks import mark, tells_how
 from factory.provenance.xmp import SYSTEM
 from factory.store.called import called, called_in_any_case
 from serve.a1111.infotext import infotext, with_infotext
-from serve.a1111.prompts import plain, with_people
+from serve.a1111.prompts import has_syntax, plain, with_people
 from serve.a1111.schemas import SAMPLERS, Txt2Img
 from serve.a1111.tasks import Task, Tasks
 from serve.catalog import Catalog
@@ -31,9 +32,10 @@ from serve.loop import ImageResult
 from serve.openai.body import read_body
 from serve.openai.generations import Asked, Generations
 from serve.openai.pictures import PNG_LEVEL, resized
-from serve.openai.schemas import ImagesRequest, RequestRefused, ignoring
+from serve.openai.schemas import MAX_IMAGES, ImagesRequest, RequestRefused, ignoring
 
 _PREVIEWS: Final = 3  # looks at each picture in the making, by which progress is told
+_MAX_DRAWN_SEED: Final = 2**32 - MAX_IMAGES  # some clients keep seeds in 32 bits, as A1111's own fit
 _NOBODY: Final = (
     "the prompt names nobody: write <person:NAME>, or the name as an embedding's; GET /sdapi/v1/embeddings lists them"
 )
@@ -97,7 +99,7 @@ class Painter:
                 prompt=prompt,
                 n=body.num_images,
                 size=f"{body.width}x{body.height}",
-                seed=None if body.seed < 0 else body.seed,
+                seed=secrets.randbelow(_MAX_DRAWN_SEED) if body.seed < 0 else body.seed,
                 num_inference_steps=body.steps,
                 guidance_scale=body.cfg_scale,
                 negative_prompt=plain(body.negative_prompt),
@@ -181,8 +183,9 @@ class Painter:
         notes = {} if asked == sampler else {"Sampler asked for": asked}
         if body.scheduler.strip().lower() not in ("", "automatic"):
             notes["Schedule asked for"] = body.scheduler
-        weighted = plain(body.prompt) != body.prompt or plain(body.negative_prompt) != body.negative_prompt
-        return notes | ({"Emphasis": "not followed"} if weighted else {})
+        written = body.prompt, body.negative_prompt
+        notes |= {"Emphasis": "not followed"} if any(plain(text) != text for text in written) else {}
+        return notes | ({"Prompt syntax": "not followed"} if any(has_syntax(text) for text in written) else {})
 
     def _infotext(self, body: Txt2Img, sampler: str, seed: int, notes: dict[str, str]) -> str:
         settings = {

@@ -20,6 +20,15 @@ _LETTER: Final = re.compile("[A-Za-z]?")
 _BRACKET: Final = re.compile(r"(?<!\\)[()\[\]]")
 
 
+# Of A1111's own and of its common extensions: choices, wildcards, composition
+_SYNTAX: Final = re.compile(r"\{[^{}]{0,1000}\|[^{}]{0,1000}\}|__[\w/-]{1,100}__|\bAND\b")
+
+
+def has_syntax(prompt: str) -> bool:
+    """Whether a prompt has signs that are no words, {a|b}, __a__ or AND, which are drawn here as if they were."""
+    return _SYNTAX.search(prompt) is not None
+
+
 def plain(prompt: str) -> str:
     """A prompt without marks of emphasis, (word:1.2), ((word)), [word], which are not followed here. Raises
     RequestRefused for networks that are not there."""

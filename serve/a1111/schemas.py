@@ -43,6 +43,11 @@ WITHOUT_EFFECT: Final = (  # settings of what is not done, of samplers that are 
     *("s_min_uncond", "override_settings_restore_afterwards", "script_args", "refiner_switch_at", "comments"),
     *("disable_extra_networks", "firstpass_image"),
 )
+# Of these, what asks for another picture than is drawn unless it is as clients send it by themselves: told as unknown
+# fields are.
+_TOLD: Final = {"eta": "1", "s_noise": "1", "s_churn": "0", "s_tmin": "0", "s_tmax": "0", "s_min_uncond": "0"}
+# Scripts that every A1111 has, which give what other fields say; clients that copy a whole request send them all.
+_OWN_SCRIPTS: Final = ("seed", "sampler", "comments", "extra options", "hypertile", "api payload")
 HONOURED: Final = (
     *("prompt", "negative_prompt", "seed", "steps", "cfg_scale", "width", "height", "batch_size", "n_iter"),
     *("sampler_name", "sampler_index", "scheduler", "send_images", "alwayson_scripts", "force_task_id"),
@@ -105,9 +110,16 @@ class Txt2Img(BaseModel):
             raise RequestRefused(f"at most {MAX_IMAGES} pictures of one request (batch_size x n_iter)", "batch_size")
 
     def ignored(self) -> list[str]:
-        """Fields that are not known at all."""
-        known = {*WITHOUT_EFFECT, *REFUSED}
-        return [name for name in self.model_extra or () if name not in known]
+        """Fields that are not known at all, or ask for what is not done."""
+        extra = self.model_extra or {}
+        asking = {
+            name
+            for name, usual in _TOLD.items()
+            if not _is_off(value := extra.get(name)) and str(value).removesuffix(".0") != usual
+        }
+        known = {*WITHOUT_EFFECT, *REFUSED} - asking
+        scripts = [f"alwayson_scripts.{name}" for name in self.alwayson_scripts if name.lower() in _OWN_SCRIPTS]
+        return [*(name for name in extra if name not in known), *scripts]
 
     def poses(self) -> list[PoseField]:
         """ControlNet's units as poses. Raises RequestRefused for other units and scripts, unless they are switched
@@ -120,7 +132,7 @@ class Txt2Img(BaseModel):
                 poses += [
                     _pose(unit) for unit in units if isinstance(unit, dict) and not _is_off(unit.get("enabled", True))
                 ]
-            elif units[:1] not in ([], [False], [None]):
+            elif name.lower() not in _OWN_SCRIPTS and units[:1] not in ([], [False], [None]):
                 raise RequestRefused(f"there is no script {name[:100]!r}", "alwayson_scripts")
         return poses
 

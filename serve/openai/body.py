@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any, Final, TypeVar
 
 from fastapi import Request
@@ -13,6 +14,7 @@ from starlette.requests import ClientDisconnect
 from serve.held import FREE, Held
 from serve.openai.schemas import RequestRefused
 
+_TYPE: Final = re.compile(r"(list|tuple|dict|set)\[|[\w-]+\[.*[A-Z(,]")
 HELD: Final = "identity_factory.held"  # in a request's scope: what it holds of its body
 MAX_BODY: Final = 24 * 2**20  # bytes: a photo of 16 MiB in base64, and some room
 
@@ -60,8 +62,8 @@ def _whole(schema: dict[str, Any]) -> Any:
 
 def first_fault(faults: list[tuple[tuple[int | str, ...], str]]) -> tuple[str | None, str]:
     """The field of the first of pydantic's (place, message), and all messages."""
-    # a place also says which type of several was tried, such as "list[PoseField]"
-    named = [(".".join(str(part) for part in place if "[" not in str(part)), text) for place, text in faults]
+    # a place also says which type of several was tried, such as "list[PoseField]"; a form's field may be "a[b]"
+    named = [(".".join(str(part) for part in place if not _TYPE.match(str(part))), text) for place, text in faults]
     field = named[0][0]
     return field or None, "; ".join(dict.fromkeys(f"{field}: {text}" if field else text for field, text in named))
 

@@ -5,8 +5,10 @@ tests/test_contract.py holds it against the client's own types: a field that a l
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final
+from urllib.parse import quote
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -16,6 +18,11 @@ class Fates:
     honoured: tuple[str, ...]
     without_effect: dict[str, str] = field(default_factory=dict)  # and why
     refused: dict[str, str] = field(default_factory=dict)
+
+    def in_vain(self, given: Mapping[str, Any]) -> list[str]:
+        """Those of the fields without effect that ask for what is not done: they are told as unknown ones are."""
+        asked = {name: given[name] for name in self.without_effect if given.get(name) is not None}
+        return [name for name, value in asked.items() if not _asks_nothing(name, value)]
 
 
 _ALIKE: Final = (
@@ -27,6 +34,13 @@ _WITHOUT_EFFECT: Final = {
     "complexity": "there is no planning before a picture",
     "user": "nobody is followed up by it",
     "safety_identifier": "as `user`",
+}
+# Values of them that ask for nothing else than what is done; None: whichever it is, no picture could differ by it.
+_NOTHING: Final[dict[str, tuple[str, ...] | None]] = {
+    "quality": ("auto", "standard"),
+    "input_fidelity": ("low",),
+    "user": None,
+    "safety_identifier": None,
 }
 _REFUSED: Final = {"svg": "pictures are drawn as pixels: leave it out, and ask for png, jpeg, webp or gif"}
 IMAGES_GENERATE: Final = Fates(
@@ -58,3 +72,16 @@ BATCHES_CREATE: Final = Fates(  # of all endpoints /v1/images/generations alone
     honoured=("completion_window", "endpoint", "input_file_id", "metadata", "output_expires_after")
 )
 BATCHES_LIST: Final = Fates(honoured=("after", "limit"))
+
+
+def ignoring(names: Iterable[str]) -> dict[str, str]:
+    """The header that names dropped fields, percent-encoded, so many as 1,000 characters hold; none for none."""
+    text = ", ".join(quote(name, safe="._") for name in names)
+    if len(text) > 1000:
+        text = f"{text[:1000].rpartition(', ')[0]}, ..."
+    return {"x-ignored-fields": text} if text else {}
+
+
+def _asks_nothing(name: str, value: Any) -> bool:
+    values = _NOTHING.get(name, ())
+    return values is None or (isinstance(value, str) and value.strip().lower() in values)

@@ -1,9 +1,10 @@
-"""The door of the endpoint's ASGI app."""
+"""The door of the endpoint's ASGI app, and what is alike in all its answers."""
 
 from __future__ import annotations
 
+from starlette.datastructures import MutableHeaders
 from starlette.requests import Request
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serve.held import Held
 from serve.openai.body import HELD
@@ -35,3 +36,26 @@ class DoorMiddleware:
         finally:
             held.give(held.num)
             self._door.num_inside -= 1
+
+
+class PlainMiddleware:
+    """Answers HEAD as GET, without the body; and what says nothing of caches may be kept by none, as it may be about
+    people who are erased or whose consent ends."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        headed = scope["method"] == "HEAD"
+
+        async def send_on(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                MutableHeaders(scope=message).setdefault("cache-control", "no-store")
+            elif headed:
+                message = {**message, "body": b""}
+            await send(message)
+
+        await self._app({**scope, "method": "GET"} if headed else scope, receive, send_on)

@@ -6,14 +6,14 @@ import asyncio
 import json
 import time
 from collections.abc import AsyncGenerator, AsyncIterator
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 from pydantic import ValidationInfo, field_validator
 
 from serve.ledger import tell
-from serve.openai.contract import IMAGES_EDIT
+from serve.openai.contract import IMAGES_EDIT, Fates
 from serve.openai.events import event_text, stream
 from serve.openai.forms import PhotoFields, read_form
 from serve.openai.generations import Generations, notes_on
@@ -34,6 +34,7 @@ class EditsRequest(PhotoFields, ImagesRequest):
     `<person>` in the prompt is who is on the photo; `pose` and `regions` are JSON.
     """
 
+    fates: ClassVar[Fates] = IMAGES_EDIT
     model: Any = None
     input_fidelity: Any = None
     mask: Any = None

@@ -20,7 +20,7 @@ from serve.client import GenerationTimeout, GeneratorDown, QueueFull
 from serve.learning import Diverged, FaceGone
 from serve.openai.body import first_fault
 from serve.openai.schemas import RequestRefused
-from serve.quotas import QuotaExceeded
+from serve.quotas import BeyondQuota, QuotaExceeded
 from serve.refusals import KeyReused, TooMuchWork, UnknownWork
 from serve.shelf import UnknownFile
 from serve.stopping import Stopping
@@ -58,6 +58,7 @@ ANSWERS: Final[dict[type[Exception], Answer]] = {
     Diverged: Answer(422, "invalid_request_error", "diverged", "image"),
     QueueFull: Answer(429, "rate_limit_error", "queue_full", retry=True),
     QuotaExceeded: Answer(429, "rate_limit_error", "rate_limit_exceeded", retry=True),
+    BeyondQuota: Answer(422, "invalid_request_error", "beyond_limit", "n", retry=False),
     UnknownFile: Answer(404, "invalid_request_error", "no_such_file"),
     UnknownWork: Answer(404, "invalid_request_error", "no_such_work"),
     KeyReused: Answer(422, "invalid_request_error", "idempotency_key_reused", "idempotency-key", retry=False),
@@ -76,9 +77,11 @@ _WITHOUT_DETAIL: Final = {
 }
 
 
-async def answer_error(_request: Request, error: Exception) -> Response:
-    """The answer to a request that failed, in OpenAI's shape."""
+async def answer_error(request: Request, error: Exception) -> Response:
+    """The answer to a request that failed, in OpenAI's shape; AUTOMATIC1111's clients look for `detail`."""
     status, body, headers = told(error)
+    if request.scope["path"].startswith(("/sdapi/", "/controlnet/", "/internal/")):
+        body["detail"] = body["error"]["message"]
     return JSONResponse(body, status_code=status, headers=headers)
 
 

@@ -6,7 +6,7 @@ import asyncio
 import json
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from dataclasses import asdict
-from typing import Any
+from typing import Any, Final
 
 from fastapi.responses import StreamingResponse
 
@@ -17,6 +17,8 @@ from serve.openai.errors import told
 from serve.openai.pictures import encode, resized
 from serve.openai.schemas import ImagesRequest
 
+# nginx holds an answer back until it is whole, or large, unless it is told not to
+_AT_ONCE: Final = {"cache-control": "no-store", "x-accel-buffering": "no"}
 Check = Callable[[], Awaitable[object]]  # raises where a picture may not leave any more
 
 
@@ -35,7 +37,7 @@ async def stream(texts: AsyncGenerator[str], headers: dict[str, str]) -> Streami
         finally:
             await texts.aclose()
 
-    return StreamingResponse(all_of_them(), media_type="text/event-stream", headers=headers)
+    return StreamingResponse(all_of_them(), media_type="text/event-stream", headers={**_AT_ONCE, **headers})
 
 
 async def picture_events(

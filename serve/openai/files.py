@@ -12,8 +12,6 @@ from fastapi import APIRouter, Query, Request
 from fastapi.responses import Response, StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 from starlette.datastructures import UploadFile
-from starlette.formparsers import MultiPartException
-from starlette.requests import ClientDisconnect
 
 from factory.errors import ConsentExpired
 from factory.store.consents import expired_people
@@ -25,7 +23,8 @@ from serve.openai.batch_file import MAX_BYTES
 from serve.openai.batches import Batches, Output
 from serve.openai.body import as_body, described
 from serve.openai.errors import told
-from serve.openai.forms import check_origin, limited
+from serve.openai.forms import check_origin, file_name
+from serve.openai.multipart import form_of
 from serve.openai.schemas import RequestRefused
 from serve.openai.work import Order, as_page
 from serve.shelf import UnknownFile
@@ -74,20 +73,14 @@ class Files:
         if not request.headers.get("content-type", "").lower().startswith("multipart/form-data"):
             raise RequestRefused("send multipart/form-data, as `curl -F purpose=batch -F file=@FILE`", status=415)
         too_long = RequestRefused(f"a file has at most {MAX_BYTES} bytes", "file", status=413)
-        body = limited(request, too_long, MAX_BYTES + _FORM_BYTES)
-        try:
-            form = body.form(max_files=1, max_fields=20, max_part_size=_FORM_BYTES)
-            async with form as parts:
-                file = parts.get("file")
-                fields = as_body({name: value for name, value in parts.items() if name != "file"}, FileRequest)
-                if not isinstance(file, UploadFile):
-                    raise RequestRefused("send a file, as `curl -F file=@FILE`", "file")
-                async with self._room:
-                    return await self._keep(await file.read(), _base(file.filename), fields)
-        except MultiPartException as error:
-            raise RequestRefused(f"the form cannot be read: {error.message}", status=400) from None
-        except ClientDisconnect:
-            raise RequestRefused("the body ended before its content-length", status=400) from None
+        limits = {"max_files": 1, "max_fields": 20, "max_field": _FORM_BYTES}
+        async with form_of(request, too_long, MAX_BYTES + _FORM_BYTES, **limits) as parts:
+            file = parts.get("file")
+            fields = as_body({name: value for name, value in parts.items() if name != "file"}, FileRequest)
+            if not isinstance(file, UploadFile):
+                raise RequestRefused("send a file, as `curl -F file=@FILE`", "file")
+            async with self._room:
+                return await self._keep(await file.read(), _base(file.filename), fields)
 
     async def _keep(self, content: bytes, filename: str, fields: FileRequest) -> dict[str, Any]:
         now = time.time()
@@ -199,5 +192,4 @@ def _output_card(output: Output) -> dict[str, Any]:
 
 def _base(filename: str | None) -> str:
     """A file's name without folders, as it may be stored."""
-    text = (filename or "").replace("\\", "/").encode(errors="ignore").decode()
-    return text.rpartition("/")[2][:200] or "upload.jsonl"
+    return file_name(filename)[:200] or "upload.jsonl"

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from pathlib import PurePosixPath
 from typing import Any, Final, TypeVar
 from unicodedata import normalize
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from fastapi import Request
 from pydantic import BaseModel, Field, ValidationError, field_validator
 from starlette.datastructures import UploadFile
-from starlette.formparsers import MultiPartException
-from starlette.requests import ClientDisconnect
-from starlette.types import Message
 
 from factory.consent import COLUMNS, Consent
+from serve.hosts import hosts_of
 from serve.openai.body import first_fault
+from serve.openai.multipart import form_of
 from serve.openai.schemas import RequestRefused
 from serve.uploads import Preset, Upload
 
@@ -25,6 +25,7 @@ MAX_FORM: Final = 64 * 2**20  # bytes of all of it
 _MAX_FIELD: Final = 64 * 2**10  # bytes of one field that is no file
 _MAX_FIELDS: Final = 100
 _FORM_S: Final = 300.0  # until it is here: whoever sends it holds one of few places (Uploads.room)
+_ENCODED: Final = re.compile(r"%22|(?:%[89A-F][0-9A-F])+", re.IGNORECASE)  # never a "%" that is one: "100%.jpg"
 _PHOTOS: Final = ("image", "image[]")  # one, or one of several, as clients write it
 
 
@@ -65,9 +66,8 @@ async def read_form(request: Request, kind: type[Body]) -> tuple[list[Upload], B
     photos: list[Upload] = []
     fields: dict[str, Any] = {}
     too_long = RequestRefused(f"the form is longer than {MAX_FORM} bytes", status=413)
-    body = limited(request, too_long, MAX_FORM)
+    form = form_of(request, too_long, MAX_FORM, max_files=MAX_PHOTOS, max_fields=_MAX_FIELDS, max_field=_MAX_FIELD)
     try:
-        form = body.form(max_files=MAX_PHOTOS, max_fields=_MAX_FIELDS, max_part_size=_MAX_FIELD)
         async with asyncio.timeout(_FORM_S), form as parts:
             for name, value in parts.multi_items():
                 if not isinstance(value, UploadFile):
@@ -78,10 +78,6 @@ async def read_form(request: Request, kind: type[Body]) -> tuple[list[Upload], B
                     photos.append(Upload(data=await value.read(), name=_stem(value.filename)))
                 else:  # a file where none is expected: the model says so by its name
                     fields[name.partition("[")[0]] = f"a file of {value.size} bytes"
-    except MultiPartException as error:
-        raise RequestRefused(f"the form cannot be read: {error.message}", status=400) from None
-    except ClientDisconnect:
-        raise RequestRefused("the body ended before its content-length", status=400) from None
     except TimeoutError:
         raise RequestRefused(f"the form was not here within {_FORM_S:g} s", status=408) from None
     if not photos or not all(photo.data for photo in photos):
@@ -93,29 +89,25 @@ async def read_form(request: Request, kind: type[Body]) -> tuple[list[Upload], B
         raise RequestRefused(message, param) from None
 
 
-def limited(request: Request, refusal: RequestRefused, max_bytes: int) -> Request:
-    """The same request, which ends with this refusal where its body becomes too long."""
-    num = 0
-
-    async def receive() -> Message:
-        nonlocal num
-        message = await request.receive()
-        num += len(message.get("body", b""))
-        if num > max_bytes:
-            raise refusal
-        return message
-
-    return Request(request.scope, receive)
-
-
 def check_origin(request: Request) -> None:
-    """A browser sends a form to any site without asking its visitor: only this server's own page may."""
+    """A browser sends a form to any site without asking its visitor: only this server's own page may, and those of
+    origins that its operator names (`serve --cors`)."""
     origin = request.headers.get("origin")
-    if origin is not None and urlsplit(origin).netloc != request.headers.get("host"):
-        raise RequestRefused("a page of another site may not send files here", status=403)
+    allowed = request.scope.get("state", {}).get("origins", ())
+    if origin is not None and origin not in allowed and urlsplit(origin).netloc not in hosts_of(request.headers):
+        message = (
+            "a page of another site may not send files here; if this is the server's own page behind a proxy, let the "
+            f"proxy pass the header Host on, or start the server with `--cors {origin[:200]}`"
+        )
+        raise RequestRefused(message, status=403)
+
+
+def file_name(filename: str | None) -> str:
+    """A file's name as its sender sees it, without folders, in NFC: some clients percent-encode letters and quotes."""
+    text = _ENCODED.sub(lambda found: unquote(found[0], errors="replace"), filename or "")
+    return normalize("NFC", text.replace("\\", "/").encode(errors="ignore").decode().rpartition("/")[2])
 
 
 def _stem(filename: str | None) -> str:
-    """A file's name without folders and suffix, as it may be stored."""
-    text = (filename or "").replace("\\", "/").encode(errors="ignore").decode()
-    return normalize("NFC", PurePosixPath(text).stem)[:200]
+    """A file's name without its suffix, as it may be stored."""
+    return PurePosixPath(file_name(filename)).stem[:200]

@@ -22,6 +22,7 @@ from factory.store.quality import crops_of
 from serve.assessing import can_measure
 from serve.catalog import Catalog
 from serve.client import ImageClient
+from serve.hosts import address_of
 from serve.ledger import tell
 from serve.loop import ImageResult
 from serve.openai.answers import ImageData, ImagesResponse, Usage
@@ -72,7 +73,7 @@ class Generations:
 
     async def at_once(self, asked: Asked, request: Request) -> Response:
         """All pictures in one answer."""
-        answer = await self.answer(asked, str(request.base_url))
+        answer = await self.answer(asked, address_of(request))
         return JSONResponse(answer.model_dump(exclude_none=True), headers=notes_on(asked.body, answer))
 
     def events(self, asked: Asked, method: str = "image_generation") -> AsyncGenerator[str]:

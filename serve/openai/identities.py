@@ -13,9 +13,10 @@ from pydantic import ConfigDict
 
 from factory.errors import IdentityNotFound
 from factory.ids import content_id
-from factory.store.erase import erase, find_person
+from factory.store.erase import Person, erase, find_person
 from factory.store.quality import quality_cards
 from factory.store.queries import find_work
+from factory.store.sql import where_in
 from factory.store.tables import Store
 from serve.catalog import Catalog, UnknownIdentity
 from serve.ledger import tell
@@ -124,6 +125,9 @@ class Identities:
                 person = await asyncio.to_thread(find_person, self._store, identity_id=found.identity_id)
             except IdentityNotFound as error:  # erased meanwhile
                 raise UnknownIdentity(f"no identity {identity[:100]!r}") from error
+            if identity != found.identity_id and await asyncio.to_thread(self._called_alike, found.name, person):
+                message = f"others are called {found.name[:100]!r}, too: ask with an id, such as {found.identity_id}"
+                raise RequestRefused(message, "identity", status=409)
             for work_id in sorted(person.work_ids):
                 await self._book.cancel(work_id)
             done = await asyncio.to_thread(erase, self._store, person)
@@ -145,6 +149,11 @@ class Identities:
                 "traces_found": len(done.found),
             },
         }
+
+    def _called_alike(self, name: str, person: Person) -> bool:
+        """Whether a name stands for somebody else, too: what is erased by it is gone, and may be the wrong one."""
+        rows = self._store.read("identities", columns=["identity_id"], where=where_in("name", [name]))
+        return not set(rows["identity_id"].to_pylist()) <= person.identity_ids
 
     async def _known(self, order: LearnOrder) -> dict[str, Any]:
         people = [await asyncio.to_thread(self._catalog.find, person.identity_id) for person in order.people]

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from datetime import datetime
-from typing import Any, Literal
-from urllib.parse import quote
+from typing import Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
@@ -16,7 +15,8 @@ from factory.prompts import people_in
 from factory.records import Identity
 from serve.catalog import Listed
 from serve.loop import LoopStats
-from serve.openai.contract import IMAGES_GENERATE
+from serve.openai.contract import IMAGES_GENERATE, Fates
+from serve.openai.contract import ignoring as ignoring
 from serve.openai.numbers import Real, Whole
 from serve.openai.pictures import OutputFormat
 
@@ -76,10 +76,12 @@ class RegionField(BaseModel):
 class ImagesRequest(BaseModel):
     """POST /v1/images/generations: OpenAI's fields, then ours. null means not given.
 
-    An unknown field is dropped, and named in the answer's header x-ignored-fields; `strict` refuses it.
+    A field that is unknown, or asks for what is not done, is named in the answer's header x-ignored-fields; `strict`
+    refuses it.
     """
 
     model_config = ConfigDict(extra="allow")
+    fates: ClassVar[Fates] = IMAGES_GENERATE
 
     prompt: str = Field(min_length=1, max_length=32_000)  # with <person>, or the identity is put in front
     model: str | None = None  # the identity's name or id
@@ -110,7 +112,7 @@ class ImagesRequest(BaseModel):
     pose: PoseField | list[PoseField] | None = None  # of everybody, or one a person in the prompt's order
     regions: list[RegionField] = Field(default=[], max_length=MAX_PEOPLE)  # places of people; None: side by side
     best_of: Whole = Field(default=1, ge=1, le=MAX_IMAGES)  # seeds drawn for each picture, of which the best is sent
-    strict: bool = False  # refuse unknown fields
+    strict: bool = False  # refuse what would be named as ignored
 
     @model_validator(mode="before")
     @classmethod
@@ -172,13 +174,15 @@ class ImagesRequest(BaseModel):
 
     @model_validator(mode="after")
     def _only_known(self) -> ImagesRequest:
-        if self.strict and self.model_extra:
-            raise ValueError(f"strict: unknown fields {self.ignored_fields()}")
+        if self.strict and (ignored := self.ignored_fields()):
+            raise ValueError(f"strict: without effect here are {ignored}")
         return self
 
     def ignored_fields(self) -> str:
-        """The unknown fields, as a header names them."""
-        return ", ".join(ignoring(self.model_extra or ()).values())
+        """The fields that nothing was done about, as a header names them: events hold pictures, not addresses."""
+        events = ["response_format"] if self.stream and self.response_format == "url" else []
+        names = [*self.fates.in_vain(self.__dict__), *events, *(self.model_extra or ())]
+        return ", ".join(ignoring(names).values())
 
     def wanted_identity(self) -> str | None:
         """The name or id of who `<person>` stands for; None where the prompt names everybody.
@@ -207,14 +211,6 @@ class ImagesRequest(BaseModel):
         """The pack's sampling settings with the request's own in their place."""
         given = self.model_dump(include={"num_inference_steps", "guidance_scale", "negative_prompt"}, exclude_none=True)
         return GenerateConfig.model_validate({**defaults.model_dump(), **given})
-
-
-def ignoring(names: Iterable[str]) -> dict[str, str]:
-    """The header that names dropped fields, percent-encoded, so many as 1,000 characters hold; none for none."""
-    text = ", ".join(quote(name, safe="._") for name in names)
-    if len(text) > 1000:
-        text = f"{text[:1000].rpartition(', ')[0]}, ..."
-    return {"x-ignored-fields": text} if text else {}
 
 
 def _sides(size: str) -> tuple[int, int] | None:

@@ -15,8 +15,6 @@ import numpy as np
 from fastapi import APIRouter, Header, Request
 from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
-from starlette.formparsers import MultiPartException
-from starlette.requests import ClientDisconnect
 
 from factory.config import AnimateConfig
 from factory.draw.compose import drawn_size
@@ -31,7 +29,7 @@ from serve.catalog import Catalog
 from serve.filming import KIND, ClipOrder, Filming
 from serve.ledger import tell
 from serve.openai.body import MAX_BODY, described, first_fault, read_body
-from serve.openai.forms import limited
+from serve.openai.multipart import form_of
 from serve.openai.numbers import Real, Whole
 from serve.openai.pictures import encode
 from serve.openai.ranges import Lately, answer
@@ -233,14 +231,9 @@ async def _read(request: Request) -> VideosRequest:
     """JSON, or the form that the openai client sends."""
     if not request.headers.get("content-type", "").lower().startswith("multipart/form-data"):
         return await read_body(request, VideosRequest)
-    body = limited(request, RequestRefused(f"the form is longer than {MAX_BODY} bytes", status=413), MAX_BODY)
-    try:
-        async with body.form(max_files=1, max_fields=100, max_part_size=_MAX_FIELD) as form:
-            fields: Mapping[str, Any] = {name: value for name, value in form.items() if value != ""}
-    except MultiPartException as error:
-        raise RequestRefused(f"the form cannot be read: {error.message}", status=400) from None
-    except ClientDisconnect:
-        raise RequestRefused("the body ended before its content-length", status=400) from None
+    too_long = RequestRefused(f"the form is longer than {MAX_BODY} bytes", status=413)
+    async with form_of(request, too_long, MAX_BODY, max_files=1, max_fields=100, max_field=_MAX_FIELD) as form:
+        fields: Mapping[str, Any] = {name: value for name, value in form.items() if value != ""}
     try:
         return VideosRequest.model_validate(fields)
     except ValidationError as error:

@@ -62,9 +62,8 @@ def page_router(pack: Pack) -> APIRouter:
             raise RequestRefused(f"there is no file {file[:100]!r}", status=404)
         return _answer(request, (_HERE / "static" / file).read_bytes(), kind)
 
-    for methods in (["GET"], ["HEAD"]):
-        router.add_api_route("/", show_page, methods=methods)
-        router.add_api_route("/web/{file}", show_file, methods=methods)
+    router.add_api_route("/", show_page, methods=["GET"])
+    router.add_api_route("/web/{file}", show_file, methods=["GET"])
     return router
 
 

@@ -1,8 +1,8 @@
 // Work that is under way or was done, and the jobs of this root with their reports.
 
-import { call, has, part, text } from "./api.js";
+import { at, call, has, part, text } from "./api.js";
 import { ago, button, empty, h, icon, notice, openDialog, plural, timeLeft } from "./dom.js";
-import { person } from "./state.js";
+import { legible, person } from "./state.js";
 
 const NAMES = { identity: "Learning", assessment: "Assessing", video: "Clip", head: "Head", batch: "Batch" };
 const GLYPHS = { identity: "face", assessment: "check", video: "film", head: "people", batch: "file" };
@@ -18,7 +18,7 @@ export function activityView() {
 
   function workLine(work) {
     const under = ["queued", "in_progress"].includes(work.status);
-    const who = work.name ?? work.model ?? person(work.identity ?? work.identity_id)?.name ?? "";
+    const who = legible(work.name ?? work.model ?? person(work.identity ?? work.identity_id)?.name ?? "");
     const bar = h("i", {});
     bar.style.width = `${work.progress}%`;
     const facts = [ago(work.created_at), work.queue_position ? `${work.queue_position} before it` : "", under ? timeLeft(work.seconds_left) : "", work.error?.message].filter(Boolean).join(" · ");
@@ -66,7 +66,7 @@ async function openReport(job) {
     for (const other of page.querySelectorAll("style, script, link")) other.remove();
     const link = page.createElement("link");
     link.setAttribute("rel", "stylesheet");
-    link.setAttribute("href", new URL("/web/report.css", location).href);
+    link.setAttribute("href", at("/web/report.css"));
     page.head.append(link);
     page.documentElement.lang = "en";
     if (document.documentElement.dataset.theme) page.documentElement.dataset.theme = document.documentElement.dataset.theme;

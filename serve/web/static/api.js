@@ -3,6 +3,9 @@
 export const facts = JSON.parse(document.getElementById("facts").textContent);
 export const has = (part) => facts.has.includes(part);
 
+/** An address of this server: relative to the page's, as a proxy may have put both below a path of its own. */
+export const at = (path) => new URL(path.replace(/^\//, ""), document.baseURI).href;
+
 let key = read("key") ?? "";
 
 export class ApiError extends Error {
@@ -13,6 +16,7 @@ export class ApiError extends Error {
   }
 }
 
+export const BROKEN = "the connection to the server broke off; try again";
 export const hasKey = () => key !== "";
 export function setKey(text) {
   key = text.trim();
@@ -44,14 +48,16 @@ async function ask(path, { method = "GET", json, form, signal, headers = {} } = 
   if (json !== undefined) sent["content-type"] = "application/json";
   let answer;
   try {
-    answer = await fetch(path, { method, headers: sent, signal, body: json === undefined ? form : JSON.stringify(json), credentials: "omit" });
+    answer = await fetch(at(path), { method, headers: sent, signal, body: json === undefined ? form : JSON.stringify(json), credentials: "omit" });
   } catch (error) {
     if (error.name === "AbortError") throw error;
     throw new ApiError(0, { error: { message: "the server does not answer; is it still running?", code: "no_answer" } });
   }
   if (!answer.ok) {
+    const fault = new ApiError(answer.status, await answer.json().catch(() => null));
     if (answer.status === 401) dispatchEvent(new Event("key-needed"));
-    throw new ApiError(answer.status, await answer.json().catch(() => null));
+    if (fault.code === "model_not_found") dispatchEvent(new Event("people-changed")); // erased, in another tab perhaps
+    throw fault;
   }
   return answer;
 }
@@ -64,13 +70,15 @@ export async function call(path, options) {
 export const text = async (path) => (await ask(path)).text();
 export const blob = async (path) => (await ask(path)).blob();
 
-/** Server-sent events of a POST. An event "error" is thrown. */
+/** Server-sent events of a POST. An event "error" is thrown, and so is a connection that breaks. */
 export async function* events(path, json, signal) {
   const answer = await ask(path, { method: "POST", json, signal });
   const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
   let rest = "";
   for (;;) {
-    const { done, value } = await reader.read();
+    const { done, value } = await reader.read().catch((error) => {
+      throw error.name === "AbortError" ? error : new ApiError(0, { error: { message: BROKEN, code: "no_answer" } });
+    });
     if (done) return;
     const parts = (rest + value).split("\n\n");
     rest = parts.pop();
@@ -98,7 +106,7 @@ export async function all(path, limit = 1000) {
 /** Shows a picture or clip of the server in an element; with a key it is fetched, as a tag sends none. */
 export function show(element, path) {
   if (!key) {
-    element.src = path;
+    element.src = at(path);
     return element;
   }
   blob(path).then((data) => {
@@ -111,14 +119,24 @@ export function show(element, path) {
 
 export const part = (text) => encodeURIComponent(text);
 
-/** Follows a piece of work until it is over. */
+const AWAY_MS = 120_000; // a server that is started anew takes its work up again
+const wait = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
+
+/** Follows a piece of work until it is over, also where the server is away for a while. */
 export async function follow(work, onchange, signal) {
   let now = work;
+  let seen = Date.now();
   for (;;) {
     onchange(now);
     if (!["queued", "in_progress"].includes(now.status)) return now;
-    await new Promise((resolve) => setTimeout(resolve, 1000));
+    await wait(1000);
     if (signal?.aborted) return now;
-    now = await call(`/v1/work/${part(now.id)}`);
+    try {
+      now = await call(`/v1/work/${part(now.id)}`);
+      seen = Date.now();
+    } catch (error) {
+      if (![0, 429, 502, 503, 504].includes(error.status) || Date.now() - seen > AWAY_MS) throw error;
+      await wait(1400);
+    }
   }
 }

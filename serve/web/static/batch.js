@@ -1,6 +1,6 @@
 // One request and its pictures, from the first preview on.
 
-import { call, events, facts, follow, part, show } from "./api.js";
+import { BROKEN, call, events, facts, follow, part, show } from "./api.js";
 import { button, h, iconButton, notice, timeLeft } from "./dom.js";
 import { look } from "./look.js";
 import { addPicture, person, requestOf, shownPrompt } from "./state.js";
@@ -59,6 +59,7 @@ export function makeBatch(chosen, onGone) {
       meta.textContent = `${chosen.people.map((id) => names[id]).join(" and ")} · ${event.num_inference_steps} steps · seed ${first}${body.n > 1 ? ` to ${first + body.n - 1}` : ""}`;
       finish(place, drawn(event, event));
     }
+    if (places.some(({ tile }) => tile.isConnected)) throw new Error(BROKEN); // ended without all that was asked for
   }
 
   const drawn = (one, answer) => ({ id: `${Date.now()}-${one.seed}`, src: `data:image/${answer.output_format};base64,${one.b64_json}`, prompt: body.prompt, people: chosen.people, names,

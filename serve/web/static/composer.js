@@ -1,10 +1,11 @@
 // The form of the Draw view: who, the prompt, the pose, the shape, and the finer settings.
 
-import { call, facts, has, part, show } from "./api.js";
+import { call, facts, has, part, show, write } from "./api.js";
 import { button, h, icon, openDialog, segments, toast } from "./dom.js";
 import { face } from "./faces.js";
 import { bestOf, composition as chosen, on, people, person, sentPrompt, shownPrompt, tell } from "./state.js";
 
+const TWICE_MS = 600; // a double click asks once
 const SHOWN = 9; // faces beside the button that opens all of them
 const EXAMPLES = {
   "golden crown": "a photo of <person> wearing a golden crown", "on the beach": "a photo of <person> on the beach",
@@ -15,7 +16,7 @@ const EXAMPLES = {
 export function composer(onDraw) {
   const faces = h("div", { class: "faces" });
   const prompt = h("textarea", { class: "input", id: "prompt", rows: 3, spellcheck: true, "aria-describedby": "sent",
-    oninput: () => { chosen.prompt = prompt.value; showSent(); } });
+    oninput: () => { chosen.prompt = prompt.value; write("prompt", prompt.value); showSent(); } });
   const sent = h("p", { class: "sent", id: "sent" });
   const send = button("", { kind: "primary", type: "submit" });
   const posePart = h("fieldset", { class: "part" });
@@ -25,6 +26,7 @@ export function composer(onDraw) {
   const bestHint = h("p", { class: "soft small" });
   const fine = h("div", { class: "grid" });
   let poses = [];
+  let asked = -Infinity;
   let poseOf = null; // whose pose is being chosen, where several are drawn
   const isMac = /Mac|iPhone|iPad/.test(navigator.platform);
 
@@ -123,8 +125,10 @@ export function composer(onDraw) {
   const kinds = known.length > 1 && segments("Kind", "kind", known, "picture", (value) => { chosen.clip = value !== "picture"; chosen.head = value === "head"; showKind(); });
   const form = h("form", { class: "composer card", "aria-label": "What to draw", onsubmit: (event) => {
     event.preventDefault();
-    if (chosen.people.length && form.reportValidity()) onDraw(structuredClone(chosen));
-  }, onkeydown: (event) => { if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) form.requestSubmit(); } },
+    if (!chosen.people.length || event.timeStamp - asked < TWICE_MS || !form.reportValidity()) return;
+    asked = event.timeStamp;
+    onDraw(structuredClone(chosen));
+  }, onkeydown: (event) => { if (event.key === "Enter" && (event.ctrlKey || event.metaKey) && !event.repeat) form.requestSubmit(); } },
   h("div", { class: "fields" },
     h("fieldset", {}, h("legend", {}, "Who"), faces),
     kinds || "",

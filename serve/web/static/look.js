@@ -1,6 +1,6 @@
 // One picture or clip, large, with how it was made.
 
-import { blob, part, show } from "./api.js";
+import { blob, facts as server, part, show } from "./api.js";
 import { ago, button, h, iconButton, openDialog, toast } from "./dom.js";
 import { composition, person, shownPrompt, tell } from "./state.js";
 
@@ -26,14 +26,14 @@ function parts(drawn, close) {
   else show(element, drawn.src);
   const facts = { "Who": drawn.people.map((id) => drawn.names[id] ?? person(id)?.name ?? id).join(", "), "Seed": drawn.seed, "Steps": drawn.steps, "Guidance": drawn.guidance,
     "Pose": drawn.pose, "Size": drawn.size, "Likeness": drawn.likeness?.toFixed(2), "Text match": drawn.textMatch?.toFixed(2), "Drawn": ago(drawn.created) };
-  const known = drawn.people.every((id) => person(id));
+  const known = drawn.people.every((id) => person(id)); // a larger seed, of the command line, is no exact number here
   return [h("div", { class: "picture" }, element), h("div", { class: "side" },
     h("p", { class: "prompt" }, text),
     h("dl", { class: "facts" }, Object.entries(facts).filter(([, value]) => value !== undefined && value !== null && value !== "").map(([name, value]) => [h("dt", {}, name), h("dd", {}, String(value))])),
     drawn.likeness !== undefined && drawn.likeness !== null && h("p", { class: "soft small" }, "Likeness compares the face with the photo's, from -1 to 1 (the cosine of a face recogniser)."),
     drawn.head && h("div", { class: "row" }, ["ply", "spz", "gltf"].map((format) => button(format.toUpperCase(), { glyph: "download", onclick: () => keepHead(drawn, format) }))),
     h("div", { class: "row" }, button("Download", { glyph: "download", kind: "primary", onclick: () => download(drawn) }),
-      known && button("Draw again", { glyph: "again", onclick: () => again(drawn, close) })))];
+      known && !(drawn.seed > server.maxSeed) && button("Draw again", { glyph: "again", onclick: () => again(drawn, close) })))];
 }
 
 function save(data, drawn, suffix) {

@@ -70,6 +70,7 @@ function askForKey() {
 }
 document.getElementById("key").addEventListener("click", askForKey);
 addEventListener("key-needed", askForKey);
+addEventListener("people-changed", loadPeople);
 
 const state = document.getElementById("state");
 let busyMs = 0;

@@ -11,9 +11,12 @@ export const person = (id) => people.find((who) => who.identity_id === id);
 export let peopleError = null;
 export let peopleLoaded = false;
 
+/** A name as it can stand in a sentence: without marks that turn the direction of all that follows. */
+export const legible = (name) => name.replace(/[\u200e\u200f\u202a-\u202e\u2066-\u2069]/g, "");
+
 export async function loadPeople() {
   try {
-    people = await all("/v1/models");
+    people = (await all("/v1/models")).map((who) => ({ ...who, name: legible(who.name) || who.identity_id }));
     peopleError = null;
   } catch (error) {
     peopleError = error;
@@ -33,7 +36,7 @@ export async function erase(id) {
 }
 
 export const composition = {
-  people: [], prompt: "a photo of <person>", poses: {}, shape: "auto", count: 2, bestOf: 1, seed: "", steps: "", guidance: "", negative: "", clip: false, head: false,
+  people: [], prompt: read("prompt") ?? "a photo of <person>", poses: {}, shape: "auto", count: 2, bestOf: 1, seed: "", steps: "", guidance: "", negative: "", clip: false, head: false,
 };
 
 // Pictures of this tab, newest first: {id, src, prompt, people, names, seed, steps, guidance, size, created, body}.
