@@ -6,7 +6,6 @@ Heavy imports happen inside the commands, so that `--help` answers at once.
 from __future__ import annotations
 
 import os
-import sys
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated
@@ -26,6 +25,7 @@ from cli.options import PackName
 from cli.output import any_text
 from cli.packs import packs_app
 from cli.quality import assess
+from cli.surroundings import finish, settle
 from cli.trust import verify
 from cli.videos import animate, videos_app
 from factory.storage import S3_SETTINGS, remember
@@ -64,14 +64,15 @@ app.command()(verify)
 
 def _show_version(wanted: bool) -> None:
     if wanted:
-        print(version("identity-factory"))
+        with user_errors():
+            print(version("identity-factory"))
         raise typer.Exit
 
 
 @app.callback()
 def main(
     _version: Annotated[
-        bool, typer.Option("--version", is_eager=True, callback=_show_version, help="Show the version, and exit.")
+        bool, typer.Option("--version", "-V", is_eager=True, callback=_show_version, help="Show the version, and exit.")
     ] = False,
     traceback: Annotated[
         bool, typer.Option("--traceback", envvar=TRACEBACK, help="Show where an error comes from.")
@@ -134,12 +135,12 @@ def protocol(
 
 
 def entry() -> None:
-    """The program. Where the locale knows no accents (LC_ALL=C with PYTHONUTF8=0), it begins anew in Python's UTF-8
-    mode: names of files, of people and of options are UTF-8 everywhere."""
-    if sys.getfilesystemencoding() != "utf-8" and os.environ.get("PYTHONUTF8") != "1":  # -I and -X utf8=0 outdo it
-        os.environ["PYTHONUTF8"] = "1"  # of Ray's workers, too
-        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
-    app()
+    """The program."""
+    settle()
+    try:
+        app()
+    finally:
+        finish()
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ import typer
 
 from cli.commands import Commands
 from cli.errors import user_errors
-from cli.options import Changes, Gpus, NumWorkers, PackName, Root, made_folder, parse_settings, tell_cut
+from cli.options import Changes, Gpus, NumWorkers, PackName, Root, made_folder, on_disk, parse_settings, tell_cut
 from cli.output import say, show_summary, show_table
 
 heads_app = typer.Typer(
@@ -125,5 +125,5 @@ def export_heads(
         if not wanted:
             raise ValueError(f"{root} holds no heads yet; `identity-factory sculpt` makes them")
         note(store, "exported heads", sorted({row["identity_id"] for row in rows}), len(rows))
-        for path in write_heads(store, wanted, out, file_format):
+        for path in write_heads(store, wanted, on_disk(out), file_format):
             say(str(path))

@@ -1,20 +1,18 @@
-"""The command line's `identities` group: look at the people of a root, take them elsewhere, erase one."""
+"""The command line's `identities` group: look at the people of a root, take them elsewhere (erasing.py: erase one)."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import typer
 
 from cli.commands import Commands
+from cli.erasing import erase_identity, expire
 from cli.errors import user_errors
-from cli.options import Names, PackName, Root, photo_bytes
+from cli.options import Names, PackName, Root, on_disk
 from cli.output import say, show_table
-
-if TYPE_CHECKING:
-    from factory.store.tables import Store
 
 identities_app = typer.Typer(
     cls=Commands, no_args_is_help=True, help="Look at the identities of a root, and take them elsewhere."
@@ -121,7 +119,7 @@ def export_identities(
         from factory.store.marked import MADE
         from factory.store.tables import Store
 
-        store = Store(root)
+        store, out = Store(root), on_disk(out)
         if file_format == "parquet" and names:
             raise typer.BadParameter("parquet is a whole table, with everybody in it: leave the names out")
         if file_format == "parquet":
@@ -145,80 +143,6 @@ def export_identities(
         note(store, "exported words", [who.identity_id for who in people], len(people), format=file_format)
         for path, called in files.items():
             say(f"{path} (in prompts: {called})" if called else str(path))
-
-
-@identities_app.command("erase")
-def erase_identity(
-    root: Root,
-    photo: Annotated[
-        str | None, typer.Option("--photo", metavar="FILE", help="The photo, or its photo_id: everybody on it.")
-    ] = None,
-    identity: Annotated[str | None, typer.Option("--identity", metavar="ID", help="An identity_id.")] = None,
-    name: Annotated[str | None, typer.Option("--name", help="Everybody of exactly this name, in all photos.")] = None,
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
-    all_tenants: Annotated[
-        bool, typer.Option("--all-tenants", help="From ROOT and all its tenants'. With --photo or --identity.")
-    ] = False,
-) -> None:
-    """Erase a person: rows of every table, old versions, leftovers of jobs; then search every byte under ROOT.
-
-    The same photo is not learned again (docs/tables.md). Photos and files outside ROOT stay as they are. Tenants' roots
-    are others, unless --all-tenants is given: then each is erased from and searched.
-
-    Example: `identity-factory identities erase --name Ada --root out/people`
-    """
-    with user_errors():
-        from factory.store.audit import note
-        from factory.store.erase import erase, find_person
-        from factory.store.tables import Store
-
-        if sum(given is not None for given in (photo, identity, name)) != 1:
-            raise typer.BadParameter("give one of --photo, --identity and --name")
-        store = Store(root)
-        photo_id, content = photo_bytes(photo) if photo else (None, b"")
-        if all_tenants:
-            _erase_everywhere(store, photo_id, identity, content, yes)
-            return
-        person = find_person(store, photo_id=photo_id, identity_id=identity, name=name, content=content)
-        what = (
-            f"{len(person.photo_ids)} photos, {len(person.identity_ids)} identities, "
-            f"{len(person.image_ids)} pictures, {len(person.video_ids)} clips"
-        )
-        if not yes:
-            typer.confirm(f"Erase {what} from {store.root} for good?", abort=True)
-        done = erase(store, person)
-        note(store, "erased", sorted(person.identity_ids), sum(done.rows.values()))
-        show_table(["table", "rows removed"], [[table, str(num)] for table, num in done.rows.items()])
-        print(f"{done.job_files} files of jobs cleaned, {done.orphans} leftovers of killed jobs removed")
-        print(f"searched {done.files_scanned} files, {done.bytes_scanned:,} bytes: {len(done.found)} traces left")
-        if done.found:
-            raise OSError(f"traces are left, erase again when no job runs: {'; '.join(done.found[:5])}")
-
-
-def _erase_everywhere(store: Store, photo_id: str | None, identity: str | None, content: bytes, yes: bool) -> None:
-    """From an operator's root and all its tenants'."""
-    from factory.store.audit import note
-    from factory.store.everywhere import erase_everywhere, find_everywhere
-
-    if photo_id is None and identity is None:
-        raise typer.BadParameter("--all-tenants: one name is somebody else at each tenant; give --photo or --identity")
-    found = find_everywhere(store.root, photo_id=photo_id, identity_id=identity, content=content)
-    if not yes:
-        num = sum(bool(person.identity_ids) for _, person in found)
-        typer.confirm(f"Erase the person from {len(found)} roots, {num} of which learned them, for good?", abort=True)
-    rows, traces, whom, num_bytes = [], list[str](), set[str](), 0
-    for one, person, done in erase_everywhere(store.root, found):
-        removed = sum(done.rows.values())
-        rows.append([one.root, str(removed), f"{done.files_scanned} files", str(len(done.found))])
-        traces, num_bytes = traces + done.found, num_bytes + done.bytes_scanned
-        if person is not None:
-            note(one, "erased", sorted(person.identity_ids), removed)
-            whom |= person.identity_ids
-    note(store, "erased from all tenants", sorted(whom), len(rows))
-    show_table(["root", "rows removed", "searched", "traces left"], rows)
-    print(f"searched {len(rows)} roots, {num_bytes:,} bytes: {len(traces)} traces left")
-    if traces:
-        raise OSError(f"traces are left, erase again when no job runs: {'; '.join(traces[:5])}")
 
 
 @identities_app.command("consent")
@@ -250,44 +174,8 @@ def set_consent(
         say(f"{num} rows of faces and identities have it")
 
 
-@identities_app.command("expire")
-def expire(
-    root: Root,
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
-    all_tenants: Annotated[bool, typer.Option("--all-tenants", help="In ROOT and all its tenants'.")] = False,
-) -> None:
-    """Erase everybody whose consent is over, photo by photo, as `erase --photo` does. For a daily job.
-
-    What one tenant was told is that tenant's: elsewhere the same photo stays as long as its consent there.
-
-    Example: `identity-factory identities expire --root out/people --all-tenants --yes`
-    """
-    with user_errors():
-        import time
-
-        from factory.files import all_roots
-        from factory.store.audit import note
-        from factory.store.consents import expired_photos
-        from factory.store.erase import erase, find_person
-        from factory.store.tables import Store
-
-        operators, now = Store(root), time.time()
-        stores = [Store(one) for one in all_roots(operators.root)] if all_tenants else [operators]
-        over = [(store, photo) for store in stores for photo in expired_photos(store, now)]
-        if over and not yes:
-            where = f"{operators.root}{' and its tenants' if all_tenants else ''}"
-            typer.confirm(f"Erase everybody on {len(over)} photos from {where} for good?", abort=True)
-        found: list[str] = []
-        for store, photo in over:
-            person = find_person(store, photo_id=photo)
-            done = erase(store, person)
-            note(store, "erased, consent over", sorted(person.identity_ids), sum(done.rows.values()))
-            found += done.found
-        if all_tenants:
-            note(operators, "erased whose consent was over, in all tenants", num=len(over))
-        say(f"{len(over)} photos erased, whose consent was over; {len(found)} traces left")
-        if found:
-            raise OSError(f"traces are left, erase again when no job runs: {'; '.join(found[:5])}")
+identities_app.command("erase")(erase_identity)
+identities_app.command("expire")(expire)
 
 
 def _text(value: object) -> str:

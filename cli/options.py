@@ -76,6 +76,7 @@ BelowIt = Annotated[
         "tell. [default: again]",
     ),
 ]
+_STORED = re.compile("([a-z][a-z0-9+.-]+):/")  # as Path has an address, with one slash
 _NUMBER = re.compile("[0-9]{1,18}")
 _MOST_SEEDS = 1_000_000
 _SHORT = 60  # characters of a prompt
@@ -156,11 +157,19 @@ def tell_cut(texts: list[str], pack: Pack) -> None:
             say(f"warning: {count.read} of {count.given:,} tokens are read of the prompt {text[:60]!r}...", error=True)
 
 
+def on_disk(out: Path) -> Path:
+    """What --out names. Raises ValueError if that is on a store: only tables are written there."""
+    if found := _STORED.match(str(out)):
+        raise ValueError(f"--out {found[1]}://... is no folder of this machine; give one, and copy the files there")
+    return out
+
+
 def made_folder(out: Path | None) -> None:
-    """Makes the folder of --out, so that a job does not end where it was to write. Raises OSError, which names it."""
+    """Makes the folder of --out, so that a job does not end where it was to write. Raises OSError, which names it, and
+    ValueError as `on_disk`."""
     try:
         if out is not None:
-            out.mkdir(parents=True, exist_ok=True)
+            on_disk(out).mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OSError(f"--out {out} is no folder, and cannot be made one: {error.strerror}") from None
 

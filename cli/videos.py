@@ -20,6 +20,7 @@ from cli.options import (
     PackName,
     Root,
     made_folder,
+    on_disk,
     parse_seeds,
     parse_settings,
     prompts_of,
@@ -172,5 +173,5 @@ def export_videos(
         if not wanted:
             raise ValueError(f"{root} holds no clips yet; `identity-factory animate` makes them")
         note(store, "exported clips", sorted({who for row in rows for who in row["people"]}), len(rows))
-        for path in write_clips(store, wanted, out, clip_format):
+        for path in write_clips(store, wanted, on_disk(out), clip_format):
             say(str(path))

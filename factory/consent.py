@@ -8,6 +8,8 @@ from datetime import UTC, date, datetime, time
 from typing import Any, Final
 
 COLUMNS: Final = ("consent", "consent_expires", "consent_scope")
+_NO: Final = ("no", "false", "n", "0")  # in the place of a reference, in any case of letters
+_NOTHING: Final = ("nan", "none", "null", "<na>", "n/a", "-")  # what is left of null where a column was made texts
 _DAY_S: Final = 86_400
 _FIRST: Final = -62_135_596_800  # Unix time of the begin of the year 1, s
 _LAST: Final = 253_402_300_799  # Unix time of the end of the year 9999, s; milliseconds of today are more
@@ -17,7 +19,7 @@ _LAST: Final = 253_402_300_799  # Unix time of the end of the year 9999, s; mill
 class Consent:
     """Of one photo's people."""
 
-    reference: str | None = None  # where it is written down: a number of a form, an address; None: nobody agreed
+    reference: str | None = None  # where it is written down: a number of a form, an address; None: nothing is told
     expires: float | None = None  # Unix time, s; None: it does not expire
     scope: str | None = None  # what for, as whoever gave it put it; for people to read
 
@@ -26,6 +28,7 @@ class Consent:
         """From the three columns, as a row of Parquet, of a CSV or a form has them. Raises ValueError for a date that
         is none, and for a date or scope without a reference."""
         reference, scope = (_text(values.get(name)) for name in ("consent", "consent_scope"))
+        reference = None if reference is not None and reference.casefold() in _NOTHING else reference
         expires = as_time(values.get("consent_expires"))
         if reference is None and (expires is not None or scope is not None):
             raise ValueError("consent_expires or consent_scope without a consent: write where it is written down")
@@ -50,6 +53,8 @@ class Consent:
     def lacking(self, now: float, *, required: bool) -> str:
         """Why a photo may not be used at this Unix time: a consent that is `required` is not there, or one that was is
         over; empty: it may."""
+        if self.reference is not None and self.reference.casefold() in _NO:
+            return f"its consent says {self.reference!r}: nobody agreed"
         if required and self.reference is None:
             return "nobody's consent is told for it, and this root requires one (columns or consent.csv)"
         return f"its consent expired at {iso(self.expires)}" if self.has_expired(now) else ""

@@ -25,6 +25,11 @@ def filesystem(uri: str) -> tuple[pafs.FileSystem, str]:
         path = uri.removeprefix(f"{scheme}://")
         if not path.partition("/")[0]:
             raise ValueError(f"{uri} names no bucket; write {scheme}://BUCKET/PREFIX")
+        if scheme == "s3" and "@" in path.partition("/")[0]:
+            raise ValueError(
+                "keys do not belong into an address, which is stored and shown: set AWS_ACCESS_KEY_ID, "
+                "AWS_SECRET_ACCESS_KEY, and write s3://BUCKET/PREFIX"
+            )
         return {"s3": lambda: s3_files(s3_endpoint()), "gs": gs_files, "az": az_files}[scheme](), path
     return pafs.LocalFileSystem(), local_path(uri)
 
@@ -37,7 +42,7 @@ def photo_files(uri: str) -> tuple[pafs.FileSystem, str]:
     scheme = scheme_of(uri)
     if scheme in ("", *STORES):
         return filesystem(uri)
-    files = of_fsspec(scheme)
+    files = of_fsspec(scheme, uri=uri)
     return files, str(files.handler.fs._strip_protocol(uri))
 
 

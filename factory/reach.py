@@ -34,6 +34,12 @@ _REFUSALS: Final = {  # S3's codes, and botocore's errors
     "PermanentRedirect": "the bucket is in another region; set AWS_REGION, or --storage region",
     "AuthorizationHeaderMalformed": "the bucket is in another region; set AWS_REGION, or --storage region",
 }
+_FAULTS: Final = {  # botocore's errors of what is no answer of S3
+    "SSLError": "its certificate is not one that is trusted here: set AWS_CA_BUNDLE and SSL_CERT_FILE to the file of "
+    "whoever signed it",
+    **dict.fromkeys(("ResponseParserError", "500"), "what answers there is no S3 server, or a proxy or a login page "
+    "stands before it: correct AWS_ENDPOINT_URL or --storage endpoint"),
+}
 _REFUSALS_OF_TABLES: Final = {  # of photos a key that may be read but not listed will do, or none at all
     "NoCredentialsError": "there are none: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE",
     "AccessDenied": "let them list, read and write there, or use others",
@@ -118,6 +124,8 @@ def _check_bucket(endpoint: str | None, uri: str, *, has_tables: bool) -> None:
         code = (
             str(cause.response.get("Error", {}).get("Code")) if isinstance(cause, ClientError) else type(cause).__name__
         )
+        if code in _FAULTS:
+            raise OSError(f"s3://{bucket} cannot be reached ({code}): {_FAULTS[code]}") from None
         remedy = _REFUSALS.get(code) or (_REFUSALS_OF_TABLES.get(code) if has_tables else None)
         if remedy:
             raise OSError(f"s3://{bucket} refuses these credentials ({code}): {remedy}") from None

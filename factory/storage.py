@@ -45,6 +45,11 @@ def scheme_of(uri: str) -> str:
     return "" if found is None or found[1] == "file" else found[1]
 
 
+def plain(uri: str) -> str:
+    """A uri with the scheme that is S3's here, where Hadoop and Spark wrote theirs."""
+    return re.sub("^s3[an]://", "s3://", uri)
+
+
 def remember(given: Sequence[str]) -> None:
     """Keeps KEY=VALUE settings for this process and those that it starts. Raises ValueError for what is none."""
     _parsed(given)
@@ -114,9 +119,25 @@ def s3_keys(
 
     Raises OSError, and ValueError as `s3_files` does.
     """
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    payer = {"RequestPayer": "requester"} if _said("s3").get("requester_pays") else {}
+    try:
+        client = s3_client(endpoint, limit_s)
+        pages = client.get_paginator("list_objects_v2")
+        for page in pages.paginate(Bucket=bucket, Prefix=prefix, PaginationConfig={"PageSize": at_once}, **payer):
+            yield from (entry["Key"] for entry in page.get("Contents", ()))
+    except (BotoCoreError, ClientError) as error:
+        raise OSError(f"s3://{bucket}/{prefix} cannot be listed: {error}") from error
+
+
+def s3_client(endpoint: str | None, limit_s: float | None = None) -> Any:
+    """botocore's client of S3 as the settings say; with a limit it tries once, and waits no longer.
+
+    Raises ValueError as `s3_files` does, and botocore's errors.
+    """
     from botocore import UNSIGNED
     from botocore.config import Config
-    from botocore.exceptions import BotoCoreError, ClientError
     from botocore.session import get_session
 
     said = _said("s3")
@@ -124,16 +145,9 @@ def s3_keys(
     own |= {} if limit_s is None else {"connect_timeout": limit_s, "read_timeout": limit_s}
     own |= {"signature_version": UNSIGNED} if said.get("anonymous") else {}
     own |= {"s3": {"addressing_style": _addressing(said)}} if "path_style" in said else {}
-    payer = {"RequestPayer": "requester"} if said.get("requester_pays") else {}
-    try:
-        client = get_session().create_client(
-            "s3", endpoint_url=endpoint, region_name=said.get("region"), config=Config(**own)
-        )
-        pages = client.get_paginator("list_objects_v2")
-        for page in pages.paginate(Bucket=bucket, Prefix=prefix, PaginationConfig={"PageSize": at_once}, **payer):
-            yield from (entry["Key"] for entry in page.get("Contents", ()))
-    except (BotoCoreError, ClientError) as error:
-        raise OSError(f"s3://{bucket}/{prefix} cannot be listed: {error}") from error
+    return get_session().create_client(
+        "s3", endpoint_url=endpoint, region_name=said.get("region"), config=Config(**own)
+    )
 
 
 def _addressing(said: Mapping[str, Any]) -> str:
@@ -153,8 +167,11 @@ def lance_options(endpoint: str | None) -> dict[str, str]:
     return options
 
 
-def of_fsspec(scheme: str, own: Mapping[str, Any] | None = None) -> pafs.FileSystem:
-    """A scheme's files through fsspec. Raises ValueError, with the remedy, if no package that reads it is installed."""
+def of_fsspec(scheme: str, own: Mapping[str, Any] | None = None, uri: str = "") -> pafs.FileSystem:
+    """A scheme's files through fsspec, with what a uri says of their server.
+
+    Raises ValueError, with the remedy, if no package that reads it is installed, or if it is not told enough.
+    """
     import fsspec
     import pyarrow.fs as pafs
 
@@ -165,7 +182,15 @@ def of_fsspec(scheme: str, own: Mapping[str, Any] | None = None) -> pafs.FileSys
     except ImportError as error:
         remedy = f"pip install {_PACKAGES[scheme]}" if scheme in _PACKAGES else str(error)
         raise ValueError(f"{scheme}:// needs a package that is not installed: {remedy}") from None
-    return pafs.PyFileSystem(pafs.FSSpecHandler(kind(**(settings() if own is None else own))))
+    try:
+        files = kind(**(kind._get_kwargs_from_urls(uri) | settings() if own is None else own))
+    except (TypeError, ImportError, OSError) as error:
+        said = str(error).strip().partition("\n")[0][:200]
+        raise ValueError(
+            f"{scheme}:// cannot be opened ({said}): --storage KEY=VALUE tells its package more, or copy the photos "
+            "to a disk"
+        ) from None
+    return pafs.PyFileSystem(pafs.FSSpecHandler(files))
 
 
 def gs_files() -> pafs.FileSystem:

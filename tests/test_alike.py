@@ -57,3 +57,17 @@ def test_a_row_called_as_a_file_of_another_source(tmp_path: Path) -> None:
     write(tmp_path / "photos", "Ada.jpg")
     rows = table(tmp_path / "rows.parquet", {"image": [b"1"], "name": ["Ada"]})
     assert names(tmp_path / "photos", rows) == {b"Ada.jpg": "Ada", b"1": "Ada/rows-0"}
+
+
+def test_no_row_is_called_as_another_photos_second_face(tmp_path: Path) -> None:
+    write(tmp_path / "photos", "Zoe-2.jpg")
+    rows = table(
+        tmp_path / "rows.parquet", {"image": [b"1", b"2", b"3", b"4"], "name": ["Ada-1", "Ada", "Zoe", "Bob-7"]}
+    )
+    assert names(tmp_path / "photos", rows) == {
+        b"1": "Ada-1/rows-0",  # second face of "Ada"
+        b"2": "Ada",
+        b"3": "Zoe/rows-2",  # whose third face would be called as the file
+        b"4": "Bob-7",
+        b"Zoe-2.jpg": "Zoe-2",
+    }

@@ -1,8 +1,10 @@
 """Consent that comes with photos: lists beside files, columns, photos that nobody agreed to."""
 
+import tarfile
 import time
 import zipfile
 from datetime import date
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +90,40 @@ def test_a_row_of_no_file_is_counted_and_nobody_is_given_anothers_consent(tmp_pa
     places = find_places(str(folder))
     assert places.left_out["rows of consent.csv whose file is not there"] == 2
     assert sorted(str(place["consent"]) for place in places.table.to_pylist()) == ["None", "None", "form 3"]
+
+
+def test_a_list_in_an_archive(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    with zipfile.ZipFile(tmp_path / "in/photos.zip", "w") as packed:
+        packed.writestr("a.jpg", b"a")
+        packed.writestr("party/b.jpg", b"b")
+        packed.writestr("party/Consent.csv", "file,consent\nb.jpg,form 2\n")
+        packed.writestr("__MACOSX/consent.csv", "no list")
+    with tarfile.open(tmp_path / "in/more.tar", "w") as shard:
+        for name, text in (("c.jpg", "c"), ("consent.csv", "file,consent\n./c.jpg,form 3\nd.jpg,form 4\n")):
+            info = tarfile.TarInfo(name)
+            info.size = len(text)
+            shard.addfile(info, BytesIO(text.encode()))
+    none = (None, None, None)
+    assert consents_of(tmp_path / "in") == {"a": none, "b": ("form 2", None, None), "c": ("form 3", None, None)}
+    assert find_places(str(tmp_path / "in")).left_out["rows of consent.csv whose file is not there"] == 1
+    with zipfile.ZipFile(tmp_path / "in/photos.zip", "a") as packed:
+        packed.writestr("consent.csv", "file,consent\na.jpg,form,\n")
+    with pytest.raises(SourceError, match=r"photos\.zip#consent\.csv cannot be used"):
+        photos_of(tmp_path / "in")
+
+
+@pytest.mark.parametrize("no", ["no", "False", " N ", False, "0"])
+def test_who_said_no_is_not_learned_also_where_no_consent_is_required(tmp_path: Path, no: object) -> None:
+    columns = {"image": [b"1", b"2", b"3"], "consent": [no, None if isinstance(no, bool) else "form", None]}
+    said, *others = photos_of(table(tmp_path / "t.parquet", columns))
+    assert (said["image"], said["reason"]) == (None, "no_consent") and "nobody agreed" in said["detail"]
+    assert [photo["image"] for photo in others] == [b"2", b"3"]
+
+
+def test_texts_that_are_left_of_null_are_no_consent() -> None:
+    assert {Consent.of({"consent": text}).reference for text in ("nan", "None", "<NA>", "-", float("nan"))} == {None}
+    assert Consent.of({"consent": "form 0"}).lacking(0, required=True) == ""
 
 
 def test_the_columns_of_a_parquet_file(tmp_path: Path) -> None:

@@ -191,3 +191,59 @@ assert shape(file.getvalue()) == (64, 64, 3)
 def test_limits_that_make_no_sense_are_refused(limits: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=next(iter(limits))):
         PrepareConfig(**limits)
+
+
+def scan_of(data: bytes) -> int:
+    """Where a JPEG's coded blocks begin."""
+    at = data.index(b"\xff\xda")
+    return at + 2 + int.from_bytes(data[at + 2 : at + 4], "big")
+
+
+@pytest.mark.parametrize("how", [{}, {"progressive": True}, {"restart_marker_rows": 1}])
+@pytest.mark.parametrize("grey", [False, True])
+@pytest.mark.parametrize("with_what", ["zeros", "noise", "less", "rest zero", "cut", "line ends"])
+def test_a_jpeg_that_is_damaged_inside_is_no_photo(how: dict[str, Any], grey: bool, with_what: str) -> None:
+    """Its end is there: libjpeg goes on behind the damage with blocks that are shifted, or grey. (Not seen: zeros in a
+    progressive scan that mean "nothing in these blocks" to its end, as in the grey one here.)"""
+    if how.get("progressive") and grey and with_what == "zeros":
+        pytest.skip("libjpeg sees nothing in it")
+    data = saved(picture().convert("L") if grey else picture(), "JPEG", quality=90, **how)
+    middle = (scan_of(data) + len(data)) // 2
+    damaged = {
+        "zeros": data[:middle] + bytes(1024) + data[middle + 1024 :],
+        "noise": data[:middle] + np.random.default_rng(1).bytes(512).replace(b"\xff", b"\x7f") + data[middle + 512 :],
+        "less": data[:middle] + data[middle + 700 :],
+        "rest zero": data[:middle] + bytes(len(data) - middle - 2) + data[-2:],
+        "cut": data[:middle] + data[-2:],
+        "line ends": data.replace(b"\n", b"\r\n"),  # also in its head
+    }[with_what]
+    for config in (None, SALVAGE):
+        refusal = reject(damaged, config)
+        assert refusal.reason == "damaged", refusal
+    assert "damaged inside" in refusal.detail or with_what in ("zeros", "noise", "line ends"), refusal.detail
+
+
+@pytest.mark.parametrize("rest", [b"\0", b"\0" * 500, b"\xff" * 333, b"\x12\x34"])
+def test_bytes_that_cameras_leave_before_the_end_do_no_harm(rest: bytes) -> None:
+    for kind in ("L", "RGB"):
+        data = saved(picture().convert(kind), "JPEG", quality=90)
+        np.testing.assert_array_equal(decode(data[:-2] + rest + data[-2:]).image, decode(data).image)
+    behind = data + b"\0" * 50 + data[:200]  # a second picture, an appended clip
+    np.testing.assert_array_equal(decode(behind).image, decode(data).image)
+
+
+@pytest.mark.parametrize("subsampling", [0, 1, 2])
+@pytest.mark.parametrize("mode", ["L", "RGB", "CMYK"])
+def test_a_whole_jpeg_has_the_pixels_that_pillow_sees(mode: str, subsampling: int) -> None:
+    for size in ((300, 400), (301, 227)):
+        data = saved(picture().resize(size).convert(mode), "JPEG", quality=85, subsampling=subsampling)
+        seen = Image.open(io.BytesIO(data)).convert("RGB")
+        np.testing.assert_array_equal(decode(data).image, np.asarray(seen))
+
+
+def test_a_jpeg_whose_height_comes_last_is_told() -> None:
+    data = bytearray(saved(picture(), "JPEG"))
+    frame = data.index(b"\xff\xc0")
+    data[frame + 5 : frame + 7] = b"\0\0"
+    refusal = reject(bytes(data))
+    assert refusal.reason == "unsupported" and "DNL" in refusal.detail

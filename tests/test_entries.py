@@ -85,6 +85,9 @@ def test_archives_are_read_member_by_member(tmp_path: Path) -> None:
         link = tarfile.TarInfo("again.jpg")
         link.type, link.linkname = tarfile.LNKTYPE, "000000000.jpg"
         shard.addfile(link)
+        sparse = tarfile.TarInfo("sparse.jpg")
+        sparse.type = tarfile.GNUTYPE_SPARSE
+        shard.addfile(sparse)
     with zipfile.ZipFile(tmp_path / "photos.zip", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.mkdir("empty")
         for name in ("ada.jpg", "deep/Zoë.jpg", "big.jpg", "Thumbs.db"):
@@ -109,6 +112,7 @@ def test_archives_are_read_member_by_member(tmp_path: Path) -> None:
         "system": 2,
         "empty archive": 1,
         "link in an archive": 1,
+        "sparse file in an archive": 1,
     }
     alone = photos_of(tmp_path / "photos.zip")
     assert [p["name"] for p in alone] == ["ada", "Zoë", "big"]

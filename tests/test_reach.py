@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import os
 import socket
+import ssl
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
 from contextlib import closing
+from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from typer.testing import CliRunner
 
 from cli.__main__ import app
@@ -133,6 +139,50 @@ def test_credentials_that_are_refused_are_told_as_such(
     else:
         check_stores([root])
     server.shutdown()
+
+
+class Portal(Refusing):
+    """A proxy's page for whatever is asked."""
+
+    def do_GET(self) -> None:
+        body = b"<!DOCTYPE html><html><br>Log in first</html>"
+        self.send_response(200)
+        self.send_header("content-length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+
+def test_what_is_no_s3_server_and_a_certificate_of_its_own_are_told(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(reach, "_LIMIT_S", 5.0)
+    for name, value in (("ACCESS_KEY_ID", "test"), ("SECRET_ACCESS_KEY", "test"), ("REGION", "us-east-1")):
+        monkeypatch.setenv(f"AWS_{name}", value)
+    for scheme, told in (("http", "is no S3 server, or a proxy"), ("https", "certificate is not one that is trusted")):
+        server = HTTPServer(("127.0.0.1", 0), Portal)
+        if scheme == "https":
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(certificate(tmp_path))
+            server.socket = context.wrap_socket(server.socket, server_side=True)
+        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"{scheme}://127.0.0.1:{server.server_port}")
+        with pytest.raises(OSError, match=rf"s3://people cannot be reached .*{told}"):
+            check_stores(["s3://people/photos"])
+        server.shutdown()
+
+
+def certificate(folder: Path) -> Path:
+    """One that nobody signed, with its key."""
+    key, now = ec.generate_private_key(ec.SECP256R1()), datetime.now(UTC)
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "127.0.0.1")])
+    made = x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(key.public_key())
+    made = made.serial_number(1).not_valid_before(now).not_valid_after(now + timedelta(days=1))
+    file = folder / "own.pem"
+    file.write_bytes(
+        key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+        + made.sign(key, hashes.SHA256()).public_bytes(Encoding.PEM)
+    )
+    return file
 
 
 def test_no_credentials_are_told_where_tables_are(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -235,3 +235,32 @@ def test_settings_of_a_store_reach_arrow_lance_and_s3fs(s3: Any, monkeypatch: py
     options = lance_options("http://host")
     assert options["aws_request_payer"] == options["allow_http"] == "true" and options["aws_region"] == "us-east-1"
     assert options["aws_virtual_hosted_style_request"] == "false"
+
+
+def test_markers_of_folders_are_no_photos_and_what_is_archived_is_told(s3: Any) -> None:
+    for key, body in (("m/", b""), ("m/in/", b""), ("m", b""), ("m/a.jpg", b"a"), ("alone.jpg", b"b")):
+        s3.put_object(Bucket="people", Key=key, Body=body)
+    s3.put_object(Bucket="people", Key="m/cold.jpg", Body=b"c" * 2000, StorageClass="GLACIER")
+    contents = pa.concat_tables(hash_contents(find_places(["s3://people/m", "s3://people/alone.jpg"]).table))
+    photos = {row["name"]: row for photo in read_photos(contents, max_bytes=9999) for row in photo.to_pylist()}
+    assert {name: photo["image"] for name, photo in photos.items()} == {"a": b"a", "alone": b"b", "cold": None}
+    assert photos["cold"]["reason"] == "unreadable" and "archived" in photos["cold"]["detail"]
+
+
+def test_a_bucket_that_keeps_versions_is_told_with_an_erasure(s3: Any) -> None:
+    s3.create_bucket(Bucket="kept")
+    photo = f"{7:064x}"
+    for status, is_told in (("", False), ("Enabled", True), ("Suspended", False)):  # what is new keeps none then
+        if status:
+            s3.put_bucket_versioning(Bucket="kept", VersioningConfiguration={"Status": status})
+        store = Store(f"s3://kept/root{status}")
+        reject = Reject(reject_id=photo, photo_id=photo, name="x", pack="p", stage="", reason="", detail="")
+        store.upsert("rejects", [reject_row(reject)])
+        done = erase(store, find_person(store, photo_id=photo))
+        assert done.found == [] and ("keeps older versions" in done.older_versions) is is_told, status
+
+
+def test_keys_in_an_address_are_refused_and_not_repeated(s3: Any) -> None:
+    with pytest.raises(ValueError, match="keys do not belong into an address") as told:
+        find_places("s3://KEY:PASSWORD@people/m")
+    assert "PASSWORD" not in str(told.value)

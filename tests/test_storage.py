@@ -53,6 +53,8 @@ def test_what_cannot_be_read_is_said_in_one_line(memory: Any, monkeypatch: pytes
         find_places("nowhere://bucket/x")
     with pytest.raises(ValueError, match="gcs:// needs a package that is not installed: pip install gcsfs"):
         photo_files("gcs://bucket/x")
+    with pytest.raises(ValueError, match=r"github:// cannot be opened \(.*\): --storage KEY=VALUE"):
+        photo_files("github://x")
     with pytest.raises(ValueError, match="memory:// is not written, and no tables are read there"):
         filesystem("memory://root")
 

@@ -11,6 +11,7 @@ import sys
 import time
 import traceback
 import unicodedata
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import ray
 from PIL import Image
 from skimage import data
@@ -31,6 +33,8 @@ from factory.faces.prepare import Preparer
 from factory.pack import load_pack
 from factory.records import PreparedFace
 from factory.store.tables import Store
+from pipelines.photos.persons import PersonFrom
+from pipelines.photos.sources import CONTENT, PHOTO, find_places, hash_contents, read_rows
 from studio.demo.port import free_port
 
 REPO = Path(__file__).resolve().parents[2]
@@ -188,6 +192,13 @@ class Desk:
             crash = short("traceback: " + text.strip().splitlines()[-1])
         return Ran(code=process.returncode, output=text, seconds=time.monotonic() - started, crash=crash)
 
+    def read(self, *sources: Path, person_from: PersonFrom | None = None) -> tuple[list[dict[str, Any]], Counter[str]]:
+        """The photos of sources as a job reads them (rows of PHOTO), and what is left out; without a job."""
+        places = find_places([str(source) for source in sources], person_from=person_from)
+        contents = pa.concat_tables([CONTENT.empty_table(), *hash_contents(places.table)])
+        rows = list(read_rows(places.alike.told_apart(contents), max_bytes=2**26))
+        return pa.Table.from_pylist(rows, PHOTO).to_pylist(), places.left_out
+
     def prepared(self, photos: Path, *options: str | Path) -> tuple[Ran, Store]:
         """`prepare` of a source into a root of its own."""
         root = Path(f"{photos}.root")
@@ -205,6 +216,19 @@ def told(outcome: Outcome) -> str:
     if isinstance(outcome, PhotoRejected):
         return short(f"{outcome.reason}: {outcome.detail}", 80)
     return "a face" if len(outcome) == 1 else f"{len(outcome)} faces"
+
+
+def write(folder: Path, files: Mapping[str, bytes]) -> Path:
+    """Files below a folder, which is made."""
+    for name, content in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(content)
+    return folder
+
+
+def words_of(photos: Sequence[Mapping[str, Any]]) -> str:
+    """Rows of PHOTO in words."""
+    return short("; ".join(f"{p['name']}{': ' + p['detail'] if p['reason'] else ''}" for p in photos), 200)
 
 
 def faces_of(store: Store) -> list[str]:

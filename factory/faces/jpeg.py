@@ -1,18 +1,28 @@
-"""JPEG files whose end is missing, as webcams and broken downloads leave them: what of the picture is left.
+"""JPEG files that are not as they were: whose end is missing, as webcams and broken downloads leave them, and whose
+inside is damaged.
 
-libjpeg fills up what is missing without a word, and Pillow refuses the whole file.
+libjpeg fills up what is missing, and goes on behind what is damaged with blocks that are shifted. It warns of both, but
+Pillow and OpenCV pass its warnings over; its own interface (simplejpeg) tells the last one.
 """
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from io import BytesIO
 from typing import Final
 
 import numpy as np
+import simplejpeg
 from PIL import Image
 from PIL.JpegImagePlugin import JpegImageFile
 
+from factory.errors import PhotoRejected
+
+_COLOURS: Final = {"L": "GRAY", "RGB": "RGB"}  # Pillow's mode -> simplejpeg's name
+_MISSING: Final = re.compile("premature end|bad (?:Huffman|arithmetic) code|instead of RST", re.IGNORECASE)
+_TOO_MUCH: Final = re.compile(r"(\d+) extraneous bytes before marker 0x(\w\w)")
+_HARMLESS: Final = 3  # bytes too much, which some cameras leave
 _END: Final = b"\xff\xd9"
 _SMOOTHED: Final = 2  # rows above a missing one: their colours are interpolated with its
 _FILLERS: Final = (b"", b"\x55" * 64, b"\xb6" * 64)  # in place of what is missing
@@ -31,6 +41,7 @@ class Structure:
 
     frame: int  # the marker of its frame: which kind of JPEG it is; 0 if there is none
     precision: int  # bits a sample
+    height: int  # px; 0 where it is told behind the pixels
     components: int
     scans: list[tuple[int, int, int, int]]  # of each: components as bits, first and last coefficient, lowest bit
 
@@ -39,6 +50,8 @@ class Structure:
         """Its name with an article, if it is of a kind that libjpeg does not decode."""
         if self.frame in _NAMES:
             return f"a JPEG of the {_NAMES[self.frame]} kind"
+        if self.frame and self.height == 0:
+            return "a JPEG that tells its height behind its pixels (DNL)"
         return f"a JPEG of {self.precision} bits a sample" if self.precision not in (0, 8) else None
 
     @property
@@ -51,6 +64,65 @@ class Structure:
         return bool(done.all())
 
 
+def pixels(data: bytes, mode: str) -> np.ndarray | None:
+    """The picture, uint8 [H, W] or [H, W, 3], of Pillow's mode L or RGB; None where that is for Pillow to say: of other
+    modes, and of files that libjpeg does not decode, or warns of what does no harm.
+
+    Raises PhotoRejected, damaged, if the coded blocks are more or fewer than the picture has.
+    """
+    if mode not in _COLOURS:
+        return None
+    data = _without_junk(data)
+    try:
+        found = simplejpeg.decode_jpeg(data, _COLOURS[mode], fastdct=False, fastupsample=False)
+    except ValueError as error:
+        if _does_harm(str(error), data):
+            raise PhotoRejected("damaged", _DAMAGED) from error
+        return None
+    return found[..., 0] if mode == "L" else found
+
+
+_DAMAGED: Final = (
+    "a JPEG that is damaged inside: what lies behind is shifted or missing; copy it again, or if it looks right save "
+    "it anew"
+)
+
+
+def _does_harm(warning: str, data: bytes) -> bool:
+    if _MISSING.search(warning):
+        return True
+    too_much = _TOO_MUCH.search(warning)
+    if too_much is None or int(too_much[1]) <= _HARMLESS:
+        return False
+    return int(too_much[2], 16) != 0xD9 or not _is_filled_up(data)
+
+
+def _is_filled_up(data: bytes) -> bool:
+    """Whether bytes of one value before the end are the only ones too much, as of cameras that write whole sectors."""
+    at = 2
+    while (at := _next_marker(data, at)) >= 0 and data[at + 1] != 0xD9:
+        at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
+    if at < 0:
+        return False
+    filler = data[at - 1 : at]
+    try:
+        simplejpeg.decode_jpeg(data[:at].rstrip(filler) + filler + data[at:], "GRAY")
+    except ValueError as error:
+        too_much = _TOO_MUCH.search(str(error))
+        return too_much is not None and int(too_much[1]) <= _HARMLESS
+    return True
+
+
+def _without_junk(data: bytes) -> bytes:
+    """The file without what lies between the segments of its head, which libjpeg would warn of before all else."""
+    parts, at = [data[:2]], 2
+    while (found := _next_marker(data, at)) >= 0 and data[found + 1] not in (0xDA, 0xD9):
+        at = found + 2 + int.from_bytes(data[found + 2 : found + 4], "big")
+        parts.append(data[found:at])
+    head = b"".join(parts)
+    return data if found < 0 or len(head) == found else head + data[found:]
+
+
 def has_end(data: bytes) -> bool:
     """Whether the picture's end is marked; that of a thumbnail in its metadata does not count."""
     at = 2
@@ -61,19 +133,20 @@ def has_end(data: bytes) -> bool:
 
 def structure(data: bytes) -> Structure:
     """The markers of a JPEG file, as far as they can be followed."""
-    frame = precision = components = 0
+    frame = precision = height = components = 0
     ids, scans, at = b"", list[tuple[int, int, int, int]](), 2
     while (at := _next_marker(data, at)) >= 0 and data[at + 1] != 0xD9:
         marker, length = data[at + 1], int.from_bytes(data[at + 2 : at + 4], "big")
         body = data[at + 4 : at + 2 + length]
         if marker in _FRAMES and len(body) >= 6:
             frame, precision, components, ids = marker, body[0], body[5], body[6::3]
+            height = int.from_bytes(body[1:3], "big")
         elif marker == 0xDA and len(body) >= 4:
             mine = body[1 : 1 + 2 * body[0] : 2]
             which = sum(1 << number for number in range(components) if ids[number : number + 1] in mine)
             scans.append((which, body[-3], body[-2], body[-1] & 15))
         at += 2 + length
-    return Structure(frame, precision, components, scans)
+    return Structure(frame, precision, height, components, scans)
 
 
 def _next_marker(data: bytes, at: int) -> int:

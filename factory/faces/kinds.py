@@ -40,6 +40,8 @@ class Kind:
         return f"{self.name}; {self.remedy or _REMEDIES[self.group]}"
 
 
+_EXPORT: Final = "write what it holds as picture files, or as Parquet with a column image"
+
 # offset, bytes, what they mean; the first that fits counts
 _MAGIC: Final[tuple[tuple[int, bytes, Kind], ...]] = (
     (0, b"\xff\xd8\xff", Kind("JPEG")),
@@ -52,6 +54,7 @@ _MAGIC: Final[tuple[tuple[int, bytes, Kind], ...]] = (
     (0, b"GIF87a", Kind("GIF")),
     (0, b"GIF89a", Kind("GIF")),
     (8, b"CR\x02", Kind("a Canon raw photo (CR2)", "raw")),
+    (0, b"IIII", Kind("a Phase One raw photo (IIQ)", "raw")),
     (8, b"IIII", Kind("a Phase One raw photo (IIQ)", "raw")),
     (8, b"MMMMRaw", Kind("a Phase One raw photo (IIQ)", "raw")),
     (0, b"II*\0", Kind("TIFF")),
@@ -61,6 +64,8 @@ _MAGIC: Final[tuple[tuple[int, bytes, Kind], ...]] = (
     (0, b"\0\0\0\x0cjP  \r\n\x87\n", Kind("JPEG 2000")),
     (0, b"\xff\x4f\xff\x51", Kind("JPEG 2000")),
     (0, b"\0\0\0\x0cJXL \r\n\x87\n", Kind("JPEG XL")),
+    (0, b"\0\0\0\x0cJXS \r\n\x87\n", Kind("a JPEG XS picture", "picture")),
+    (0, b"\xff\x10\xff\x50", Kind("a JPEG XS picture", "picture")),
     (0, b"8BPS", Kind("a Photoshop document (PSD)", "picture")),
     (0, b"II\xbc", Kind("a JPEG XR picture", "picture")),
     (0, b"\x76\x2f\x31\x01", Kind("an OpenEXR picture", "picture")),
@@ -113,7 +118,10 @@ _MAGIC: Final[tuple[tuple[int, bytes, Kind], ...]] = (
     (0, b"PAR1", Kind("a Parquet table", "data", "its photos are read where --photos names Parquet files alone")),
     (0, b"ARROW1", Kind("an Arrow table", "data", "write it as Parquet with a column image")),
     (8, b"\x10\0\0\0\0\0\n\0", Kind("an Arrow stream", "data", "load_from_disk(DIR).to_parquet(FILE) rewrites it")),
-    (0, b"\x89HDF\r\n\x1a\n", Kind("an HDF5 file", "data")),
+    (0, b"\x89HDF\r\n\x1a\n", Kind("an HDF5 file", "data", _EXPORT)),
+    (0, b"\n\x23\xd7\xce", Kind("MXNet's record file (RecordIO)", "data", _EXPORT)),
+    (16, b"\xde\xc0\xef\xbe", Kind("an LMDB database", "data", _EXPORT)),
+    (0, b"L\0\0\0\1\x14\2\0", Kind("a Windows shortcut", "data", "copy the photo that it leads to")),
     (0, b"SQLite format 3\0", Kind("an SQLite database", "data")),
     (0, b"\x93NUMPY", Kind("a NumPy array", "data", "save it as PNG")),
     (0, b"MATLAB 5.0 MAT", Kind("a MATLAB file", "data")),
@@ -129,17 +137,25 @@ _SHORT_MAGIC: Final[tuple[tuple[bytes, Kind], ...]] = (  # so short that a text 
     (b"PF\n", Kind("a colour PFM picture", "picture")),
     (b"\x1f\x8b", Kind("a gzip file", "archive")),
     (b"BZh", Kind("a bzip2 file", "archive")),
+    (b"\xcf\x84", Kind("a JPEG that Lepton has packed", "picture", "unpack it by lepton")),
     (b"ID3", Kind("a sound (MP3)", "sound")),
     (b"\x7fELF", Kind("a program", "data")),
     (b"MZ", Kind("a program", "data")),
-    (b"\x80\x02", Kind("a Python pickle", "data")),
-    (b"\x80\x04", Kind("a Python pickle", "data")),
+    *((b"\x80%c" % protocol, Kind("a Python pickle", "data", _EXPORT)) for protocol in (2, 3, 4, 5)),
+    *((b"\xff%c" % layer, Kind("a sound (MP3)", "sound")) for layer in b"\xfb\xf3\xf2"),
 )
 _RIFF: Final = {
     b"WEBP": Kind("WebP"),
     b"AVI ": Kind("a video (AVI)", "video"),
     b"WAVE": Kind("a sound (WAV)", "sound"),
 }
+_HEAD: Final = 4096  # bytes that are looked at
+# JPEG and PNG whose bytes above 127 were replaced by U+FFFD or a question mark, or written as two
+_RECODED: Final = re.compile(
+    rb"(?:(?:\xef\xbf\xbd|\?)PNG\r?\n|\xc2\x89PNG\r?\n|(?:\xef\xbf\xbd){4}|\xc3\xbf\xc3\x98\xc3\xbf|\?{4})"
+)
+# JPEG and PNG behind something else: a server's header, a warning of PHP
+_BEHIND: Final = re.compile(rb"\xff\xd8\xff[\xdb\xe0-\xef\xfe]|\x89PNG\r\n\x1a\n")
 _HEIF_BRANDS: Final = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1"}
 _TEXT: Final[tuple[tuple[str, Kind], ...]] = (  # how it begins, in lower case, and what that means
     (r"version https://git-lfs", Kind("a Git LFS pointer in place of the file", "text", "run git lfs pull")),
@@ -191,7 +207,7 @@ def _media(data: bytes) -> Kind:
 
 
 def _text(data: bytes) -> Kind | None:
-    head = data[:4096]
+    head = data[:_HEAD]
     encoding = "utf-16" if head[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
     text = head.decode(encoding, errors="replace")
     odd = sum(not (letter.isprintable() or letter in "\t\n\r\f") or letter == "\ufffd" for letter in text)
@@ -206,4 +222,10 @@ def _nothing(data: bytes) -> Kind:
         return Kind(f"{len(data)} bytes, all of them zero, as a broken copy leaves them", "data", "copy it again")
     if data[:4] == b"\x89PNG":
         return Kind("a PNG whose line ends a transfer has changed", "data", "copy it again, as binary")
+    if _RECODED.match(data):
+        return Kind("a picture that a program took for text, and wrote anew", "data", "copy it again, as binary")
+    if found := _BEHIND.search(data[:_HEAD]):
+        return Kind(f"a picture behind {found.start()} other bytes", "data", "take these away, or download it again")
+    if data[12:13] == b"\n" and 16 < int.from_bytes(data[:8], "little") + 16 <= len(data):
+        return Kind("TensorFlow's record file (TFRecord)", "data", _EXPORT)
     return Kind("of no kind that is known here", "data", "if it opens elsewhere, save it as JPEG or PNG")

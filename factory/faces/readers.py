@@ -80,17 +80,23 @@ def _read_jpeg(data: bytes, config: PrepareConfig) -> Decoded:
     image: Image.Image = JpegImageFile(BytesIO(data), "")
     check_size(image.size, config)
     rows = height = image.height
-    if not jpeg.has_end(data):
+    values = None
+    if jpeg.has_end(data):
+        values = jpeg.pixels(data, image.mode)
+    else:
         ended, rows = jpeg.what_is_left(data)
         lost = height - rows
         if not config.salvage and (rows == 0 or lost > max(_LOST_ROWS, _LOST_SHARE * height)):
             there = f"{rows} of its {height} rows are there" if rows else "what is there is coarse"
             raise PhotoRejected("damaged", f"a JPEG that is cut short: {there}; {_SALVAGE}")
         image = JpegImageFile(BytesIO(ended), "")
-    image.load()
     orientation, profile = _orientation(image), image.info.get("icc_profile") or _camera_profile(image)
-    if 0 < rows < height:
+    if values is not None:
+        image = Image.fromarray(values)
+    elif 0 < rows < height:
         image = image.crop((0, 0, image.width, rows))
+    else:
+        image.load()
     return Decoded(to_rgb(image, profile), orientation, salvaged=rows < height)
 
 

@@ -32,6 +32,7 @@ from factory.store.tables import Store
 from factory.store.told import forget_uploads, of_their_other_photos
 from factory.store.tombstones import tombstone_digest
 from factory.store.traces import Search, list_files, pieces_of, scan, with_base64
+from factory.store.versions import older_versions
 
 _WINDOW = 8  # numbers of an embedding that are looked for together, 32 bytes
 _PNG_HEADER, _PICTURE_BYTES = 41, 256  # all PNGs begin alike; of what follows, so many bytes are looked for
@@ -97,6 +98,7 @@ class Erasure:
     files_scanned: int = 0
     bytes_scanned: int = 0
     found: list[str] = field(default_factory=list)  # "file: what", which must be empty
+    older_versions: str = ""  # that the store keeps removed files, and the remedy (versions.py)
 
 
 def find_person(
@@ -214,6 +216,7 @@ def erase(store: Store, person: Person, *, waits_s: Sequence[float] = (1.0, 5.0,
         files_scanned=num_files,
         bytes_scanned=num_bytes,
         found=found,
+        older_versions=older_versions(store.root),
     )
 
 

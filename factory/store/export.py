@@ -63,15 +63,24 @@ def _file_of(identity: Identity, target: Path, format: ExportFormat, token: str)
     }
     match format:
         case "kohya":
-            return save({"emb_params": words_VD}, metadata=about)
+            return _sorted(save({"emb_params": words_VD}, metadata=about))
         case "diffusers":
-            return save({token: words_VD}, metadata=about)
+            return _sorted(save({token: words_VD}, metadata=about))
         case "a1111":
             return _pickled(_a1111(identity, words_VD))
         case "release":
             return _pickled(words_VD[None])
         case _:
             assert_never(format)
+
+
+def _sorted(data: bytes) -> bytes:
+    """A safetensors file whose header has its entries in order, which are written in any: the same words are the same
+    bytes. The header is JSON behind its length, filled up with blanks to a multiple of 8 bytes."""
+    end = 8 + int.from_bytes(data[:8], "little")
+    header = json.dumps(json.loads(data[8:end]), sort_keys=True, separators=(",", ":")).encode()
+    header += b" " * (-len(header) % 8)
+    return len(header).to_bytes(8, "little") + header + data[end:]
 
 
 def _pickled(value: object) -> bytes:

@@ -11,7 +11,7 @@ import sys
 import threading
 import warnings
 from collections.abc import Iterator
-from contextlib import chdir, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -74,13 +74,15 @@ def connect() -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # workers share cores: one that spins holds up the others
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     address = os.environ.get("RAY_ADDRESS", "")
-    with _silent_stderr(), chdir(_CODE):  # workers import what lies in the driver's folder: not in the user's
+    with _silent_stderr(), _in_folder(_CODE):  # workers import what lies in the driver's folder: not in the user's
         if address not in ("", "local"):
             _join(address)
         else:
             _start()
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, _stop)  # Ray's own prints a stack of C++
+        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as `nohup` leaves it
+            signal.signal(signal.SIGHUP, _stop)  # the terminal is closed
 
 
 def _start() -> None:
@@ -95,7 +97,9 @@ def _start() -> None:
             logging_level=logging.ERROR,
         )
     except (OSError, ValueError, RuntimeError, RayError) as error:
-        raise ClusterError(f"Ray cannot start on this machine: {_line(error)}") from error
+        own = isinstance(error, PermissionError)  # /tmp/ray is whose it is who was first
+        remedy = "; set RAY_TMPDIR to a folder of your own, of a short path" if own else ""
+        raise ClusterError(f"Ray cannot start on this machine: {_line(error)}{remedy}") from error
     except Exception as error:  # of no kind of its own: Ray's processes have half a minute
         if "timed out" not in str(error):
             raise
@@ -170,6 +174,18 @@ def _no_cluster(address: str) -> str:
     if asked.returncode == 0:
         return ""
     return TOKEN if "Authentication" in asked.stderr else "no Ray cluster answers there"
+
+
+@contextmanager
+def _in_folder(folder: Path) -> Iterator[None]:
+    """Also where the current folder was removed, or may not be read."""
+    before = os.open(".", os.O_PATH)
+    os.chdir(folder)
+    try:
+        yield
+    finally:
+        os.fchdir(before)
+        os.close(before)
 
 
 @contextmanager

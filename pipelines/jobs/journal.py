@@ -19,6 +19,7 @@ PROGRESS_EVERY_S: Final = 10.0  # between events of progress
 _PROGRESS_EVERY_S3_S: Final = 60.0  # an object cannot be appended to: each event writes it anew
 _REMEDIES: Final = (  # (what the message says, in lower case; what to do)
     (("no space left", "disk quota", "storage full"), "the disk is full: free some space"),
+    (("file too large",), "files may not be so large here: raise the limit (ulimit -f)"),
     (("read-only file system", "permission denied", "accessdenied", "access_denied", "access denied"), "let this user "
      "write there"),
     (("not a directory", "notadirectory", "file exists"), "a file is in the way: choose another --root"),

@@ -1,12 +1,15 @@
-"""Rows of Parquet that are called alike, told apart as files of one name are (names.py).
+"""Rows of Parquet that are called alike, told apart as files of one name are (names.py); so is a row "Ada-1" beside
+"Ada", as the second face of Ada's photo is called.
 
 Names are read before anything else, as which rows are alike must not depend on what an earlier job has done.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -15,7 +18,7 @@ import pyarrow as pa
 
 from factory.files import shown
 from factory.store.digests import DigestSet, digests
-from pipelines.photos.names import text_name
+from pipelines.photos.names import OF_A_FACE, text_name
 from pipelines.photos.parquet import names_of
 
 _AT_ONCE = 4096  # names of which digests are made together
@@ -33,10 +36,13 @@ class Alike:
         if not tables:
             return cls()
         with ThreadPoolExecutor(16) as threads:
-            found = list(threads.map(lambda table: list(_digests(names_of(*table))), tables))
-        every = np.concatenate([part for parts in (*found, list(_digests(others))) for part in parts])
-        names, num = np.unique(every, return_counts=True)
-        return cls(DigestSet([names[num > 1]]))
+            rows = list(threads.map(lambda table: _Called.of_all(names_of(*table)), tables))
+        files = _Called.of_all(others)
+        names, num = np.unique(np.concatenate([one.names for one in (*rows, files)]), return_counts=True)
+        known = DigestSet([names])
+        faces = [one.faces[known.hold(one.of)] for one in rows]
+        of = files.of[known.hold(files.of)]  # files keep their names
+        return cls(DigestSet([names[num > 1], *faces, of]))
 
     def told_apart(self, contents: pa.Table) -> pa.Table:
         """CONTENT in which no row of Parquet is called as another photo: where a row tells a path it is called by that,
@@ -53,14 +59,22 @@ class Alike:
         return contents.set_column(column, contents.schema.field(column), pa.array(names, pa.string()))
 
 
-def _digests(names: Iterable[str]) -> Iterator[np.ndarray]:
-    some: list[str] = []
-    for name in names:
-        some.append(name)
-        if len(some) == _AT_ONCE:
-            yield digests(some)
-            some = []
-    yield digests(some)
+@dataclass(frozen=True, slots=True)
+class _Called:
+    """Digests of names, S16 [n]."""
+
+    names: np.ndarray
+    faces: np.ndarray  # those of the names that are as a second face's
+    of: np.ndarray  # for each of these, the name that is left without the face's number
+
+    @classmethod
+    def of_all(cls, names: Iterable[str]) -> _Called:
+        """Of names that are read but once, some at a time."""
+        parts, every = [(digests(()),) * 3], iter(names)
+        while some := list(islice(every, _AT_ONCE)):
+            faces = [(name, face[1]) for name in some if (face := OF_A_FACE.fullmatch(name))]
+            parts.append((digests(some), digests(name for name, _ in faces), digests(of for _, of in faces)))
+        return cls(*(np.concatenate(each) for each in zip(*parts, strict=True)))
 
 
 def _own_name(*, name: str, uri: bytes, stem: str, where: str, first_row: int, row: int, **_: Any) -> str:

@@ -15,7 +15,7 @@ from typing import IO, Final, cast
 from factory.errors import SourceError
 from factory.files import shown
 from pipelines.photos.entries import Entry, is_lfs_pointer, open_file
-from pipelines.photos.listing import left_out_path
+from pipelines.photos.listing import CONSENTS, left_out_path
 
 SUFFIXES: Final = (".tar", ".zip")
 _PACKED: Final = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst", ".7z", ".rar", ".gz", ".bz2", ".xz", ".zst")
@@ -25,6 +25,9 @@ _PART: Final = re.compile(
     r"|\.[rz]\d\d$|\.part\d+\.rar$"
 )
 
+_PACKINGS: Final = {9: "Deflate64", 93: "Zstandard", 95: "xz", 98: "PPMd"}  # of zips, which Python does not unpack
+_UNREAD: Final = {-1: "link in an archive", -2: "sparse file in an archive"}  # by a member's size
+
 
 @dataclass(frozen=True, slots=True)
 class Member:
@@ -33,7 +36,22 @@ class Member:
     name: str  # with its folders
     number: int  # of the archive's entries, as they are listed
     offset: int  # bytes from the start of a tar; -1: the zip knows
-    size: int  # bytes, as the archive says; -1: it is a link to another, or no file
+    size: int  # bytes, as the archive says; -1: it is a link to another, or no file; -2: its holes are left out of it
+
+    @property
+    def folder(self) -> str:
+        """Where it lies in the archive, with a slash behind it; empty right in it."""
+        return self.name[: self.name.rfind("/") + 1]
+
+
+@dataclass(frozen=True, slots=True)
+class Members:
+    """What an archive holds."""
+
+    photos: list[Member]  # what may be one
+    left_out: Counter[str]  # others, by kind
+    consents: list[Member]  # files consent.csv, which are left out, too
+    fault: str  # what is wrong with what follows them; empty: nothing
 
 
 def unread_archive(file: str) -> str:
@@ -44,9 +62,8 @@ def unread_archive(file: str) -> str:
     return "archives of this kind are not read, only .tar and .zip; unpack it" if low.endswith(_PACKED) else ""
 
 
-def list_members(uri: str) -> tuple[list[Member], Counter[str], str]:
-    """The members that may be photos, how many were left out, by kind, and what is wrong with what follows them (empty:
-    nothing). Raises SourceError if it is no archive."""
+def list_members(uri: str) -> Members:
+    """What an archive holds. Raises SourceError if it is none."""
     found, fault = list[Member](), ""
     try:
         with open_file(uri) as stream:
@@ -58,9 +75,14 @@ def list_members(uri: str) -> tuple[list[Member], Counter[str], str]:
         if not found:
             raise SourceError(f"no readable archive: {shown(str(error))[:300]}") from None
         fault = f"cut short or damaged behind its member {len(found)}: {shown(str(error))[:300]}; copy it again"
-    kinds = [left_out_path(member.name) if member.size >= 0 else "link in an archive" for member in found]
-    kept = [member for member, kind in zip(found, kinds, strict=True) if kind is None]
-    return kept, Counter(kind for kind in kinds if kind is not None), fault
+    kinds = [_UNREAD.get(member.size) or left_out_path(member.name) for member in found]
+    photos = [member for member, kind in zip(found, kinds, strict=True) if kind is None]
+    lists = [m for m, kind in zip(found, kinds, strict=True) if kind == "sidecar" and _file_name(m).lower() == CONSENTS]
+    return Members(photos, Counter(kind for kind in kinds if kind is not None), lists, fault)
+
+
+def _file_name(member: Member) -> str:
+    return member.name[len(member.folder) :]
 
 
 class Archives:
@@ -91,11 +113,16 @@ class Archives:
             archive = self._stack.enter_context(zipfile.ZipFile(self._stack.enter_context(open_file(uri))))
             self._zips[uri] = (archive, archive.infolist())
         archive, infos = self._zips[uri]
-        if member.number < len(infos) and infos[member.number].flag_bits & 1:
+        info = infos[member.number] if member.number < len(infos) else None
+        if info is not None and info.flag_bits & 1:
             raise OSError("it is encrypted: unpack the archive with its password")
-        if member.number >= len(infos) or infos[member.number].filename != member.name:
+        if info is None or info.filename != member.name:
             raise OSError("the archive was replaced meanwhile")
-        return archive.open(infos[member.number])
+        try:
+            return archive.open(info)
+        except NotImplementedError:
+            how = _PACKINGS.get(info.compress_type, f"method {info.compress_type}")
+            raise OSError(f"it is packed by {how}, which is not read: unpack the archive") from None
 
 
 class _Part:
@@ -128,7 +155,8 @@ def _tar_members(stream: IO[bytes]) -> Iterator[Member]:
         with tarfile.open(fileobj=stream, mode="r:") as archive:
             for info in archive:
                 if not info.isdir():
-                    yield Member(info.name, number, info.offset_data, info.size if info.isreg() else -1)
+                    size = -2 if info.issparse() else info.size if info.isreg() else -1
+                    yield Member(info.name, number, info.offset_data, size)
                 number += 1
             end = archive.offset
         if end == start and start > 0:

@@ -1,4 +1,6 @@
-"""consent.csv beside photos: who agreed to what. Columns file, consent, consent_expires, consent_scope."""
+"""consent.csv beside photos, or in an archive of them: who agreed to what.
+
+Its columns are file, consent, consent_expires, consent_scope."""
 
 from __future__ import annotations
 
@@ -15,23 +17,26 @@ import pyarrow as pa
 from factory.consent import COLUMNS, Consent
 from factory.errors import SourceError
 from factory.files import shown
-from pipelines.photos.entries import open_file
+from pipelines.photos.entries import Entry
 
 CONSENT: Final = [("consent", pa.string()), ("consent_expires", pa.float64()), ("consent_scope", pa.string())]
 _MOST: Final = 2**28  # bytes
 _SEPARATORS: Final = ";\t"  # of spreadsheets in countries where the comma is in numbers
 
 
-def read_consents(uris: Sequence[str]) -> dict[str, Consent]:
-    """The consents of files, by their uris; of a member of an archive "photos.zip#a/b.jpg". Raises SourceError, with
-    the remedy, if a list cannot be understood, or two rows tell of one file otherwise: a photo that somebody agreed to
-    would count as one that nobody did."""
+def read_consents(lists: Sequence[tuple[str, Entry]]) -> dict[str, Consent]:
+    """The consents of files, by their uris; of a member of an archive "photos.zip#a/b.jpg". `lists`: what stands before
+    the names of their files ("photos/", "photos.zip#a/"), and the file consent.csv.
+
+    Raises SourceError, with the remedy, if a list cannot be understood, or two rows tell of one file otherwise: a photo
+    that somebody agreed to would count as one that nobody did.
+    """
     found: dict[str, Consent] = {}
     with ThreadPoolExecutor(16) as threads:
-        for uri, rows in zip(uris, threads.map(_read, uris), strict=True):
-            for file, consent in rows:
-                if found.setdefault(file, consent) != consent:
-                    raise _refused(uri, f"{file} has another consent in a row before")
+        for (_, file), rows in zip(lists, threads.map(lambda one: _read(*one), lists), strict=True):
+            for name, consent in rows:
+                if found.setdefault(name, consent) != consent:
+                    raise _refused(file.uri, f"{name} has another consent in a row before")
     return found
 
 
@@ -62,18 +67,18 @@ def _file(place: Mapping[str, Any]) -> str:
 
 
 def _plain(file: str) -> str:
-    parts = unicodedata.normalize("NFC", file).replace("\\", "/").split("/")
+    parts = unicodedata.normalize("NFC", file).replace("\\", "/").replace("#./", "#").split("/")
     return "/".join(part.strip() for part in parts if part != ".")
 
 
-def _read(uri: str) -> list[tuple[str, Consent]]:
-    folder = uri.rpartition("/")[0]
+def _read(before: str, file: Entry) -> list[tuple[str, Consent]]:
     try:
-        with open_file(uri) as stream:
-            text = stream.read(_MOST).decode("utf-8-sig")
-        return [(f"{folder}/{row['file']}", Consent.of(row)) for row in _rows(text)]
+        data = file.read(_MOST)
+        if data is None:
+            raise ValueError(f"it has more than {_MOST:,} bytes")
+        return [(f"{before}{row['file']}", Consent.of(row)) for row in _rows(data.decode("utf-8-sig"))]
     except (OSError, ValueError, csv.Error) as error:
-        raise _refused(uri, str(error)) from None
+        raise _refused(file.uri, str(error)) from None
 
 
 def _rows(text: str) -> Iterator[dict[str, str | None]]:
@@ -98,4 +103,4 @@ def _rows(text: str) -> Iterator[dict[str, str | None]]:
 
 def _refused(uri: str, why: str) -> SourceError:
     columns = ", ".join(COLUMNS)
-    return SourceError(f"{shown(uri)} cannot be used ({shown(why)[:300]}); its columns are file, {columns}")
+    return SourceError(f"{uri} cannot be used ({shown(why)[:300]}); its columns are file, {columns}")

@@ -52,11 +52,15 @@ class Entry:
         """What stands for the photo while its bytes are not known."""
         return unread_photo_id(self.uri)
 
+    @property
+    def _faults(self) -> tuple[type[Exception], ...]:
+        return (Exception,) if self.is_far else _FAULTS  # packages of fsspec raise what their clients do
+
     def num_bytes(self) -> int:
         """Of the photo. Raises OSError if it cannot be read, or is empty."""
         try:
             size = self.size()
-        except _FAULTS as error:
+        except self._faults as error:
             raise _as_os_error(error) from error
         if size == 0:
             raise OSError("empty: 0 bytes")
@@ -68,7 +72,7 @@ class Entry:
             with self.open() as stream:
                 while chunk := stream.read(_CHUNK):
                     yield chunk
-        except _FAULTS as error:
+        except self._faults as error:
             raise _as_os_error(error) from error
 
     def digest(self) -> str | None:
@@ -203,6 +207,8 @@ def _is_odd(uri: str) -> bool:
 
 
 def _as_os_error(error: Exception) -> OSError:
+    if "not valid for the object's storage class" in str(error) or "InvalidObjectState" in str(error):
+        return OSError("it is archived (of a Glacier class), so that it cannot be read: restore it there first")
     if isinstance(error, OSError) and error.strerror:  # without the path, which is told beside it
         return OSError(error.strerror)
     return OSError(shown(str(error))[:300] or type(error).__name__)

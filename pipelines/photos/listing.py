@@ -15,9 +15,10 @@ import pyarrow.fs as pafs
 
 from factory.errors import SourceError
 from factory.files import is_stored, local_path, photo_files, s3_endpoint, shown
-from factory.storage import s3_keys, scheme_of
+from factory.storage import STORES, s3_keys, scheme_of
 from pipelines.jobs.journal import remedy_of
 from pipelines.photos.allowed import Allowed
+from pipelines.photos.lakes import is_log
 
 _SYSTEM: Final = frozenset(  # what systems and NAS leave beside photos, thumbnails and bins among it
     "@eadir @recycle @tmp #recycle #snapshot __macosx $recycle.bin recycler lost+found thumbs.db ehthumbs.db "
@@ -26,15 +27,17 @@ _SYSTEM: Final = frozenset(  # what systems and NAS leave beside photos, thumbna
 _LIBRARIES: Final = (".photoslibrary", ".photolibrary", ".aplibrary")  # of Apple's programs: folders, where
 _ORIGINALS: Final = ("originals", "masters")  # photos are in these, and thumbnails and copies in others
 _CATALOGS: Final = (".lrdata", ".cocatalog", ".c1catalog")  # of other programs: previews
-_SIDECARS: Final = frozenset(  # what programs and people write about photos; .thm is a camera's thumbnail
-    "xmp aae json jsonl ndjson txt xml csv tsv md rst html htm yaml yml toml ini log pp3 dop thm cos vrd cls npy url "
-    "lnk db md5 sha1 sha256 sfv crc".split()
+_SIDECARS: Final = frozenset(  # what programs and people write about photos; .thm: a camera's thumbnail, .npz: a cache
+    "xmp aae json jsonl ndjson txt xml csv tsv md rst html htm yaml yml toml ini log pp3 dop thm cos vrd cls npy npz "
+    "url lnk db md5 sha1 sha256 sfv crc caption tags pts safetensors ckpt pt pth".split()
 )
+_MARK_OF_THE_WEB: Final = "zone.identifier"  # behind the name of a file that Windows downloaded, where others see it
 _TEXTS: Final = frozenset("readme license licence copying notice".split())
 CONSENTS: Final = "consent.csv"  # who agreed to what (consents.py)
 TABLES: Final = ".lance"  # suffix of a folder that is a table
 _LISTS: Final = frozenset(".txt .csv .tsv .json .jsonl .ndjson .arrow .feather .xls .xlsx".split())  # as SRC itself
 _MAY_READ: Final = "let this user read all of it, or give a part"
+_ASK: Final = "check the network, and what its package asks for (--storage KEY=VALUE)"
 _TO_PARQUET: Final = (
     "write it so, with a column image (bytes) or uri, and optionally name: "
     'pandas.read_csv("people.csv").to_parquet("people.parquet")'
@@ -49,6 +52,7 @@ class Listed:
     tables: list[str] = field(default_factory=list)  # of a source that is a data set: its Parquet
     left_out: Counter[str] = field(default_factory=Counter)  # files and whole folders, by kind
     consents: list[str] = field(default_factory=list)  # uris of files consent.csv
+    logs: list[str] = field(default_factory=list)  # uris of what says which files of a table count (lakes.py)
 
     def leave_out(self, kind: str, num: int = 1) -> None:
         """Counts what is no photo."""
@@ -61,6 +65,14 @@ class Listed:
         self.tables += sorted(set(other.tables) - set(self.tables))
         self.left_out += other.left_out
         self.consents += sorted(set(other.consents) - set(self.consents))
+
+    def leave_out_file(self, kind: str, uri: str) -> None:
+        """Counts a file, or a folder, and keeps where it is if it tells of the others."""
+        self.leave_out(kind)
+        if kind == "sidecar" and PurePosixPath(uri).name.lower() == CONSENTS:
+            self.consents.append(uri)
+        if is_log(uri):
+            self.logs.append(uri)
 
 
 def list_files(src: str, root: str | None = None) -> Listed:
@@ -75,8 +87,11 @@ def list_files(src: str, root: str | None = None) -> Listed:
     try:
         found = _stored_files(src, root, listed) if scheme_of(src) else _local_files(local_path(src), root, listed)
         listed.files = sorted(found)
-    except OSError as error:
-        remedy = (scheme_of(src) == "s3" and remedy_of(error)) or _MAY_READ
+    except Exception as error:
+        other = scheme_of(src) not in ("", *STORES)  # packages of fsspec raise what their clients do
+        if isinstance(error, ValueError) or not (other or isinstance(error, OSError)):
+            raise
+        remedy = (scheme_of(src) == "s3" and remedy_of(error)) or (_ASK if other else _MAY_READ)
         remedy = _MAY_READ if "write" in remedy else remedy  # of a place where tables are
         raise SourceError(f"{shown(src)} cannot be listed: {remedy} ({shown(str(error))[:300]})") from None
     if len(listed.files) == 1 and src.endswith(listed.files[0]) and PurePosixPath(src.lower()).suffix in _LISTS:
@@ -89,7 +104,8 @@ def left_out_as(name: str, folder: str = "") -> str | None:
     low, within = name.lower(), folder.lower()
     if name.startswith(".") and name not in (".", ".."):  # which may be parts of a key in S3
         return "hidden"
-    if low in _SYSTEM or low.endswith(_CATALOGS) or (within.endswith(_LIBRARIES) and low not in _ORIGINALS):
+    in_library = within.endswith(_LIBRARIES) and low not in _ORIGINALS
+    if low in _SYSTEM or low.endswith((*_CATALOGS, _MARK_OF_THE_WEB)) or in_library:
         return "system"
     stem, dot, suffix = low.rpartition(".")
     return "sidecar" if (suffix in _SIDECARS if dot and stem else low in _TEXTS) else None
@@ -117,7 +133,11 @@ def _local_files(src: str, root: str | None, listed: Listed) -> Iterator[str]:
     while folders or links:
         folder = folders.popleft() if folders else links.popleft()
         if folder != src:
-            own = _id_of(folder)
+            try:
+                own = _id_of(folder)
+            except OSError:  # longer than a path may be, or of a share that is gone
+                listed.leave_out("folder that cannot be read")
+                continue
             if own is None or own in seen:
                 listed.leave_out("link to a folder listed already")
                 continue
@@ -134,9 +154,7 @@ def _local_files(src: str, root: str | None, listed: Listed) -> Iterator[str]:
             if allowed is not None and entry.is_symlink() and not allowed.holds(entry.path, f"{src}/"):
                 listed.leave_out("link out of the tenant's photos")
             elif why := _why_not(entry, folder, jobs):
-                listed.leave_out(why)
-                if entry.name.lower() == CONSENTS:
-                    listed.consents.append(entry.path)
+                listed.leave_out_file(why, entry.path)
             elif _is_dir(entry):
                 (links if entry.is_symlink() else folders).append(entry.path)
             else:
@@ -179,7 +197,8 @@ def _id_of(folder: str) -> tuple[int, int] | None:
 def _stored_files(src: str, root: str | None, listed: Listed) -> Iterator[str]:
     files, path = photo_files(src)
     info = files.get_file_info(path)
-    if info.type == pafs.FileType.File:
+    is_marker = info.type == pafs.FileType.File and not info.size and scheme_of(src) == "s3"  # of an empty folder
+    if info.type == pafs.FileType.File and not (is_marker and next(_keys(path), None)):
         yield _uri(src, path)
         return
     if info.type == pafs.FileType.NotFound:
@@ -187,9 +206,7 @@ def _stored_files(src: str, root: str | None, listed: Listed) -> Iterator[str]:
     own = root.removeprefix(f"{scheme_of(src)}://") if root is not None and is_stored(src) else None
     for key in _keys(path) if scheme_of(src) == "s3" else _paths(files, path):
         if why := _why_not_key(key, path, own):
-            listed.leave_out(why)
-            if PurePosixPath(key).name.lower() == CONSENTS and why == "sidecar":
-                listed.consents.append(_uri(src, key))
+            listed.leave_out_file(why, _uri(src, key))
         else:
             yield _uri(src, key)
 

@@ -8,6 +8,7 @@ from pathlib import PurePosixPath
 from typing import Final
 
 from pipelines.photos.archives import SUFFIXES
+from pipelines.photos.lakes import check_whole
 from pipelines.photos.listing import Listed
 
 _IMAGES: Final = frozenset(
@@ -30,11 +31,13 @@ def kind_of(file: str) -> str:
 
 def sorted_out(listed: Listed) -> Listed:
     """What one source holds, its Parquet put apart where it is a data set: alone, or beside texts. Beside photos it is
-    a list of them, and left out."""
+    a list of them, and left out. Raises SourceError for tables whose files hold more than their rows (lakes.py)."""
     kinds = Counter(kind_of(file) for file in listed.files)
     parquet = [file for file in listed.files if kind_of(file) == "parquet"]
     if parquet and not kinds["image"] and not kinds["archive"]:
         listed.tables = [file for file in parquet if not _MARKED.search(file)]
+        if listed.tables:
+            check_whole(listed.logs)
         listed.leave_out("beside Parquet", len(listed.files) - len(listed.tables))
         listed.files = []
     else:

@@ -12,7 +12,7 @@ from typing import Final
 
 from factory.files import shown
 
-_OF_A_FACE: Final = re.compile(r"(.+)-[1-9][0-9]*")  # how faces after the first are called (factory/ids.py)
+OF_A_FACE: Final = re.compile(r"(.+)-[1-9][0-9]*")  # how faces after the first are called (factory/ids.py)
 
 
 def text_name(text: str) -> str:
@@ -51,7 +51,7 @@ def _names(whole: Sequence[tuple[str, ...]]) -> list[str]:
         unclear = [
             row
             for row in unclear
-            if (num_called[names[row]] > 1 or ((face := _OF_A_FACE.fullmatch(names[row])) and face[1] in num_called))
+            if (num_called[names[row]] > 1 or ((face := OF_A_FACE.fullmatch(names[row])) and face[1] in num_called))
             and lengths[row] < len(parts[row])
         ]
         for row in unclear:

@@ -18,7 +18,7 @@ from factory.consent import COLUMNS as CONSENT
 from factory.consent import Consent
 from factory.errors import SourceError
 from factory.files import local_path, shown
-from factory.storage import scheme_of
+from factory.storage import plain, scheme_of
 from pipelines.photos.allowed import Allowed
 from pipelines.photos.entries import Entry, data_uri, faulty, is_lfs_pointer, of_bytes, of_file, open_file
 from pipelines.photos.names import text_name
@@ -80,7 +80,7 @@ def _is_read(path: str) -> bool:
 
 def _check(uri: str, schema: pa.Schema) -> None:
     if not {"image", "uri"} & set(schema.names) and _encoded(schema) is None:
-        near = [name for name in schema.names if name.lower().rstrip("s") in ("image", "uri", "img", "picture")]
+        near = [name for name in schema.names if name.strip().lower().rstrip("s") in ("image", "uri", "img", "picture")]
         hint = f"; rename {near[0]}" if near else ""
         raise SourceError(
             f"{uri} has columns {', '.join(schema.names)}; it needs image (bytes) or uri, and optionally name{hint}"
@@ -165,7 +165,7 @@ def _entry(values: dict[str, Any], parquet: str, row: int, stem: str, allowed: A
 def _path(uri: str | None) -> str | None:
     if not uri or _no_path(uri):
         return None
-    return local_path(uri) if uri.startswith("file:/") else uri
+    return local_path(uri) if uri.startswith("file:/") else plain(uri)
 
 
 def _called(values: dict[str, Any], path: str | None, parquet: str) -> str:

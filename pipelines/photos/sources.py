@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -22,12 +22,13 @@ from factory.consent import Consent
 from factory.errors import SourceError
 from factory.files import shown
 from factory.ids import content_id
+from factory.storage import plain
 from pipelines.photos.alike import Alike
 from pipelines.photos.allowed import Allowed
-from pipelines.photos.archives import Archives, Member, list_members, unread_archive
+from pipelines.photos.archives import Archives, Member, Members, list_members, unread_archive
 from pipelines.photos.consents import CONSENT, read_consents, with_consents
 from pipelines.photos.entries import Entry, faulty, in_order, of_file
-from pipelines.photos.listing import Listed, list_files
+from pipelines.photos.listing import CONSENTS, Listed, list_files
 from pipelines.photos.named import kind_of, sorted_out
 from pipelines.photos.names import unique_names
 from pipelines.photos.parquet import row_groups, rows_of
@@ -101,11 +102,14 @@ def find_places(src: str | Sequence[str], root: str | None = None, person_from: 
     Raises SourceError, with the remedy, if one is missing, or all are empty or have no usable column, or no photo lies
     in a folder.
     """
-    sources = [src] if isinstance(src, str) else list(src)
+    sources = [plain(one) for one in ([src] if isinstance(src, str) else src)]
     listed = Listed()
     for one in sources:
         listed.add(sorted_out(list_files(one, root)))
-    rows, num_unused = with_consents(_places(listed), read_consents(listed.consents))
+    with Archives() as archives:
+        rows, lists = _places(listed, archives)
+        lists += [(f"{uri.rpartition('/')[0]}/", of_file(uri, uri)) for uri in listed.consents]
+        rows, num_unused = with_consents(rows, read_consents(lists))
     listed.leave_out("rows of consent.csv whose file is not there", num_unused)
     if person_from is not None:
         rows = with_folders(rows, sources)
@@ -191,28 +195,33 @@ def _photo(entry: Entry, listed_id: str | None, max_bytes: int) -> dict[str, Any
     return {**row, "photo_id": photo_id, "reject_id": photo_id, "reason": "too_large", "detail": detail}
 
 
-def _places(listed: Listed) -> list[dict[str, Any]]:
-    """Rows of PLACE."""
+def _places(listed: Listed, archives: Archives) -> tuple[list[dict[str, Any]], list[tuple[str, Entry]]]:
+    """Rows of PLACE, and the lists of consents in archives, as `read_consents` takes them."""
     with ThreadPoolExecutor(16) as threads:
         found = list(threads.map(_groups, listed.tables))
     faults = [groups for groups in found if isinstance(groups, SourceError)]
     if faults and len(faults) == len(listed.tables) and not listed.files:
         raise faults[0]
-    archives = [file for file in listed.files if kind_of(file) == "archive"]
+    packed = [file for file in listed.files if kind_of(file) == "archive"]
     alone = [file for file in listed.files if kind_of(file) != "archive"]
-    return [*_of_parquet(listed.tables, found), *_of_files(alone, archives, listed)]
+    with ThreadPoolExecutor(16) as threads:
+        inside = dict(zip(packed, threads.map(_members, packed), strict=True))
+    for own in inside.values():
+        listed.left_out += own.left_out
+        listed.leave_out("empty archive", not (own.photos or own.left_out or own.fault))
+    lists = [
+        (f"{file}#{member.folder}", archives.entry(CONSENTS, file, member))
+        for file, own in inside.items()
+        for member in own.consents
+    ]
+    return [*_of_parquet(listed.tables, found), *_of_files(alone, inside)], lists
 
 
-def _of_files(alone: list[str], archives: Sequence[str], listed: Listed) -> list[dict[str, Any]]:
+def _of_files(alone: list[str], inside: Mapping[str, Members]) -> list[dict[str, Any]]:
     """Photos by themselves, and members of archives; an archive that cannot be listed, or not to its end, is a file
     that cannot be read."""
-    with ThreadPoolExecutor(16) as threads:
-        found = list(threads.map(_members, archives))
-    alone = sorted([*alone, *(file for file, (*_, fault) in zip(archives, found, strict=True) if fault)])
-    members = [(file, member) for file, (own, *_) in zip(archives, found, strict=True) for member in own or ()]
-    for own, left_out, _ in found:
-        listed.left_out += left_out
-        listed.leave_out("empty archive", own == [] and not left_out)
+    alone = sorted([*alone, *(file for file, own in inside.items() if own.fault)])
+    members = [(file, member) for file, own in inside.items() for member in own.photos]
     stems = unique_names([*alone, *(f"{file}/{member.name}" for file, member in members)])
     rows = [{"uri": _packed(file), "stem": stem, **_FILE} for file, stem in zip(alone, stems, strict=False)]
     for (file, member), stem in zip(members, stems[len(alone) :], strict=True):
@@ -228,16 +237,16 @@ def _groups(parquet: str) -> list[int] | SourceError:
         return error
 
 
-def _members(archive: str) -> tuple[list[Member] | None, Counter[str], str]:
+def _members(archive: str) -> Members:
     try:
         return list_members(archive)
     except (SourceError, OSError) as error:
-        return None, Counter(), str(error)
+        return Members([], Counter(), [], str(error))
 
 
 def _why_not_listed(archive: str) -> str:
-    own, _, fault = _members(archive)
-    return fault or f"{len(own or ())} members, which were not there when it was listed"
+    own = _members(archive)
+    return own.fault or f"{len(own.photos)} members, which were not there when it was listed"
 
 
 def _why_not_read(parquet: str) -> str:

@@ -147,6 +147,7 @@ class Identities:
                 "files_searched": done.files_scanned,
                 "bytes_searched": done.bytes_scanned,
                 "traces_found": len(done.found),
+                "older_versions": done.older_versions,  # of a bucket that keeps them: what to do; else empty
             },
         }
 

@@ -1,0 +1,141 @@
+"""The commands that erase people: `identities erase`, `identities expire`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from cli.errors import user_errors
+from cli.options import Root, photo_bytes
+from cli.output import say, show_table
+
+if TYPE_CHECKING:
+    from factory.store.tables import Store
+
+
+def erase_identity(
+    root: Root,
+    photo: Annotated[
+        str | None, typer.Option("--photo", metavar="FILE", help="The photo, or its photo_id: everybody on it.")
+    ] = None,
+    identity: Annotated[str | None, typer.Option("--identity", metavar="ID", help="An identity_id.")] = None,
+    name: Annotated[str | None, typer.Option("--name", help="Everybody of exactly this name, in all photos.")] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    all_tenants: Annotated[
+        bool, typer.Option("--all-tenants", help="From ROOT and all its tenants'. With --photo or --identity.")
+    ] = False,
+) -> None:
+    """Erase a person: rows of every table, old versions, leftovers of jobs; then search every byte under ROOT.
+
+    The same photo is not learned again (docs/tables.md). Photos and files outside ROOT stay as they are. Tenants' roots
+    are others, unless --all-tenants is given: then each is erased from and searched.
+
+    Example: `identity-factory identities erase --name Ada --root out/people`
+    """
+    with user_errors():
+        from factory.store.audit import note
+        from factory.store.erase import erase, find_person
+        from factory.store.tables import Store
+
+        if sum(given is not None for given in (photo, identity, name)) != 1:
+            raise typer.BadParameter("give one of --photo, --identity and --name")
+        store = Store(root)
+        photo_id, content = photo_bytes(photo) if photo else (None, b"")
+        if all_tenants:
+            _erase_everywhere(store, photo_id, identity, content, yes)
+            return
+        person = find_person(store, photo_id=photo_id, identity_id=identity, name=name, content=content)
+        what = (
+            f"{len(person.photo_ids)} photos, {len(person.identity_ids)} identities, "
+            f"{len(person.image_ids)} pictures, {len(person.video_ids)} clips"
+        )
+        if not yes:
+            _confirm(f"Erase {what} from {store.root} for good?")
+        done = erase(store, person)
+        note(store, "erased", sorted(person.identity_ids), sum(done.rows.values()))
+        show_table(["table", "rows removed"], [[table, str(num)] for table, num in done.rows.items()])
+        print(f"{done.job_files} files of jobs cleaned, {done.orphans} leftovers of killed jobs removed")
+        print(f"searched {done.files_scanned} files, {done.bytes_scanned:,} bytes: {len(done.found)} traces left")
+        _check_gone(done.found, done.older_versions)
+
+
+def _erase_everywhere(store: Store, photo_id: str | None, identity: str | None, content: bytes, yes: bool) -> None:
+    """From an operator's root and all its tenants'."""
+    from factory.store.audit import note
+    from factory.store.everywhere import erase_everywhere, find_everywhere
+
+    if photo_id is None and identity is None:
+        raise typer.BadParameter("--all-tenants: one name is somebody else at each tenant; give --photo or --identity")
+    found = find_everywhere(store.root, photo_id=photo_id, identity_id=identity, content=content)
+    if not yes:
+        num = sum(bool(person.identity_ids) for _, person in found)
+        _confirm(f"Erase the person from {len(found)} roots, {num} of which learned them, for good?")
+    rows, traces, whom, num_bytes, versions = [], list[str](), set[str](), 0, ""
+    for one, person, done in erase_everywhere(store.root, found):
+        removed = sum(done.rows.values())
+        rows.append([one.root, str(removed), f"{done.files_scanned} files", str(len(done.found))])
+        traces, num_bytes = traces + done.found, num_bytes + done.bytes_scanned
+        versions = versions or done.older_versions
+        if person is not None:
+            note(one, "erased", sorted(person.identity_ids), removed)
+            whom |= person.identity_ids
+    note(store, "erased from all tenants", sorted(whom), len(rows))
+    show_table(["root", "rows removed", "searched", "traces left"], rows)
+    print(f"searched {len(rows)} roots, {num_bytes:,} bytes: {len(traces)} traces left")
+    _check_gone(traces, versions)
+
+
+def _check_gone(traces: list[str], versions: str) -> None:
+    """Raises OSError, with the remedy, if something is left, or can be brought back."""
+    if traces:
+        raise OSError(f"traces are left, erase again when no job runs: {'; '.join(traces[:5])}")
+    if versions:
+        raise OSError(versions)
+
+
+def _confirm(question: str) -> None:
+    """Ends the command unless somebody says yes."""
+    try:
+        typer.confirm(question, abort=True)
+    except typer.Abort:
+        say("nothing was erased; --yes answers where nobody can", error=True)
+        raise typer.Exit(1) from None
+
+
+def expire(
+    root: Root,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    all_tenants: Annotated[bool, typer.Option("--all-tenants", help="In ROOT and all its tenants'.")] = False,
+) -> None:
+    """Erase everybody whose consent is over, photo by photo, as `erase --photo` does. For a daily job.
+
+    What one tenant was told is that tenant's: elsewhere the same photo stays as long as its consent there.
+
+    Example: `identity-factory identities expire --root out/people --all-tenants --yes`
+    """
+    with user_errors():
+        import time
+
+        from factory.files import all_roots
+        from factory.store.audit import note
+        from factory.store.consents import expired_photos
+        from factory.store.erase import erase, find_person
+        from factory.store.tables import Store
+
+        operators, now = Store(root), time.time()
+        stores = [Store(one) for one in all_roots(operators.root)] if all_tenants else [operators]
+        over = [(store, photo) for store in stores for photo in expired_photos(store, now)]
+        if over and not yes:
+            where = f"{operators.root}{' and its tenants' if all_tenants else ''}"
+            _confirm(f"Erase everybody on {len(over)} photos from {where} for good?")
+        found, versions = list[str](), ""
+        for store, photo in over:
+            person = find_person(store, photo_id=photo)
+            done = erase(store, person)
+            note(store, "erased, consent over", sorted(person.identity_ids), sum(done.rows.values()))
+            found, versions = found + done.found, versions or done.older_versions
+        if all_tenants:
+            note(operators, "erased whose consent was over, in all tenants", num=len(over))
+        say(f"{len(over)} photos erased, whose consent was over; {len(found)} traces left")
+        _check_gone(found, versions)

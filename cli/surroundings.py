@@ -1,0 +1,56 @@
+"""What a process finds when it is started: made such that nothing in it stumbles over what is missing."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import signal
+import sys
+import tempfile
+from contextlib import suppress
+
+from cli.output import say
+
+
+def settle() -> None:
+    """Where the locale knows no accents (LC_ALL=C with PYTHONUTF8=0), the program begins anew in Python's UTF-8 mode:
+    names of files, of people and of options are UTF-8 everywhere.
+
+    What is closed of the three standard files (`<&- >&-`, some cron) leads nowhere: else the next file that is opened
+    would take its number, and what C++ prints. A user id without a name (`docker run --user 1042`) gets one, as
+    libraries ask who that is and where at home.
+    """
+    if sys.getfilesystemencoding() != "utf-8" and os.environ.get("PYTHONUTF8") != "1":  # -I and -X utf8=0 outdo it
+        os.environ["PYTHONUTF8"] = "1"  # of Ray's workers, too
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+    for number in (0, 1, 2):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the least number that is free
+    try:
+        pwd.getpwuid(os.getuid())
+    except KeyError:
+        os.environ.setdefault("USER", f"user{os.getuid()}")
+        os.environ.setdefault("HOME", tempfile.gettempdir())
+
+
+def finish() -> None:
+    """What was printed is written; where it cannot be, as on a full disk, the program ends with status 1. Whoever has
+    read enough of a pipe is no error."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # pressed once more it would only disturb how Ray ends
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        _give_up()
+    except OSError as error:
+        _give_up()
+        with suppress(OSError):
+            say(f"error: {error}", error=True)
+        raise SystemExit(1) from None
+
+
+def _give_up() -> None:
+    """Python writes what is left at its end, and would tell of the error once more."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,0 +1,67 @@
+"""Sources that are hard to reach: paths longer than a call takes, packages of fsspec with errors of their own."""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import pytest
+from fsspec.implementations.memory import MemoryFileSystem
+
+from factory.errors import SourceError
+from factory.storage import plain
+from pipelines.photos.sources import find_places
+from tests.sources import named, photos_of, write
+
+
+def test_a_path_that_is_too_long_ends_nothing(tmp_path: Path) -> None:
+    write(tmp_path, "top.jpg", "x" * 80 + "/in.jpg")
+    folder = os.open(tmp_path, os.O_RDONLY)
+    for _ in range(60):  # more than 4,096 bytes, which no call takes at once
+        with suppress(FileExistsError):
+            os.mkdir("x" * 80, dir_fd=folder)
+        below = os.open("x" * 80, os.O_RDONLY, dir_fd=folder)
+        os.close(folder)
+        folder = below
+    os.close(folder)
+    assert set(named(tmp_path)) == {"top", "in"}
+    assert find_places(str(tmp_path)).left_out == {"folder that cannot be read": 1}
+
+
+class Strange(MemoryFileSystem):
+    """A package of fsspec that raises errors of its own."""
+
+    protocol = "strange"
+
+    @classmethod
+    def _strip_protocol(cls, path: str) -> str:
+        return MemoryFileSystem._strip_protocol(path.removeprefix("strange:/"))
+
+    def info(self, path: str, **_: Any) -> dict[str, Any]:
+        if path.endswith("/gone.jpg"):
+            raise RuntimeError("503 from nowhere")
+        return super().info(path)
+
+    def find(self, path: str, **how: Any) -> Any:
+        if path.endswith("/away"):
+            raise KeyError("token")
+        return super().find(path, **how)
+
+
+def test_errors_of_packages_are_told(tmp_path: Path) -> None:
+    fsspec.register_implementation("strange", Strange, clobber=True)
+    files = Strange()
+    for name in ("in/a.jpg", "in/gone.jpg", "away/a.jpg"):
+        files.pipe(f"/{name}", b"1")
+    photos = {photo["name"]: photo for photo in photos_of("strange://in")}
+    assert photos["a"]["image"] == b"1" and "503 from nowhere" in photos["gone"]["detail"]
+    with pytest.raises(SourceError, match=r"strange://away cannot be listed: check the network, .*token"):
+        photos_of("strange://away")
+
+
+def test_what_hadoop_calls_s3_is_s3(tmp_path: Path) -> None:
+    uris = [plain(uri) for uri in ("s3a://b/a.jpg", "s3n://b/a.jpg", "s3://b/s3a://", "/s3a://b")]
+    assert uris == ["s3://b/a.jpg", "s3://b/a.jpg", "s3://b/s3a://", "/s3a://b"]
