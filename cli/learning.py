@@ -11,6 +11,7 @@ import typer
 
 from cli.errors import user_errors
 from cli.options import (
+    AsTold,
     BelowIt,
     Changes,
     Faces,
@@ -36,6 +37,7 @@ _NOT_OF_A_PHOTO: Final = {
     "diverged": "`train --set seed=1` (or another rate) learns it",
     "low_quality": "`train --set seed=1` learns it again",
     "several_faces": "another photo that shows this person alone, and `run`, tell who of them it is",
+    "other_person": "`train --persons-as-told` learns it with the others that are told to be this person's",
 }
 
 
@@ -50,6 +52,7 @@ def run(
     faces: Faces = None,
     merge_people: MergePeople = False,
     person_from: PersonFrom = None,
+    persons_as_told: AsTold = False,
     min_quality: MinQuality = None,
     below: BelowIt = None,
     settings: Changes = None,
@@ -79,6 +82,7 @@ def run(
             workers=Workers(num=workers, gpus=gpus),
             merge_people=merge_people,
             person_from=person_from,
+            as_told=persons_as_told,
             min_quality=min_quality,
             below=_below(min_quality, below),
         )
@@ -154,6 +158,7 @@ def train(
     workers: NumWorkers = None,
     gpus: Gpus = None,
     merge_people: MergePeople = False,
+    persons_as_told: AsTold = False,
     min_quality: MinQuality = None,
     below: BelowIt = None,
     settings: Changes = None,
@@ -182,7 +187,8 @@ def train(
             from factory.measure.quality import check_measures
 
             check_measures(load_pack(pack))  # now, not after an hour of learning
-        summary = train_job(root, pack, [recipe], engine=engine, workers=models, merge_people=merge_people)
+        how: dict[str, Any] = {"merge_people": merge_people, "as_told": persons_as_told}
+        summary = train_job(root, pack, [recipe], engine=engine, workers=models, **how)
         show_summary(summary, root)
         if min_quality is not None:
             from pipelines.sift import sift

@@ -56,6 +56,12 @@ PersonFrom = Annotated[
     Literal["folder"] | None,
     typer.Option("--person-from", help="Photos in one folder below SRC are one person's, learned together."),
 ]
+AsTold = Annotated[
+    bool,
+    typer.Option(
+        "--persons-as-told", help="Of a person also learn the photos that surely show somebody else than the others."
+    ),
+]
 MergePeople = Annotated[
     bool,
     typer.Option(

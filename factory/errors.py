@@ -22,6 +22,7 @@ REASONS = (
     "low_quality",  # learned, and not as good as was asked for
     "no_consent",  # the root requires one, and there is none that is good now
     "several_faces",  # of a photo that is to show one person, none is told from the others
+    "other_person",  # a photo surely shows somebody else than the other photos of the person whose it is said to be
 )
 
 

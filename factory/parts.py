@@ -37,6 +37,7 @@ class FeaturesPart(Source):
     """A transformers ViTModel folder with its image processor, and how alike its features of one person are."""
 
     same_person: float | None = Field(None, gt=0, le=1)  # cosine from which two faces are one person's; None: not known
+    other_person: float | None = Field(None, gt=0, le=1)  # mean cosine to a person's photos: less is another's
     near_duplicate: float | None = Field(None, gt=0, le=1)  # from which one may be a copy of the other's photo
 
 

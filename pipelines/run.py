@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from factory.config import EngineConfig, PrepareConfig, Recipe
 from factory.pack import load_pack
@@ -30,11 +31,12 @@ def run(
     workers: Workers = Workers(),
     merge_people: bool = False,
     person_from: PersonFrom | None = None,
+    as_told: bool = False,
     min_quality: float | None = None,
     below: Below = "again",
 ) -> Summary:
-    """`prepare`, then `train` for everybody of ROOT whom this recipe has not learned, with `merge_people` and
-    `person_from` as they take them; with `min_quality` then `sift`. Raises what they raise."""
+    """`prepare`, then `train` for everybody of ROOT whom this recipe has not learned, with `merge_people`,
+    `person_from` and `as_told` as they take them; with `min_quality` then `sift`. Raises what they raise."""
     loaded = load_pack(pack)
     loaded.folder(loaded.base)  # missing weights are told now, not after an hour of preparing
     if merge_people:
@@ -48,7 +50,8 @@ def run(
     with open_job("run", store) as summary:
         prepare(places, root, pack, config, workers=workers, within=summary)
         recipes = [recipe] if recipe else ()
-        train(root, pack, recipes, engine=engine, workers=workers, merge_people=merge_people, within=summary)
+        how: dict[str, Any] = {"merge_people": merge_people, "as_told": as_told, "within": summary}
+        train(root, pack, recipes, engine=engine, workers=workers, **how)
         if min_quality is not None:
             own = recipe or train_settings(loaded)
             sift(root, pack, own, min_quality, below, engine=engine, workers=workers, within=summary)

@@ -55,6 +55,7 @@ def train(
     faces_per_block: int = FACES_PER_BLOCK,
     merge_people: bool = False,
     only: Collection[str] | None = None,
+    as_told: bool = False,
     within: Summary | None = None,
 ) -> Summary:
     """Learns every face of `faces` that this pack prepared and that these recipes have not learned yet; faces of whom
@@ -64,7 +65,8 @@ def train(
     trainers start once. Faces that are learned together share their recipe, so a block of faces has one; a recipe that
     is given twice is learned once. `engine` is how it runs on the hardware, `workers` are the trainers. With
     `merge_people` one face of each person is learned, the largest if none is yet; the others stay in `faces`. `only`
-    are the `faces_key`s of those who are learned; None: all.
+    are the `faces_key`s of those who are learned; None: all. Of photos that are told to be one person's those that
+    surely show somebody else (the pack's `other_person`) are rejects, and not learned, unless `as_told`.
 
     Raises:
         PackError: the base model is missing, or `merge_people` and the pack knows no likeness; nothing has been done.
@@ -74,8 +76,8 @@ def train(
     recipes = recipes or [train_settings(loaded)]
     recipes = list({(recipe.method, recipe.train): recipe for recipe in recipes}.values())
     with open_job("train", store, within) as summary:
-        new = [find_new_people(store, loaded, recipe, summary, merge_people, within is None) for recipe in recipes]
-        new = new if only is None else [[key for key in some if key in only] for some in new]
+        how = (merge_people, within is None, as_told, only)
+        new = [find_new_people(store, loaded, recipe, summary, *how) for recipe in recipes]
         num_new = sum(map(len, new))
         if not num_new:
             return summary

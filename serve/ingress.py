@@ -245,7 +245,7 @@ class Ingress:
         kinds = {
             FILM: Kind(do=films.film, counts=True),
             HEAD: Kind(do=modelling.sculpt, counts=True),
-            LEARN: Kind(do=learn, undo=uploads.forget, at_once=self._args.learner_slots),
+            LEARN: Kind(do=learn, undo=uploads.forget, sweep=uploads.sweep, at_once=self._args.learner_slots),
             ASSESS: Kind(do=assessing.assess),
             BATCH: Kind(do=lines.run),
         }

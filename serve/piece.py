@@ -6,7 +6,8 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal, TypeAlias
 
@@ -51,6 +52,7 @@ class Kind:
 
     do: Do  # cancelled where nobody wants it any more
     undo: Callable[[Work], Awaitable[None]] | None = None  # what is left to do then, or where it failed
+    sweep: Callable[[], Awaitable[None]] | None = None  # when a server begins: undoes what one that died did not
     at_once: int = 1
     max_waiting: int = 64  # pieces that are begun or wait, at all servers together; more are refused
     counts: bool = False  # one that is taken up again waits as a picture of its key's does
@@ -81,6 +83,14 @@ class Once:
     def seed(self) -> int:
         """Of a request that names none, 0..2^52 - 1: at two servers at once the same."""
         return int(self.key[:13], 16)
+
+
+async def sweep(kinds: Iterable[Kind]) -> None:
+    """Undoes what servers left that died before they had done so."""
+    for kind in kinds:
+        if kind.sweep is not None:
+            with suppress(OSError):  # the next server sweeps again
+                await kind.sweep()
 
 
 async def until_over(task: asyncio.Task[None]) -> None:

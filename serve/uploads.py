@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Final, Literal
 
@@ -22,11 +22,12 @@ from factory.store.policy import read_policy
 from factory.store.queries import add_name, faces_by_id, learned, photo_rows
 from factory.store.sql import where_in
 from factory.store.tables import Store
-from factory.store.told import claim_upload, forget_uploads
+from factory.store.uploads import claim_upload, forget_nobodys_uploads, forget_uploads
 from serve.client import GeneratorDown
 from serve.found import Found, face_cards
 from serve.learners import Learners
-from serve.unlearned import Erased, NoSuchFace, SeveralFaces
+from serve.one_person import fits, other_person, photo_cards
+from serve.unlearned import Erased, NoSuchFace, PhotosRefused, SeveralFaces
 from serve.work import OnProgress, Work
 
 KIND: Final = "identity"  # of work
@@ -74,19 +75,19 @@ class Uploads:
     """Recognises and learns the people of uploaded photos, for one root and pack."""
 
     def __init__(self, pack: Pack, store: Store, learner: Learners) -> None:
-        self._pack, self._store, self._learner = pack, store, learner
+        self.pack, self._store, self._learner = pack, store, learner
         self.room = asyncio.Semaphore(_FORMS)  # for a form from its first byte until its photos are prepared
 
     async def check(self, photos: Sequence[Upload], consent: Consent = _NOBODYS) -> list[dict[str, Any]]:
-        """Who is on photos, and how good these are to learn from: `face_cards`. Nothing is kept. Raises as `order`, but
-        SeveralFaces."""
-        cards = list[dict[str, Any]]()
-        for number, photo in enumerate(photos):
-            found = await self._look(photo, "", consent)
-            if not found.faces:
-                raise _refusal(found)
-            cards += await self._shown(found, number)
-        return cards
+        """Who is on photos, and how good these are to learn from: `face_cards`, of several photos of one face each with
+        `fits`. Nothing is kept. Raises as `order` and `order_of_one`, but SeveralFaces and OtherPerson."""
+        several = [await self._look(photo, "", consent) for photo in photos]
+        if refused := {number: _refusal(found) for number, found in enumerate(several) if not found.faces}:
+            raise PhotosRefused(refused) if len(photos) > 1 else refused[0]
+        alone = all(len(found.faces) == 1 for found in several)
+        fitting = fits(self.pack, [row for found in several for row in found.faces]) if alone else None
+        whole = [await asyncio.to_thread(self._with_crops, found) for found in several]
+        return await asyncio.to_thread(partial(photo_cards, whole, fitting, thumbnails=True))
 
     async def order(
         self,
@@ -104,7 +105,7 @@ class Uploads:
             PhotoRejected: it cannot be used, for the job's own reasons.
             SeveralFaces, NoSuchFace, Erased, TooMuchWork, GeneratorDown
         """
-        recipe = await asyncio.to_thread(train_settings, self._pack, preset)
+        recipe = await asyncio.to_thread(train_settings, self.pack, preset)
         photos_name = name if not face else ""  # a photo's name is its largest face's
         found = await self._usable(photo, photos_name, consent)
         rows = found.faces
@@ -118,7 +119,7 @@ class Uploads:
         else:
             raise SeveralFaces(await self._shown(found))
         await self._told(found, photos_name, consent)
-        fingerprint = await asyncio.to_thread(self._pack.learning_fingerprint)
+        fingerprint = await asyncio.to_thread(self.pack.learning_fingerprint)
         people = [
             Person(
                 identity_id=identity_id(row["face_id"], recipe, fingerprint),
@@ -131,29 +132,46 @@ class Uploads:
         return Chosen(order=order, faces=face_cards(chosen, thumbnails=False), photos=[(photo, found)])
 
     async def order_of_one(
-        self, photos: Sequence[Upload], *, name: str = "", preset: Preset = "paper", consent: Consent = _NOBODYS
+        self,
+        photos: Sequence[Upload],
+        *,
+        name: str = "",
+        preset: Preset = "paper",
+        consent: Consent = _NOBODYS,
+        same_person: bool = False,
+        before: Sequence[dict[str, Any]] = (),
     ) -> Chosen:
-        """As `order`, of several photos of one person, each of which shows nobody else. Raises as `order`."""
-        recipe = await asyncio.to_thread(train_settings, self._pack, preset)
-        several = list[Found]()
+        """As `order`, of several photos of one person, each of which shows nobody else; with faces of theirs that are
+        kept `before`, rows of `faces`. Raises as `order`, PhotosRefused, which tells of each photo that cannot be used,
+        and, unless `same_person` or they were learned so already, OtherPerson."""
+        recipe = await asyncio.to_thread(train_settings, self.pack, preset)
+        several, refused = list[Found](), dict[int, PhotoRejected]()
         for number, photo in enumerate(photos):
-            found = await self._usable(photo, "", consent)
+            try:
+                found = await self._usable(photo, "", consent)
+            except PhotoRejected as error:
+                refused[number] = error
+                continue
             if len(found.faces) > 1:
                 raise SeveralFaces(await self._shown(found, number), number)
             several.append(found)
+        if refused:
+            raise PhotosRefused(refused) if len(photos) > 1 else refused[0]
+        rows = [*before, *(found.faces[0] for found in several)]
+        first, *others = sorted({row["face_id"] for row in rows})
+        fingerprint = await asyncio.to_thread(self.pack.learning_fingerprint)
+        an_id = identity_id(first, recipe, fingerprint, others)
+        fitting = fits(self.pack, rows)
+        unlike = {} if same_person or fitting is None or all(fitting.values()) else fitting
+        if unlike and not await asyncio.to_thread(learned, self._store, [an_id]):
+            whole = [await asyncio.to_thread(self._with_crops, found) for found in several]
+            raise other_person(photo_cards(whole, unlike, thumbnails=True), unlike)
         for found in several:
             await self._told(found, "", consent)
-        first, *others = sorted({found.faces[0]["face_id"] for found in several})
-        fingerprint = await asyncio.to_thread(self._pack.learning_fingerprint)
-        an_id = identity_id(first, recipe, fingerprint, others)
         who = Person(identity_id=an_id, face_id=first, more_faces=others, name=name or photos[0].name)
         return Chosen(
             order=LearnOrder(people=[who], recipe=recipe),
-            faces=[
-                card
-                for number, found in enumerate(several)
-                for card in face_cards(found.faces, number, thumbnails=False)
-            ],
+            faces=photo_cards(several, fitting),
             photos=list(zip(photos, several, strict=True)),
         )
 
@@ -163,7 +181,7 @@ class Uploads:
         for photo, found in chosen.photos:
             first = found.faces[0]
             if found.kept:
-                if await asyncio.to_thread(claim_upload, self._store, self._pack.name, first["photo_id"]):
+                if await asyncio.to_thread(claim_upload, self._store, self.pack.name, first["photo_id"]):
                     continue
                 found = await self._learner.prepare(photo.data, first["name"], Consent.of(first))
             await asyncio.to_thread(self._store.upsert, "rejects", found.refused)
@@ -206,6 +224,10 @@ class Uploads:
         photos = {photo_of(face) for person in order.people for face in (person.face_id, *person.more_faces)}
         await asyncio.to_thread(forget_uploads, self._store, photos)
 
+    async def sweep(self) -> None:
+        """Forgets what is left of photos of failed and cancelled orders, whose server died before it had done so."""
+        await asyncio.to_thread(forget_nobodys_uploads, self._store)
+
     async def _learn_one(self, person: Person, recipe: Recipe, tell: OnProgress) -> None:
         for tries_left in reversed(range(_TRIES)):
             try:
@@ -224,7 +246,7 @@ class Uploads:
         photo_id, store = content_id(photo.data), self._store
         if (await asyncio.to_thread(store.tombstones)).hold_photo(photo_id):
             raise Erased
-        faces, reject = await asyncio.to_thread(photo_rows, store, self._pack.name, photo_id)
+        faces, reject = await asyncio.to_thread(photo_rows, store, self.pack.name, photo_id)
         agreed = Consent.of(faces[0]) if faces and consent.reference is None else consent
         policy = await asyncio.to_thread(read_policy, store.root)
         if why := agreed.lacking(time.time(), required=policy.require_consent):
@@ -252,15 +274,16 @@ class Uploads:
 
     async def _shown(self, found: Found, number: int = 0) -> list[dict[str, Any]]:
         """Its faces with thumbnails."""
-        return await asyncio.to_thread(lambda: face_cards(self._with_crops(found), number))
+        return await asyncio.to_thread(lambda: face_cards(self._with_crops(found).faces, number))
 
-    def _with_crops(self, found: Found) -> list[dict[str, Any]]:
+    def _with_crops(self, found: Found) -> Found:
         if not found.kept:
-            return found.faces
+            return found
         ids = [row["face_id"] for row in found.faces]
-        crops = faces_by_id(self._store, self._pack.name, ids, ["face_id", "crop"]).to_pylist()
+        crops = faces_by_id(self._store, self.pack.name, ids, ["face_id", "crop"]).to_pylist()
         crop_of = {row["face_id"]: row["crop"] for row in crops}
-        return [{**row, "crop": crop_of[row["face_id"]]} for row in found.faces if row["face_id"] in crop_of]
+        rows = [{**row, "crop": crop_of[row["face_id"]]} for row in found.faces if row["face_id"] in crop_of]
+        return replace(found, faces=rows)
 
 
 def _refusal(found: Found) -> PhotoRejected:

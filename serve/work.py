@@ -20,12 +20,11 @@ from factory.store.keys import Key
 from factory.store.queries import find_work, num_unfinished, work_page, work_rows
 from factory.store.tables import Store
 from serve.pace import Pace
-from serve.piece import UNDER_WAY as UNDER_WAY
+from serve.piece import UNDER_WAY, sweep, until_over
 from serve.piece import Kind as Kind
 from serve.piece import Once as Once
 from serve.piece import OnProgress as OnProgress
 from serve.piece import Work as Work
-from serve.piece import until_over
 from serve.present import Present
 from serve.quotas import Quotas, asking
 from serve.refusals import KeyReused, TooMuchWork, UnknownWork
@@ -187,6 +186,7 @@ class WorkBook:
     async def keep(self) -> None:
         """Beats, and takes up what nobody tends any more. Runs until it is cancelled, which puts everything down."""
         try:
+            await sweep(self._kinds.values())
             while not self.closed:
                 await self._take_up()
                 await asyncio.sleep(self._beat_s)

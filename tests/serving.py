@@ -185,5 +185,5 @@ def ask(http: TestClient, **fields: Any) -> Any:
 def error_of(response: Any) -> dict[str, Any]:
     body = response.json()
     assert body.keys() - {"detail"} == {"error"}
-    assert body["error"].keys() - {"faces"} == {"message", "type", "param", "code"}
+    assert body["error"].keys() - {"faces", "photos"} == {"message", "type", "param", "code"}
     return dict(body["error"])

@@ -136,22 +136,27 @@ def test_several_photos_of_one_person_are_learned_together(
     playwright.expect(lines).to_have_count(3)
     with page.expect_file_chooser() as chooser:
         card.get_by_role("button", name="More photos of them").click()
-    more = {"name": "c.png", "mimeType": "image/png", "buffer": photo_of(118, seed=width + 2)}
-    chooser.value.set_files([more])
-    button = card.get_by_role("button", name="Learn one person from 3 photos")
+    others = (photo_of(118, seed=width + 2), photo_of(124))  # the last one shows somebody else
+    chooser.value.set_files([{"name": "c.png", "mimeType": "image/png", "buffer": data} for data in others])
+    button = card.get_by_role("button", name="Learn one person from 4 photos")
     playwright.expect(button).to_be_enabled(timeout=WAIT_MS)
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
     card.get_by_label("Name").fill("Hal")
     if width == 1280:
         shoot(page, "photos")
     button.click()
+    playwright.expect(lines.nth(4)).to_contain_text("Somebody else?", timeout=WAIT_MS)
+    playwright.expect(lines).to_have_count(5)
+    playwright.expect(card.get_by_role("button", name="It is one person all the same")).to_be_enabled()
+    assert faults(page) == [] and store.count("faces") == faces, "nor where it does not fit"
+    card.get_by_role("button", name="Leave it out").click()
     playwright.expect(card.locator(".pill")).to_have_text("learned", timeout=WAIT_MS)
     playwright.expect(card).to_contain_text("Hal, from 3 photos")
     hal = store.read("identities", columns=["more_faces"], where="name = 'Hal'").to_pylist()
     assert [len(row["more_faces"]) for row in hal] == [2] and store.count("faces") == faces + 3
     page.keyboard.press("Escape")
     erase(page, "Hal")
-    visit.refusals = 1  # the blank one
+    visit.refusals = 2  # the blank one, and the one of somebody else
     visit.close()
 
 

@@ -131,7 +131,8 @@ def test_refused_fields_are_named(http: TestClient, learner: FakeLearner, fake: 
         ({"pose": "front"}, "pose"),
         ({"data": b""}, "image"),
         ({"face": "7"}, "face"),
-        ({"files": {"image[]": ("other.png", b"y")}}, "image"),
+        ({"files": {"image[]": ("other.png", b"y")}}, "image"),  # a pack that cannot tell whether they show one person
+        ({"files": {"image[]": ("other.png", b"y")}, "same_person": "true", "face": "0"}, "face"),
     ],
 )
 def test_a_bad_field_is_422_and_named(
@@ -139,6 +140,21 @@ def test_a_bad_field_is_422_and_named(
 ) -> None:
     response = edit(http, **fields)
     assert response.status_code == 422 and error_of(response)["param"] == param and not fake.jobs
+
+
+def test_several_photos_are_of_one_person(
+    store: Store, tiny_pack: Pack, learner: FakeLearner, fake: FakeGenerator, http: TestClient
+) -> None:
+    other = {"image[]": ("other.png", b"ada:2")}
+    assert edit(http, b"ada:1", files=other, same_person="true").status_code == 200
+    (row,) = store.read("identities", where="name = 'zoe'").to_pylist()
+    assert len(row["more_faces"]) == 1 and fake.jobs[-1].identity.identity_id == row["identity_id"]
+    likeness = tiny_pack.fr_vit.model_copy(update={"other_person": 0.5})
+    with serving(store, tiny_pack.model_copy(update={"fr_vit": likeness}), learner, fake) as http:
+        made = as_client(http).images.edit(image=[b"ada:1", b"ada:2"], prompt="<person>")
+        assert made.data and len(fake.jobs) == 2 and len(learner.learned) == 1, "known"
+        assert edit(http, b"ada:1", files={"image[]": ("b.png", b"bob:1")}).json()["error"]["photos"] == [0, 1]
+    assert len(learner.learned) == 1
 
 
 def test_a_photo_that_cannot_be_used_and_words_that_diverge_have_their_own_codes(

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from cli.__main__ import app
 from factory.errors import PackError
-from factory.faces.people import embeddings, seen_before
+from factory.faces.people import embeddings, seen_before, strangers
 from factory.pack import Pack, load_pack
 from factory.records import FaceFeatures, PreparedFace
 from factory.store.people import seen_again
@@ -60,6 +60,34 @@ def test_likenesses_do_not_chain_strangers_and_the_nearest_counts() -> None:
     assert kept.tolist() == [-1, -1, 1, 1, -1]  # the first two are nobody again, whatever they are like
     nearest, _ = seen_before(np.stack([at(angle) for angle in (0, 40, 30)]), 0.8)
     assert nearest.tolist() == [-1, -1, 1]
+
+
+@pytest.mark.parametrize(
+    ("angles", "odd"),
+    [
+        ([0, 10, 20], set()),
+        ([0, 10, 90], {2}),
+        ([90, 0, 10, 80, 5], {0, 3}),  # two of somebody else, who are alike, are fewer
+        ([0, 90], {0, 1}),  # nobody can say who is meant,
+        ([0, 5, 90, 95], {0, 1, 2, 3}),  # nor here,
+        ([0, 120, 240], {0, 1, 2}),  # nor where nobody fits anybody
+        ([0, 50, 98], {0}),  # the one in the middle fits both; the worst goes first, and then the others fit
+        ([0], set()),
+        ([], set()),
+    ],
+)
+def test_of_photos_of_one_person_those_of_others_are_told(angles: list[int], odd: set[int]) -> None:
+    faces_NF = np.array([at(angle) for angle in angles], np.float32).reshape(-1, 2)
+    assert set(strangers(faces_NF, 0.6)) == odd
+
+
+def test_a_stranger_is_told_by_the_mean_cosine_to_whoever_fits() -> None:
+    faces_NF = np.stack([at(angle) for angle in (0, 10, 90, 100)])
+    assert strangers(faces_NF[:3], 0.6) == {2: pytest.approx((0 + np.cos(np.radians(80))) / 2, abs=1e-6)}
+    alike, other = np.cos(np.radians(10)), np.cos(np.radians(80)) + np.cos(np.radians(100))
+    everybody = strangers(faces_NF, 0.6)
+    assert everybody[1] == pytest.approx((alike + np.cos(np.radians(80)) + 0) / 3, abs=1e-6)
+    assert everybody[0] == pytest.approx((alike + 0 + np.cos(np.radians(100))) / 3, abs=1e-6) and other < 1e-6
 
 
 def test_ten_thousand_faces_take_seconds() -> None:

@@ -17,7 +17,7 @@ from factory.faces.read import FaceReader
 from factory.pack import Pack
 from factory.records import Face, FaceMasks, FoundFaces
 from factory.scores import FAULTS, PhotoQuality
-from factory.store.quality import photo_qualities
+from factory.store.quality import crops_of, photo_qualities
 from factory.store.rows import face_from_row, face_row, identity_row
 from factory.store.tables import Store
 from pipelines.photos.samples import _accepted
@@ -106,3 +106,16 @@ def test_identities_are_told_with_their_photo(tiny_pack: Pack, tmp_path: Path) -
     found = photo_qualities(store, [ada.identity_id, bob.identity_id])
     assert found == {ada.identity_id: {"score": 0.25, **dict.fromkeys(("sharpness", "frontal", "visible"), 1.0),
                                        "size": 0.25, "exposure": 1.0, "faults": ["small"]}}  # fmt: skip
+    # of several photos the best one counts, wherever it is among them
+    ids = sorted(f"{number:064x}-0" for number in (2, 3, 4))
+    scores = (None, replace(parts, size=0.75), parts)
+    several = [
+        replace(noise_face(number, tiny_pack), face_id=an_id, photo_id=an_id[:-2], quality=score, pack="tiny")
+        for number, (an_id, score) in enumerate(zip(ids, scores, strict=True))
+    ]
+    store.upsert("faces", [face_row(one) for one in several])
+    zoe = replace(person(9, "zoe", "f"), face_id=ids[0], more_faces=ids[1:], pack="tiny")
+    store.upsert("identities", [identity_row(zoe)])
+    assert photo_qualities(store, [zoe.identity_id])[zoe.identity_id]["score"] == 0.75
+    crops = crops_of(store, [zoe, ada, bob])
+    assert set(crops) == {zoe.identity_id, ada.identity_id} and (crops[zoe.identity_id] == several[1].crop).all()

@@ -37,7 +37,15 @@ from serve.reading import PoseReader
 from serve.refusals import KeyReused, TooMuchWork, UnknownWork
 from serve.shelf import UnknownFile
 from serve.stopping import Door, Stopping
-from serve.unlearned import Erased, NoSuchFace, NotLearned, SeveralFaces, StillLearning
+from serve.unlearned import (
+    Erased,
+    NoSuchFace,
+    NotLearned,
+    OtherPerson,
+    PhotosRefused,
+    SeveralFaces,
+    StillLearning,
+)
 from tests import serving
 from tests.serving import SECRET, FakeGenerator, ask, error_of
 
@@ -186,6 +194,8 @@ PROVOKED: dict[type[Exception], Callable[[TestClient, FakeGenerator], Any]] = {
     RequestRefused: lambda http, _fake: ask(http, model=None),
     PhotoRejected: lambda http, fake: failing(http, fake, PhotoRejected("out_of_memory", SECRET)),
     SeveralFaces: lambda http, fake: failing(http, fake, SeveralFaces([{"face": 0}, {"face": 1}])),
+    PhotosRefused: lambda http, fake: failing(http, fake, PhotosRefused({1: PhotoRejected("out_of_memory", SECRET)})),
+    OtherPerson: lambda http, fake: failing(http, fake, OtherPerson([{"photo": 0}], [0], unknown=False)),
     NoSuchFace: lambda http, fake: failing(http, fake, NoSuchFace("face 7: the photo has one")),
     Erased: lambda http, fake: failing(http, fake, Erased()),
     FaceGone: lambda http, fake: failing(http, fake, FaceGone()),
@@ -218,7 +228,7 @@ def test_no_answer_tells_what_belongs_to_the_server(
     http: TestClient, fake: FakeGenerator, store: Store, tiny_pack: Pack, kind: type[Exception]
 ) -> None:
     response = PROVOKED[kind](http, fake)
-    code = "out_of_memory" if kind is PhotoRejected else ANSWERS[kind].code
+    code = "out_of_memory" if kind in (PhotoRejected, PhotosRefused) else ANSWERS[kind].code
     assert response.status_code == ANSWERS[kind].status and error_of(response)["code"] == code
     assert not any(text in response.text for text in (SECRET, store.root, str(tiny_pack.root)))
 

@@ -17,7 +17,7 @@ from factory.settings import train_settings
 from factory.store.erase import erase, find_person
 from factory.store.rows import identity_row
 from factory.store.tables import Store
-from factory.store.told import claim_upload, forget_uploads
+from factory.store.uploads import claim_upload, forget_uploads
 from pipelines.jobs.job import Summary
 from pipelines.photos.unlearned import find_new_people
 from pipelines.prepare import prepare
@@ -103,7 +103,7 @@ def test_what_a_job_learned_an_upload_knows(
     """The jobs' rows are made by the fake's own face, with a place and a person; the identity by the key of the job."""
     learner.go.set()
     for data in (b"one", b"two", b"alone"):
-        upload(http, data, preset="release")  # prepares it
+        finished(http, upload(http, data, preset="release").json())  # prepares it
     rows = store.read("faces").to_pylist()
     of_ada = {content_id(data): "ada" for data in (b"one", b"two")}
     store.upsert("faces", [row | {"uri": "/photos/x", "person": of_ada.get(row["photo_id"])} for row in rows])

@@ -45,7 +45,8 @@ BLURRED = PhotoQuality(sharpness=0.3, size=0.75, frontal=1.0, visible=0.9, expos
 
 @dataclass
 class FakeLearner:
-    """Stands for the learning deployment: a photo b"2 faces" has two, b"no face" none; learns when it is let."""
+    """Stands for the learning deployment: a photo b"2 faces" has two, b"no face" none, b"ada:1" and b"ada:2" show one
+    person; learns when it is let."""
 
     store: Store
     pack: Pack
@@ -66,6 +67,9 @@ class FakeLearner:
             ids: dict[str, Any] = {"face_id": face_id(photo_id, index), "photo_id": photo_id, "face_index": index}
             ids["name"] = name if index == 0 else f"{name}-{index}"
             noise = replace(noise_face(int(photo_id[:8], 16) + index, self.pack), quality=BLURRED)
+            if b":" in data:  # photos b"ada:1" and b"ada:2" show one person
+                looks = noise_face(int(content_id(data.partition(b":")[0])[:8], 16) + index, self.pack)
+                noise = replace(noise, features=looks.features)
             faces.append(face_row(replace(noise, consent=consent, **ids)))
         return Found(faces=[{**row, "uri": UPLOADED} for row in faces], refused=[])
 
@@ -113,7 +117,7 @@ def serving(
     client = ImageClient(fake.submit, fake.submit_with_previews, fake.submit_clip, timeout_s=5.0, assess=assess)
     uploads, assessing = Uploads(pack, store, learner), Assessing(store, client, after_s=assess_after_s)
     learn = uploads.learn if assess is None else assessing.following(uploads.learn, lambda: book)
-    kind = Kind(do=learn, undo=uploads.forget, at_once=2, max_waiting=MAX_WAITING)
+    kind = Kind(do=learn, undo=uploads.forget, sweep=uploads.sweep, at_once=2, max_waiting=MAX_WAITING)
     book = WorkBook(store, {KIND: kind, ASSESS: Kind(do=assessing.assess)}, kept_of, beat_s=0.1)
     identities = Identities(catalog, store, book, uploads, pack.fingerprint(), quotas)
     endpoint = Endpoint(pack, catalog, client, fake.stats)

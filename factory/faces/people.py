@@ -1,4 +1,4 @@
-"""Faces of one person, and near-duplicates: how alike FR-ViT features are. From where on is the pack's to say."""
+"""Faces of one person or of two, and near-duplicates: how alike FR-ViT features are. The pack says from where on."""
 
 from __future__ import annotations
 
@@ -35,6 +35,29 @@ def embeddings(crops_NF: np.ndarray, mirrors_NF: np.ndarray) -> np.ndarray:
     return np.asarray(mean_NF / np.maximum(length_N1, 1e-12), np.float32)
 
 
+def strangers(faces_NF: np.ndarray, least: float) -> dict[int, float]:
+    """Of photos that are said to show one person, by their `embeddings`: the rows of those that surely show somebody
+    else, each with its mean cosine to the photos that fit one another.
+
+    A photo fits where its mean cosine to the others is at least `least`. The one that fits worst is left out first, and
+    so on until all that remain fit. Where these are not more than half of the photos nobody can say who is meant: then
+    all are given, each with its mean cosine to all others.
+    """
+    cosines_NN, fitting = faces_NF @ faces_NF.T, np.arange(len(faces_NF))
+    while len(fitting) > 1:
+        means = _to_others(cosines_NN[np.ix_(fitting, fitting)])
+        worst = int(np.argmin(means))
+        if means[worst] >= least:
+            break
+        fitting = np.delete(fitting, worst)
+    if len(fitting) == len(faces_NF):
+        return {}
+    if 2 * len(fitting) <= len(faces_NF):
+        return {row: float(mean) for row, mean in enumerate(_to_others(cosines_NN))}
+    others = sorted(set(range(len(faces_NF))) - set(fitting.tolist()))
+    return {row: float(cosines_NN[row, fitting].mean()) for row in others}
+
+
 def seen_before(faces_NF: np.ndarray, least: float, first: int = 0) -> tuple[np.ndarray, np.ndarray]:
     """For each face an earlier one with a cosine of at least `least`: its row int64 [N], -1 for none, and the cosine.
 
@@ -55,3 +78,9 @@ def seen_before(faces_NF: np.ndarray, least: float, first: int = 0) -> tuple[np.
             closer = np.flatnonzero(own >= cosine[later:])
             earlier[later + closer], cosine[later + closer] = row, own[closer]
     return earlier, np.where(earlier >= 0, cosine, np.float32(np.nan))
+
+
+def _to_others(cosines_NN: np.ndarray) -> np.ndarray:
+    """Of each of N > 1 faces the mean cosine to the others. [N]."""
+    means: np.ndarray = (cosines_NN.sum(1) - cosines_NN.diagonal()) / (len(cosines_NN) - 1)
+    return means

@@ -29,9 +29,10 @@ from factory.store.jobs import clean_jobs
 from factory.store.schemas import KEYS, SCHEMAS, Table
 from factory.store.sql import where_in
 from factory.store.tables import Store
-from factory.store.told import forget_uploads, of_their_other_photos
+from factory.store.told import of_their_other_photos
 from factory.store.tombstones import tombstone_digest
 from factory.store.traces import Search, list_files, pieces_of, scan, with_base64
+from factory.store.uploads import forget_uploads
 from factory.store.versions import older_versions
 
 _WINDOW = 8  # numbers of an embedding that are looked for together, 32 bytes

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -26,31 +26,42 @@ def photo_card(row: Mapping[str, Any]) -> dict[str, Any] | None:
 
 
 def photo_qualities(store: Store, identity_ids: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """By identity_id the `photo_card` of the photo it was learned from (of several the first); without those whose face
+    """By identity_id the `photo_card` of the photo it was learned from (of several the best); without those whose face
     is gone, or was not measured."""
-    columns = ["identity_id", "face_id", "pack"]
+    columns = ["identity_id", "face_id", "pack", "more_faces"]
     people = store.read("identities", columns=columns, where=where_in("identity_id", identity_ids)).to_pylist()
-    faces: dict[tuple[str, str], dict[str, Any]] = {}
-    for pack in {who["pack"] for who in people}:
-        ids = sorted({who["face_id"] for who in people if who["pack"] == pack})
-        for row in faces_by_id(store, pack, ids, ["face_id", "quality", "quality_parts"]).to_pylist():
-            if (card := photo_card(row)) is not None:
-                faces[row["face_id"], pack] = card
-    whose = {who["identity_id"]: (who["face_id"], who["pack"]) for who in people}
-    return {an_id: faces[face] for an_id, face in whose.items() if face in faces}
+    faces = {who["identity_id"]: (who["pack"], [who["face_id"], *(who["more_faces"] or ())]) for who in people}
+    cards = {an_id: photo_card(row) for an_id, row in _best(store, faces).items()}
+    return {an_id: card for an_id, card in cards.items() if card is not None}
 
 
 def crops_of(store: Store, people: Iterable[Identity]) -> dict[str, np.ndarray]:
-    """By identity_id the aligned crop, uint8 [S, S, 3] RGB, of the face that each was learned from (of several the
-    first); without those whose face is gone."""
-    everybody = list(people)
-    crops: dict[tuple[str, str], bytes] = {}
-    for pack in {who.pack for who in everybody}:
-        ids = sorted({who.face_id for who in everybody if who.pack == pack})
-        rows = faces_by_id(store, pack, ids, ["face_id", "crop"]).to_pylist()
-        crops |= {(row["face_id"], pack): row["crop"] for row in rows}
-    keys = {who.identity_id: (who.face_id, who.pack) for who in everybody}
-    return {an_id: decode_png(crops[key]) for an_id, key in keys.items() if key in crops}
+    """By identity_id the aligned crop, uint8 [S, S, 3] RGB, of the face that each was learned from (of several that of
+    the best photo); without those whose face is gone."""
+    faces = {who.identity_id: (who.pack, [who.face_id, *(who.more_faces or ())]) for who in people}
+    several = {an_id: own for an_id, own in faces.items() if len(own[1]) > 1}
+    keys = {an_id: (pack, own[0]) for an_id, (pack, own) in faces.items()}
+    keys |= {an_id: (row["pack"], row["face_id"]) for an_id, row in _best(store, several).items()}
+    rows = _rows(store, keys.values(), ["face_id", "pack", "crop"])
+    return {an_id: decode_png(rows[key]["crop"]) for an_id, key in keys.items() if key in rows}
+
+
+def _best(store: Store, faces: Mapping[str, tuple[str, Sequence[str]]]) -> dict[str, dict[str, Any]]:
+    """By identity_id, of the faces (of a pack) that each was learned from, that of the best photo, and how good it is:
+    by its score, and of those without one the first."""
+    keys = {(pack, face) for pack, own in faces.values() for face in own}
+    rows = _rows(store, keys, ["face_id", "pack", "quality", "quality_parts"])
+    found = {an_id: [rows[pack, face] for face in own if (pack, face) in rows] for an_id, (pack, own) in faces.items()}
+    return {an_id: max(own, key=lambda row: row["quality"] or 0.0) for an_id, own in found.items() if own}
+
+
+def _rows(store: Store, keys: Collection[tuple[str, str]], columns: list[str]) -> dict[tuple[str, str], dict[str, Any]]:
+    """Rows of `faces` by pack and face_id."""
+    found: dict[tuple[str, str], dict[str, Any]] = {}
+    for pack in sorted({pack for pack, _ in keys}):
+        own = faces_by_id(store, pack, sorted({face for of, face in keys if of == pack}), columns)
+        found |= {(pack, row["face_id"]): row for row in own.to_pylist()}
+    return found
 
 
 def assessed(store: Store, identity_ids: Sequence[str], protocol: str | None = None) -> dict[str, dict[str, Any]]:

@@ -12,7 +12,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from factory.config import SculptConfig
-from factory.consent import COLUMNS
 from factory.errors import IdentityNotFound
 from factory.ids import photo_name_of
 from factory.pack import Pack
@@ -20,7 +19,7 @@ from factory.records import Identity, SculptRequest
 from factory.store.commits import retried
 from factory.store.digests import DigestSet, digests, pairs
 from factory.store.paging import Cursor, cursor, page, page_behind
-from factory.store.rows import face_from_row, identity_from_row
+from factory.store.rows import FACE_COLUMNS, face_from_row, identity_from_row
 from factory.store.schemas import KEYS, SCHEMAS, Table
 from factory.store.sql import where_in
 from factory.store.tables import Store
@@ -204,8 +203,7 @@ def photo_rows(store: Store, pack: str, photo_id: str) -> tuple[list[dict[str, A
     """What a pack made of a photo: its faces without crops, the largest first, and the photo's own reject if there is
     none. ([], None): it has not been prepared."""
     mine = f"{where_in('photo_id', [photo_id])} AND {where_in('pack', [pack])}"
-    columns = ["face_id", "photo_id", "face_index", "box", "score", "name", "quality", "quality_parts", *COLUMNS]
-    faces = sorted(store.read("faces", columns=columns, where=mine).to_pylist(), key=lambda row: row["face_index"])
+    faces = sorted(store.read("faces", columns=FACE_COLUMNS, where=mine).to_pylist(), key=lambda row: row["face_index"])
     own = f"{mine} AND {where_in('reject_id', [photo_id])} AND reason != 'no_consent'"  # that may have changed
     rejects = store.read("rejects", where=own).to_pylist()
     return faces, None if faces or not rejects else rejects[0]

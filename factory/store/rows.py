@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from factory.config import Recipe
-from factory.consent import Consent
+from factory.consent import COLUMNS, Consent
 from factory.errors import PhotoRejected
 from factory.ids import face_id
 from factory.records import (
@@ -31,6 +31,8 @@ from factory.scores import PhotoQuality
 from factory.store.schemas import SCHEMAS
 
 _OF_WORDS = ("words", "num_words", "encoders")
+FACE_COLUMNS = ["face_id", "photo_id", "face_index", "box", "score", "name", "quality", "quality_parts", *COLUMNS]
+FACE_COLUMNS += ["features", "features_mirror"]  # of what an upload is told, or compared by
 
 
 def encode_png(image: np.ndarray) -> bytes:

@@ -29,6 +29,7 @@ from factory.store.sql import where_in
 from factory.store.tables import Store
 
 UPLOADED: Final = "upload:"  # `uri` of faces that came over HTTP
+UNCLEAR: Final = ("several_faces", "other_person")  # reasons: it is told whose a photo is, and not seen
 _AT_ONCE: Final = 4096  # faces that are looked at together, and those of their people
 _REWRITTEN: Final = 64  # photos whose rows are written anew together, each some 0.5 MB
 _COLUMNS: Final = ["face_id", "pack", "photo_id", "name", "face_index", "box", "uri", "person", *COLUMNS]
@@ -142,7 +143,7 @@ def _chosen(
     chosen = [faces[0] for faces in photos if _is_alone(faces)]
     others = [faces for faces in photos if not _is_alone(faces)]
     if not others or not chosen:
-        return chosen, [_unclear(faces, _NO_OTHER) for faces in others]
+        return chosen, [_several(faces, _NO_OTHER) for faces in others]
     mean_F = np.mean([compared[row["face_id"]] for row in chosen], axis=0)
     mean_F /= max(float(np.linalg.norm(mean_F)), 1e-12)
     least, unclear = pack.fr_vit.same_person or -1.0, []
@@ -153,20 +154,24 @@ def _chosen(
             chosen.append(faces[best])
         else:
             far = f"the nearest is at {cosines[best]:.2f} from the person's other photos, where {least:.2f} is the same"
-            unclear.append(_unclear(faces, far))
+            unclear.append(_several(faces, far))
     return chosen, unclear
 
 
-def _unclear(faces: Sequence[Row], why: str) -> dict[str, Any]:
-    row = faces[0]
+def _several(faces: Sequence[Row], why: str) -> dict[str, Any]:
+    return unclear_row(faces[0], "several_faces", f"{len(faces)} faces; {why}")
+
+
+def unclear_row(row: Row, reason: str, detail: str) -> dict[str, Any]:
+    """The reject of a photo of which it is told whose it is, and not seen, by one of its rows of `faces`."""
     reject = Reject(
         reject_id=row["photo_id"],
         photo_id=row["photo_id"],
         name=photo_name_of(row["name"], row["face_index"]),
         pack=row["pack"],
         stage="train",
-        reason="several_faces",
-        detail=f"{len(faces)} faces; {why}",
+        reason=reason,
+        detail=detail,
         uri=row["uri"],
     )
     return reject_row(reject)
@@ -179,7 +184,7 @@ def _largest_first(row: Row) -> tuple[float, str]:
 
 def keep_unclear(store: Store, pack: str, rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Makes these the rejects of a pack's unclear photos, in place of those of before; gives those that are new."""
-    where = f"{of_pack(pack)} AND stage = 'train' AND reason = 'several_faces'"
+    where = f"{of_pack(pack)} AND stage = 'train' AND {where_in('reason', UNCLEAR)}"
     before = store.read("rejects", columns=["reject_id", "detail"], where=where).to_pylist()
     known = {row["reject_id"]: row["detail"] for row in before}
     if changed := [row for row in rows if known.get(row["reject_id"]) != row["detail"]]:
@@ -214,57 +219,6 @@ def tell(store: Store, pack: str, told: Mapping[str, tuple[str, str | None]]) ->
             uri, person = told[row["photo_id"]]
             row |= {"uri": uri if row["uri"] == UPLOADED else row["uri"], "person": row["person"] or person}
         store.upsert("faces", rows)
-
-
-def claim_upload(store: Store, pack: str, photo_id: str) -> bool:
-    """Writes what is kept of a photo anew, as it is, if it is an upload's: whoever is about to forget it looks again
-    who wants it. False: nothing is kept of it."""
-    mine = f"{of_pack(pack)} AND {where_in('photo_id', [photo_id])}"
-
-    def claim() -> bool:
-        faces = store.open("faces")
-        if faces is None:
-            return False
-        if "uri" in faces.schema.names:
-            faces.update({"uri": "uri"}, where=f"{mine} AND uri = '{UPLOADED}'")
-        return bool(faces.count_rows(filter=mine))
-
-    return retried(claim)
-
-
-def forget_uploads(store: Store, photo_ids: Collection[str]) -> None:
-    """Removes what is kept of uploaded photos of which nobody was learned, nor is to be.
-
-    Whoever wants somebody on a photo writes so to the table `work` first and then the faces, also those that are there
-    (`claim_upload`). So faces that are as they were before that table was read are nobody's; others are left, or the
-    deletion fails, and all of it is begun anew.
-    """
-    mine = f"{where_in('photo_id', sorted(photo_ids))} AND uri = '{UPLOADED}'"
-    if gone := retried(partial(_delete_nobodys, store, mine)):
-        store.purge("faces", "FALSE")  # the files and versions that still hold them
-        left = set(store.read("faces", columns=["photo_id"], where=where_in("photo_id", gone))["photo_id"].to_pylist())
-        store.delete("names", where_in("photo_id", sorted(set(gone) - left)))
-
-
-def _delete_nobodys(store: Store, uploads: str) -> list[str]:
-    """The photo_ids of what was deleted. Raises OSError (a conflict) where some of it was written meanwhile."""
-    faces = store.open("faces")
-    if faces is None or "uri" not in faces.schema.names:
-        return []
-    rows = faces.to_table(columns=["photo_id", "face_id"], filter=uploads).to_pylist()
-    if not rows:
-        return []
-    under_way = where_in("status", ["queued", "in_progress"])
-    wanted = "\n".join(store.read("work", columns=["request"], where=under_way)["request"].to_pylist())
-    kept = {row["photo_id"] for row in rows if row["face_id"] in wanted}
-    # only now: whoever was under way before may be learned by now
-    photos = where_in("photo_id", sorted({row["photo_id"] for row in rows}))
-    kept |= set(store.read("identities", columns=["photo_id"], where=photos)["photo_id"].to_pylist())
-    several = store.read("identities", columns=["more_faces"], where="more_faces IS NOT NULL")["more_faces"].to_pylist()
-    kept |= {photo_of(face) for faces_of_one in several for face in faces_of_one}
-    if gone := sorted({row["photo_id"] for row in rows} - kept):
-        faces.delete(f"{where_in('photo_id', gone)} AND uri = '{UPLOADED}'", conflict_retries=0)
-    return gone
 
 
 def of_their_other_photos(store: Store, faces: Collection[str], photos: Collection[str]) -> set[str]:

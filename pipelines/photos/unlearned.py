@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from html import escape
@@ -23,8 +23,9 @@ from factory.store.digests import DigestSet, digests
 from factory.store.people import seen_again
 from factory.store.policy import read_policy
 from factory.store.queries import diverged, faces_of_pack, ids_known, learned
+from factory.store.strangers import without_strangers
 from factory.store.tables import Store
-from factory.store.told import keep_unclear, learned_alone, told_of, told_people
+from factory.store.told import ToldPerson, keep_unclear, learned_alone, told_of, told_people
 from pipelines.jobs.job import Summary
 from pipelines.jobs.report import Sample
 
@@ -33,16 +34,29 @@ _LINES: Final = 100  # of a report
 
 
 def find_new_people(
-    store: Store, pack: Pack, recipe: Recipe, summary: Summary, merge_people: bool, counts_faces: bool
+    store: Store,
+    pack: Pack,
+    recipe: Recipe,
+    summary: Summary,
+    merge_people: bool,
+    counts_faces: bool,
+    as_told: bool = False,
+    only: Collection[str] | None = None,
 ) -> list[str]:
     """The `faces_key` of everybody still to be learned, which is all that the driver holds of faces; in the order in
-    which faces lie in the table, so that those of a block are read together."""
-    plan = retried(partial(_plan, store, pack, recipe))
+    which faces lie in the table, so that those of a block are read together.
+
+    Of photos of one person those that surely show somebody else are left out, unless they are to be taken `as_told`; so
+    are those that an earlier job learned, where `only` names them: then nothing is told of anybody else.
+    """
+    plan = retried(partial(_plan, store, pack, recipe, as_told, only))
     new = plan.new
+    if only is not None:
+        return [key for key in new if key in only]
     if plan.lacking:
         summary.count_rejects(Counter({"rejected_face:no_consent": plan.lacking}))
     if unclear := keep_unclear(store, pack.name, plan.unclear):
-        summary.count_rejects(Counter({"rejected_face:several_faces": len(unclear)}))
+        summary.count_rejects(Counter(f"rejected_face:{row['reason']}" for row in unclear))
         summary.samples += [_line(row) for row in unclear[:_LINES]]
     if merge_people:
         faces = faces_of_pack(store, pack.name, ["face_id"])["face_id"].to_pylist()
@@ -78,7 +92,7 @@ class _Plan:
     num_photos: int = 0
 
 
-def _plan(store: Store, pack: Pack, recipe: Recipe) -> _Plan:
+def _plan(store: Store, pack: Pack, recipe: Recipe, as_told: bool, only: Collection[str] | None) -> _Plan:
     """What there is to learn: the faces are gone through in batches, beside what is known at 16 bytes an id."""
     plan, photos = _Plan(), list[np.ndarray]()
     known, refused = ids_known(store, "identities"), diverged(store)
@@ -104,16 +118,32 @@ def _plan(store: Store, pack: Pack, recipe: Recipe) -> _Plan:
         plan.lacking += len(rows) - len(new)
         plan.num_faces += len(face_ids)
         photos.append(np.unique(digests(faces["photo_id"].to_pylist())))
-    keys: list[str] = []
+    people: list[ToldPerson] = []
+
+    def add() -> None:
+        """Whoever was learned as told, in whatever way, is known; only of others the photos are compared."""
+        keys = [faces_key(person.face_ids) for person in people]
+        new = {row: keys[row] for row in unknown(keys)}
+        doubted = [row for row, key in new.items() if not (as_told or (only is not None and key in only))]
+        changed: dict[int, str] = {}
+        for row, fitting in zip(doubted, without_strangers(store, pack, [people[row] for row in doubted]), strict=True):
+            if fitting is not people[row]:
+                plan.unclear += fitting.unclear[len(people[row].unclear) :]
+                changed |= {row: faces_key(fitting.face_ids)} if fitting.face_ids else {}
+                del new[row]
+        rows = list(changed)
+        new |= {rows[number]: changed[rows[number]] for number in unknown(list(changed.values()))}
+        plan.new.extend(new[row] for row in sorted(new))
+        people.clear()
+
     for person in told_people(store, pack, lacks):
         plan.unclear += person.unclear
         plan.lacking += len(person.lacking)
         plan.num_faces += person.num_faces
         photos.append(digests(person.photo_ids))
-        keys += [faces_key(person.face_ids)] if person.face_ids else []
-        if len(keys) == _AT_ONCE:
-            plan.new += [keys[row] for row in unknown(keys)]
-            keys = []
-    plan.new += [keys[row] for row in unknown(keys)]
+        people += [person] if person.face_ids else []
+        if len(people) == _AT_ONCE:
+            add()
+    add()
     plan.num_photos = len(DigestSet(photos))
     return plan

@@ -17,8 +17,8 @@ from serve.openai.contract import IMAGES_EDIT, Fates
 from serve.openai.events import event_text, stream
 from serve.openai.forms import PhotoFields, read_form
 from serve.openai.generations import Generations, notes_on
-from serve.openai.identities import Identities, one_photo
-from serve.openai.schemas import ImagesRequest
+from serve.openai.identities import Identities
+from serve.openai.schemas import ImagesRequest, RequestRefused
 from serve.unlearned import NotLearned, StillLearning
 from serve.uploads import KIND, Uploads
 from serve.work import Work, WorkBook
@@ -74,9 +74,12 @@ class Edits:
             key.check_scope({"draw"})  # the route itself asks for `learn`
         async with self._uploads.room:
             photos, body = await read_form(request, EditsRequest)
-            chosen = await self._uploads.order(
-                one_photo(photos), name=body.name, preset=body.preset, face=body.face, consent=body.agreed()
-            )
+            about: dict[str, Any] = {"name": body.name, "preset": body.preset, "consent": body.agreed()}
+            if len(photos) > 1:
+                self._check_several(body)
+                chosen = await self._uploads.order_of_one(photos, same_person=body.same_person, **about)
+            else:
+                chosen = await self._uploads.order(photos[0], face=body.face, **about)
         who = chosen.order.people[0].identity_id
         named = body.model_copy(update={"identity": who})
         work = None if await self._uploads.known(chosen.order) else await self._identities.submit(chosen)
@@ -88,6 +91,15 @@ class Edits:
             async for _ in self._until_learned(work, self._timeout_s):
                 pass
         return await self._generations.at_once(await self._generations.compose(named), request)
+
+    def _check_several(self, body: EditsRequest) -> None:
+        """Several photos are one person's, as in an upload; whoever means to have several people in one picture is
+        refused here where it is not seen that these are several. Raises RequestRefused."""
+        if body.face is not None:
+            raise RequestRefused("of several photos each shows one person: leave it out", "face")
+        if not body.same_person and self._uploads.pack.fr_vit.other_person is None:
+            text = "send one photo, or say `same_person` if all of them show one person (this pack cannot tell)"
+            raise RequestRefused(text, "image")
 
     async def _events(self, work: Work | None, body: EditsRequest) -> AsyncGenerator[str]:
         told_at = 0.0

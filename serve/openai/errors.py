@@ -24,7 +24,15 @@ from serve.quotas import BeyondQuota, QuotaExceeded
 from serve.refusals import KeyReused, TooMuchWork, UnknownWork
 from serve.shelf import UnknownFile
 from serve.stopping import Stopping
-from serve.unlearned import Erased, NoSuchFace, NotLearned, SeveralFaces, StillLearning
+from serve.unlearned import (
+    Erased,
+    NoSuchFace,
+    NotLearned,
+    OtherPerson,
+    PhotosRefused,
+    SeveralFaces,
+    StillLearning,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +57,8 @@ ANSWERS: Final[dict[type[Exception], Answer]] = {
     PromptTooLong: Answer(422, "invalid_request_error", "invalid_value", "prompt"),
     HTTPException: Answer(404, "invalid_request_error", "no_such_route"),  # its own status: 404, 405
     PhotoRejected: Answer(422, "invalid_request_error", "photo_rejected", "image"),  # its code is the reason
+    PhotosRefused: Answer(422, "invalid_request_error", "photo_rejected", "image"),  # its code is the first reason
+    OtherPerson: Answer(422, "invalid_request_error", "other_person", "same_person"),
     SeveralFaces: Answer(422, "invalid_request_error", "several_faces", "face"),
     NoSuchFace: Answer(422, "invalid_request_error", "no_such_face", "face"),
     Erased: Answer(409, "invalid_request_error", "erased", "image", retry=False),
@@ -105,8 +115,14 @@ def told(error: Exception) -> tuple[int, dict[str, Any], dict[str, str]]:
         milliseconds = math.ceil(cause.retry_after_s * 1000)
         headers = {"retry-after": str(math.ceil(milliseconds / 1000)), "retry-after-ms": str(milliseconds)}
     elif isinstance(cause, PhotoRejected):
-        told_why = _WITHOUT_DETAIL.get(cause.reason, cause.detail)
-        message, more["code"] = f"{cause.reason.replace('_', ' ')}: {told_why}", cause.reason
+        message, more["code"] = _why(cause), cause.reason
+    elif isinstance(cause, PhotosRefused):
+        refused = sorted(cause.refused.items())
+        message = "; ".join(f"photo {number} (from 0): {_why(one)}" for number, one in refused)
+        photos = [{"photo": number, "code": one.reason, "message": _why(one)} for number, one in refused]
+        more |= {"code": refused[0][1].reason, "photos": photos}
+    elif isinstance(cause, OtherPerson):
+        more |= {"photos": list(cause.photos), "faces": cause.faces}
     elif isinstance(cause, SeveralFaces):
         more["faces"] = cause.faces
     elif status == 500:
@@ -117,6 +133,11 @@ def told(error: Exception) -> tuple[int, dict[str, Any], dict[str, str]]:
         headers["x-should-retry"] = str(answer.retry).lower()
     body = {"message": message, "type": answer.type, "param": param, "code": answer.code, **more}
     return status, {"error": body}, headers
+
+
+def _why(error: PhotoRejected) -> str:
+    told_why = _WITHOUT_DETAIL.get(error.reason, error.detail)
+    return f"{error.reason.replace('_', ' ')}: {told_why}"
 
 
 def kept_of(error: Exception) -> dict[str, str]:

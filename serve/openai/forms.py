@@ -35,6 +35,7 @@ class PhotoFields(BaseModel):
     name: str = Field(default="", max_length=200)  # empty: the file's
     preset: Preset = "paper"
     face: int | None = Field(default=None, ge=0, le=10_000)  # 0 is the largest; None: there must be one only
+    same_person: bool = False  # several photos do show one person, also where they surely do not
     consent: str = Field(default="", max_length=1000)  # where it is written down that they agreed
     consent_expires: str = Field(default="", max_length=100)  # a date, as 2027-01-31
     consent_scope: str = Field(default="", max_length=1000)  # what for

@@ -9,13 +9,15 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import JSONResponse, Response
-from pydantic import ConfigDict
+from pydantic import ConfigDict, Field
 
 from factory.errors import IdentityNotFound
+from factory.faces.people import MOST_PHOTOS
 from factory.ids import content_id
 from factory.store.erase import Person, erase, find_person
 from factory.store.quality import quality_cards
-from factory.store.queries import find_work
+from factory.store.queries import faces_by_id, find_work
+from factory.store.rows import FACE_COLUMNS
 from factory.store.sql import where_in
 from factory.store.tables import Store
 from serve.catalog import Catalog, UnknownIdentity
@@ -23,9 +25,10 @@ from serve.ledger import tell
 from serve.openai.forms import PhotoFields, read_form
 from serve.openai.schemas import ModelCard, RequestRefused, identity_card, ignoring
 from serve.openai.work import once_of, poll_headers, work_card
+from serve.piece import UNDER_WAY
 from serve.quotas import Quotas
 from serve.uploads import KIND, Chosen, LearnOrder, Upload, Uploads
-from serve.work import UNDER_WAY, Once, Work, WorkBook
+from serve.work import Once, Work, WorkBook
 
 _MAX_PAGE = 10_000  # identities of one answer
 
@@ -36,6 +39,7 @@ class UploadFields(PhotoFields):
     model_config = ConfigDict(extra="allow")
 
     all: bool = False  # everybody on the photo
+    add_to: str = Field(default="", max_length=200)  # name or id of somebody learned, of whom these are more photos
     dry_run: bool = False  # only tell who is on it and how good it is; nothing is kept
 
 
@@ -71,10 +75,12 @@ class Identities:
                 faces = await self._uploads.check(photos, agreed)
                 return JSONResponse({"object": "photo_check", "faces": faces}, headers=ignored)
             about: dict[str, Any] = {"name": fields.name, "preset": fields.preset, "consent": agreed}
-            if len(photos) > 1:
+            if len(photos) > 1 or fields.add_to:
                 if fields.all or fields.face is not None:
                     raise RequestRefused("of several photos each shows one person: leave it out", "face")
-                chosen = await self._uploads.order_of_one(photos, **about)
+                if fields.add_to:
+                    about |= await asyncio.to_thread(self._more_of, fields, len(photos))
+                chosen = await self._uploads.order_of_one(photos, same_person=fields.same_person, **about)
             else:
                 chosen = await self._uploads.order(photos[0], face=fields.face, everybody=fields.all, **about)
         ids = [person.identity_id for person in chosen.order.people]
@@ -156,6 +162,21 @@ class Identities:
         rows = self._store.read("identities", columns=["identity_id"], where=where_in("name", [name]))
         return not set(rows["identity_id"].to_pylist()) <= person.identity_ids
 
+    def _more_of(self, fields: UploadFields, num: int) -> dict[str, Any]:
+        """What `order_of_one` needs to know of somebody who is learned. Raises RequestRefused."""
+        try:
+            who = self._catalog.find(fields.add_to)
+        except UnknownIdentity as error:
+            raise RequestRefused(str(error), "add_to", status=404) from None
+        ids = [who.face_id, *(who.more_faces or ())]
+        rows = faces_by_id(self._store, self._uploads.pack.name, ids, FACE_COLUMNS).to_pylist()
+        if len(rows) < len(ids):
+            raise RequestRefused("their photos are not kept here: send all photos of theirs together", "add_to")
+        if len(ids) + num > MOST_PHOTOS:
+            text = f"{len(ids)} photos of theirs are learned together, and {MOST_PHOTOS} are the most"
+            raise RequestRefused(text, "add_to")
+        return {"before": rows, "name": fields.name or who.name}
+
     async def _known(self, order: LearnOrder) -> dict[str, Any]:
         people = [await asyncio.to_thread(self._catalog.find, person.identity_id) for person in order.people]
         cards = [identity_card(who, compatible=who.fingerprint == self._fingerprint, words=False) for who in people]
@@ -167,13 +188,6 @@ class Identities:
         headers = {**headers, **poll_headers(work), "location": f"/v1/work/{work.work_id}"}
         card = work_card(work, self._book, identities=work.people, **more)
         return JSONResponse(card, status_code=202, headers=headers)
-
-
-def one_photo(photos: Sequence[Upload]) -> Upload:
-    """The photo of a form. Raises RequestRefused if there are several."""
-    if len(photos) > 1:
-        raise RequestRefused("send one photo at a time", "image")
-    return photos[0]
 
 
 def identity_routes(identities: Identities) -> APIRouter:

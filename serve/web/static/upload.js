@@ -23,7 +23,7 @@ export function shownPhoto(file) {
 
 /** The card of one person, from files that are photos of them. */
 export function upload(files) {
-  const photos = files.map(shownPhoto); // with `faces` or `fault` once they were looked at
+  const photos = files.map(shownPhoto); // with `faces` or `fault` once they were looked at; `odd`: of somebody else
   const picture = h("div", { class: "photo" });
   const shots = h("ul", { class: "shots" });
   const name = h("input", { class: "input", value: files.map((file) => titled(file.name)).find(Boolean) ?? "", maxLength: 100, required: true });
@@ -54,7 +54,8 @@ export function upload(files) {
 
   function line(photo, number, open) {
     const wrong = photo.fault ? refusal(photo.fault) : photo.faces?.length > 1 && `${photo.faces.length} faces: where there are several photos, each shows this person alone.`;
-    const said = wrong ? h("div", { class: "advice small poor" }, h("span", {}, h("b", {}, "Left out. "), wrong))
+    const said = photo.odd ? h("div", { class: "advice small poor" }, h("span", {}, h("b", {}, "Somebody else? "), "This face is surely not that of the other photos."))
+      : wrong ? h("div", { class: "advice small poor" }, h("span", {}, h("b", {}, "Left out. "), wrong))
       : photo.faces ? photoAdvice(photo.faces[0].photo_quality) : h("span", { class: "small soft" }, "waiting to be looked at");
     return h("li", { class: wrong ? "out" : "" }, h("div", { class: "photo" }, photo.element), said,
       open && iconButton("close", `Take photo ${number + 1} away`, () => { free(photos.splice(photos.indexOf(photo), 1)); if (!looking) check(); else show(); element.focus(); }));
@@ -72,6 +73,7 @@ export function upload(files) {
   /** Looks at each photo that was not looked at yet, and then asks what there is to ask. */
   async function check() {
     looking = true;
+    for (const photo of photos) photo.odd = false;
     what.replaceChildren(h("div", { class: "meter waiting" }, h("i", {})), h("span", { class: "small soft", role: "status" }, several() ? "looking for the faces…" : "looking for the face…"));
     show();
     for (let photo; (photo = photos.find((one) => !one.faces && !one.fault)); show()) {
@@ -142,10 +144,12 @@ export function upload(files) {
     const bar = h("i", {});
     const meter = h("div", { class: "meter waiting", role: "progressbar", "aria-label": `Learning ${name.value}`, "aria-valuemin": 0, "aria-valuemax": 100 }, bar);
     const row = h("div", { class: "row" });
+    const sent = usable();
+    for (const photo of photos) photo.odd = false;
     if (several()) show(false);
     what.replaceChildren(h("b", {}, name.value), meter, said, row);
     try {
-      const work = await call("/v1/identities", { method: "POST", form: form(usable(), which) });
+      const work = await call("/v1/identities", { method: "POST", form: form(sent, which) });
       if (work.identity_id) return await learned(work.identities, "known already"); // these photos came before
       let stopped = null; // answered when nothing of the photos is kept any more
       row.append(button("Stop", { kind: "quiet", onclick: () => { stopped ??= call(`/v1/work/${part(work.id)}/cancel`, { method: "POST" }).catch((error) => toast(error.message)); } }));
@@ -159,8 +163,19 @@ export function upload(files) {
       if (over.status !== "completed") throw new Error(over.error?.message ?? (over.status === "cancelled" ? `Stopped: nothing of ${several() ? "these photos" : "this photo"} is kept.` : `the learning was ${over.status}`));
       await learned(work.identities, "learned");
     } catch (error) {
-      refused(refusal(error));
+      if (error.code === "other_person") different(error.details.photos.map((number) => sent[number]), sent);
+      else refused(refusal(error));
     }
+  }
+
+  /** Some of the photos surely show somebody else: they are left out, or it is said that they do not. */
+  function different(odd, sent) {
+    const them = odd.length > 1 ? "them" : "it";
+    for (const photo of odd) photo.odd = true;
+    show();
+    what.replaceChildren(notice(odd.length === sent.length ? "These photos surely show different people: take those of others away." : `${plural(odd.length, "photo")} surely ${odd.length > 1 ? "show" : "shows"} somebody else.`), h("div", { class: "row" },
+      odd.length < sent.length && button(`Leave ${them} out`, { kind: "primary", onclick: () => { free(odd.flatMap((photo) => photos.splice(photos.indexOf(photo), 1))); show(); send({}); } }),
+      button("It is one person all the same", { onclick: () => send({ same_person: "true" }) }), others(), away()));
   }
 
   function refused(why) {
