@@ -20,7 +20,7 @@ _OF_ALL_TENANTS: Final = ("serve",)
 _MAKE_ROOTS: Final = ("run", "prepare", "create")  # `keys create`; to all others a root that is not there is a mistake
 _OF_SERVERS: Final = ("--address", "--cors")  # options whose URL is no place of files
 # an option, as word processors write two hyphens; and their quotes: begin -> end
-_DASHED: Final = re.compile("\u00a0*[\u2013\u2014\u2212]-?([a-z][a-z-]*)(?:=.*)?")
+_DASHED: Final = re.compile("(?:\u00a0+-|\u00a0*[\u2013\u2014\u2212])-?([a-z][a-z-]*)(?:=.*)?")
 _QUOTES: Final = {"\u201c": "\u201d", "\u201e": "\u201c", "\u2018": "\u2019", "\u201a": "\u2018"}
 _TENANT: Final = "Work on this tenant's people alone: those of ROOT/tenants/NAME."
 
@@ -48,7 +48,7 @@ class Commands(TyperGroup):
         """`help COMMAND` is `COMMAND --help`. Raises BadParameter for what a word processor made of an option."""
         for place, word in enumerate(args):
             if dashed := _DASHED.fullmatch(word):
-                raise typer.BadParameter(f"{word} begins with a long dash, as of a word processor; type --{dashed[1]}")
+                raise typer.BadParameter(f"{word} begins as word processors write an option; type --{dashed[1]}")
             end = None if " " in word else _QUOTES.get(word[:1])
             if end and end not in word[1:] and any(other.endswith(end) for other in args[place:]):
                 raise typer.BadParameter(

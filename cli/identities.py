@@ -111,6 +111,7 @@ def export_identities(
     `identity-factory identities export --root out/people --format parquet --table images --out images.parquet`
     """
     with user_errors():
+        from factory.files import written_whole
         from factory.provenance.marks import Marker
         from factory.store.audit import note
         from factory.store.called import names_of_all
@@ -128,7 +129,8 @@ def export_identities(
                 check_free(target)
             target.parent.mkdir(parents=True, exist_ok=True)
             marker = Marker.of(store.root)
-            store.export_parquet(table, target, marker)
+            with written_whole(target) as part:
+                store.export_parquet(table, part, marker)
             if table in MADE:
                 marker.write_beside(target)
             note(store, f"exported {table}", num=store.count(table))

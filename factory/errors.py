@@ -70,6 +70,10 @@ class SourceError(ValueError):
     """The photos' place is missing, unreadable, empty or of another form; the message names the remedy."""
 
 
+class OutputError(OSError):
+    """A file for a user cannot be written; the message names it and the cause."""
+
+
 class ClusterError(OSError):
     """The Ray cluster cannot be reached, or was lost; the message names the remedy."""
 

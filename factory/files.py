@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import pyarrow.fs as pafs
 
+from factory.errors import OutputError
 from factory.storage import STORES, az_files, gs_files, of_fsspec, s3_files, scheme_of, settings
 
 
@@ -88,6 +91,28 @@ def local_path(uri: str) -> str:
     if uri.startswith("file:/"):
         uri = unquote(urlsplit(uri).path, errors="surrogateescape")
     return str(Path(uri).expanduser().absolute())
+
+
+@contextmanager
+def written_whole(file: Path) -> Iterator[Path]:
+    """Where to write what is to be this file, which is there whole or not at all, also on a disk that is full. Raises
+    OutputError."""
+    part = file.with_name(f".{file.name}.part")
+    try:
+        yield part
+        part.replace(file)
+    except BaseException as error:
+        with suppress(OSError):
+            part.unlink()
+        if isinstance(error, OSError):
+            raise OutputError(f"{file} cannot be written: {error.strerror or error}") from None
+        raise
+
+
+def write_whole(file: Path, data: bytes) -> None:
+    """A file of these bytes, as `written_whole`."""
+    with written_whole(file) as part:
+        part.write_bytes(data)
 
 
 def shown(text: str) -> str:

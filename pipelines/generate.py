@@ -20,6 +20,7 @@ import pyarrow as pa
 
 from factory.config import GenerateConfig
 from factory.draw.compose import Pose, compose
+from factory.files import write_whole
 from factory.ids import image_id
 from factory.pack import Pack, load_pack
 from factory.prompts import people_in
@@ -239,7 +240,7 @@ def write_pngs(store: Store, requests: Sequence[Mapping[str, Any]], out: Path) -
                 while (file := out / f"{stem}_{counters[stem]}.png").exists() and not _shows(file, image):
                     counters[stem] += 1
                 if not file.exists():
-                    file.write_bytes(marker.mark(image, told(request)))
+                    write_whole(file, marker.mark(image, told(request)))
             counters[stem] += 1
 
 

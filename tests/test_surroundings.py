@@ -85,6 +85,7 @@ def test_a_folder_that_is_gone_is_left_and_come_back_to(tmp_path: Path, monkeypa
         (["generate", "\u2013prompt", "x"], "type --prompt"),
         (["identities", "list", "\u2014root=x"], "type --root"),
         (["generate", "\u00a0\u2013-root", "x"], "type --root"),
+        (["generate", "\u00a0--root", "x"], "type --root"),
         (["generate", "--prompt", "\u201ca", "photo\u201d"], "a word processor's quote"),
         (["generate", "--prompt", "\u201ea", "photo\u201c"], "a word processor's quote"),
     ],

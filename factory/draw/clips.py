@@ -18,6 +18,7 @@ import numpy as np
 from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc
 from PIL import Image
 
+from factory.files import write_whole
 from factory.provenance.marks import mark
 from factory.records import ClipRequest, GeneratedClip
 
@@ -134,12 +135,12 @@ def write_clip(
         for number, frame in enumerate(decode_mp4(video)):
             buffer = io.BytesIO()
             Image.fromarray(frame).save(buffer, "PNG")
-            (stem / f"{number:03}.png").write_bytes(marked(buffer.getvalue()))
+            write_whole(stem / f"{number:03}.png", marked(buffer.getvalue()))
         return stem
     if clip_format != "mp4":
         encode = encode_gif if clip_format == "gif" else encode_webp
         video = encode(decode_mp4(video), 1000 / fps)
     stem.parent.mkdir(parents=True, exist_ok=True)
     file = stem.with_name(f"{stem.name}.{clip_format}")  # with_suffix would cut a name at its last point
-    file.write_bytes(marked(video))
+    write_whole(file, marked(video))
     return file

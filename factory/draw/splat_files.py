@@ -15,6 +15,7 @@ import pygltflib as gltf
 from PIL import Image, ImageSequence
 
 from factory.draw.clips import ClipFormat, encode_mp4, write_clip
+from factory.files import write_whole
 from factory.provenance.exports import ModelKind
 from factory.provenance.marks import mark
 
@@ -180,5 +181,5 @@ def write_head(
     stem.parent.mkdir(parents=True, exist_ok=True)
     suffix = "glb" if file_format == "gltf" else file_format
     file = stem.with_name(f"{stem.name}.{suffix}")  # with_suffix would cut a name at its last point
-    file.write_bytes(marked(export_head(ply, cast(SplatFormat, file_format))))
+    write_whole(file, marked(export_head(ply, cast(SplatFormat, file_format))))
     return file

@@ -20,7 +20,7 @@ from typing import Any, Final
 
 import c2pa
 
-from factory.files import operator_root
+from factory.files import operator_root, write_whole
 from factory.provenance.credentials import Credentials
 from factory.provenance.exports import model_kind, with_remarks
 from factory.provenance.sidecar import SUFFIX, sign_beside
@@ -85,7 +85,7 @@ class Marker:
         if signed is None:
             return None
         target = file.with_name(file.name + SUFFIX)
-        target.write_bytes(signed)
+        write_whole(target, signed)
         return target
 
 

@@ -16,6 +16,7 @@ from typing import Final, Literal, assert_never
 import torch
 from safetensors.torch import save
 
+from factory.files import write_whole
 from factory.records import TEXT_ENCODER, Identity
 
 ExportFormat = Literal["kohya", "diffusers", "a1111", "release"]
@@ -44,7 +45,7 @@ def export_identity(
         target /= file_stem(identity.name) + SUFFIXES[format]
     data = _file_of(identity, target, format, token or token_of(identity))
     target.parent.mkdir(parents=True, exist_ok=True)
-    target.write_bytes(data)
+    write_whole(target, data)
     return target
 
 
@@ -118,7 +119,7 @@ def export_identities(
             check_free(target, data)
     for target, data in files.items():
         target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_bytes(data)
+        write_whole(target, data)
     return dict(zip(targets, [_called(*one, format) for one in zip(targets, tokens, strict=True)], strict=True))
 
 

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import pyarrow.fs as pafs
 
-from factory.errors import ClusterError, SourceError
+from factory.errors import ClusterError, OutputError, SourceError
 from factory.files import filesystem
 
 PROGRESS_EVERY_S: Final = 10.0  # between events of progress
@@ -31,7 +31,7 @@ _REMEDIES: Final = (  # (what the message says, in lower case; what to do)
 
 def explained(error: BaseException, root: str) -> OSError | None:
     """An error of the storage under ROOT in a user's terms, one line with the remedy; None if it is something else."""
-    remedy = None if isinstance(error, (SourceError, ClusterError)) else remedy_of(error)
+    remedy = None if isinstance(error, (SourceError, ClusterError, OutputError)) else remedy_of(error)
     if remedy is None:
         return None
     return OSError(

@@ -1,0 +1,48 @@
+"""Files for users are there whole or not at all."""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+
+import pytest
+
+from factory.errors import OutputError
+from factory.files import write_whole, written_whole
+from factory.store.export import export_identities
+from pipelines.jobs.journal import explained
+from tests.test_export import people
+
+
+def test_what_is_written_is_there_and_nothing_beside_it(tmp_path: Path) -> None:
+    for data in (b"first", b"second"):
+        write_whole(tmp_path / "a.png", data)
+    assert [(file.name, file.read_bytes()) for file in tmp_path.iterdir()] == [("a.png", b"second")]
+
+
+def test_of_a_full_disk_no_half_file_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a.png").write_bytes(b"before")
+    with (
+        pytest.raises(OutputError, match=r"/a\.png cannot be written: No space left on device") as told,
+        written_whole(tmp_path / "a.png") as part,
+    ):
+        part.write_bytes(b"ha")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    with pytest.raises(KeyboardInterrupt), written_whole(tmp_path / "a.png") as part:
+        part.write_bytes(b"ha")
+        raise KeyboardInterrupt
+    assert [(file.name, file.read_bytes()) for file in tmp_path.iterdir()] == [("a.png", b"before")]
+    assert explained(told.value, "/root") is None, "it is not the root that is full"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting takes root")
+def test_an_export_onto_a_disk_of_one_page(tmp_path: Path) -> None:
+    if os.system(f"mount -t tmpfs -o size=4k tmpfs {tmp_path} 2>/dev/null"):
+        pytest.skip("nothing may be mounted here")
+    try:
+        with pytest.raises(OutputError, match=r"\.pt cannot be written"):
+            export_identities(people(512)[:3], tmp_path, "a1111")
+        assert [file.name for file in tmp_path.iterdir() if file.stat().st_size == 0 or file.suffix != ".pt"] == []
+    finally:
+        os.system(f"umount {tmp_path}")
