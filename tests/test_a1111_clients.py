@@ -83,7 +83,15 @@ def test_seeds_of_several_pictures_follow_one_another_and_fit_in_32_bits(http: T
 def test_a_whole_request_as_extensions_show_it_is_drawn(http: TestClient) -> None:
     own = {"Seed": [-1, False, -1, 0, 0, 0], "Sampler": [20, "Euler", "Automatic"], "API payload": [], "Comments": []}
     scripts = {name: {"args": args} for name, args in {**own, "Refiner": [False, "", 0.8]}.items()}
-    body = {"prompt": "ada", "alwayson_scripts": scripts, "eta": 1.0, "s_noise": 1, "s_tmax": 0, "s_churn": 0.5}
+    body = {
+        "prompt": "ada",
+        "alwayson_scripts": scripts,
+        "override_settings": [],
+        "eta": 1.0,
+        "s_noise": 1,
+        "s_tmax": 0,
+        "s_churn": 0.5,
+    }
     answer = http.post("/sdapi/v1/txt2img", json=body)
     told = "s_churn, alwayson_scripts.Seed, alwayson_scripts.Sampler, alwayson_scripts.API%20payload"
     assert answer.status_code == 200 and answer.headers["x-ignored-fields"] == f"{told}, alwayson_scripts.Comments"

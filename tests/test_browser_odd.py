@@ -125,6 +125,30 @@ def test_a_server_that_goes_away_is_told_and_can_be_asked_again(page: Any) -> No
     playwright.expect(send).to_be_enabled()
 
 
+def test_a_page_that_was_opened_too_early_shows_everybody_once_the_server_is_there(page: Any) -> None:
+    page.clock.install()
+    page.route("**/v1/**", lambda route: route.abort())
+    page.reload()
+    playwright.expect(page.locator("#state")).to_have_text("no answer")
+    playwright.expect(page.locator(".empty")).to_contain_text("The people could not be listed")
+    page.unroute("**/v1/**")
+    page.clock.fast_forward(7000)
+    playwright.expect(page.locator(".who[data-who]")).to_have_count(len(NAMES))
+
+
+@pytest.mark.parametrize(("width", "height", "text_px"), [(320, 640, 15), (640, 360, 15), (390, 800, 30)])
+def test_nothing_is_scrolled_sideways_and_the_button_is_in_reach(
+    page: Any, width: int, height: int, text_px: int
+) -> None:
+    page.set_viewport_size({"width": width, "height": height})
+    page.evaluate(f"document.documentElement.style.fontSize = '{text_px}px'")
+    for view in ("People", "Gallery", "Activity", "Draw"):
+        page.locator(".tabs a", has_text=view).click()
+        assert page.evaluate("document.documentElement.scrollWidth") <= width, view
+    page.locator(".who[data-who]").first.click()
+    page.locator(".send .button").click(trial=True)  # nothing lies over it
+
+
 def test_who_was_erased_in_another_tab_is_gone_from_this_one(page: Any, store: Store) -> None:
     page.locator(".who[data-who]").filter(has_text="Zoë").click()
     store.purge("identities", "name = 'Zoë 🙂'")  # as another tab does

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -234,3 +235,25 @@ def test_a_name_of_two_people_erases_neither(learning: TestClient) -> None:
     assert learning.delete(f"/v1/identities/{ids[0][:8]}").status_code == 404, "the beginning of an id is nobody"
     assert learning.delete(f"/v1/identities/{ids[0]}").json()["id"] == ids[0]
     assert learning.delete("/v1/identities/dora").json()["id"] == ids[1], "one is left of this name"
+
+
+def test_the_same_photo_three_times_at_once_is_learned_once(learning: TestClient) -> None:
+    with ThreadPoolExecutor(3) as threads:
+        sent = list(threads.map(lambda _: learning.post("/v1/identities", files={"image": ("a", b"thrice")}), range(3)))
+    works = {answer.json()["id"]: answer.json() for answer in sent if answer.status_code == 202}
+    assert len(works) == 1 and {answer.status_code for answer in sent} <= {200, 202}, "200: it was learned meanwhile"
+    assert finished(learning, *works.values())["status"] == "completed"
+
+
+@pytest.mark.parametrize(
+    ("prompt", "drawn"),
+    [
+        ("&lt;person&gt; in the snow", "<person> in the snow"),
+        ("&lt;person&gt; and &lt;person:bob&gt;", "<person> and <person:bob>"),
+        ("<person> says &lt;b&gt;", "<person> says &lt;b&gt;"),
+    ],
+)
+def test_a_front_end_that_escapes_names_the_person_all_the_same(
+    http: TestClient, fake: FakeGenerator, prompt: str, drawn: str
+) -> None:
+    assert ask(http, prompt=prompt).status_code == 200 and fake.jobs[-1].prompt == drawn

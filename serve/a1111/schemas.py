@@ -6,7 +6,7 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from serve.openai.numbers import Real, Whole
+from serve.openai.numbers import Prompt, Real, Whole
 from serve.openai.schemas import MAX_IMAGES, MAX_SEED, MAX_SIDE_PX, MIN_SIDE_PX, PoseField, RequestRefused
 
 Sampler = Literal["dpm_solver++", "ddim", "euler"]
@@ -61,7 +61,7 @@ class Txt2Img(BaseModel):
 
     model_config = ConfigDict(extra="allow")
 
-    prompt: str = Field(default="", max_length=32_000)
+    prompt: Prompt = Field(default="", max_length=32_000)
     negative_prompt: str = Field(default="", max_length=32_000)
     seed: Whole = Field(default=-1, ge=-1, le=MAX_SEED)
     steps: Whole = Field(default=50, ge=1, le=200)
@@ -86,7 +86,11 @@ class Txt2Img(BaseModel):
         for name, why in REFUSED.items():
             if not _is_off(fields.get(name)):
                 raise ValueError(f"{name}: {why}")
-        return {name: value for name, value in fields.items() if value is not None}
+        given = {name: value for name, value in fields.items() if value is not None}
+        for name in ("alwayson_scripts", "override_settings"):  # where an object has nothing in it, PHP writes an array
+            if given.get(name) == []:
+                del given[name]
+        return given
 
     @property
     def num_images(self) -> int:

@@ -21,6 +21,7 @@ from serve.catalog import Catalog
 from serve.ledger import tell
 from serve.modelling import KIND, HeadOrder, Modelling
 from serve.openai.body import described, read_body
+from serve.openai.numbers import Prompt
 from serve.openai.ranges import Lately, answer
 from serve.openai.schemas import RequestRefused, ignoring
 from serve.openai.work import AT_ONCE, Limit, Order, as_page, find_page, once_of, poll_headers, work_card
@@ -44,7 +45,7 @@ class HeadsRequest(BaseModel):
 
     model_config = ConfigDict(extra="allow")
 
-    prompt: str = Field(default="a photo of <person>", min_length=1, max_length=32_000)
+    prompt: Prompt = Field(default="a photo of <person>", min_length=1, max_length=32_000)
     model: str | None = None  # the identity's name or id
     identity: str | None = None  # name or id; overrides `model`
     seed: int | None = Field(default=None, ge=0, le=2**31 - 1)

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Sequence
 from functools import partial
 from typing import Annotated, Any
+from weakref import WeakValueDictionary
 
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import JSONResponse, Response
@@ -59,6 +60,7 @@ class Identities:
         self._catalog, self._store, self._book, self._uploads = catalog, store, book, uploads
         self._fingerprint, self._quotas = fingerprint, quotas
         self._erasing = asyncio.Lock()
+        self._asked: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()  # by who is asked for
 
     async def create(self, request: Request) -> Response:
         """Learns who is on a photo: 202 and work to be polled, or 200 and the identity if it is known. With `dry_run`
@@ -97,15 +99,16 @@ class Identities:
         is kept of their photos."""
         order = chosen.order
         ids = [person.identity_id for person in order.people]
-        if once is None:
-            for row in await asyncio.to_thread(find_work, self._store, KIND, "identity_id", ids[0]):
-                if row["status"] in UNDER_WAY and row["people"] == ids:
-                    return await self._book.find(row["work_id"], KIND)
-        await self._book.check_room(KIND)
-        if self._quotas is not None:
-            await self._quotas.identities(len(ids))
-        keep = partial(self._uploads.keep, chosen)
-        return await self._book.submit(KIND, order.model_dump(mode="json"), ids, once, first=keep)
+        async with self._asked.setdefault(ids[0], asyncio.Lock()):  # who asks at the same time finds this one's work
+            if once is None:
+                for row in await asyncio.to_thread(find_work, self._store, KIND, "identity_id", ids[0]):
+                    if row["status"] in UNDER_WAY and row["people"] == ids:
+                        return await self._book.find(row["work_id"], KIND)
+            await self._book.check_room(KIND)
+            if self._quotas is not None:
+                await self._quotas.identities(len(ids))
+            keep = partial(self._uploads.keep, chosen)
+            return await self._book.submit(KIND, order.model_dump(mode="json"), ids, once, first=keep)
 
     async def list_all(
         self, limit: Annotated[int, Query(ge=1, le=_MAX_PAGE)] = 100, after: str | None = None

@@ -1,10 +1,18 @@
-"""Numbers of a request: `true` is none of them, though Python counts it as 1."""
+"""Numbers of a request: `true` is none of them, though Python counts it as 1. And prompts: chat front ends write
+"&lt;person&gt;"."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+import re
+from typing import Annotated, Any, Final
 
 from pydantic import BeforeValidator
+
+_ESCAPED: Final = re.compile(r"&lt;(\s*person\s*(?::[^<>&]{0,1000})?)&gt;")
+
+
+def _tags(value: Any) -> Any:
+    return _ESCAPED.sub(r"<\1>", value) if isinstance(value, str) else value
 
 
 def _no_truth(value: Any) -> Any:
@@ -15,3 +23,4 @@ def _no_truth(value: Any) -> Any:
 
 Whole = Annotated[int, BeforeValidator(_no_truth)]
 Real = Annotated[float, BeforeValidator(_no_truth)]
+Prompt = Annotated[str, BeforeValidator(_tags)]

@@ -17,7 +17,7 @@ from serve.catalog import Listed
 from serve.loop import LoopStats
 from serve.openai.contract import IMAGES_GENERATE, Fates
 from serve.openai.contract import ignoring as ignoring
-from serve.openai.numbers import Real, Whole
+from serve.openai.numbers import Prompt, Real, Whole
 from serve.openai.pictures import OutputFormat
 
 MIN_SIDE_PX, MAX_SIDE_PX = 16, 2048  # of a picture as it is sent
@@ -83,7 +83,7 @@ class ImagesRequest(BaseModel):
     model_config = ConfigDict(extra="allow")
     fates: ClassVar[Fates] = IMAGES_GENERATE
 
-    prompt: str = Field(min_length=1, max_length=32_000)  # with <person>, or the identity is put in front
+    prompt: Prompt = Field(min_length=1, max_length=32_000)  # with <person>, or the identity is put in front
     model: str | None = None  # the identity's name or id
     n: Whole = Field(default=1, ge=1, le=MAX_IMAGES)  # images, with the seeds seed .. seed + n - 1
     size: str = "auto"  # "auto" is the pack's own; others are drawn in the nearest shape and resampled

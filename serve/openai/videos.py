@@ -30,7 +30,7 @@ from serve.filming import KIND, ClipOrder, Filming
 from serve.ledger import tell
 from serve.openai.body import MAX_BODY, described, first_fault, read_body
 from serve.openai.multipart import form_of
-from serve.openai.numbers import Real, Whole
+from serve.openai.numbers import Prompt, Real, Whole
 from serve.openai.pictures import encode
 from serve.openai.ranges import Lately, answer
 from serve.openai.schemas import MAX_SEED, MAX_SIDE_PX, MIN_SIDE_PX, RequestRefused, ignoring
@@ -48,7 +48,7 @@ class VideosRequest(BaseModel):
 
     model_config = ConfigDict(extra="allow")
 
-    prompt: str = Field(min_length=1, max_length=32_000)  # it names the motion, too
+    prompt: Prompt = Field(min_length=1, max_length=32_000)  # it names the motion, too
     model: str | None = None  # the identity's name or id
     seconds: Real | None = Field(default=None, gt=0, le=60)  # None: as long as the pack's clips are
     size: str | None = None  # WIDTHxHEIGHT; drawn in the nearest shape that the pack does well, and told in the answer

@@ -74,6 +74,7 @@ addEventListener("people-changed", loadPeople);
 
 const state = document.getElementById("state");
 let busyMs = 0;
+let away = false; // once it is back, what could not be shown is asked for again
 async function watch() {
   try {
     const stats = await call("/v1/stats");
@@ -81,7 +82,10 @@ async function watch() {
     state.className = `state ${making ? "busy" : ""}`;
     state.textContent = making ? `drawing ${making}` : "ready";
     busyMs = making ? 1500 : 6000;
+    if (away) start();
+    away = false;
   } catch (error) {
+    away ||= !error.status || error.status >= 502;
     state.className = "state away";
     state.textContent = error.status ? "not available" : "no answer";
     busyMs = 6000;
