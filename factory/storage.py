@@ -170,7 +170,8 @@ def lance_options(endpoint: str | None) -> dict[str, str]:
 def of_fsspec(scheme: str, own: Mapping[str, Any] | None = None, uri: str = "") -> pafs.FileSystem:
     """A scheme's files through fsspec, with what a uri says of their server.
 
-    Raises ValueError, with the remedy, if no package that reads it is installed, or if it is not told enough.
+    Raises ValueError, with the remedy, if no package that reads it is installed, if it is not told enough, or
+    told a password.
     """
     import fsspec
     import pyarrow.fs as pafs
@@ -183,7 +184,13 @@ def of_fsspec(scheme: str, own: Mapping[str, Any] | None = None, uri: str = "") 
         remedy = f"pip install {_PACKAGES[scheme]}" if scheme in _PACKAGES else str(error)
         raise ValueError(f"{scheme}:// needs a package that is not installed: {remedy}") from None
     try:
-        files = kind(**(kind._get_kwargs_from_urls(uri) | settings() if own is None else own))
+        told = kind._get_kwargs_from_urls(uri)
+        if told.get("password"):
+            raise ValueError(
+                "a password does not belong into an address, which is stored and shown: write "
+                f"{scheme}://USER@HOST/..., and before the command --storage password=TEXT"
+            )
+        files = kind(**(told | settings() if own is None else own))
     except (TypeError, ImportError, OSError) as error:
         said = str(error).strip().partition("\n")[0][:200]
         raise ValueError(

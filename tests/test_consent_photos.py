@@ -113,6 +113,19 @@ def test_a_list_in_an_archive(tmp_path: Path) -> None:
         photos_of(tmp_path / "in")
 
 
+def test_a_zip_whose_folders_are_parted_as_windows_parts_them(tmp_path: Path) -> None:
+    files = {"in\\": "", "in\\a.jpg": "a", "in\\consent.csv": "file,consent\na.jpg,form 1\n", "in\\@eaDir\\b.jpg": "b"}
+    with zipfile.ZipFile(tmp_path / "photos.zip", "w") as packed:
+        for name, text in files.items():
+            info = zipfile.ZipInfo(name)
+            info.create_system = 0  # MS-DOS, which is what .NET says
+            packed.writestr(info, text)
+    [photo] = photos_of(tmp_path)
+    assert (photo["name"], photo["image"], photo["consent"]) == ("a", b"a", "form 1")
+    assert photo["uri"].endswith("photos.zip#in/a.jpg")
+    assert find_places(str(tmp_path)).left_out == {"sidecar": 1, "system": 1}
+
+
 @pytest.mark.parametrize("no", ["no", "False", " N ", False, "0"])
 def test_who_said_no_is_not_learned_also_where_no_consent_is_required(tmp_path: Path, no: object) -> None:
     columns = {"image": [b"1", b"2", b"3"], "consent": [no, None if isinstance(no, bool) else "form", None]}

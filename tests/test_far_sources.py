@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import fsspec
 import pytest
@@ -60,6 +60,41 @@ def test_errors_of_packages_are_told(tmp_path: Path) -> None:
     assert photos["a"]["image"] == b"1" and "503 from nowhere" in photos["gone"]["detail"]
     with pytest.raises(SourceError, match=r"strange://away cannot be listed: check the network, .*token"):
         photos_of("strange://away")
+
+
+class Served(Strange):
+    """A package whose paths leave out the server, as ftp's and sftp's."""
+
+    protocol = "served"
+    cachable = False
+    SERVERS: ClassVar = {"host:21", "other"}
+
+    def __init__(self, host: str, username: str = "", **_: Any) -> None:
+        super().__init__()
+        assert host in self.SERVERS
+
+    @staticmethod
+    def _get_kwargs_from_urls(path: str) -> dict[str, Any]:
+        server = path.removeprefix("served://").partition("/")[0]
+        user, _, host = server.rpartition("@")
+        name, _, password = user.partition(":")
+        return {"host": host, "username": name, "password": password}
+
+    @classmethod
+    def _strip_protocol(cls, path: str) -> str:
+        return "/" + path.removeprefix("served://").partition("/")[2].strip("/") if "://" in path else path
+
+
+def test_what_lies_on_a_server_is_read_from_that_server(tmp_path: Path) -> None:
+    fsspec.register_implementation("served", Served, clobber=True)
+    Served("other").pipe("/dir/a.jpg", b"1")
+    for source in ("served://host:21/dir", "served://ada@other/dir/", "served://other/dir/a.jpg"):
+        [photo] = photos_of(source)
+        assert photo["image"] == b"1", photo["detail"]
+        assert photo["uri"] == f"{source.partition('/dir')[0]}/dir/a.jpg"
+    with pytest.raises(ValueError, match=r"a password does not belong .* write served://USER@HOST/\.\.\.") as refusal:
+        photos_of("served://ada:secret@other/dir")
+    assert "secret" not in str(refusal.value)
 
 
 def test_what_hadoop_calls_s3_is_s3(tmp_path: Path) -> None:

@@ -116,7 +116,7 @@ class Archives:
         info = infos[member.number] if member.number < len(infos) else None
         if info is not None and info.flag_bits & 1:
             raise OSError("it is encrypted: unpack the archive with its password")
-        if info is None or info.filename != member.name:
+        if info is None or _path_of(info) != member.name:
             raise OSError("the archive was replaced meanwhile")
         try:
             return archive.open(info)
@@ -177,5 +177,12 @@ def _next_block(stream: IO[bytes], start: int) -> int:
 def _zip_members(stream: IO[bytes]) -> Iterator[Member]:
     with zipfile.ZipFile(stream) as archive:
         for number, info in enumerate(archive.infolist()):
-            if not info.is_dir():
-                yield Member(info.filename, number, -1, info.file_size)
+            if not (name := _path_of(info)).endswith("/"):
+                yield Member(name, number, -1, info.file_size)
+
+
+def _path_of(info: zipfile.ZipInfo) -> str:
+    """A member's path. Some programs of Windows (.NET's before 4.6.1) part folders by backslashes, against the format;
+    `unzip` takes them for slashes by the same rule."""
+    is_windows = info.create_system == 0 and "/" not in info.filename
+    return info.filename.replace("\\", "/") if is_windows else info.filename

@@ -199,16 +199,16 @@ def _stored_files(src: str, root: str | None, listed: Listed) -> Iterator[str]:
     info = files.get_file_info(path)
     is_marker = info.type == pafs.FileType.File and not info.size and scheme_of(src) == "s3"  # of an empty folder
     if info.type == pafs.FileType.File and not (is_marker and next(_keys(path), None)):
-        yield _uri(src, path)
+        yield _uri(src, path, path)
         return
     if info.type == pafs.FileType.NotFound:
         raise _nothing(src)
     own = root.removeprefix(f"{scheme_of(src)}://") if root is not None and is_stored(src) else None
     for key in _keys(path) if scheme_of(src) == "s3" else _paths(files, path):
         if why := _why_not_key(key, path, own):
-            listed.leave_out_file(why, _uri(src, key))
+            listed.leave_out_file(why, _uri(src, path, key))
         else:
-            yield _uri(src, key)
+            yield _uri(src, path, key)
 
 
 def _keys(path: str) -> Iterator[str]:
@@ -224,9 +224,15 @@ def _paths(files: pafs.FileSystem, path: str) -> Iterator[str]:
     return (info.path for info in found if info.type == pafs.FileType.File)
 
 
-def _uri(src: str, path: str) -> str:
-    """Of a path in SRC's store; some packages tell a uri already."""
-    return path if scheme_of(path) else f"{scheme_of(src)}://{path}"
+def _uri(src: str, own: str, path: str) -> str:
+    """Of a path in SRC's store, where SRC's own is `own`; some packages tell a uri already, others leave the server out
+    (ftp://SERVER/FOLDER is /FOLDER there)."""
+    if scheme_of(path):
+        return path
+    scheme, _, rest = src.partition("://")
+    rest, own = rest.rstrip("/"), own.strip("/")
+    server = rest.removesuffix(own).rstrip("/") if rest.endswith(own) else ""
+    return f"{scheme}://{server}/{path.removeprefix('/')}" if server else f"{scheme}://{path}"
 
 
 def _why_not_key(key: str, prefix: str, root: str | None) -> str | None:
