@@ -74,7 +74,8 @@ def test_another_photo_of_somebody_who_is_learned(strict: TestClient, store: Sto
     assert "not kept here" in upload(strict, b"ada:4", add_to="bob").json()["error"]["message"], "an imported one"
     many = [f"ada:{number}".encode() for number in range(5, 18)]
     assert error_of(upload_several(strict, *many, add_to=three["result_id"]))["param"] == "add_to"
-    assert strict.delete(f"/v1/identities/{three['result_id']}").json()["deleted"] and store.count("faces") == 0
+    assert strict.delete("/v1/identities/Ada").json()["deleted"], "all who are called so are one person"
+    assert store.count("faces") == 0 and store.read("identities", where="name = 'Ada'").num_rows == 0
 
 
 def test_each_of_several_photos_that_cannot_be_used_is_told(

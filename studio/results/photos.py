@@ -2,8 +2,10 @@
 to a photo that was not used.
 
     python -m studio.results.photos --people 120-125
-Photos are plain portraits of one person: pose, mood, light, clothes and background differ. The photos of a smaller
-number are among those of a larger one, noises and prompts are the same, so the differences are paired by person.
+Photos are plain portraits of one person: pose, mood, light, clothes and background differ; or, with `--scenes mixed`,
+photographs as they come, with hats, glasses, sunglasses, moods and places. Those that are not used are plain. The
+photos of a smaller number are among those of a larger one, noises and prompts are the same, so the differences are
+paired by person.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import factory  # noqa: F401  (before torchvision, transformers and diffusers: see factory/__init__.py)
 
@@ -41,21 +43,22 @@ NUMBERS: Final = (1, 2, 4)  # of photos
 PROMPTS: Final = ("a photo of <person>", "a photo of <person> in the snow", "a photo of <person> wearing black glasses")
 SEEDS: Final = 2  # pictures of each prompt
 _UNUSED: Final = 3  # photos that nobody was learned from, of each person
+Scenes = Literal["plain", "mixed"]
 _SCENES: Final = 0x50_40  # of the random streams that photos are drawn by
 
 
-def photo(number: int, which: int) -> np.ndarray:
+def photo(number: int, which: int, scenes: Scenes = "plain") -> np.ndarray:
     """One of a held-out person's portraits, uint8 [H, W, 3]; from 0, those that nobody is learned from from 100."""
-    scene = sample_scene(np.random.default_rng([_SCENES, number, which]), context="plain")
+    scene = sample_scene(np.random.default_rng([_SCENES, number, which]), context=scenes, style=None)
     return render(held_out(number), scene, size=PHOTO_PX).image
 
 
-def faces_of(preparer: Preparer, number: int) -> list[PreparedFace]:
+def faces_of(preparer: Preparer, number: int, scenes: Scenes) -> list[PreparedFace]:
     """Of the first photos that show a usable face, as many as are needed."""
     faces: list[PreparedFace] = []
     for which in range(2 * max(NUMBERS)):
         buffer = io.BytesIO()
-        Image.fromarray(photo(number, which)).save(buffer, "PNG")
+        Image.fromarray(photo(number, which, scenes)).save(buffer, "PNG")
         found = preparer.read(buffer.getvalue(), f"person {number}").faces
         faces += found[:1]
         if len(faces) == max(NUMBERS):
@@ -63,14 +66,14 @@ def faces_of(preparer: Preparer, number: int) -> list[PreparedFace]:
     raise ValueError(f"held-out person {number} has too few portraits with a face; leave them out of --people")
 
 
-def measure(numbers: Sequence[int], keep: Callable[[dict[str, Any]], None]) -> None:
+def measure(numbers: Sequence[int], scenes: Scenes, keep: Callable[[dict[str, Any]], None]) -> None:
     """Keeps a row a person and number of photos, as they come: mean Face Sim over pictures and unused photos; a picture
     in which the judge finds no face counts 0."""
     pack = load_pack(PACK)
     preparer, judge, trainer = Preparer(pack), FaceRecogniser(pack), load_trainer(pack)
     generator = ImageGenerator(pack)
     for number in numbers:
-        faces = faces_of(preparer, number)
+        faces = faces_of(preparer, number, scenes)
         identities = trainer.train([of_one_person(faces[:num]) for num in NUMBERS], train_settings(pack, "paper"))
         assert len(identities) == len(NUMBERS)  # nobody diverged
         unused = [judge.embed(photo(number, 100 + which)) for which in range(_UNUSED)]
@@ -108,13 +111,15 @@ def _told(values: np.ndarray, how: str) -> str:
 
 
 def main() -> None:
-    """Measures, and writes photos.json and photos.md; who is in photos.json already is not measured again."""
+    """Measures, and writes photos.json and photos.md (photos_mixed); who is in it already is not measured again."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--people", default="120-125", help="held-out people, FIRST-LAST")
+    parser.add_argument("--scenes", choices=("plain", "mixed"), default="plain", help="of the photos")
     parser.add_argument("--results", type=Path, default=Path("docs/results"))
     options = parser.parse_args()
     first, last = map(int, options.people.split("-"))
-    file = options.results / "photos.json"
+    name = "photos" if options.scenes == "plain" else "photos_mixed"
+    file = options.results / f"{name}.json"
     rows: list[dict[str, Any]] = json.loads(file.read_text()) if file.exists() else []
     num = Counter(row["person"] for row in rows)
     rows = [row for row in rows if num[row["person"]] == len(NUMBERS)]
@@ -124,8 +129,9 @@ def main() -> None:
         file.write_text(json.dumps(rows, indent=1) + "\n")
         print(row, flush=True)
 
-    measure([number for number in range(first, last + 1) if num[number] < len(NUMBERS)], keep)
-    (options.results / "photos.md").write_text(table(rows))
+    new = [number for number in range(first, last + 1) if num[number] < len(NUMBERS)]
+    measure(new, options.scenes, keep)
+    (options.results / f"{name}.md").write_text(table(rows))
     print(table(rows))
 
 
