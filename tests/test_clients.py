@@ -17,6 +17,7 @@ from factory.pack import Pack
 from factory.store.keys import SCOPES, create_key
 from factory.store.tables import Store
 from serve.hosts import address_of
+from serve.openai.forms import file_name
 from tests.serving import FakeGenerator, ask, error_of, people_store
 from tests.test_access import a_gate
 from tests.uploading import FakeLearner, finished, serving
@@ -200,6 +201,21 @@ def test_names_of_photos_are_read_however_they_are_written(learning: TestClient,
     [an_id] = answer.json()["identities"]
     assert finished(learning, answer.json())["status"] == "completed"
     assert learning.get(f"/v1/identities/{an_id}").json()["name"] == "фо"
+
+
+@pytest.mark.parametrize(
+    ("sent", "name"),
+    [
+        ("%D1%84.jpg", "ф.jpg"),
+        ("a%22b.jpg", 'a"b.jpg'),
+        ("100%.jpg", "100%.jpg"),
+        ("sale50%de.jpg", "sale50%de.jpg"),
+        ("C:\\photos\\a%2Fb.jpg", "a%2Fb.jpg"),
+        (None, ""),
+    ],
+)
+def test_only_codes_are_decoded_in_names(sent: str | None, name: str) -> None:
+    assert file_name(sent) == name
 
 
 def test_a_form_of_which_not_all_came_is_refused(learning: TestClient) -> None:

@@ -44,7 +44,9 @@ def test_it_comes_when_somebody_takes_the_work_back_or_is_erased(http: TestClien
 def test_no_more_are_held_than_an_ingress_has_room_for(http: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(serve.openai.work, "MOST_HELD", 0)
     work = upload(http).json()
+    began = time.monotonic()
     assert http.get(f"/v1/work/{work['id']}?wait=60").json()["status"] in ("queued", "in_progress")
+    assert time.monotonic() - began < 30, "at once"
 
 
 @pytest.mark.parametrize("wait", ["-1", "61", "nan", "inf", "long"])

@@ -28,6 +28,7 @@ from factory.store import upkeep
 from factory.store.erase import erase, find_person
 from factory.store.rows import reject_row
 from factory.store.tables import Store
+from factory.store.versions import older_versions
 from pipelines.jobs.job import open_job
 from pipelines.photos.entries import open_file
 from pipelines.photos.sources import CONTENT, PHOTO, find_places, hash_contents, read_photos
@@ -258,6 +259,10 @@ def test_a_bucket_that_keeps_versions_is_told_with_an_erasure(s3: Any) -> None:
         store.upsert("rejects", [reject_row(reject)])
         done = erase(store, find_person(store, photo_id=photo))
         assert done.found == [] and ("keeps older versions" in done.older_versions) is is_told, status
+    rule = {"ID": "old", "Status": "Enabled", "NoncurrentVersionExpiration": {"NoncurrentDays": 1}}
+    for place, is_told in (({"Filter": {"Prefix": "other"}}, True), ({"Filter": {"Prefix": "root"}}, False)):
+        s3.put_bucket_lifecycle_configuration(Bucket="kept", LifecycleConfiguration={"Rules": [rule | place]})
+        assert bool(older_versions("s3://kept/rootEnabled")) is is_told, "the rule removes them"
 
 
 def test_keys_in_an_address_are_refused_and_not_repeated(s3: Any) -> None:

@@ -104,9 +104,15 @@ def check_origin(request: Request) -> None:
 
 
 def file_name(filename: str | None) -> str:
-    """A file's name as its sender sees it, without folders, in NFC: some clients percent-encode letters and quotes."""
-    text = _ENCODED.sub(lambda found: unquote(found[0], errors="replace"), filename or "")
+    """A file's name as its sender sees it, without folders, in NFC: some clients percent-encode letters and quotes.
+    What is no UTF-8 then was no code: "sale50%de.jpg"."""
+    text = _ENCODED.sub(_decoded, filename or "")
     return normalize("NFC", text.replace("\\", "/").encode(errors="ignore").decode().rpartition("/")[2])
+
+
+def _decoded(found: re.Match[str]) -> str:
+    text = unquote(found[0], errors="replace")
+    return found[0] if "\ufffd" in text else text
 
 
 def _stem(filename: str | None) -> str:

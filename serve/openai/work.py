@@ -20,7 +20,7 @@ from serve.work import Once, Work, WorkBook
 MAX_PAGE = 1000  # pieces of one answer
 AT_ONCE = 2  # files of one kind that are made of results at a time, each on a thread that other routes need
 MAX_WAIT_S = 60  # that an answer is held back
-MOST_HELD = 200  # such answers, of the 1000 that an ingress has in hand; beyond that they are given at once
+MOST_HELD = 200  # such answers of one root, of 1000 that an ingress has in hand; beyond that they are given at once
 _POLL_MS = 1000  # how soon a client is to ask again
 
 Order = Literal["asc", "desc"]
