@@ -18,6 +18,7 @@ from factory.store.keys import SCOPES, create_key
 from factory.store.tables import Store
 from serve.hosts import address_of
 from serve.openai.forms import file_name
+from serve.uploads import LearnOrder, Uploads
 from tests.serving import FakeGenerator, ask, error_of, people_store
 from tests.test_access import a_gate
 from tests.uploading import FakeLearner, finished, serving
@@ -259,6 +260,23 @@ def test_the_same_photo_three_times_at_once_is_learned_once(learning: TestClient
     works = {answer.json()["id"]: answer.json() for answer in sent if answer.status_code == 202}
     assert len(works) == 1 and {answer.status_code for answer in sent} <= {200, 202}, "200: it was learned meanwhile"
     assert finished(learning, *works.values())["status"] == "completed"
+
+
+def test_who_was_learned_while_this_one_waited_is_not_learned_again(
+    learning: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def send() -> Any:
+        return learning.post("/v1/identities", files={"image": ("a", b"late")}).json()
+
+    first, known, looks = send(), Uploads.known, iter([False])
+    assert finished(learning, first)["status"] == "completed"
+
+    async def known_late(uploads: Uploads, order: LearnOrder) -> bool:
+        return next(looks, None) is None and await known(uploads, order)
+
+    monkeypatch.setattr(Uploads, "known", known_late)
+    second = send()
+    assert (second["id"], second["status"]) == (first["id"], "completed")
 
 
 @pytest.mark.parametrize(

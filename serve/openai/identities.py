@@ -95,14 +95,17 @@ class Identities:
         return self._told(work, ignored, faces=chosen.faces)
 
     async def submit(self, chosen: Chosen, once: Once | None = None) -> Work:
-        """The work of an order; the one that is under way about the same people, if there is such. Only then anything
-        is kept of their photos."""
+        """The work of an order; the one that is under way about the same people, if there is such, or was over while
+        this one waited. Only then anything is kept of their photos."""
         order = chosen.order
         ids = [person.identity_id for person in order.people]
         async with self._asked.setdefault(ids[0], asyncio.Lock()):  # who asks at the same time finds this one's work
             if once is None:
-                for row in await asyncio.to_thread(find_work, self._store, KIND, "identity_id", ids[0]):
-                    if row["status"] in UNDER_WAY and row["people"] == ids:
+                found = await asyncio.to_thread(find_work, self._store, KIND, "identity_id", ids[0])
+                rows = [row for row in found if row["people"] == ids]
+                are_learned = bool(rows) and await self._uploads.known(order)
+                for row in rows:
+                    if row["status"] in UNDER_WAY or (are_learned and row["status"] == "completed"):
                         return await self._book.find(row["work_id"], KIND)
             await self._book.check_room(KIND)
             if self._quotas is not None:
