@@ -35,6 +35,7 @@ AZ_SETTINGS: Final = {
 _SETTINGS: Final = {"s3": S3_SETTINGS, "gs": GS_SETTINGS, "az": AZ_SETTINGS}
 STORES: Final = tuple(_SETTINGS)  # schemes of tables
 _TEXTS: Final = ("endpoint", "region", *AZ_SETTINGS)  # other settings are true or false
+_OF_A_LISTING: Final = {"Name", "Prefix", "KeyCount", "MaxKeys", "IsTruncated"}  # some of it is in each of S3's
 _SCHEME: Final = re.compile(r"([a-z][a-z0-9+.-]*)://")
 _PACKAGES: Final = {"gcs": "gcsfs", "abfs": "adlfs", "abfss": "adlfs"}
 
@@ -97,6 +98,8 @@ def s3_files(endpoint: str | None) -> pafs.FileSystem:
     arrow: dict[str, Any] = {"anonymous": True} if said.get("anonymous") else {}
     arrow |= {"region": said["region"]} if "region" in said else {}
     arrow |= {"force_virtual_addressing": not said["path_style"]} if "path_style" in said else {}
+    if bundle := os.environ.get("AWS_CA_BUNDLE"):  # which AWS's own tools read
+        arrow["tls_ca_file_path"] = bundle
     retries = pafs.AwsStandardS3RetryStrategy(max_attempts=10)
     return pafs.S3FileSystem(endpoint_override=endpoint, retry_strategy=retries, **arrow)
 
@@ -120,14 +123,17 @@ def s3_keys(
     Raises OSError, and ValueError as `s3_files` does.
     """
     from botocore.exceptions import BotoCoreError, ClientError
+    from botocore.parsers import ResponseParserError
 
     payer = {"RequestPayer": "requester"} if _said("s3").get("requester_pays") else {}
     try:
         client = s3_client(endpoint, limit_s)
         pages = client.get_paginator("list_objects_v2")
         for page in pages.paginate(Bucket=bucket, Prefix=prefix, PaginationConfig={"PageSize": at_once}, **payer):
+            if not _OF_A_LISTING & page.keys():
+                raise ResponseParserError("the answer is no listing")
             yield from (entry["Key"] for entry in page.get("Contents", ()))
-    except (BotoCoreError, ClientError) as error:
+    except (BotoCoreError, ClientError, ResponseParserError) as error:
         raise OSError(f"s3://{bucket}/{prefix} cannot be listed: {error}") from error
 
 

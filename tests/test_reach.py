@@ -144,8 +144,10 @@ def test_credentials_that_are_refused_are_told_as_such(
 class Portal(Refusing):
     """A proxy's page for whatever is asked."""
 
+    body = b"<!DOCTYPE html><html><br>Log in first</html>"
+
     def do_GET(self) -> None:
-        body = b"<!DOCTYPE html><html><br>Log in first</html>"
+        body = self.body
         self.send_response(200)
         self.send_header("content-length", str(len(body)))
         self.end_headers()
@@ -158,8 +160,13 @@ def test_what_is_no_s3_server_and_a_certificate_of_its_own_are_told(
     monkeypatch.setattr(reach, "_LIMIT_S", 5.0)
     for name, value in (("ACCESS_KEY_ID", "test"), ("SECRET_ACCESS_KEY", "test"), ("REGION", "us-east-1")):
         monkeypatch.setenv(f"AWS_{name}", value)
-    for scheme, told in (("http", "is no S3 server, or a proxy"), ("https", "certificate is not one that is trusted")):
-        server = HTTPServer(("127.0.0.1", 0), Portal)
+    tidy = type("Tidy", (Portal,), {"body": b"<!DOCTYPE html><html><p>Log in first</p></html>"})  # XML, too
+    for scheme, handler, told in (
+        ("http", Portal, "is no S3 server, or a proxy"),
+        ("http", tidy, "is no S3 server, or a proxy"),
+        ("https", Portal, "certificate is not one that is trusted"),
+    ):
+        server = HTTPServer(("127.0.0.1", 0), handler)
         if scheme == "https":
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
             context.load_cert_chain(certificate(tmp_path))
