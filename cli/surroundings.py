@@ -23,11 +23,16 @@ def settle() -> None:
     if sys.getfilesystemencoding() != "utf-8" and os.environ.get("PYTHONUTF8") != "1":  # -I and -X utf8=0 outdo it
         os.environ["PYTHONUTF8"] = "1"  # of Ray's workers, too
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+    if not os.environ.get("COLUMNS", "80").strip("0").isdecimal():
+        del os.environ["COLUMNS"]  # 0, as some terminals without a size have: help would be empty
     for number in (0, 1, 2):
         try:
             os.fstat(number)
         except OSError:
             os.open(os.devnull, os.O_RDWR)  # takes the least number that is free
+    for name in ("stdin", "stdout", "stderr"):
+        if getattr(sys, name) is None:  # as Python leaves what is closed
+            setattr(sys, name, open(os.devnull, "r" if name == "stdin" else "w"))  # noqa: SIM115 (as long as the program)
     try:
         pwd.getpwuid(os.getuid())
     except KeyError:
@@ -40,8 +45,7 @@ def finish() -> None:
     read enough of a pipe is no error."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # pressed once more it would only disturb how Ray ends
     try:
-        if sys.stdout is not None:
-            sys.stdout.flush()
+        sys.stdout.flush()
     except BrokenPipeError:
         _give_up()
     except OSError as error:

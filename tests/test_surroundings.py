@@ -18,10 +18,10 @@ REPO = Path(__file__).parents[1]
 runner = CliRunner()
 
 
-def version(shell: str, **environment: str) -> subprocess.CompletedProcess[str]:
+def version(shell: str, words: str = "--version", **environment: str) -> subprocess.CompletedProcess[str]:
     """`identity-factory --version` with this behind it on the shell's line."""
     return subprocess.run(
-        ["sh", "-c", f'"{sys.executable}" -m cli --version {shell}'],
+        ["sh", "-c", f'"{sys.executable}" -m cli {words} {shell}'],
         env={**os.environ, "PYTHONPATH": str(REPO), **environment},
         capture_output=True,
         text=True,
@@ -38,9 +38,14 @@ def test_standard_files_that_are_closed_or_full() -> None:
         assert (full.returncode, full.stderr) == (1, "error: [Errno 28] No space left on device\n")
 
 
+def test_help_is_there_on_terminals_without_a_width() -> None:
+    for columns in ("0", "", "-5", "wide"):
+        assert "--photos" in version("", "run --help", COLUMNS=columns).stdout
+
+
 def test_no_file_takes_the_number_of_a_standard_one(tmp_path: Path) -> None:
     """Else what C++ prints would stand in it."""
-    code = "from cli.surroundings import settle; settle(); "
+    code = "import sys; from cli.surroundings import settle; settle(); sys.stdout.flush(); sys.stderr.flush(); "
     code += f"print(open(r'{tmp_path}/x', 'w').fileno() > 2, file=open(9, 'w'))"
     done = subprocess.run(
         ["sh", "-c", f'"{sys.executable}" -c "{code}" 9>&1 <&- >&- 2>&-'],
