@@ -97,7 +97,7 @@ def _start() -> None:
             logging_level=logging.ERROR,
         )
     except (OSError, ValueError, RuntimeError, RayError) as error:
-        own = isinstance(error, PermissionError)  # /tmp/ray is whose it is who was first
+        own = isinstance(error, PermissionError) and "/ray/" in str(error)  # /tmp/ray is whose it is who was first
         remedy = "; set RAY_TMPDIR to a folder of your own, of a short path" if own else ""
         raise ClusterError(f"Ray cannot start on this machine: {_line(error)}{remedy}") from error
     except Exception as error:  # of no kind of its own: Ray's processes have half a minute
