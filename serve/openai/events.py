@@ -19,25 +19,48 @@ from serve.openai.schemas import ImagesRequest
 
 # nginx holds an answer back until it is whole, or large, unless it is told not to
 _AT_ONCE: Final = {"cache-control": "no-store", "x-accel-buffering": "no"}
+_QUIET_S: Final = 15.0
+_BEAT: Final = ": waiting\n\n"
 Check = Callable[[], Awaitable[object]]  # raises where a picture may not leave any more
 
 
 async def stream(texts: AsyncGenerator[str], headers: dict[str, str]) -> StreamingResponse:
-    """Events as an answer. Whatever goes wrong before the first one has its own status; after it, it is an event."""
-    first = await anext(texts)
+    """Events as an answer. Whatever goes wrong before the first one has its own status; after it, or once there was
+    nothing to tell for a while, it is an event."""
+    beating = _with_beats(texts)
+    first = await anext(beating)
 
     async def all_of_them() -> AsyncIterator[str]:
         try:
             yield first
-            async for text in texts:
+            async for text in beating:
                 yield text
         except Exception as error:  # noqa: BLE001 (the status is sent already; the caller must hear of it)
             _, message, _ = told(error)
             yield event_text("error", message)
         finally:
-            await texts.aclose()
+            await beating.aclose()
 
     return StreamingResponse(all_of_them(), media_type="text/event-stream", headers={**_AT_ONCE, **headers})
+
+
+async def _with_beats(texts: AsyncGenerator[str]) -> AsyncGenerator[str]:
+    """The texts, and a comment, which readers of events pass over, whenever none came for a while: proxies end an
+    answer that says nothing for a minute."""
+    try:
+        while True:
+            step = asyncio.ensure_future(anext(texts, None))
+            try:
+                while not (await asyncio.wait([step], timeout=_QUIET_S))[0]:
+                    yield _BEAT
+            finally:
+                step.cancel()
+                await asyncio.wait([step])
+            if (text := step.result()) is None:
+                return
+            yield text
+    finally:
+        await texts.aclose()
 
 
 async def picture_events(
