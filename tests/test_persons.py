@@ -19,13 +19,13 @@ from factory.config import EngineConfig, Recipe, TrainConfig
 from factory.consent import Consent
 from factory.errors import SourceError
 from factory.faces.people import MOST_PHOTOS, of_one_person
-from factory.ids import content_id, faces_key, faces_of_key, identity_id, identity_ids
+from factory.ids import content_id, faces_key, faces_of_key, identity_id
 from factory.pack import Pack
 from factory.records import FaceFeatures, PreparedFace
 from factory.settings import train_settings
-from factory.store import strangers, told
+from factory.store import told
 from factory.store.erase import erase, find_person
-from factory.store.rows import face_row, identity_row
+from factory.store.rows import face_row
 from factory.store.tables import Store
 from factory.store.told import UPLOADED, told_people
 from pipelines.jobs.job import Summary
@@ -35,7 +35,6 @@ from pipelines.prepare import prepare
 from pipelines.train import IdentityTrainer, _blocks, read_faces
 from tests.local_chain import use_local_chain
 from tests.make_faces import noise_face
-from tests.serving import person
 from tests.sources import photos_of, table, write
 
 
@@ -137,63 +136,6 @@ def test_without_a_pack_that_knows_likeness_the_nearest_is_taken(store: Store, t
     rows = rows_of("alone", tiny_pack, 0, person="ada") + rows_of("far", tiny_pack, 95, 90, person="ada")
     store.upsert("faces", rows)
     assert tiny_pack.fr_vit.same_person is None and new_people(store, tiny_pack) == ["alone-0+far-1"]
-
-
-@pytest.fixture
-def strict(pack: Pack) -> Pack:
-    """A pack that says from where on a photo is somebody else's."""
-    return pack.model_copy(update={"fr_vit": pack.fr_vit.model_copy(update={"other_person": 0.5})})
-
-
-def test_a_photo_of_somebody_else_is_left_out_and_told(store: Store, strict: Pack, pack: Pack) -> None:
-    rows = [rows_of(f"p{angle}", pack, angle, person="ada", uri="/x.jpg")[0] for angle in (0, 10, 20, 95)]
-    pair = [rows_of(f"q{angle}", pack, angle, person="bob")[0] for angle in (0, 90)]
-    store.upsert("faces", rows + pair + rows_of("alone", pack, 0, person="cleo"))
-    summary = Summary(job="train", job_id="x")
-    ada, whole = faces_key(["p0-0", "p10-0", "p20-0"]), faces_key(["p0-0", "p10-0", "p20-0", "p95-0"])
-    assert new_people(store, strict, summary) == ["alone-0", ada], "whose photos differ is nobody"
-    rejects = {reject.reject_id: reject for reject in store.rejects()}
-    assert set(rejects) == {"p95", "q0", "q90"} and {one.reason for one in rejects.values()} == {"other_person"}
-    odd = rejects["p95"]
-    assert (odd.name, odd.stage, odd.uri) == ("p95", "train", "/x.jpg") and "mean cosine" in odd.detail
-    assert "0.09" in odd.detail and "0.50" in odd.detail
-    assert odd.detail.endswith("; `--persons-as-told` learns it all the same")
-    assert "cannot be told: add another photo, or" in rejects["q0"].detail
-    assert summary.rejected_faces == {"other_person": 3} and len(summary.samples) == 3
-    again = Summary(job="train", job_id="x")
-    assert len(new_people(store, strict, again)) == 2 and again.rejected_faces == {} and len(store.rejects()) == 3
-
-    assert new_people(store, pack) == ["alone-0", whole, "q0-0+q90-0"], "a pack that cannot tell"
-    assert store.rejects() == []
-    new_people(store, strict)
-    told = find_new_people(store, strict, train_settings(pack), summary, False, True, True)
-    assert sorted(told) == ["alone-0", whole, "q0-0+q90-0"] and store.rejects() == [], "as told"
-    only = find_new_people(store, strict, train_settings(pack), summary, False, False, only={ada, "q0-0+q90-0"})
-    assert sorted(only) == [ada, "q0-0+q90-0"], "who was learned, with others or without, is learned so again"
-    store.upsert("faces", rows_of("q5", pack, 5, person="bob"))
-    assert faces_key(["q0-0", "q5-0"]) in new_people(store, strict), "it is told now who is meant"
-    assert {reject.reject_id for reject in store.rejects()} == {"p95", "q90"}
-
-
-def test_whoever_was_learned_as_told_is_known(store: Store, strict: Pack, pack: Pack) -> None:
-    store.upsert("faces", [rows_of(f"p{angle}", pack, angle, person="ada")[0] for angle in (0, 90)])
-    recipe = train_settings(pack)
-    (an_id,) = identity_ids(["p0-0+p90-0"], recipe, pack.learning_fingerprint())
-    made = replace(person(1, "ada", pack.fingerprint()), identity_id=an_id, face_id="p0-0", more_faces=["p90-0"])
-    store.upsert("identities", [identity_row(made)])
-    summary = Summary(job="train", job_id="x")
-    assert new_people(store, strict, summary, recipe) == [] and store.rejects() == []
-    assert summary.identities_existing == 1
-
-
-def test_strangers_are_looked_for_in_parts(
-    store: Store, strict: Pack, pack: Pack, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(strangers, "_AT_ONCE", 3)
-    rows = [rows_of(f"{who}{angle}", pack, angle, person=who)[0] for who in "abcd" for angle in (0, 5, 90)]
-    store.upsert("faces", rows)
-    assert new_people(store, strict) == [faces_key([f"{who}0-0", f"{who}5-0"]) for who in "abcd"]
-    assert [reject.name for reject in store.rejects()] == ["a90", "b90", "c90", "d90"]
 
 
 def test_of_many_photos_the_largest_faces_are_learned(store: Store, pack: Pack) -> None:

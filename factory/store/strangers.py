@@ -39,6 +39,9 @@ def _looked_at(store: Store, pack: str, people: Sequence[ToldPerson], least: flo
         yield from people
         return
     found = faces_by_id(store, pack, several, _COLUMNS)
+    if not found.num_rows:  # all of them were erased meanwhile
+        yield from people
+        return
     compared_NF = embeddings(_matrix(found["features"]), _matrix(found["features_mirror"]))
     row_of = {face_id: row for row, face_id in enumerate(found["face_id"].to_pylist())}
     rows = found.drop_columns(["features", "features_mirror"])
