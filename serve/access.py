@@ -200,7 +200,8 @@ class Gate:
             finally:
                 self._inside[tenant] -= 1
                 asking.reset(served)
-        # no websockets here
+        else:  # a websocket: there is none here, and whoever asks for one is to be told
+            await send({"type": "websocket.close", "code": 1000})
 
     async def _admit(self, request: Request) -> Key | None:
         """The key; None where none is needed. Raises KeyRefused, ScopeLacking, RequestRefused."""

@@ -27,6 +27,7 @@ from factory.store.jobs import JobRecord, list_jobs, read_report
 from factory.store.queries import face_pictures, image_page, likeness_of, pictures
 from factory.store.rows import decode_png, encode_png
 from serve.catalog import Catalog
+from serve.openai.ranges import is_known
 from serve.openai.schemas import RequestRefused
 
 MAX_PAGE: Final = 500  # images of one answer
@@ -137,7 +138,7 @@ class Browser:
         data = await asyncio.to_thread(make)
         tag = f'"{hashlib.sha256(data).hexdigest()[:32]}"'
         headers = {"etag": tag, "cache-control": "private, no-cache", "x-content-type-options": "nosniff"}
-        if request.headers.get("if-none-match") == tag:
+        if is_known(request.headers.get("if-none-match"), tag):
             return Response(status_code=304, headers=headers)
         content = await asyncio.to_thread(mark, data) if drawn else data
         return Response(content, media_type=kind, headers=headers)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from fastapi.routing import iter_route_contexts
+from starlette._utils import get_route_path
 from starlette.datastructures import MutableHeaders
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -38,6 +40,15 @@ class DoorMiddleware:
             self._door.num_inside -= 1
 
 
+def _methods(scope: Scope) -> list[str]:
+    """What a path may be asked for, by all routes that there are of it; Starlette tells those of the first alone."""
+    path, found = get_route_path(scope), set[str]()
+    for route in iter_route_contexts(scope["app"].routes):
+        if route.path_regex.match(path):
+            found |= set(route.methods or ())
+    return sorted(found | ({"HEAD"} if "GET" in found else set()))
+
+
 class PlainMiddleware:
     """Answers HEAD as GET, without the body; and what says nothing of caches may be kept by none, as it may be about
     people who are erased or whose consent ends."""
@@ -53,7 +64,10 @@ class PlainMiddleware:
 
         async def send_on(message: Message) -> None:
             if message["type"] == "http.response.start":
-                MutableHeaders(scope=message).setdefault("cache-control", "no-store")
+                headers = MutableHeaders(scope=message)
+                headers.setdefault("cache-control", "no-store")
+                if message["status"] == 405:
+                    headers["allow"] = ", ".join(_methods(scope))
             elif headed:
                 message = {**message, "body": b""}
             await send(message)

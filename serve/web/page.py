@@ -17,6 +17,7 @@ from factory.draw.compose import MAX_PEOPLE
 from factory.pack import Pack
 from serve.assessing import can_measure
 from serve.openai.forms import MAX_FORM, MAX_PHOTOS
+from serve.openai.ranges import is_known
 from serve.openai.schemas import MAX_SEED, RequestRefused
 
 _HERE: Final = Path(__file__).parent
@@ -69,7 +70,7 @@ def page_router(pack: Pack) -> APIRouter:
 
 def _answer(request: Request, data: bytes, kind: str) -> Response:
     headers = {**_HEADERS, "etag": f'"{hashlib.sha256(data).hexdigest()[:32]}"'}
-    if request.headers.get("if-none-match") == headers["etag"]:
+    if is_known(request.headers.get("if-none-match"), headers["etag"]):
         return Response(status_code=304, headers=headers)
     return Response(data, media_type=f"{kind}; charset=utf-8", headers=headers)
 
