@@ -118,7 +118,11 @@ def serve(
     ] = False,
     cors: Annotated[
         list[str] | None,
-        typer.Option("--cors", metavar="ORIGIN", help="Whose pages may read answers, https://HOST; may be repeated."),
+        typer.Option(
+            "--cors",
+            metavar="ORIGIN",
+            help="Whose pages may read answers and send photos, https://HOST; may be repeated.",
+        ),
     ] = None,
 ) -> None:
     """Pictures of the stored identities over HTTP, in OpenAI's image format; new identities appear by themselves.

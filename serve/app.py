@@ -99,7 +99,7 @@ def start(
     """Serves from this machine's Ray, which is started if need be, and returns the URL as soon as it answers.
 
     Without keys a root is served to this machine alone, or to whoever comes if `insecure`. Pages of the origins `cors`
-    may read answers.
+    may read answers and send photos.
 
     Raises:
         ValueError: Ray's own processes use the ports 10002-19999; there is no such root, or it has no keys.

@@ -128,7 +128,7 @@ def test_a_slash_at_the_end_leads_nowhere_else(http: TestClient) -> None:
     assert http.delete("/v1/identities/", follow_redirects=False).status_code == 404
 
 
-def test_a_slash_at_the_end_asks_for_the_same_scope(store: Store, tiny_pack: Pack, tmp_path: Path) -> None:
+def test_a_slash_at_the_end_asks_for_the_same_scope(tiny_pack: Pack, tmp_path: Path) -> None:
     store = people_store(tmp_path, tiny_pack)
     key = create_key(store, ["learn"])[0]
     with TestClient(a_gate(store.root, tiny_pack), raise_server_exceptions=False) as http:
@@ -151,7 +151,7 @@ def test_other_names_are_refused_with_the_remedy(http: TestClient, host: str) ->
     assert answer.status_code == 403 and "ask it as 127.0.0.1" in error_of(answer)["message"]
 
 
-def test_a_page_elsewhere_may_read_what_it_needs_where_it_is_let(store: Store, tiny_pack: Pack, tmp_path: Path) -> None:
+def test_a_page_elsewhere_may_read_what_it_needs_where_it_is_let(tiny_pack: Pack, tmp_path: Path) -> None:
     store = people_store(tmp_path, tiny_pack)
     key = {"authorization": f"Bearer {create_key(store, SCOPES)[0]}", "origin": FRONT}
     with TestClient(a_gate(store.root, tiny_pack, cors=[FRONT]), raise_server_exceptions=False) as http:
