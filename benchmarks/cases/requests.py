@@ -178,6 +178,18 @@ def h18(desk: Desk) -> Got:
     return Got(url.startswith("https://people.example/faces/v1/pictures/"), short(url))
 
 
+def h19(desk: Desk) -> Got:
+    """A websocket, as some front ends try one: refused at once, and the server goes on."""
+    wanted = {"connection": "Upgrade", "upgrade": "websocket", "sec-websocket-version": "13"}
+    started = time.monotonic()
+    answer = httpx.get(
+        f"{desk.url}/ws", headers={**wanted, "sec-websocket-key": "dGhlIHNhbXBsZSBub25jZQ=="}, timeout=20
+    )
+    waited, then = time.monotonic() - started, httpx.get(f"{desk.url}/healthz").status_code
+    right = 400 <= answer.status_code < 500 and waited < 5 and then == 200
+    return Got(right, f"{answer.status_code} after {waited:.1f} s; then {then}")
+
+
 def _raw(desk: Desk, body: bytes, slash: str = "") -> bytes:
     """All that a server says to an HTTP/1.0 request, until it closes the connection."""
     host, _, port = desk.url.removeprefix("http://").partition(":")
@@ -237,4 +249,4 @@ def _process(desk: Desk) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
             os.killpg(process.pid, signal.SIGKILL)
 
 
-CASES = (n08, h01, h03, h04, h06, h07, h09, h11, h12, h13, h14, h15, h16, h17, h18)
+CASES = (n08, h01, h03, h04, h06, h07, h09, h11, h12, h13, h14, h15, h16, h17, h18, h19)
