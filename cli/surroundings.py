@@ -14,15 +14,19 @@ from cli.output import say
 
 def settle() -> None:
     """Where the locale knows no accents (LC_ALL=C with PYTHONUTF8=0), the program begins anew in Python's UTF-8 mode:
-    names of files, of people and of options are UTF-8 everywhere.
+    names of files, of people and of options are UTF-8 everywhere. So it does where docstrings are left out
+    (PYTHONOPTIMIZE=2), without which Ray does not run, and where warnings are errors, of which Ray has some.
 
     What is closed of the three standard files (`<&- >&-`, some cron) leads nowhere: else the next file that is opened
     would take its number, and what C++ prints. A user id without a name (`docker run --user 1042`) gets one, as
     libraries ask who that is and where at home.
     """
     if sys.getfilesystemencoding() != "utf-8" and os.environ.get("PYTHONUTF8") != "1":  # -I and -X utf8=0 outdo it
-        os.environ["PYTHONUTF8"] = "1"  # of Ray's workers, too
-        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+        _begin_anew("PYTHONUTF8", "1")
+    if sys.flags.optimize > 1 and os.environ.get("PYTHONOPTIMIZE") != "1":  # -OO outdoes it
+        _begin_anew("PYTHONOPTIMIZE", "1")
+    if any(option.startswith("error") for option in sys.warnoptions) and os.environ.get("PYTHONWARNINGS"):
+        _begin_anew("PYTHONWARNINGS", "")
     if not os.environ.get("COLUMNS", "80").strip("0").isdecimal():
         del os.environ["COLUMNS"]  # 0, as some terminals without a size have: help would be empty
     for number in (0, 1, 2):
@@ -38,6 +42,11 @@ def settle() -> None:
     except KeyError:
         os.environ.setdefault("USER", f"user{os.getuid()}")
         os.environ.setdefault("HOME", tempfile.gettempdir())
+
+
+def _begin_anew(variable: str, value: str) -> None:
+    os.environ[variable] = value  # of Ray's workers, too
+    os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 
 def finish() -> None:

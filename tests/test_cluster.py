@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import socket
 import time
 from collections.abc import Iterator
@@ -73,6 +74,13 @@ def test_a_machine_that_is_too_busy_to_start_ray_is_told_in_one_line(monkeypatch
 
     monkeypatch.setattr(ray, "init", late)
     with pytest.raises(ClusterError, match=r"^Ray did not start in time: this machine is too busy"):
+        _start()
+    files = {resource.RLIMIT_FSIZE: 2**20}
+    monkeypatch.setattr(resource, "getrlimit", lambda limit: (files.get(limit, -1), -1))
+    with pytest.raises(ClusterError, match=r"in time: raise the limits of this shell \(ulimit -f\)"):
+        _start()
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (2**32, -1))
+    with pytest.raises(ClusterError, match="ulimit -v unlimited"):
         _start()
 
 

@@ -43,6 +43,17 @@ def test_help_is_there_on_terminals_without_a_width() -> None:
         assert "--photos" in version("", "run --help", COLUMNS=columns).stdout
 
 
+def test_what_ray_needs_is_there_whatever_the_environment_says() -> None:
+    code = "import sys; from cli.surroundings import settle; settle(); print(sys.flags.optimize, sys.warnoptions)"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "PYTHONPATH": str(REPO), "PYTHONOPTIMIZE": "2", "PYTHONWARNINGS": "error"},
+        capture_output=True,
+        text=True,
+    )
+    assert (done.stdout, done.stderr) == ("1 []\n", "")
+
+
 def test_no_file_takes_the_number_of_a_standard_one(tmp_path: Path) -> None:
     """Else what C++ prints would stand in it."""
     code = "import sys; from cli.surroundings import settle; settle(); sys.stdout.flush(); sys.stderr.flush(); "

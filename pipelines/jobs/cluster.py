@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -37,6 +38,9 @@ _TRANSIENT: Final = (
 )
 _CONNECT_S: Final = 6.0  # for a port that does not answer at all
 _LIMIT_S: Final = 14.0  # for a port behind which there may be no Ray; with the one before, 20 s
+_FEW_BYTES: Final = 2**35  # of a file, and of memory that is mapped: Ray's processes map more than they use
+_LEAST_MAPPED: Final = 2**33  # bytes
+_FEW_PROCESSES: Final = 1000
 _ASK: Final = "import sys; from ray._raylet import GcsClient; GcsClient(address=sys.argv[1])"
 _CODE: Final = Path(__file__).parents[2]  # where `pipelines` and `factory` are
 
@@ -87,6 +91,8 @@ def connect() -> None:
 
 def _start() -> None:
     """Raises ClusterError."""
+    if 0 <= resource.getrlimit(resource.RLIMIT_AS)[0] < _LEAST_MAPPED:  # else Ray's C++ ends the process without a word
+        raise ClusterError("Ray maps more memory than this shell allows: raise its limit (ulimit -v unlimited)")
     try:
         ray.init(
             address="local",  # also where `ray start` runs here: that one is joined by RAY_ADDRESS=auto
@@ -99,11 +105,26 @@ def _start() -> None:
     except (OSError, ValueError, RuntimeError, RayError) as error:
         own = isinstance(error, PermissionError) and "/ray/" in str(error)  # /tmp/ray is whose it is who was first
         remedy = "; set RAY_TMPDIR to a folder of your own, of a short path" if own else ""
-        raise ClusterError(f"Ray cannot start on this machine: {_line(error)}{remedy}") from error
+        raise ClusterError(f"Ray cannot start on this machine: {_line(error)}{remedy or _limited()}") from error
+    except SystemExit as error:  # as it ends a program where one of its processes does not come up
+        raise ClusterError(f"Ray cannot start on this machine{_limited()}") from error
     except Exception as error:  # of no kind of its own: Ray's processes have half a minute
         if "timed out" not in str(error):
             raise
-        raise ClusterError("Ray did not start in time: this machine is too busy just now; try again") from error
+        why = _limited() or ": this machine is too busy just now; try again"
+        raise ClusterError(f"Ray did not start in time{why}") from error
+
+
+def _limited() -> str:
+    """What of this shell's limits may be why Ray's processes do not come up; empty if none is."""
+    limits = (
+        ("ulimit -f", resource.RLIMIT_FSIZE),
+        ("ulimit -v", resource.RLIMIT_AS),
+        ("ulimit -u", resource.RLIMIT_NPROC),
+    )
+    now = [(name, resource.getrlimit(limit)[0]) for name, limit in limits]
+    low = [name for name, value in now if 0 <= value < (_FEW_PROCESSES if name == "ulimit -u" else _FEW_BYTES)]
+    return f": raise the limits of this shell ({', '.join(low)})" if low else ""
 
 
 def _stop(_signal: int, _frame: object) -> None:
