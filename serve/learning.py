@@ -34,6 +34,7 @@ from factory.store.tables import Store
 from factory.store.told import UPLOADED
 from serve.found import Found
 from serve.learn_loop import LearnLoop
+from serve.scaling import while_asked_for
 from serve.settings import HEALTH_CHECK_S, AppArgs
 
 if TYPE_CHECKING:
@@ -166,14 +167,7 @@ def learner_deployment(args: AppArgs, *, num_threads: int, num_gpus: float) -> A
         ray_actor_options={"num_cpus": args.learner_num_cpus, "num_gpus": num_gpus},
         max_ongoing_requests=4 * args.learner_slots,
         max_queued_requests=args.queued_each,
-        autoscaling_config={
-            "min_replicas": 0,
-            "initial_replicas": 0,
-            "max_replicas": 1,
-            "target_ongoing_requests": 4 * args.learner_slots,
-            "upscale_delay_s": 0.0,
-            "downscale_delay_s": args.learner_idle_s,
-        },
+        autoscaling_config=while_asked_for(4 * args.learner_slots, args.learner_idle_s),
         logging_config=LoggingConfig(enable_access_log=False),
         health_check_timeout_s=HEALTH_CHECK_S,
         graceful_shutdown_wait_loop_s=0.5,

@@ -35,6 +35,7 @@ from factory.store.rows import model_row
 from factory.store.tables import Store
 from serve.catalog import UnknownIdentity
 from serve.drawing import until_done
+from serve.scaling import while_asked_for
 from serve.settings import HEALTH_CHECK_S, AppArgs
 
 if TYPE_CHECKING:
@@ -148,14 +149,7 @@ def sculptor_deployment(args: AppArgs, *, num_threads: int, num_gpus: float) -> 
         ray_actor_options={"num_cpus": args.sculptor_num_cpus, "num_gpus": num_gpus},
         max_ongoing_requests=_HELD,
         max_queued_requests=args.queued_each,
-        autoscaling_config={
-            "min_replicas": 0,
-            "initial_replicas": 0,
-            "max_replicas": 1,
-            "target_ongoing_requests": _HELD,
-            "upscale_delay_s": 0.0,
-            "downscale_delay_s": args.sculptor_idle_s,
-        },
+        autoscaling_config=while_asked_for(_HELD, args.sculptor_idle_s),
         logging_config=LoggingConfig(enable_access_log=False),
         health_check_timeout_s=HEALTH_CHECK_S,
         graceful_shutdown_wait_loop_s=0.5,
