@@ -95,15 +95,18 @@ def local_path(uri: str) -> str:
 
 @contextmanager
 def written_whole(file: Path) -> Iterator[Path]:
-    """Where to write what is to be this file, which is there whole or not at all, also on a disk that is full. Raises
-    OutputError."""
-    part = file.with_name(f".{file.name}.part")
+    """Where to write what is to be this file, which is there whole or not at all, also on a disk that is full; a link
+    or a device (/dev/stdout) is written through. Raises OutputError."""
+    is_through = file.is_symlink() or (file.exists() and not file.is_file())
+    part = file if is_through else file.with_name(f".{file.name}.part")
     try:
         yield part
-        part.replace(file)
+        if not is_through:
+            part.replace(file)
     except BaseException as error:
-        with suppress(OSError):
-            part.unlink()
+        if not is_through:
+            with suppress(OSError):
+                part.unlink()
         if isinstance(error, OSError):
             raise OutputError(f"{file} cannot be written: {error.strerror or error}") from None
         raise

@@ -46,3 +46,15 @@ def test_an_export_onto_a_disk_of_one_page(tmp_path: Path) -> None:
         assert [file.name for file in tmp_path.iterdir() if file.stat().st_size == 0 or file.suffix != ".pt"] == []
     finally:
         os.system(f"umount {tmp_path}")
+
+
+def test_what_is_no_file_of_its_own_is_written_through(tmp_path: Path) -> None:
+    (tmp_path / "real.png").write_bytes(b"old")
+    (tmp_path / "link.png").symlink_to("real.png")
+    write_whole(tmp_path / "link.png", b"new")
+    assert (tmp_path / "link.png").is_symlink() and (tmp_path / "real.png").read_bytes() == b"new"
+    os.mkfifo(tmp_path / "pipe")
+    reader = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
+    write_whole(tmp_path / "pipe", b"through")
+    assert os.read(reader, 100) == b"through" and not (tmp_path / "pipe").is_file()
+    os.close(reader)

@@ -20,7 +20,7 @@ from serve.work import Once, Work, WorkBook
 MAX_PAGE = 1000  # pieces of one answer
 AT_ONCE = 2  # files of one kind that are made of results at a time, each on a thread that other routes need
 MAX_WAIT_S = 60  # that an answer is held back
-MOST_HELD = 200  # such answers of one root, of 1000 that an ingress has in hand; beyond that they are given at once
+MOST_HELD = 200  # such answers, of 1000 that an ingress has in hand; beyond that they are given at once
 _POLL_MS = 1000  # how soon a client is to ask again
 
 Order = Literal["asc", "desc"]
@@ -73,22 +73,26 @@ async def find_page(book: WorkBook, limit: int, after: str | None, order: Order,
         raise RequestRefused(str(error), "after") from None
 
 
+_held = set[object]()  # answers that this process holds back, of all roots
+
+
+async def _until_over(book: WorkBook, work_id: str, wait_s: float) -> Work:
+    """A piece of work once it is over, or as it stands after so many seconds, or once its server puts it down."""
+    ends, one = time.monotonic() + (wait_s if len(_held) < MOST_HELD else 0.0), object()
+    _held.add(one)
+    try:
+        while (work := await book.find(work_id)).under_way and not book.closed:
+            if (left_s := ends - time.monotonic()) <= 0:
+                break
+            await book.pause(work_id, left_s)
+    finally:
+        _held.remove(one)
+    return work
+
+
 def work_routes(book: WorkBook) -> APIRouter:
     """GET /v1/work, GET /v1/work/{id}, POST /v1/work/{id}/cancel."""
-    router, held = APIRouter(), 0
-
-    async def until_over(work_id: str, wait_s: float) -> Work:
-        nonlocal held
-        ends = time.monotonic() + (wait_s if held < MOST_HELD else 0.0)
-        held += 1
-        try:
-            while (work := await book.find(work_id)).under_way and not book.closed:
-                if (left_s := ends - time.monotonic()) <= 0:
-                    break
-                await book.pause(work_id, left_s)
-        finally:
-            held -= 1
-        return work
+    router = APIRouter()
 
     @router.get("/v1/work")
     async def list_work(
@@ -102,7 +106,7 @@ def work_routes(book: WorkBook) -> APIRouter:
     async def show_work(work_id: str, wait: Annotated[float, Query(ge=0, le=MAX_WAIT_S)] = 0.0) -> JSONResponse:
         """How far a piece of work is, how long it may still take, and what came of it; once it is over, or after `wait`
         seconds: then a client need not ask again and again."""
-        work = await until_over(work_id, wait)
+        work = await _until_over(book, work_id, wait)
         return JSONResponse(work_card(work, book), headers=poll_headers(work))
 
     @router.post("/v1/work/{work_id}/cancel")
