@@ -66,7 +66,8 @@ def told_people(store: Store, pack: Pack, lacks: Callable[[Row], bool] = lambda 
 
     Of a photo of several faces it is the one nearest to the person's photos with one face: the cosine of its features
     and of their mean. Where that is below the pack's `same_person`, or all photos show several, the photo is unclear.
-    Whom a photo with one face shows is believed, unless that is not its largest: then it is compared as well.
+    Whom a photo with one face shows is believed here (strangers.py does not), unless that is not its largest: then it
+    is compared as well.
     Raises OSError if an eraser comes meanwhile.
     """
     for faces in _whole_people(store, pack.name):

@@ -91,7 +91,7 @@ def _requests(generator: ImageGenerator, identity: Identity) -> list[ImageReques
     return [ImageRequest(identity=identity, prompt=prompt, seed=seed, config=config) for prompt, seed in asked]
 
 
-def table(rows: Sequence[dict[str, Any]]) -> str:
+def table(rows: Sequence[dict[str, Any]], scenes: Scenes) -> str:
     """Markdown: means over people, and differences to one photo, each with the 95 % interval over people."""
     by_num = {num: np.array([row["face_sim"] for row in rows if row["photos"] == num]) for num in NUMBERS}
     lost = {num: sum(row["lost"] for row in rows if row["photos"] == num) for num in NUMBERS}
@@ -101,7 +101,8 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
         more = "" if num == 1 else _told(sims - by_num[1], "+.3f")
         lines.append(f"| {num} | {_told(sims, '.3f')} | {more} | {lost[num]} of {len(sims) * len(PROMPTS) * SEEDS} |")
     people = f"{len(by_num[1])} held-out people, {len(PROMPTS)} prompts, {SEEDS} pictures each"
-    head = f"{people}; 95 % intervals over people (bootstrap)."
+    of = {"plain": "plain portraits", "mixed": "photographs as they come (hats, glasses, sunglasses, moods, places)"}
+    head = f"{people}, learned from {of[scenes]}; 95 % intervals over people (bootstrap)."
     return f"# Photos of one person\n\n{head}\n\n" + "\n".join(lines) + "\n"
 
 
@@ -131,8 +132,8 @@ def main() -> None:
 
     new = [number for number in range(first, last + 1) if num[number] < len(NUMBERS)]
     measure(new, options.scenes, keep)
-    (options.results / f"{name}.md").write_text(table(rows))
-    print(table(rows))
+    (options.results / f"{name}.md").write_text(table(rows, options.scenes))
+    print(table(rows, options.scenes))
 
 
 if __name__ == "__main__":
