@@ -187,8 +187,8 @@ def test_what_an_overloaded_server_answers_is_told_by_who_asked() -> None:
     look = {"7": {"role": "ingress", "mb": 100.0}}
     result = {
         "hardware": "CPU", "cpus": 2, "load_average_before": 1.0, "rate": 5.0, "rounds": 2, "asked_per_s": 50.0,
-        "looks": [look, look, look, {"7": {"role": "ingress", "mb": 110.0}}], "growth": {"7": 1.1}, "worst": 1.1,
+        "looks": [*[look] * 5, {"7": {"role": "ingress", "mb": 110.0}}], "growth": {"7": 1.1}, "worst": 1.1,
         "gone": [], "statuses": dict(seen.statuses), "broken": dict(seen.broken), "faults": 2, "without_retry_after": 1,
     }  # fmt: skip
     text = overload_report(result)
-    assert "| ingress | 100 | 100 | 100 | 110 | 1.100 |" in text and "| asking: 429 | 2 |" in text
+    assert "| ingress | 100 | 100 | 100 | 100 | 100 | 110 | 1.100 |" in text and "| asking: 429 | 2 |" in text

@@ -25,13 +25,15 @@ import pyarrow.fs as pafs
 from factory.consent import Consent
 from factory.files import local_path, photo_files, s3_endpoint, shown
 from factory.ids import unread_photo_id
-from factory.storage import s3fs_options, scheme_of
+from factory.storage import s3_client, s3fs_options, scheme_of
 
 _Result = TypeVar("_Result")
 _CHUNK: Final = 2**20  # bytes read at a time
 _AHEAD: Final = 8  # photos of a store that a task reads at a time
 # Of Arrow for odd keys; of damaged, encrypted or unknown archives
 _FAULTS: Final = (OSError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error, pa.ArrowException)
+_ARCHIVED: Final = ("GLACIER", "DEEP_ARCHIVE")
+_LOOK_S: Final = 10.0
 _LFS: Final = b"version https://git-lfs.github.com/spec/"
 
 
@@ -61,7 +63,7 @@ class Entry:
         try:
             size = self.size()
         except self._faults as error:
-            raise _as_os_error(error) from error
+            raise _as_os_error(error, self.uri) from error
         if size == 0:
             raise OSError("empty: 0 bytes")
         return size
@@ -73,7 +75,7 @@ class Entry:
                 while chunk := stream.read(_CHUNK):
                     yield chunk
         except self._faults as error:
-            raise _as_os_error(error) from error
+            raise _as_os_error(error, self.uri) from error
 
     def digest(self) -> str | None:
         """The id of the photo, sha256 of its bytes; None if they cannot be read."""
@@ -206,9 +208,24 @@ def _is_odd(uri: str) -> bool:
     return any(part in ("", ".", "..") for part in parts)
 
 
-def _as_os_error(error: Exception) -> OSError:
-    if "not valid for the object's storage class" in str(error) or "InvalidObjectState" in str(error):
+def _as_os_error(error: Exception, uri: str) -> OSError:
+    is_refused = "ACCESS_DENIED" in str(error) or "storage class" in str(error)
+    if uri.startswith("s3://") and is_refused and _is_archived(uri):
         return OSError("it is archived (of a Glacier class), so that it cannot be read: restore it there first")
     if isinstance(error, OSError) and error.strerror:  # without the path, which is told beside it
         return OSError(error.strerror)
     return OSError(shown(str(error))[:300] or type(error).__name__)
+
+
+def _is_archived(uri: str) -> bool:
+    """Whether an object of S3 must be restored before it can be read: Arrow does not always tell it apart from one that
+    may not be read, as it takes the answer for the object's bytes."""
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    bucket, _, key = uri.removeprefix("s3://").partition("/")
+    try:
+        head = s3_client(s3_endpoint(), _LOOK_S).head_object(Bucket=bucket, Key=key)
+    except (BotoCoreError, ClientError, ValueError):
+        return False
+    there = head.get("StorageClass") in _ARCHIVED or "ArchiveStatus" in head
+    return there and 'ongoing-request="false"' not in head.get("Restore", "")
