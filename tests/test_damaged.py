@@ -205,8 +205,6 @@ def scan_of(data: bytes) -> int:
 def test_a_jpeg_that_is_damaged_inside_is_no_photo(how: dict[str, Any], grey: bool, with_what: str) -> None:
     """Its end is there: libjpeg goes on behind the damage with blocks that are shifted, or grey. (Not seen: zeros in a
     progressive scan that mean "nothing in these blocks" to its end, as in the grey one here.)"""
-    if how.get("progressive") and grey and with_what == "zeros":
-        pytest.skip("libjpeg sees nothing in it")
     data = saved(picture().convert("L") if grey else picture(), "JPEG", quality=90, **how)
     middle = (scan_of(data) + len(data)) // 2
     damaged = {
@@ -217,6 +215,9 @@ def test_a_jpeg_that_is_damaged_inside_is_no_photo(how: dict[str, Any], grey: bo
         "cut": data[:middle] + data[-2:],
         "line ends": data.replace(b"\n", b"\r\n"),  # also in its head
     }[with_what]
+    if how.get("progressive") and grey and with_what == "zeros":
+        assert decode(damaged).image.shape == decode(data).image.shape
+        return
     for config in (None, SALVAGE):
         refusal = reject(damaged, config)
         assert refusal.reason == "damaged", refusal

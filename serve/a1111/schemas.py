@@ -6,8 +6,8 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from serve.openai.numbers import Prompt, Real, Whole
 from serve.openai.schemas import MAX_IMAGES, MAX_SEED, MAX_SIDE_PX, MIN_SIDE_PX, PoseField, RequestRefused
+from serve.openai.values import Prompt, Real, Whole
 
 Sampler = Literal["dpm_solver++", "ddim", "euler"]
 SAMPLERS: Final[dict[str, Sampler]] = {"DPM++ 2M": "dpm_solver++", "Euler": "euler", "DDIM": "ddim"}  # theirs -> ours

@@ -21,9 +21,9 @@ from serve.catalog import Catalog
 from serve.ledger import tell
 from serve.modelling import KIND, HeadOrder, Modelling
 from serve.openai.body import described, read_body
-from serve.openai.numbers import Prompt
 from serve.openai.ranges import Lately, answer
 from serve.openai.schemas import RequestRefused, ignoring
+from serve.openai.values import Prompt
 from serve.openai.work import AT_ONCE, Limit, Order, as_page, find_page, once_of, poll_headers, work_card
 from serve.quotas import head_pictures
 from serve.refusals import UnknownWork

@@ -17,8 +17,8 @@ from serve.catalog import Listed
 from serve.loop import LoopStats
 from serve.openai.contract import IMAGES_GENERATE, Fates
 from serve.openai.contract import ignoring as ignoring
-from serve.openai.numbers import Prompt, Real, Whole
 from serve.openai.pictures import OutputFormat
+from serve.openai.values import Prompt, Real, Whole
 
 MIN_SIDE_PX, MAX_SIDE_PX = 16, 2048  # of a picture as it is sent
 MAX_PREVIEWS = 3  # of a picture, as in OpenAI's API

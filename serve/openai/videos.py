@@ -30,10 +30,10 @@ from serve.filming import KIND, ClipOrder, Filming
 from serve.ledger import tell
 from serve.openai.body import MAX_BODY, described, first_fault, read_body
 from serve.openai.multipart import form_of
-from serve.openai.numbers import Prompt, Real, Whole
 from serve.openai.pictures import encode
 from serve.openai.ranges import Lately, answer
 from serve.openai.schemas import MAX_SEED, MAX_SIDE_PX, MIN_SIDE_PX, RequestRefused, ignoring
+from serve.openai.values import Prompt, Real, Whole
 from serve.openai.work import AT_ONCE, Limit, Order, as_page, find_page, once_of, poll_headers, work_card
 from serve.refusals import UnknownWork
 from serve.work import Work, WorkBook

@@ -1,5 +1,5 @@
-"""Numbers of a request: `true` is none of them, though Python counts it as 1. And prompts: chat front ends write
-"&lt;person&gt;"."""
+"""Values of a request's fields: numbers, of which `true` is none, though Python counts it as 1; and prompts, in which
+chat front ends write "&lt;person&gt;"."""
 
 from __future__ import annotations
 
