@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 
 from cli.__main__ import app
 from factory.pack import Pack
+from factory.store import upkeep
 from factory.store.audit import Deed, append, faults_of, read_audit
 from factory.store.keys import create_key
 from factory.store.tables import Store
@@ -40,6 +41,21 @@ def test_rows_follow_one_another_whoever_writes(tmp_path: Path) -> None:
     assert faults_of(Store(tmp_path))[0] == [] and len({row["salt"] for row in rows}) == 1
     assert len(read_audit(Store(tmp_path), [ADA])) == 8, "whoever has an id finds what was done with it"
     assert not any(ADA.encode() in file.read_bytes() for file in tmp_path.rglob("*") if file.is_file())
+
+
+def test_a_long_audit_is_tidied_and_indexed_and_still_one_chain(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server commits once a second: without it each commit would look through all that were before."""
+    for setting, value in {"TIDY_EVERY": 8, "INDEX_EVERY": 4, "INDEX_FROM": 8}.items():
+        monkeypatch.setattr(upkeep, setting, value)
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(lambda number: append(Store(tmp_path), [deed(f"a{number}", ADA)]), range(40)))
+    table = Store(tmp_path).open("audit")
+    assert table is not None and table.describe_indices(), "the last row is found by its number"
+    assert len(table.get_fragments()) <= 20, "files are joined"
+    assert [row["number"] for row in read_audit(Store(tmp_path))] == list(range(40))
+    assert faults_of(Store(tmp_path))[0] == []
 
 
 @pytest.fixture

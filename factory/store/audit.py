@@ -17,6 +17,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+import lance
 import pyarrow as pa
 
 from factory.store.commits import open_to_write, retried
@@ -24,6 +25,8 @@ from factory.store.connection import storage_options
 from factory.store.schemas import SCHEMAS
 from factory.store.tables import Store
 from factory.store.tombstones import tombstone_digest
+from factory.store.upkeep import after_commit
+from factory.store.upserts import upsert
 
 _FIRST: Final = "0" * 64  # what the first row follows
 _HASHED: Final = ("number", "at", "actor", "action", "whom", "num", "salt", "detail_digest", "previous")
@@ -45,7 +48,7 @@ def append(store: Store, deeds: Sequence[Deed]) -> None:
     """Writes deeds behind the last row, in one commit; after another writer's if that comes first. What they tell of
     somebody who was erased while they waited is taken out again."""
     if deeds:
-        retried(lambda: _append_once(store, deeds))
+        after_commit(retried(lambda: _append_once(store, deeds)), "audit")
     told = {who for deed in deeds if deed.detail for who in deed.whom}
     if told:  # an erasure buries first and looks at the audit last: it saw these rows, or its tombstones are seen here
         redact(store, [*filter(store.tombstones().hold, told)])
@@ -56,7 +59,7 @@ def note(store: Store, action: str, whom: Sequence[str] = (), num: int = 1, **de
     append(store, [Deed(at=time.time(), actor="command line", action=action, whom=whom, num=num, detail=detail)])
 
 
-def _append_once(store: Store, deeds: Sequence[Deed]) -> None:
+def _append_once(store: Store, deeds: Sequence[Deed]) -> lance.LanceDataset:
     dataset = open_to_write(store.uri("audit"), "audit", storage_options(store.root))
     num = dataset.count_rows()
     last = dataset.to_table(columns=["salt", "digest"], filter=f"number = {num - 1}").to_pylist() if num else []
@@ -81,8 +84,7 @@ def _append_once(store: Store, deeds: Sequence[Deed]) -> None:
         previous = row["digest"] = _of_row(row)
         rows.append(row)
     # a row of this number that somebody else commits meanwhile is a conflict: begun anew behind it
-    merge = dataset.merge_insert(["number"]).when_not_matched_insert_all().conflict_retries(0)
-    merge.execute(pa.Table.from_pylist(rows, SCHEMAS["audit"]))
+    return upsert(dataset, "audit", pa.Table.from_pylist(rows, SCHEMAS["audit"]))
 
 
 def read_audit(store: Store, identity_ids: Collection[str] = ()) -> list[dict[str, Any]]:
