@@ -54,9 +54,11 @@ def main() -> None:
             print(f"{name} {sign} ({time.monotonic() - begin:.0f} s): {text}", flush=True)
     desk.close()
     failing = [name for name, _, _, sign in rows if sign == _SIGNS[False]]
+    untried = [name for name, _, _, sign in rows if sign == _SIGNS[None]]
     minutes = (time.monotonic() - started) / 60
     head = f"# Cases\n\n{hardware('cpu')}, {os.cpu_count()} CPUs. {len(rows)} cases in {minutes:.0f} min, "
-    head += f"{len(failing)} not as expected: {', '.join(failing)}.\n\n" if failing else "all as expected.\n\n"
+    head += f"{len(untried)} not tried: {', '.join(untried)}; " if untried else ""
+    head += f"{len(failing)} not as expected: {', '.join(failing)}.\n\n" if failing else "none not as expected.\n\n"
     escaped = [[cell.replace("|", "\\|").replace("<", "\\<") for cell in line] for line in rows]
     text = head + markdown(["id", "expected", "got", ""], escaped)
     print(f"\n{text}")
