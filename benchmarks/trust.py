@@ -37,8 +37,9 @@ from factory.settings import generate_settings
 from factory.store.keys import KeyRing, create_key
 from factory.store.rows import identity_row
 from factory.store.tables import Store
-from serve.access import NEEDS, Gate, Rooms
+from serve.access import Gate, Rooms
 from serve.catalog import Catalog
+from serve.needs import NEEDS
 from serve.openai.pictures import PNG_LEVEL
 from serve.quotas import Quotas, asking, counted_here
 

@@ -2,7 +2,7 @@
 
 A tenant's people lie in a root of their own (`tenant_root`), and its requests go to an app of its own that knows no
 other root: no query can forget a condition, and nobody else's name can be in an answer. The gate knows routes by the
-table `NEEDS`; a route that is not in it is open to nobody once there are keys, and tests/test_access.py fails.
+table `NEEDS`.
 """
 
 from __future__ import annotations
@@ -24,100 +24,21 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from factory.files import tenant_root
-from factory.store.keys import SCOPES, Key, KeyRefused, KeyRing
-from factory.store.keys import Scope as KeyScope
+from factory.store.keys import PREFIX, Key, KeyRefused, KeyRing
 from factory.store.queries import has_unfinished_work
 from factory.store.tables import Store
 from serve.hosts import hostname_of, hosts_of, is_loopback, origin_of
+from serve.needs import ANY, MORE, NEEDS, PUBLIC
 from serve.openai.errors import answer_error
 from serve.openai.schemas import RequestRefused
 from serve.quotas import QuotaExceeded, asking
 from serve.settings import Keyless
 
-Need = frozenset[KeyScope]  # one of these scopes
-PUBLIC: Final[Need] = frozenset()  # of the server alone, of nobody in it: no key
-ANY: Final[Need] = frozenset(SCOPES)
-DRAW: Final[Need] = frozenset({"draw"})
-LEARN: Final[Need] = frozenset({"learn"})
-ERASE: Final[Need] = frozenset({"erase"})
-OWN_WORK: Final[Need] = frozenset({"draw", "learn"})
-ADMIN: Final[Need] = frozenset({"admin"})
-WORDS: Final[Need] = frozenset({"words"})
 Answer = TypeVar("Answer")
 _MOST_INSIDE: Final = 256  # requests of a tenant that are being answered; an ingress has 1,000 places for all
 _BUSY_S: Final = 1.0  # when to ask again beyond them
-
-# AUTOMATIC1111's, under /sdapi/v1
-_A1111_DRAWS: Final = """
-    txt2img img2img extra-single-image extra-batch-images interrogate interrupt skip png-info options
-    refresh-checkpoints refresh-loras refresh-vae refresh-embeddings
-"""
-_A1111_SHOWS: Final = """
-    sd-models samplers schedulers upscalers embeddings options memory cmd-flags scripts sd-vae sd-modules
-    latent-upscale-modes hypernetworks loras face-restorers realesrgan-models prompt-styles artists artist-categories
-    extensions
-"""
-
-# Every route: method and path as the app has it. HEAD is GET.
-NEEDS: Final[dict[tuple[str, str], Need]] = {
-    ("GET", "/healthz"): PUBLIC,
-    ("GET", "/"): PUBLIC,  # the page without what it shows: it asks for a key
-    ("GET", "/web/{file}"): PUBLIC,
-    ("GET", "/openapi.json"): ANY,
-    ("POST", "/v1/images/generations"): DRAW,
-    ("GET", "/v1/models"): ANY,
-    ("GET", "/v1/models/"): ANY,
-    ("GET", "/v1/models/{model:name}"): ANY,
-    ("POST", "/v1/images/edits"): LEARN,  # and `draw`, which the handler asks for
-    ("POST", "/v1/identities"): LEARN,
-    ("GET", "/v1/identities"): ANY,
-    ("DELETE", "/v1/identities/{identity:name}"): ERASE,
-    ("GET", "/v1/identities/{identity:name}"): ANY,
-    ("GET", "/v1/identities/{identity:name}/thumbnail"): DRAW,
-    ("GET", "/v1/identities/{identity:name}/masks"): DRAW,
-    ("GET", "/v1/images"): DRAW,
-    ("GET", "/v1/images/{image_id}/content"): DRAW,
-    ("GET", "/v1/images/{image_id}/thumbnail"): DRAW,
-    ("GET", "/v1/pictures/{file_id}"): DRAW,
-    ("GET", "/v1/poses"): ANY,
-    ("GET", "/v1/poses/{pose}/content"): ANY,
-    ("GET", "/v1/jobs"): ADMIN,
-    ("GET", "/v1/jobs/{job_id}/report"): ADMIN,  # it names files
-    ("GET", "/v1/stats"): ANY,  # numbers of all tenants together, of nobody
-    ("GET", "/v1/work"): OWN_WORK,
-    ("GET", "/v1/work/{work_id}"): OWN_WORK,
-    ("POST", "/v1/work/{work_id}/cancel"): OWN_WORK,
-    ("POST", "/v1/videos"): DRAW,
-    ("GET", "/v1/videos"): DRAW,
-    ("GET", "/v1/videos/{video_id}"): DRAW,
-    ("DELETE", "/v1/videos/{video_id}"): DRAW,
-    ("GET", "/v1/videos/{video_id}/content"): DRAW,
-    ("POST", "/v1/videos/{video_id}/remix"): DRAW,
-    ("POST", "/v1/videos/edits"): DRAW,
-    ("POST", "/v1/videos/extensions"): DRAW,
-    ("POST", "/v1/videos/characters"): DRAW,
-    ("POST", "/v1/heads"): DRAW,
-    ("GET", "/v1/heads"): DRAW,
-    ("GET", "/v1/heads/{head_id}"): DRAW,
-    ("DELETE", "/v1/heads/{head_id}"): DRAW,
-    ("GET", "/v1/heads/{head_id}/content"): DRAW,
-    ("POST", "/v1/files"): DRAW,
-    ("GET", "/v1/files"): DRAW,
-    ("GET", "/v1/files/{file_id}"): DRAW,
-    ("DELETE", "/v1/files/{file_id}"): DRAW,
-    ("GET", "/v1/files/{file_id}/content"): DRAW,
-    ("POST", "/v1/batches"): DRAW,
-    ("GET", "/v1/batches"): DRAW,
-    ("GET", "/v1/batches/{batch_id}"): DRAW,
-    ("POST", "/v1/batches/{batch_id}/cancel"): DRAW,
-    **{("POST", f"/sdapi/v1/{name}"): DRAW for name in _A1111_DRAWS.split()},
-    **{("GET", f"/sdapi/v1/{name}"): ANY for name in _A1111_SHOWS.split()},
-    **{("GET", f"/controlnet/{name}"): ANY for name in ("version", "model_list", "module_list")},
-    ("GET", "/sdapi/v1/progress"): DRAW,  # with a look at the picture
-    ("POST", "/internal/progress"): DRAW,
-}
-# Fields of an address that ask for more than the route does.
-MORE: Final[dict[tuple[str, str], dict[str, Need]]] = {("GET", "/v1/identities/{identity:name}"): {"words": WORDS}}
+_PICTURE: Final = ("GET", "/v1/pictures/{file_id}")
+_HEADERS: Final = ("x-api-key", "api-key")  # of clients whose `authorization` is a proxy's, and of Azure's
 
 
 class Rooms:
@@ -213,13 +134,25 @@ class Gate:
         if not await self._told(self._ring.keys):
             self._check_keyless(request)
             return None
-        if text is None:
+        if route == _PICTURE and (key_id := request.query_params.get("of")):
+            key = await self._of_address(key_id)
+        elif text is None:
             raise KeyRefused("this needs a key: send the header `authorization: Bearer KEY`")
-        key = await self._told(partial(self._ring.find, text, time.time()))
+        else:
+            key = await self._told(partial(self._ring.find, text, time.time()))
         key.check_scope(need or ())
         for field, more in MORE.get(route, {}).items() if route is not None else ():
             if field in request.query_params:
                 key.check_scope(more)
+        return key
+
+    async def _of_address(self, key_id: str) -> Key:
+        """The key that asked for a picture at an address, which is a secret of its own (Shelf): whoever has it may
+        fetch that picture, as a front end does that puts it into <img>. Raises KeyRefused once the key is over."""
+        key = await self._told(partial(self._ring.of_id, key_id))
+        if key is None:
+            raise KeyRefused("there is no such key")
+        key.check_alive(time.time())
         return key
 
     async def _told(self, question: Callable[[], Answer]) -> Answer:
@@ -286,14 +219,19 @@ class Gate:
 
 
 def _given(headers: Headers) -> str | None:
-    """The key of a request: a bearer token, or the password of HTTP's basic scheme, as AUTOMATIC1111's clients send."""
-    kind, _, rest = headers.get("authorization", "").strip().partition(" ")
-    rest = rest.strip()
+    """The key of a request: a header of its own, a bearer token, or the password of HTTP's basic scheme, as
+    AUTOMATIC1111's clients send. Of several the one that looks like a key: the others may be a proxy's."""
+    kind, _, rest = " ".join(headers.get("authorization", "").split()).partition(" ")
+    given = [headers[name].strip() for name in _HEADERS if name in headers]
     if kind.lower() == "bearer":
-        return rest
+        given.append(rest)
     if kind.lower() == "basic":
-        try:
-            return base64.b64decode(rest, validate=True).decode().partition(":")[2]
-        except (binascii.Error, ValueError):
-            return ""
-    return None
+        given.append(_password(rest))
+    return next((text for text in given if text.startswith(PREFIX)), given[0] if given else None)
+
+
+def _password(text: str) -> str:
+    try:
+        return base64.b64decode(text, validate=True).decode().partition(":")[2].strip()
+    except (binascii.Error, ValueError):
+        return ""

@@ -29,7 +29,7 @@ from factory.store.keys import list_keys
 from factory.store.tables import Store
 from serve.catalog import Catalog
 from serve.drawing import Drawer
-from serve.hosts import is_loopback
+from serve.hosts import is_loopback, page_origin
 from serve.ingress import NO_KEYS, Ingress
 from serve.ingress import create_app as create_app
 from serve.learning import learner_deployment
@@ -102,12 +102,14 @@ def start(
     may read answers and send photos.
 
     Raises:
-        ValueError: Ray's own processes use the ports 10002-19999; there is no such root, or it has no keys.
+        ValueError: Ray's own processes use the ports 10002-19999; there is no such root, or it has no keys; what is no
+            origin is in `cors`.
         PackError: the pack is unknown or incomplete.
         OSError: the port is taken, or this Ray already serves on another one.
     """
     store, used_pack = _checked(root, pack, port)
-    settings = settings.model_copy(update={"keyless": _keyless(store, host, insecure), "cors": [*settings.cors, *cors]})
+    pages = [*settings.cors, *map(page_origin, cors)]
+    settings = settings.model_copy(update={"keyless": _keyless(store, host, insecure), "cors": pages})
     _connect()
     if settings.num_threads is None and len(ray.nodes()) == 1:  # type: ignore[no-untyped-call]
         # `num_cpus` is a share for the scheduler; alone on a machine, use all of it
@@ -214,6 +216,7 @@ def run(
 ) -> None:
     """Serves until Ctrl-C or SIGTERM, then finishes what is being drawn; prints the URL and an example."""
     store, used_pack = _checked(root, pack, port)
+    cors = [page_origin(one) for one in cors]
     _keyless(store, host, insecure)
     _check_free(host, port)
     _connect()  # before the signals: Ray puts a handler of its own in the place of SIGTERM's

@@ -169,14 +169,14 @@ def asking_all() -> Everywhere | None:
 
 
 def with_cors(app: ASGIApp, origins: Sequence[str]) -> ASGIApp:
-    """Pages of these origins may read answers, in front of the gate: a browser asks for that without a key."""
+    """Pages of these origins may read answers, in front of the gate: a browser asks for that without a key. They may be
+    public ones that ask a server of a private network, of which some browsers make sure."""
     if not origins:
         return app
     ours = ("x-ignored-fields", "x-prompt-truncated", "x-negative-prompt-truncated", "x-should-retry", "x-request-id")
     shown = (*ours, "retry-after", "retry-after-ms", "openai-poll-after-ms", "location", "content-range", "etag")
-    return CORSMiddleware(
-        app, allow_origins=list(origins), allow_methods=["*"], allow_headers=["*"], expose_headers=shown
-    )
+    everything: dict[str, Any] = {"allow_methods": ["*"], "allow_headers": ["*"], "allow_private_network": True}
+    return CORSMiddleware(app, allow_origins=list(origins), expose_headers=shown, **everything)
 
 
 class Ingress:

@@ -61,7 +61,14 @@ class QuotaExceeded(QueueFull):
 
 
 class BeyondQuota(ValueError):
-    """So much at once this key may never have: waiting does not help."""
+    """So much at once this key may never have: waiting does not help. `param` is the field that asks for it."""
+
+    def __init__(self, message: str, param: str = "n") -> None:
+        super().__init__(message, param)  # both in args, so that it survives pickling between processes
+        self.message, self.param = message, param
+
+    def __str__(self) -> str:
+        return self.message
 
 
 class Counts:
@@ -151,7 +158,8 @@ class Quotas:
         key = asking.get()
         if key is not None and key.identities_per_day is not None:
             if num > key.identities_per_day:
-                raise BeyondQuota(f"{num} people at once: this key may learn {key.identities_per_day} a day")
+                text = f"{num} people at once: this key may learn {key.identities_per_day} a day; choose one by `face`"
+                raise BeyondQuota(text, "all")
             await self._spend(key, "identity", key.identities_per_day, num)
 
     @asynccontextmanager

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Final, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from factory.config import Config
+from serve.hosts import page_origin
 
 Keyless = Literal["refuse", "loopback", "anyone"]  # who gets in while a root has no keys
 # How long a replica may take to answer Serve's health check, twice Ray's own limit; the third time it is replaced, and
@@ -44,6 +45,11 @@ class Settings(Config):
         """An ingress's part of `max_queued`, not less than `_BURST`: Ray counts a picture as waiting until it is sent
         to a replica, also to one with room, so a request of more pictures than this would be refused always."""
         return max(-(-self.max_queued // self.num_ingresses), min(self.max_queued, _BURST))
+
+    @field_validator("cors")
+    @classmethod
+    def _as_browsers_send_them(cls, origins: list[str]) -> list[str]:
+        return [page_origin(one) for one in origins]
 
     @model_validator(mode="after")
     def _room_for_a_batch(self) -> Settings:

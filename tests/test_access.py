@@ -23,9 +23,10 @@ from factory.store.keys import SCOPES, KeyRing, create_key, revoke_key
 from factory.store.rows import encode_png, identity_row
 from factory.store.tables import Store
 from serve import app as serving_app
-from serve.access import ANY, MORE, NEEDS, PUBLIC, Gate
+from serve.access import Gate
 from serve.ingress import Ingress
 from serve.loop import LoopStats
+from serve.needs import ANY, MORE, NEEDS, PUBLIC
 from serve.settings import AppArgs
 from tests.serving import FakeGenerator, error_of, people_store, person
 
@@ -131,7 +132,7 @@ def ask(house: House, method: str, path: str, key: str | None) -> Any:
 def test_every_route_says_who_may_use_it(house: House) -> None:
     routes = set(every_route(house.gate))
     unsaid = {f"{method} {path}" for method, path in routes - set(NEEDS)}
-    assert not unsaid, "write these into serve/access.py: NEEDS, with the scope that they need"
+    assert not unsaid, "write these into serve/needs.py: NEEDS, with the scope that they need"
     assert not set(NEEDS) - routes, "these are no routes any more"
     assert set(MORE) <= routes and len(routes) > 30
 

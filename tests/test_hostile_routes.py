@@ -19,9 +19,9 @@ from factory.pack import Pack
 from factory.provenance.marks import mark_with
 from serve.a1111.routes import Options, PngInfo, ProgressOf
 from serve.a1111.schemas import Txt2Img
-from serve.access import NEEDS
 from serve.ingress import Ingress
 from serve.loop import LoopStats
+from serve.needs import NEEDS
 from serve.openai.batches import BatchRequest
 from serve.openai.videos import VideosRequest
 from serve.settings import AppArgs

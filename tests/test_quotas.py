@@ -97,8 +97,9 @@ def test_whom_limits_are_for() -> None:
                 with pytest.raises(QuotaExceeded):
                     await asyncio.create_task(_use(quotas, key, most))
         asking.set(replace(KEY, identities_per_day=2))
-        with pytest.raises(BeyondQuota, match="3 people at once: this key may learn 2 a day"):
+        with pytest.raises(BeyondQuota, match="3 people at once: this key may learn 2 a day") as told:
             await quotas.identities(3)
+        assert told.value.param == "all", "an upload has no n"
         await quotas.identities(2)
         with pytest.raises(QuotaExceeded):
             await quotas.identities()

@@ -37,15 +37,23 @@ DATA = bytes(range(10))
     ],
 )
 def test_a_part_is_given_as_it_is_asked_for(asked: str | None, status: int, body: bytes, told: str | None) -> None:
-    got = answer(DATA, "video/mp4", asked, None, {})
+    got = answer(DATA, "video/mp4", {} if asked is None else {"range": asked}, {})
     assert (got.status_code, got.body, got.headers.get("content-range")) == (status, body, told)
     assert got.headers["accept-ranges"] == "bytes" and got.headers["cache-control"] == "private, no-cache"
 
 
 def test_a_part_of_another_file_is_the_whole() -> None:
-    tag = answer(DATA, "video/mp4", None, None, {}).headers["etag"]
-    assert answer(DATA, "video/mp4", "bytes=0-1", tag, {}).status_code == 206
-    assert answer(b"other" + DATA, "video/mp4", "bytes=0-1", tag, {}).status_code == 200
+    tag = answer(DATA, "video/mp4", {}, {}).headers["etag"]
+    asked = {"range": "bytes=0-1", "if-range": tag}
+    assert answer(DATA, "video/mp4", asked, {}).status_code == 206
+    assert answer(b"other" + DATA, "video/mp4", asked, {}).status_code == 200
+
+
+def test_a_file_that_is_there_already_is_not_sent_again() -> None:
+    tag = answer(DATA, "image/png", {}, {}).headers["etag"]
+    again = answer(DATA, "image/png", {"if-none-match": f"W/{tag}"}, {})
+    assert again.status_code == 304 and again.body == b"" and again.headers["etag"] == tag
+    assert answer(b"other", "image/png", {"if-none-match": tag}, {}).status_code == 200
 
 
 def test_what_left_lately_is_not_made_again(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,7 +21,7 @@ from factory.store.tables import Store
 
 Scope = Literal["draw", "learn", "erase", "words", "admin"]
 SCOPES: Final[tuple[Scope, ...]] = get_args(Scope)
-_PREFIX: Final = "idf"
+PREFIX: Final = "idf"
 _NO_DIGEST: Final = "0" * 64
 _LONGEST: Final = 200  # characters of what is taken for a key
 
@@ -90,7 +90,7 @@ def create_key(
         max_waiting=max_waiting,
         identities_per_day=identities_per_day,
     )
-    text = f"{_PREFIX}_{key.key_id}_{secrets.token_urlsafe(32)}"
+    text = f"{PREFIX}_{key.key_id}_{secrets.token_urlsafe(32)}"
     store.upsert("keys", [{**asdict(key), "digest": _digest(text)}])
     return text, key
 

@@ -15,6 +15,7 @@ from serve.held import FREE, Held
 from serve.openai.schemas import RequestRefused
 
 _TYPE: Final = re.compile(r"(list|tuple|dict|set)\[|[\w-]+\[.*[A-Z(,]")
+_UNQUOTED: Final = re.compile(rb"\s*(['\"]?\{\s*[\w\\']|['\"]\{)")  # what was to be JSON, after a shell
 HELD: Final = "identity_factory.held"  # in a request's scope: what it holds of its body
 MAX_BODY: Final = 24 * 2**20  # bytes: a photo of 16 MiB in base64, and some room
 
@@ -100,6 +101,8 @@ def _parse(body: bytes, content_type: str) -> dict[str, Any]:
         reason = "it is not encoded in UTF-8" if isinstance(error, UnicodeError) else str(error)
         if "hex escape" in reason:
             reason += ", where half of a surrogate pair stands alone or a \\u lacks its four digits"
+        if _UNQUOTED.match(body):
+            reason += "; its quotation marks were taken by a shell, as on Windows: `curl --json @FILE` sends a file"
         raise RequestRefused(f"the body is no JSON: {reason} (content-type: {content_type[:100]})") from None
     if not isinstance(fields, dict):
         raise RequestRefused(f"the body must be a JSON object, not {_NAMES.get(type(fields), 'a number')}")

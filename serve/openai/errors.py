@@ -19,6 +19,7 @@ from serve.catalog import UnknownIdentity
 from serve.client import GenerationTimeout, GeneratorDown, QueueFull
 from serve.learning import Diverged, FaceGone
 from serve.openai.body import first_fault
+from serve.openai.paths import no_route
 from serve.openai.schemas import RequestRefused
 from serve.quotas import BeyondQuota, QuotaExceeded
 from serve.refusals import KeyReused, TooMuchWork, UnknownWork
@@ -68,7 +69,7 @@ ANSWERS: Final[dict[type[Exception], Answer]] = {
     Diverged: Answer(422, "invalid_request_error", "diverged", "image"),
     QueueFull: Answer(429, "rate_limit_error", "queue_full", retry=True),
     QuotaExceeded: Answer(429, "rate_limit_error", "rate_limit_exceeded", retry=True),
-    BeyondQuota: Answer(422, "invalid_request_error", "beyond_limit", "n", retry=False),
+    BeyondQuota: Answer(422, "invalid_request_error", "beyond_limit", retry=False),
     UnknownFile: Answer(404, "invalid_request_error", "no_such_file"),
     UnknownWork: Answer(404, "invalid_request_error", "no_such_work"),
     KeyReused: Answer(422, "invalid_request_error", "idempotency_key_reused", "idempotency-key", retry=False),
@@ -90,6 +91,8 @@ _WITHOUT_DETAIL: Final = {
 async def answer_error(request: Request, error: Exception) -> Response:
     """The answer to a request that failed, in OpenAI's shape; AUTOMATIC1111's clients look for `detail`."""
     status, body, headers = told(error)
+    if isinstance(error, HTTPException) and status == 404:
+        body["error"]["message"] = no_route(request.scope["path"])
     if request.scope["path"].startswith(("/sdapi/", "/controlnet/", "/internal/")):
         body["detail"] = body["error"]["message"]
     return JSONResponse(body, status_code=status, headers=headers)
@@ -106,6 +109,8 @@ def told(error: Exception) -> tuple[int, dict[str, Any], dict[str, str]]:
     status, param, headers = answer.status, answer.param, dict[str, str]()
     if isinstance(cause, RequestRefused):
         status, param = cause.status, cause.param
+    elif isinstance(cause, BeyondQuota):
+        param = cause.param
     elif isinstance(cause, RequestValidationError):
         param, message = first_fault([(fault["loc"][1:], fault["msg"]) for fault in cause.errors()])
     elif isinstance(cause, HTTPException):

@@ -17,10 +17,10 @@ from fastapi.responses import JSONResponse, Response
 from factory.config import AnimateConfig, GenerateConfig
 from factory.pack import Pack
 from factory.provenance.marks import mark
-from factory.records import ClipRequest, ImageRequest
+from factory.records import ClipRequest, Identity, ImageRequest, TokenCount
 from factory.store.quality import crops_of
 from serve.assessing import can_measure
-from serve.catalog import Catalog
+from serve.catalog import Catalog, UnknownIdentity
 from serve.client import ImageClient
 from serve.hosts import address_of
 from serve.ledger import tell
@@ -29,8 +29,9 @@ from serve.openai.answers import ImageData, ImagesResponse, Usage
 from serve.openai.body import read_body
 from serve.openai.events import picture_events, stream
 from serve.openai.pictures import as_file, resized
+from serve.openai.ranges import answer as file_answer
 from serve.openai.scene import Scene, several
-from serve.openai.schemas import MAX_SEED, ImagesRequest, RequestRefused
+from serve.openai.schemas import MAX_SEED, OPENAIS, ImagesRequest, RequestRefused
 from serve.reading import PoseReader
 from serve.shelf import Shelf
 
@@ -73,7 +74,8 @@ class Generations:
 
     async def at_once(self, asked: Asked, request: Request) -> Response:
         """All pictures in one answer."""
-        answer = await self.answer(asked, address_of(request))
+        key = request.scope.get("state", {}).get("key")
+        answer = await self.answer(asked, address_of(request), "" if key is None else f"?of={key.key_id}")
         return JSONResponse(answer.model_dump(exclude_none=True), headers=notes_on(asked.body, answer))
 
     def events(self, asked: Asked, method: str = "image_generation") -> AsyncGenerator[str]:
@@ -83,9 +85,10 @@ class Generations:
         seed = asked.requests[0].seed
         return picture_events(drawn, asked.body, seed, shared, lambda: self.check_there(asked), method)
 
-    async def answer(self, asked: Asked, base_url: str = "", *, patient: bool = False) -> ImagesResponse:
+    async def answer(self, asked: Asked, base_url: str = "", of: str = "", *, patient: bool = False) -> ImagesResponse:
         """The pictures, drawn; those at an address (response_format "url") are on the server `base_url`, which ends
-        with a "/". Patient ones come after all others. Raises as `ImageClient.images`, and UnknownIdentity."""
+        with a "/", and `of` ends their addresses: whose key asked for them. Patient ones come after all others. Raises
+        as `ImageClient.images`, and UnknownIdentity."""
         body, now = asked.body, int(time.time())
         rows: list[float | None] = [None] * body.n
         choices: list[dict[str, Any]] = [{}] * body.n
@@ -103,7 +106,7 @@ class Generations:
             counts = {"prompt_tokens": first.prompt, "negative_prompt_tokens": first.negative_prompt}
             counts["usage"] = Usage.of(first.prompt)
         await self.check_there(asked)
-        places = await self._places(base_url, asked, files)
+        places = await self._places(base_url, of, asked, files)
         data = [
             ImageData(**{**place, **choice}, seed=picture.seed, rows_per_step=shared)
             for place, picture, shared, choice in zip(places, asked.requests, rows, choices, strict=True)
@@ -128,7 +131,7 @@ class Generations:
     async def compose(self, body: ImagesRequest) -> Asked:
         """What is to be drawn. Raises RequestRefused, UnknownIdentity, IncompatibleIdentity."""
         wanted = body.wanted_identity()
-        own = None if wanted is None else await asyncio.to_thread(self._catalog.find, wanted)
+        own = None if wanted is None else await asyncio.to_thread(self._find, wanted)
         picture = await self._scene.compose(
             body.prompt,
             secrets.randbelow(MAX_SEED) if body.seed is None else body.seed,
@@ -156,25 +159,34 @@ class Generations:
         people = {identity.identity_id, *(region.identity.identity_id for region in picture.regions)}
         return Asked(body=body, requests=several(picture, body.n * body.best_of), people=sorted(people), shared=shared)
 
+    def _find(self, wanted: str) -> Identity:
+        try:
+            return self._catalog.find(wanted)
+        except UnknownIdentity as error:
+            if OPENAIS.fullmatch(wanted) is None:
+                raise
+            text = f"{error}; where a client says `model` by itself, write <person:NAME> in the prompt"
+            raise UnknownIdentity(text) from None
+
     async def check_there(self, asked: Asked) -> None:
         """Raises UnknownIdentity if somebody was erased meanwhile, ConsentExpired: no picture leaves."""
         for who in asked.people:
             (await asyncio.to_thread(self._catalog.find, who)).check_consent(time.time())
 
-    async def show_picture(self, file_id: str) -> Response:
+    async def show_picture(self, file_id: str, request: Request) -> Response:
         """A picture at the address that a request with response_format "url" was given. It expires."""
         row = await self._shelf.find(file_id)
         await asyncio.to_thread(self._catalog.check_consents, row["people"])
         age_s = max(int(row["expires_at"] - time.time()), 0)
         headers = {"cache-control": f"private, max-age={age_s}", "x-content-type-options": "nosniff"}
-        return Response(row["content"], media_type=_MEDIA_TYPES[row["filename"]], headers=headers)
+        return file_answer(row["content"], _MEDIA_TYPES[row["filename"]], request.headers, headers)
 
-    async def _places(self, base_url: str, asked: Asked, files: Sequence[bytes]) -> list[dict[str, str]]:
+    async def _places(self, base_url: str, of: str, asked: Asked, files: Sequence[bytes]) -> list[dict[str, str]]:
         """Where each picture is: in the answer, or at an address."""
         if asked.body.response_format == "b64_json":
             return await asyncio.to_thread(lambda: [{"b64_json": b64encode(data).decode("ascii")} for data in files])
         ids = await self._shelf.put(files, asked.body.output_format, asked.people)
-        return [{"url": f"{base_url}v1/pictures/{file_id}"} for file_id in ids]
+        return [{"url": f"{base_url}v1/pictures/{file_id}{of}"} for file_id in ids]
 
     async def _clips(self, asked: Asked) -> list[bytes]:
         """The pictures as GIFs: each a clip of the engine."""
@@ -226,12 +238,13 @@ def _check_comparable(body: ImagesRequest, picture: ImageRequest, pack: Pack) ->
 
 def notes_on(body: ImagesRequest, answer: ImagesResponse | None = None) -> dict[str, str]:
     """Headers that tell what was not taken as it was given; events tell of the prompts themselves."""
-    headers = {}
-    if answer is not None:
-        cut = {"x-prompt-truncated": answer.prompt_tokens, "x-negative-prompt-truncated": answer.negative_prompt_tokens}
-        headers = {
-            name: f"{num.read} of {num.given} tokens read" for name, num in cut.items() if num and num.read < num.given
-        }
+    headers = {} if answer is None else cut_notes(answer.prompt_tokens, answer.negative_prompt_tokens)
     if ignored := body.ignored_fields():
         headers["x-ignored-fields"] = ignored
     return headers
+
+
+def cut_notes(prompt: TokenCount | None, negative: TokenCount | None) -> dict[str, str]:
+    """Headers that tell how much of prompts was read, where that is not all."""
+    cut = {"x-prompt-truncated": prompt, "x-negative-prompt-truncated": negative}
+    return {name: f"{num.read} of {num.given} tokens read" for name, num in cut.items() if num and num.read < num.given}

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Annotated, Any, Final, Literal, cast
 
-from fastapi import APIRouter, Header, Query, Request
+from fastapi import APIRouter, Query, Request
 from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -95,10 +95,9 @@ class Heads:
     async def content(
         self,
         head_id: str,
+        request: Request,
         file_format: Annotated[HeadFile, Query(alias="format")] = "ply",
         credentials: bool = False,
-        part: Annotated[str | None, Header(alias="range")] = None,
-        if_range: Annotated[str | None, Header(alias="if-range")] = None,
     ) -> Response:
         """The finished head: its Gaussians (`ply`, `spz`, `gltf`), its turntable (`mp4`), or from the front (`png`).
 
@@ -122,7 +121,7 @@ class Heads:
         headers = {"content-disposition": f'inline; filename="{work.work_id}.{suffix}"'}
         if not credentials and file_format in _MODELS:
             headers["link"] = f'<?format={file_format}&credentials=true>; rel="c2pa-manifest"'  # as C2PA writes it
-        return answer(data, media_type, part, if_range, headers)
+        return answer(data, media_type, request.headers, headers)
 
     async def delete(self, head_id: str) -> dict[str, Any]:
         """Forgets a head, and takes it back if it is under way."""

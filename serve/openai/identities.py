@@ -24,7 +24,8 @@ from factory.store.tables import Store
 from serve.catalog import Catalog, UnknownIdentity
 from serve.ledger import tell
 from serve.openai.forms import PhotoFields, read_form
-from serve.openai.schemas import ModelCard, RequestRefused, identity_card, ignoring
+from serve.openai.lists import ModelCard, identity_card
+from serve.openai.schemas import RequestRefused, ignoring
 from serve.openai.work import once_of, poll_headers, work_card
 from serve.piece import UNDER_WAY
 from serve.quotas import Quotas

@@ -17,13 +17,8 @@ from serve.client import ImageClient
 from serve.ledger import tell
 from serve.loop import LoopStats
 from serve.openai.generations import Generations
-from serve.openai.schemas import (
-    ModelCard,
-    ModelList,
-    RequestRefused,
-    Stats,
-    identity_card,
-)
+from serve.openai.lists import ModelCard, ModelList, Stats, identity_card
+from serve.openai.schemas import RequestRefused
 
 MAX_PAGE = 10_000  # identities of one answer
 
@@ -45,9 +40,9 @@ class Endpoint:
         """Pictures of one identity, in OpenAI's format; see ImagesRequest for the fields."""
         return await self.generations.respond(request)
 
-    async def show_picture(self, file_id: str) -> Response:
+    async def show_picture(self, file_id: str, request: Request) -> Response:
         """A picture at the address that a request with response_format "url" was given. It expires."""
-        return await self.generations.show_picture(file_id)
+        return await self.generations.show_picture(file_id, request)
 
     async def list_models(
         self, limit: Annotated[int, Query(ge=1, le=MAX_PAGE)] = 1000, after: str | None = None

@@ -38,17 +38,18 @@ class Lately:
         self._files = {one: kept for one, kept in self._files.items() if one[0] != name}
 
 
-def answer(
-    data: bytes, media_type: str, asked: str | None, if_range: str | None, headers: Mapping[str, str]
-) -> Response:
-    """A file that shows somebody, whole or the part that the header `Range` asks for (206; 416 beyond its end). No
-    cache gives it to anybody else, nor without asking whether it may still be given out.
+def answer(data: bytes, media_type: str, asked: Mapping[str, str], headers: Mapping[str, str]) -> Response:
+    """A file that shows somebody, whole or the part that the header `Range` of what is `asked` names (206; 416 beyond
+    its end), or that whoever asks has it (304). No cache gives it to anybody else, nor without asking whether it may
+    still be given out.
 
     Of several parts, of what cannot be understood, and if `If-Range` names another file, it is the whole (RFC 9110).
     """
     tag = f'"{hashlib.sha256(data).hexdigest()[:32]}"'
     told = {"accept-ranges": "bytes", "cache-control": "private, no-cache", "etag": tag, **headers}
-    part = _part(asked, len(data)) if if_range in (None, tag) else None
+    if is_known(asked.get("if-none-match"), tag):
+        return Response(status_code=304, headers=told)
+    part = _part(asked.get("range"), len(data)) if asked.get("if-range") in (None, tag) else None
     if part is None:
         return Response(data, media_type=media_type, headers=told)
     start, end = part

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from datetime import datetime
 from typing import Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
@@ -12,9 +10,6 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validat
 from factory.config import GenerateConfig
 from factory.draw.compose import MAX_PEOPLE
 from factory.prompts import people_in
-from factory.records import Identity
-from serve.catalog import Listed
-from serve.loop import LoopStats
 from serve.openai.contract import IMAGES_GENERATE, Fates
 from serve.openai.contract import ignoring as ignoring
 from serve.openai.pictures import OutputFormat
@@ -24,6 +19,7 @@ MIN_SIDE_PX, MAX_SIDE_PX = 16, 2048  # of a picture as it is sent
 MAX_PREVIEWS = 3  # of a picture, as in OpenAI's API
 MAX_IMAGES = 10  # of one request, as in OpenAI's API
 MIN_FRAMES, MAX_FRAMES = 2, 16  # of a GIF, as in OpenAI's API
+OPENAIS = re.compile(r"(openai/)?(dall-e|gpt-image|chatgpt-image|sora)[\w.-]*", re.IGNORECASE)  # of OpenAI's models
 MAX_SEED = 2**53 - MAX_IMAGES  # every seed .. seed + n - 1 is exact in JSON
 
 
@@ -74,7 +70,8 @@ class RegionField(BaseModel):
 
 
 class ImagesRequest(BaseModel):
-    """POST /v1/images/generations: OpenAI's fields, then ours. null means not given.
+    """POST /v1/images/generations: OpenAI's fields, then ours. null means not given, and so does an empty text but for
+    prompts: clients in some languages send it for each field that they have.
 
     A field that is unknown, or asks for what is not done, is named in the answer's header x-ignored-fields; `strict`
     refuses it.
@@ -119,7 +116,8 @@ class ImagesRequest(BaseModel):
     def _without_nulls(cls, fields: Any) -> Any:
         if not isinstance(fields, dict):
             return fields  # pydantic says what it should have been
-        return {name: value for name, value in fields.items() if value is not None}
+        written = ("prompt", "negative_prompt")
+        return {name: value for name, value in fields.items() if value is not None and (value != "" or name in written)}
 
     @field_validator("output_format", mode="before")
     @classmethod
@@ -182,14 +180,15 @@ class ImagesRequest(BaseModel):
         """The fields that nothing was done about, as a header names them: events hold pictures, not addresses."""
         events = ["response_format"] if self.stream and self.response_format == "url" else []
         names = [*self.fates.in_vain(self.__dict__), *events, *(self.model_extra or ())]
-        return ", ".join(ignoring(names).values())
+        names += ["model"] if self.model and chosen_model(self.model, self.prompt) is None else []
+        return ", ".join(ignoring(dict.fromkeys(names)).values())
 
     def wanted_identity(self) -> str | None:
         """The name or id of who `<person>` stands for; None where the prompt names everybody.
 
         Raises RequestRefused if nobody is named at all.
         """
-        wanted = self.identity or self.model
+        wanted = self.identity or chosen_model(self.model, self.prompt)
         if not wanted and None in people_in(self.prompt):
             raise RequestRefused("name an identity in `model` (or `identity`); GET /v1/models lists them", "model")
         return wanted or None
@@ -213,84 +212,12 @@ class ImagesRequest(BaseModel):
         return GenerateConfig.model_validate({**defaults.model_dump(), **given})
 
 
+def chosen_model(model: str | None, prompt: str) -> str | None:
+    """`model`, unless it is what clients send that leave nobody a choice, and the prompt names everybody by itself."""
+    return None if model and OPENAIS.fullmatch(str(model)) and None not in people_in(prompt) else model
+
+
 def _sides(size: str) -> tuple[int, int] | None:
     """Width and height of a size, in pixels."""
     match = re.fullmatch(r"([0-9]{1,5})[x×X]([0-9]{1,5})", size)
     return None if match is None else (int(match[1]), int(match[2]))
-
-
-class ModelCard(BaseModel):
-    """An identity in GET /v1/models."""
-
-    id: str  # what to ask for: the name, or the identity_id where the name is not its own or no part of a URL
-    object: Literal["model"] = "model"
-    created: int  # Unix time, s
-    owned_by: str = "identity-factory"
-    identity_id: str
-    name: str
-    pack: str
-
-    @classmethod
-    def of(cls, listed: Listed) -> ModelCard:
-        """An identity of the catalogue."""
-        return cls(
-            id=listed.handle,
-            created=int(datetime.fromisoformat(listed.created_at).timestamp()),
-            identity_id=listed.identity_id,
-            name=listed.name,
-            pack=listed.pack,
-        )
-
-
-class ModelList(BaseModel):
-    """GET /v1/models: a page; `?after=` its last_id gives the next one."""
-
-    object: Literal["list"] = "list"
-    data: list[ModelCard]
-    first_id: str | None
-    last_id: str | None
-    has_more: bool
-
-    @classmethod
-    def of(cls, listed: Sequence[Listed], limit: int) -> ModelList:
-        """The first `limit` of the identities; more of them than that means that there are more."""
-        cards = [ModelCard.of(one) for one in listed[:limit]]
-        first, last = (cards[0].id, cards[-1].id) if cards else (None, None)
-        return cls(data=cards, first_id=first, last_id=last, has_more=len(listed) > limit)
-
-
-class Stats(BaseModel):
-    """GET /v1/stats: what the replicas that run now have done, and are at."""
-
-    images: int
-    steps: int  # of the engine
-    rows_per_step: float  # pictures that share a step, on average
-    most_rows: int  # of one step
-    seconds_a_step: float
-    waiting: int  # pictures that replicas hold and have not begun
-    in_the_making: int
-
-    @classmethod
-    def of(cls, stats: LoopStats) -> Stats:
-        """What all replicas have done, together."""
-        steps = max(stats.steps, 1)
-        return cls(
-            images=stats.images,
-            steps=stats.steps,
-            rows_per_step=round(stats.rows / steps, 3),
-            most_rows=stats.most_rows,
-            seconds_a_step=round(stats.step_s / steps, 6),
-            waiting=stats.waiting,
-            in_the_making=stats.in_the_making,
-        )
-
-
-def identity_card(identity: Identity, *, compatible: bool, words: bool) -> dict[str, Any]:
-    """GET /v1/identities/{id}: what is known of an identity; the words only if asked for (they *are* the person)."""
-    names = ("identity_id", "name", "face_id", "photo_id", "pack", "fingerprint", "preset", "config")
-    numbers = ("num_steps", "final_loss", "train_s", "created_at")
-    card: dict[str, Any] = {"object": "identity", **{name: getattr(identity, name) for name in (*names, *numbers)}}
-    card["compatible"] = compatible  # with the pack that is served
-    if words:
-        card["words"] = {encoder: block.tolist() for encoder, block in identity.words.items()}
-    return card

@@ -9,10 +9,10 @@ import re
 import secrets
 from collections.abc import Mapping
 from functools import partial
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
-from fastapi import APIRouter, Header, Request
+from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
@@ -32,7 +32,7 @@ from serve.openai.body import MAX_BODY, described, first_fault, read_body
 from serve.openai.multipart import form_of
 from serve.openai.pictures import encode
 from serve.openai.ranges import Lately, answer
-from serve.openai.schemas import MAX_SEED, MAX_SIDE_PX, MIN_SIDE_PX, RequestRefused, ignoring
+from serve.openai.schemas import MAX_SEED, MAX_SIDE_PX, MIN_SIDE_PX, RequestRefused, chosen_model, ignoring
 from serve.openai.values import Prompt, Real, Whole
 from serve.openai.work import AT_ONCE, Limit, Order, as_page, find_page, once_of, poll_headers, work_card
 from serve.refusals import UnknownWork
@@ -65,7 +65,9 @@ class VideosRequest(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _without_nulls(cls, fields: Any) -> Any:
-        return {k: v for k, v in fields.items() if v is not None} if isinstance(fields, dict) else fields
+        if not isinstance(fields, dict):
+            return fields
+        return {k: v for k, v in fields.items() if v is not None and (v != "" or k in ("prompt", "negative_prompt"))}
 
     @field_validator("input_reference")
     @classmethod
@@ -98,7 +100,8 @@ class Videos:
             frames = order.config.num_frames  # each is a picture's work
             work = await self._book.submit(KIND, order.model_dump(), [order.identity], once, pictures=frames)
             tell(request, "asked for a clip", [order.identity], prompt=order.prompt)
-        headers = ignoring(body.model_extra or ())
+        unused = ["model"] if body.model and chosen_model(body.model, body.prompt) is None else []
+        headers = ignoring([*(body.model_extra or ()), *unused])
         return JSONResponse(self._card(work), headers={**headers, **poll_headers(work)})
 
     async def list_all(self, limit: Limit = 20, after: str | None = None, order: Order = "desc") -> dict[str, Any]:
@@ -114,9 +117,8 @@ class Videos:
     async def content(
         self,
         video_id: str,
+        request: Request,
         variant: Literal["video", "thumbnail", "spritesheet"] = "video",
-        part: Annotated[str | None, Header(alias="range")] = None,
-        if_range: Annotated[str | None, Header(alias="if-range")] = None,
     ) -> Response:
         """The finished clip, or a part of it: MP4, its first frame as PNG, or all frames side by side as PNG."""
         work = await self._book.find(video_id, KIND)
@@ -132,7 +134,7 @@ class Videos:
                 _sheet if variant == "spritesheet" else mark, rows[0][column], told(json.loads(work.request))
             )
             data = await self._lately.file((work.work_id, variant), make)
-        return answer(data, media_type, part, if_range, {})
+        return answer(data, media_type, request.headers, {})
 
     async def delete(self, video_id: str) -> dict[str, Any]:
         """Forgets a clip, and takes it back if it is under way."""
@@ -145,7 +147,7 @@ class Videos:
     def _order(self, body: VideosRequest, seed: int) -> ClipOrder:
         """What is asked for, whole; `seed` is for a request without one. Raises RequestRefused, UnknownIdentity,
         IncompatibleIdentity."""
-        wanted = body.identity or body.model
+        wanted = body.identity or chosen_model(body.model, body.prompt)
         named = people_in(body.prompt)
         if not wanted and None in named:
             raise RequestRefused("name an identity in `model` (or `identity`); GET /v1/models lists them", "model")
