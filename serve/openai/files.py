@@ -24,7 +24,7 @@ from serve.openai.batches import Batches, Output
 from serve.openai.body import as_body, described
 from serve.openai.errors import told
 from serve.openai.forms import check_origin, file_name
-from serve.openai.multipart import form_of
+from serve.openai.multipart import content_of, form_of
 from serve.openai.schemas import RequestRefused
 from serve.openai.work import Order, as_page
 from serve.shelf import UnknownFile
@@ -80,7 +80,7 @@ class Files:
             if not isinstance(file, UploadFile):
                 raise RequestRefused("send a file, as `curl -F file=@FILE`", "file")
             async with self._room:
-                return await self._keep(await file.read(), _base(file.filename), fields)
+                return await self._keep(await content_of(file), _base(file.filename), fields)
 
     async def _keep(self, content: bytes, filename: str, fields: FileRequest) -> dict[str, Any]:
         now = time.time()

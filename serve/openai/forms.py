@@ -14,9 +14,10 @@ from pydantic import BaseModel, Field, ValidationError, field_validator
 from starlette.datastructures import UploadFile
 
 from factory.consent import COLUMNS, Consent
+from factory.ids import content_id
 from serve.hosts import hosts_of
 from serve.openai.body import first_fault
-from serve.openai.multipart import form_of
+from serve.openai.multipart import content_of, form_of
 from serve.openai.schemas import RequestRefused
 from serve.uploads import Preset, Upload
 
@@ -26,7 +27,10 @@ _MAX_FIELD: Final = 64 * 2**10  # bytes of one field that is no file
 _MAX_FIELDS: Final = 100
 _FORM_S: Final = 300.0  # until it is here: whoever sends it holds one of few places (Uploads.room)
 _ENCODED: Final = re.compile(r"%22|(?:%[89A-F][0-9A-F])+", re.IGNORECASE)  # never a "%" that is one: "100%.jpg"
-_PHOTOS: Final = ("image", "image[]")  # one, or one of several, as clients write it
+_PHOTOS: Final = re.compile(r"image(\[[0-9]*\])?")  # one, or one of several, as clients write it
+_NO_NAME: Final = re.compile(
+    r"((image|photo|picture|img|blob|file|upload|unknown|untitled|unnamed)[ _-]?\(?[0-9]{0,2}\)?)?", re.IGNORECASE
+)
 
 
 class PhotoFields(BaseModel):
@@ -66,21 +70,26 @@ async def read_form(request: Request, kind: type[Body]) -> tuple[list[Upload], B
         raise RequestRefused("send multipart/form-data with the photo as `image`, as `curl -F image=@FILE`", status=415)
     photos: list[Upload] = []
     fields: dict[str, Any] = {}
+    elsewhere = list[str]()  # fields of files that are no photos here
     too_long = RequestRefused(f"the form is longer than {MAX_FORM} bytes", status=413)
     form = form_of(request, too_long, MAX_FORM, max_files=MAX_PHOTOS, max_fields=_MAX_FIELDS, max_field=_MAX_FIELD)
     try:
         async with asyncio.timeout(_FORM_S), form as parts:
             for name, value in parts.multi_items():
                 if not isinstance(value, UploadFile):
-                    if name in _PHOTOS:
+                    if _PHOTOS.fullmatch(name):
                         raise RequestRefused("send a file, as `curl -F image=@FILE`", "image")
                     fields |= {name.partition("[")[0]: value} if value != "" else {}
-                elif name in _PHOTOS:
-                    photos.append(Upload(data=await value.read(), name=_stem(value.filename)))
+                elif _PHOTOS.fullmatch(name):
+                    data = await content_of(value)
+                    photos.append(Upload(data=data, name=await asyncio.to_thread(_called, value.filename, data)))
                 else:  # a file where none is expected: the model says so by its name
+                    elsewhere.append(name)
                     fields[name.partition("[")[0]] = f"a file of {value.size} bytes"
     except TimeoutError:
         raise RequestRefused(f"the form was not here within {_FORM_S:g} s", status=408) from None
+    if not photos and elsewhere:
+        raise RequestRefused(f"the file came as {elsewhere[0][:100]!r}: send it as `image`", "image")
     if not photos or not all(photo.data for photo in photos):
         raise RequestRefused("send at least one photo as `image`, none of 0 bytes", "image")
     try:
@@ -113,6 +122,13 @@ def file_name(filename: str | None) -> str:
 def _decoded(found: re.Match[str]) -> str:
     text = unquote(found[0], errors="replace")
     return found[0] if "\ufffd" in text else text
+
+
+def _called(filename: str | None, data: bytes) -> str:
+    """A photo's name: the file's, or of one that is called as phones and pages call every photo, one of its own: two
+    people of the same name would be drawn in one another's place."""
+    stem = _stem(filename)
+    return f"photo-{content_id(data)[:8]}" if _NO_NAME.fullmatch(stem) else stem
 
 
 def _stem(filename: str | None) -> str:

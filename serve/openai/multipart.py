@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import base64
+import quopri
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Final
 from urllib.parse import unquote_to_bytes
 
 from fastapi import Request
-from starlette.datastructures import FormData
+from python_multipart.multipart import parse_options_header
+from starlette.datastructures import FormData, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect
 from starlette.types import Message
@@ -18,6 +21,7 @@ from serve.openai.schemas import RequestRefused
 
 _EXTENDED: Final = re.compile(rb"\bfilename\*=(utf-8|iso-8859-1)'[^']*'([^;\s]*)", re.IGNORECASE)
 _PLAIN: Final = re.compile(rb"\bfilename=", re.IGNORECASE)
+_MOST_BEFORE: Final = 64 * 2**10  # bytes that a form may begin with before its first boundary
 
 
 @asynccontextmanager
@@ -29,7 +33,7 @@ async def form_of(
     Raises RequestRefused: `too_long` where the body has more than `max_bytes`, 400 where it is none, or not all of it
     is there: of several photos the last would be missing, and nobody would know.
     """
-    body = limited(request, too_long, max_bytes).stream()
+    body = _from_boundary(limited(request, too_long, max_bytes).stream(), request.headers.get("content-type", ""))
     parser = _Parser(request.headers, body, max_files=max_files, max_fields=max_fields, max_part_size=max_field)
     try:
         form = await parser.parse()
@@ -43,6 +47,31 @@ async def form_of(
         yield form
     finally:
         await form.close()
+
+
+async def content_of(file: UploadFile) -> bytes:
+    """A file's bytes, decoded where its sender encoded them as for a mail. Raises RequestRefused."""
+    encoding = file.headers.get("content-transfer-encoding", "").strip().lower()
+    try:
+        return _plain_of(await file.read(), encoding)
+    except ValueError:
+        raise RequestRefused(f"{(file.filename or 'a file')[:100]!r} is no {encoding}, as its part says") from None
+
+
+async def _from_boundary(body: AsyncGenerator[bytes], content_type: str) -> AsyncGenerator[bytes]:
+    """A form from its first boundary on: what some mail libraries write before it is for people."""
+    boundary = parse_options_header(content_type)[1].get(b"boundary")
+    before = None if boundary is None else b"\r\n"
+    async for chunk in body:
+        if before is not None and boundary is not None:
+            before += chunk
+            start = before.find(b"\r\n--" + boundary, 0, _MOST_BEFORE)
+            if start < 0 and len(before) < _MOST_BEFORE:
+                continue
+            chunk, before = before[max(start, 0) + 2 :], None
+        yield chunk
+    if before is not None:
+        yield before[2:]
 
 
 def limited(request: Request, refusal: RequestRefused, max_bytes: int) -> Request:
@@ -74,6 +103,23 @@ class _Parser(MultiPartParser):
         if name == b"content-disposition" and not _PLAIN.search(value):
             self._current_partial_header_value = _EXTENDED.sub(_as_plain, value)
         super().on_header_end()
+
+    def on_part_end(self) -> None:
+        part = self._current_part
+        if part.file is None:  # a file's is decoded as it is read
+            encoding = dict(part.item_headers).get(b"content-transfer-encoding", b"").strip().lower().decode("latin-1")
+            try:
+                part.data = bytearray(_plain_of(bytes(part.data), encoding))
+            except ValueError:
+                raise MultiPartException(f"a field is no {encoding}, as its part says") from None
+        super().on_part_end()
+
+
+def _plain_of(data: bytes, encoding: str) -> bytes:
+    """Raises ValueError where it is not encoded so; encodings that change nothing are many."""
+    if encoding == "base64":
+        return base64.b64decode(b"".join(data.split()), validate=True)
+    return quopri.decodestring(data) if encoding == "quoted-printable" else data
 
 
 def _as_plain(found: re.Match[bytes]) -> bytes:
