@@ -93,12 +93,34 @@ def test_a_whole_request_as_extensions_show_it_is_drawn(http: TestClient) -> Non
         "s_churn": 0.5,
     }
     answer = http.post("/sdapi/v1/txt2img", json=body)
-    told = "s_churn, alwayson_scripts.Seed, alwayson_scripts.Sampler, alwayson_scripts.API%20payload"
-    assert answer.status_code == 200 and answer.headers["x-ignored-fields"] == f"{told}, alwayson_scripts.Comments"
-    detailed = http.post(
-        "/sdapi/v1/txt2img", json={"prompt": "ada", "alwayson_scripts": {"ADetailer": {"args": [True]}}}
-    )
-    assert detailed.status_code == 422 and detailed.json()["detail"] == "there is no script 'ADetailer'"
+    told = "s_churn, alwayson_scripts.Seed, alwayson_scripts.Sampler"
+    assert answer.status_code == 200 and answer.headers["x-ignored-fields"] == told
+
+
+@pytest.mark.parametrize("args", [[True, {"ad_model": "face_yolov8n.pt"}], [{"ad_model": "face_yolov8n.pt"}], {"x": 1}])
+def test_scripts_that_are_not_there_are_told_and_the_picture_is_drawn(http: TestClient, args: Any) -> None:
+    scripts = {"ADetailer": {"args": args}, "roop": {"args": [False]}, "Dynamic Prompts v2": {"args": []}}
+    answer = http.post("/sdapi/v1/txt2img", json={"prompt": "ada", "alwayson_scripts": scripts})
+    assert answer.status_code == 200 and len(answer.json()["images"]) == 1
+    assert answer.headers["x-ignored-fields"] == "alwayson_scripts.ADetailer"
+
+
+def test_the_request_of_a1111s_own_documentation_is_drawn(http: TestClient) -> None:
+    texts = "sampler_name scheduler refiner_checkpoint firstpass_image hr_upscaler hr_sampler_name script_name infotext"
+    shown = {**dict.fromkeys(texts.split(), "string"), "styles": ["string"], "comments": {}, "script_args": []}
+    answer = http.post("/sdapi/v1/txt2img", json={"prompt": "ada", **shown, "sampler_index": "DDIM"})
+    assert answer.status_code == 200 and json.loads(answer.json()["info"])["sampler_name"] == "DDIM"
+    refused = http.post("/sdapi/v1/txt2img", json={"prompt": "ada", **shown, "tiling": True, "restore_faces": True})
+    assert all(f"{name}: " in refused.json()["detail"] for name in ("tiling", "restore_faces")), "all at once"
+
+
+def test_a_prompt_that_is_cut_or_too_long_is_told(http: TestClient) -> None:
+    answer = http.post("/sdapi/v1/txt2img", json={"prompt": "ada" + " in the snow" * 20, "negative_prompt": "no " * 40})
+    assert answer.headers["x-prompt-truncated"] == "30 of 61 tokens read"
+    told = json.loads(answer.json()["info"])["extra_generation_params"]
+    assert told["Prompt truncated"] == "30 of 61 tokens read" and "Negative prompt truncated" in told
+    named = http.post("/sdapi/v1/txt2img", json={"prompt": "ada " * 7900})
+    assert named.status_code == 422 and "32000 characters" in named.json()["detail"]
 
 
 @pytest.mark.parametrize("path", ["/sdapi/v1/txt2img", "/sdapi/v1/img2img", "/sdapi/v1/nothing", "/controlnet/detect"])

@@ -29,8 +29,8 @@ from serve.catalog import Catalog
 from serve.client import ImageClient
 from serve.ledger import tell
 from serve.loop import ImageResult
-from serve.openai.body import read_body
-from serve.openai.generations import Asked, Generations
+from serve.openai.body import as_body, read_body
+from serve.openai.generations import Asked, Generations, cut_notes
 from serve.openai.pictures import PNG_LEVEL, resized
 from serve.openai.schemas import MAX_IMAGES, ImagesRequest, RequestRefused, ignoring
 
@@ -79,10 +79,11 @@ class Painter:
         asked = await self._compose(body, sampler)
         tell(request, "drew", asked.people, body.num_images, prompt=body.prompt)
         with self._tasks.begun(owner_of(request), body.force_task_id, body.num_images, body.steps) as task:
-            pictures = await self._draw(asked, task)
+            pictures, cut = await self._draw(asked, task)
         await self._generations.check_there(asked)
-        answer = await asyncio.to_thread(self._answer, body, asked, sampler, pictures)
-        return JSONResponse(answer, headers=ignoring(ignored))
+        notes = self._notes(body, sampler) | {_title(name): text for name, text in cut.items()}
+        answer = await asyncio.to_thread(self._answer, body, asked, sampler, pictures, notes)
+        return JSONResponse(answer, headers=ignoring(ignored) | cut)
 
     async def _compose(self, body: Txt2Img, sampler: str) -> Asked:
         prompt = plain(body.prompt)
@@ -95,29 +96,34 @@ class Painter:
         if None in people_in(prompt):
             raise RequestRefused(_NOBODY, "prompt")
         asked = await self._generations.compose(
-            ImagesRequest(
-                prompt=prompt,
-                n=body.num_images,
-                size=f"{body.width}x{body.height}",
-                seed=secrets.randbelow(_MAX_DRAWN_SEED) if body.seed < 0 else body.seed,
-                num_inference_steps=body.steps,
-                guidance_scale=body.cfg_scale,
-                negative_prompt=plain(body.negative_prompt),
-                pose=body.poses() or None,
+            as_body(
+                {
+                    "prompt": prompt,
+                    "n": body.num_images,
+                    "size": f"{body.width}x{body.height}",
+                    "seed": secrets.randbelow(_MAX_DRAWN_SEED) if body.seed < 0 else body.seed,
+                    "num_inference_steps": body.steps,
+                    "guidance_scale": body.cfg_scale,
+                    "negative_prompt": plain(body.negative_prompt),
+                    "pose": body.poses() or None,
+                },
+                ImagesRequest,  # people's names make a prompt longer
             )
         )
         config = asked.requests[0].config.model_copy(update={"sampler": SAMPLERS[sampler]})
         return replace(asked, requests=[replace(one, config=config) for one in asked.requests])
 
-    async def _draw(self, asked: Asked, task: Task) -> dict[int, np.ndarray]:
-        """The pictures by their numbers (uint8 [H, W, 3]). Interrupted, those that are done, and the last look at one
-        that was in the making."""
+    async def _draw(self, asked: Asked, task: Task) -> tuple[dict[int, np.ndarray], dict[str, str]]:
+        """The pictures by their numbers (uint8 [H, W, 3]), and headers that tell what of the prompt was not read.
+        Interrupted, those that are done, and the last look at one that was in the making."""
         pictures: dict[int, np.ndarray] = {}
+        cut: dict[str, str] = {}
 
         async def draw() -> None:
             async for number, event in self._client.events(asked.requests, _PREVIEWS):
                 if isinstance(event, ImageResult):
                     pictures[number], task.shares[number] = event.image, 1.0
+                    cut.update(cut_notes(event.prompt, event.negative_prompt))
                 else:
                     task.shares[number], task.preview = (event[0] + 1) / (_PREVIEWS + 1), event[1]
 
@@ -130,12 +136,13 @@ class Painter:
             task.drawing.result()  # raises what was raised
         elif not pictures and task.preview is not None:
             pictures[0] = task.preview
-        return pictures
+        return pictures, cut
 
-    def _answer(self, body: Txt2Img, asked: Asked, sampler: str, pictures: dict[int, np.ndarray]) -> dict[str, Any]:
+    def _answer(
+        self, body: Txt2Img, asked: Asked, sampler: str, pictures: dict[int, np.ndarray], notes: dict[str, str]
+    ) -> dict[str, Any]:
         numbers = sorted(pictures)
         seeds = [asked.requests[number].seed for number in numbers]
-        notes = self._notes(body, sampler)
         texts = [self._infotext(body, sampler, seed, notes) for seed in seeds]
         info = {
             "prompt": body.prompt,
@@ -212,3 +219,8 @@ def owner_of(request: Request) -> str:
     """Whose request this is: of a key, or of an address."""
     key = getattr(request.state, "key", None)
     return f"key {key.key_id}" if key is not None else f"address {request.client.host if request.client else ''}"
+
+
+def _title(header: str) -> str:
+    """A header as a setting of an infotext: x-prompt-truncated is "Prompt truncated"."""
+    return header.removeprefix("x-").replace("-", " ").capitalize()

@@ -46,8 +46,7 @@ WITHOUT_EFFECT: Final = (  # settings of what is not done, of samplers that are 
 # Of these, what asks for another picture than is drawn unless it is as clients send it by themselves: told as unknown
 # fields are.
 _TOLD: Final = {"eta": "1", "s_noise": "1", "s_churn": "0", "s_tmin": "0", "s_tmax": "0", "s_min_uncond": "0"}
-# Scripts that every A1111 has, which give what other fields say; clients that copy a whole request send them all.
-_OWN_SCRIPTS: Final = ("seed", "sampler", "comments", "extra options", "hypertile", "api payload")
+_PLACEHOLDERS: Final = ("string", ["string"])  # of every text, in the request that A1111's /docs shows
 HONOURED: Final = (
     *("prompt", "negative_prompt", "seed", "steps", "cfg_scale", "width", "height", "batch_size", "n_iter"),
     *("sampler_name", "sampler_index", "scheduler", "send_images", "alwayson_scripts", "force_task_id"),
@@ -83,10 +82,11 @@ class Txt2Img(BaseModel):
     def _without_nulls(cls, fields: Any) -> Any:
         if not isinstance(fields, dict):
             return fields
-        for name, why in REFUSED.items():
-            if not _is_off(fields.get(name)):
-                raise ValueError(f"{name}: {why}")
-        given = {name: value for name, value in fields.items() if value is not None}
+        given = {
+            name: v for name, v in fields.items() if v is not None and (v not in _PLACEHOLDERS or name == "prompt")
+        }
+        if refused := [f"{name}: {why}" for name, why in REFUSED.items() if not _is_off(given.get(name))]:
+            raise ValueError("; ".join(refused))
         for name in ("alwayson_scripts", "override_settings"):  # where an object has nothing in it, PHP writes an array
             if given.get(name) == []:
                 del given[name]
@@ -122,23 +122,27 @@ class Txt2Img(BaseModel):
             if not _is_off(value := extra.get(name)) and str(value).removesuffix(".0") != usual
         }
         known = {*WITHOUT_EFFECT, *REFUSED} - asking
-        scripts = [f"alwayson_scripts.{name}" for name in self.alwayson_scripts if name.lower() in _OWN_SCRIPTS]
+        scripts = [f"alwayson_scripts.{name}" for name, script in self.alwayson_scripts.items() if _asks(name, script)]
         return [*(name for name in extra if name not in known), *scripts]
 
     def poses(self) -> list[PoseField]:
-        """ControlNet's units as poses. Raises RequestRefused for other units and scripts, unless they are switched
-        off."""
-        poses: list[PoseField] = []
-        for name, script in self.alwayson_scripts.items():
-            args = script.get("args") if isinstance(script, dict) else None
-            units = args if isinstance(args, list) else [args]
-            if name.lower() == "controlnet":
-                poses += [
-                    _pose(unit) for unit in units if isinstance(unit, dict) and not _is_off(unit.get("enabled", True))
-                ]
-            elif name.lower() not in _OWN_SCRIPTS and units[:1] not in ([], [False], [None]):
-                raise RequestRefused(f"there is no script {name[:100]!r}", "alwayson_scripts")
-        return poses
+        """ControlNet's units as poses. Raises RequestRefused for those that are none, unless they are switched off."""
+        return [
+            _pose(unit)
+            for name, script in self.alwayson_scripts.items()
+            for unit in (_args(script) if name.lower() == "controlnet" else ())
+            if isinstance(unit, dict) and not _is_off(unit.get("enabled", True))
+        ]
+
+
+def _args(script: Any) -> list[Any]:
+    args = script.get("args") if isinstance(script, dict) else None
+    return args if isinstance(args, list) else [args]
+
+
+def _asks(name: str, script: Any) -> bool:
+    """Whether it asks for what is not done: any other script than ControlNet's, unless it is switched off."""
+    return name.lower() != "controlnet" and _args(script)[:1] not in ([], [False], [None])
 
 
 def _is_off(value: Any) -> bool:
