@@ -191,7 +191,9 @@ def test_a_clip_is_drawn_seen_and_taken_away(visit: Visit) -> None:
     page.keyboard.press("Escape")
     page.locator(".tabs a", has_text="Gallery").click()
     page.locator(".segments label", has_text="Clips and heads").click()
-    playwright.expect(page.locator(".tiles .tile video")).to_have_count(1)
+    kept = page.locator(".tiles .tile[aria-label*='turning the head'] video")  # beside the head of before
+    playwright.expect(kept).to_have_count(1)
+    playwright.expect(page.locator(".tiles .tile img")).to_have_count(0)
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-// Adding people: photos by file, drop, paste or camera, and whose they are.
+// Adding people, or photos of one: by file, drop, paste or camera, and whose they are.
 
 import { facts, has } from "./api.js";
 import { button, h, icon, notice, openDialog } from "./dom.js";
@@ -6,7 +6,8 @@ import { ACCEPT, shownPhoto, upload } from "./upload.js";
 
 let adder = null; // the open dialog's
 
-export function openAdding(files = []) {
+/** `more`: who is learned already, of whom these are more photos. */
+export function openAdding(files = [], more = null) {
   if (!adder) {
     const list = h("div", { class: "uploads", "aria-live": "polite" });
     const input = h("input", { type: "file", accept: ACCEPT, multiple: true, hidden: true, id: "photos", onchange: () => { add([...input.files]); input.value = ""; } });
@@ -14,9 +15,9 @@ export function openAdding(files = []) {
       h("div", { class: "row" }, button("Choose photos", { kind: "primary", onclick: () => input.click() }), navigator.mediaDevices?.getUserMedia && button("Use the camera", { glyph: "camera", onclick: () => takePhoto(add) })),
       h("p", { class: "soft small" }, "One clear face is enough. Photos are read on this server and go nowhere else."), input);
     drop.firstChild.classList.add("large");
-    const add = (photos) => { if (photos.length) list.prepend(photos.length > 1 ? whose(photos) : upload(photos)); };
+    const add = (photos) => { if (photos.length) list.prepend(photos.length > 1 && !more ? whose(photos) : upload(photos.slice(0, facts.maxPhotos), more)); };
     adder = { drop, add };
-    openDialog("Add a person", [drop, list], { onclose: () => { adder = null; } });
+    openDialog(more ? `More photos of ${more.name}` : "Add a person", [drop, list], { onclose: () => { adder = null; } });
   }
   adder.add(files);
 }

@@ -64,8 +64,11 @@ async function ask(path, { method = "GET", json, form, signal, headers = {} } = 
 
 export async function call(path, options) {
   const answer = await ask(path, options);
-  return answer.status === 204 ? null : answer.json();
+  return answer.status === 204 ? null : JSON.parse(await answer.text(), exact);
 }
+
+/** A whole number that has more digits than a number here keeps (a seed of the command line), as a text of all of them. */
+const exact = (_, value, found) => (typeof value === "number" && !Number.isSafeInteger(value) && /^\d+$/.test(found?.source ?? "") ? found.source : value);
 
 export const text = async (path) => (await ask(path)).text();
 export const blob = async (path) => (await ask(path)).blob();

@@ -12,11 +12,11 @@ export function galleryView() {
   let where = has("images") && !session.length ? "server" : "session";
   let kept = [];
   let more = null;
-  let asked = 0;
+  let asked = 0; // what is still under way of before is not shown any more
   const made = [has("clips") && "videos", has("heads") && "heads"].filter(Boolean); // what is made in its time
 
   const element = h("div", {}, h("div", { class: "title" }, h("h1", {}, "Gallery"),
-    has("images") && segments("Where", "where", [["session", "This session"], ["server", "On the server"], ...(made.length ? [["made", "Clips and heads"]] : [])], where, (value) => { where = value; fill(true); }), who), grid, below);
+    has("images") && segments("Where", "where", [["session", "This session"], ["server", "On the server"], ...(made.length ? [["made", "Clips and heads"]] : [])], where, (value) => { where = value; grid.replaceChildren(); fill(true); }), who), grid, below);
 
   const tile = (drawn, list) => {
     const text = shownPrompt(drawn.prompt, drawn.names);
@@ -28,6 +28,7 @@ export function galleryView() {
   };
 
   function showSession() {
+    asked++;
     const list = session.filter((drawn) => !who.value || drawn.people.includes(who.value));
     below.replaceChildren();
     if (!list.length) grid.replaceChildren(), below.replaceChildren(empty("grid", "Nothing drawn in this tab yet", "What you draw is shown here until the tab is closed.", h("a", { class: "button primary", href: "#/draw" }, "Draw something")));

@@ -26,14 +26,16 @@ function parts(drawn, close) {
   else show(element, drawn.src);
   const facts = { "Who": drawn.people.map((id) => drawn.names[id] ?? person(id)?.name ?? id).join(", "), "Seed": drawn.seed, "Steps": drawn.steps, "Guidance": drawn.guidance,
     "Pose": drawn.pose, "Size": drawn.size, "Likeness": drawn.likeness?.toFixed(2), "Text match": drawn.textMatch?.toFixed(2), "Drawn": ago(drawn.created) };
-  const known = drawn.people.every((id) => person(id)); // a larger seed, of the command line, is no exact number here
+  const known = drawn.people.every((id) => person(id));
+  const far = drawn.seed > server.maxSeed; // of the command line, which alone draws it again
   return [h("div", { class: "picture" }, element), h("div", { class: "side" },
     h("p", { class: "prompt" }, text),
     h("dl", { class: "facts" }, Object.entries(facts).filter(([, value]) => value !== undefined && value !== null && value !== "").map(([name, value]) => [h("dt", {}, name), h("dd", {}, String(value))])),
     drawn.likeness !== undefined && drawn.likeness !== null && h("p", { class: "soft small" }, "Likeness compares the face with the photo's, from -1 to 1 (the cosine of a face recogniser)."),
+    far && h("p", { class: "soft small" }, `Only identity-factory generate draws this seed again: ${server.maxSeed} is the largest here.`),
     drawn.head && h("div", { class: "row" }, ["ply", "spz", "gltf"].map((format) => button(format.toUpperCase(), { glyph: "download", onclick: () => keepHead(drawn, format) }))),
     h("div", { class: "row" }, button("Download", { glyph: "download", kind: "primary", onclick: () => download(drawn) }),
-      known && !(drawn.seed > server.maxSeed) && button("Draw again", { glyph: "again", onclick: () => again(drawn, close) })))];
+      known && !far && button("Draw again", { glyph: "again", onclick: () => again(drawn, close) })))];
 }
 
 function save(data, drawn, suffix) {

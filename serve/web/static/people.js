@@ -52,7 +52,8 @@ async function openPerson(who) {
   const content = h("div", { class: "portrait" },
     h("div", { class: "picture" }, face(who, "whole"), has("faces") && over),
     h("div", { class: "uploads" }, list, has("faces") && tint, has("faces") && masksKey(),
-      h("div", { class: "row" }, button(`Draw ${who.name}`, { kind: "primary", glyph: "brush", onclick: () => { choose(who.identity_id); dialog.close(); } }), forget)));
+      h("div", { class: "row" }, button(`Draw ${who.name}`, { kind: "primary", glyph: "brush", onclick: () => { choose(who.identity_id); dialog.close(); } }),
+        has("learn") && button("More photos…", { kind: "quiet", glyph: "photo", onclick: () => { dialog.close(); openAdding([], who); } }), forget)));
   const dialog = openDialog(who.name, content, { wide: false });
   const fill = (facts) => list.replaceChildren(...Object.entries(facts).filter(([, value]) => value !== undefined && value !== null).map(([name, value]) => [h("dt", {}, name), h("dd", {}, String(value))]).flat());
   const told = h("p", { class: "soft small" });

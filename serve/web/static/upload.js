@@ -21,23 +21,23 @@ export function shownPhoto(file) {
   return shown;
 }
 
-/** The card of one person, from files that are photos of them. */
-export function upload(files) {
+/** The card of one person, from files that are photos of them; `more` is who is learned already and has these photos, too. */
+export function upload(files, more = null) {
   const photos = files.map(shownPhoto); // with `faces` or `fault` once they were looked at; `odd`: of somebody else
   const picture = h("div", { class: "photo" });
   const shots = h("ul", { class: "shots" });
-  const name = h("input", { class: "input", value: files.map((file) => titled(file.name)).find(Boolean) ?? "", maxLength: 100, required: true });
+  const name = h("input", { class: "input", value: more?.name ?? files.map((file) => titled(file.name)).find(Boolean) ?? "", maxLength: 100, required: true });
   const consent = { reference: h("input", { class: "input", maxLength: 1000, required: true, placeholder: "a form, a contract, a message" }), until: h("input", { class: "input", type: "date" }) };
   const what = h("div", { class: "what" });
   const element = h("div", { class: "card upload", tabIndex: -1 }, picture, what);
-  const several = () => photos.length > 1;
+  const several = () => photos.length > 1 || more !== null;
   const usable = () => (several() ? photos.filter((photo) => photo.faces?.length === 1) : photos);
   const away = (label = several() ? "Not these" : "Not this one") => button(label, { kind: "quiet", onclick: () => { free(photos); element.remove(); } });
   let looking = false;
 
   function form(shown, which) {
     const data = new FormData();
-    const given = { name: name.value.trim(), consent: consent.reference.value.trim(), consent_expires: consent.until.value, ...which };
+    const given = { name: name.value.trim(), add_to: more?.identity_id ?? "", consent: consent.reference.value.trim(), consent_expires: consent.until.value, ...which };
     for (const { file } of shown) data.append("image", file, file.name || "photo");
     for (const [key, value] of Object.entries(given)) if (value !== "") data.append(key, value);
     return data;
@@ -114,8 +114,8 @@ export function upload(files) {
     const size = good.reduce((sum, { file }) => sum + file.size, 0);
     if (!good.length) return refused("None of these photos can be used.");
     const fits = size < facts.maxForm - MEGABYTE / 4; // the rest of the form is small
-    what.replaceChildren(fits ? "" : notice(`These photos are ${Math.ceil(size / MEGABYTE)} MB together, and ${Math.floor(facts.maxForm / MEGABYTE)} are the most: take some away.`), named("Name"), h("div", { class: "row" },
-      button(`Learn one person from ${plural(good.length, "photo")}`, { kind: "primary", disabled: !fits, onclick: () => name.reportValidity() && send({}) }),
+    what.replaceChildren(fits ? "" : notice(`These photos are ${Math.ceil(size / MEGABYTE)} MB together, and ${Math.floor(facts.maxForm / MEGABYTE)} are the most: take some away.`), more ? "" : named("Name"), h("div", { class: "row" },
+      button(more ? `Add ${plural(good.length, "photo")} to ${more.name}` : `Learn one person from ${plural(good.length, "photo")}`, { kind: "primary", disabled: !fits, onclick: () => (more || name.reportValidity()) && send({}) }),
       photos.some(({ fault }) => fault && passing(fault)) && button("Look again", { onclick: () => again(({ fault }) => fault) }), others(), away()));
   }
 
@@ -173,7 +173,7 @@ export function upload(files) {
     const them = odd.length > 1 ? "them" : "it";
     for (const photo of odd) photo.odd = true;
     show();
-    what.replaceChildren(notice(odd.length === sent.length ? "These photos surely show different people: take those of others away." : `${plural(odd.length, "photo")} surely ${odd.length > 1 ? "show" : "shows"} somebody else.`), h("div", { class: "row" },
+    what.replaceChildren(notice(more && odd.length === sent.length ? `${odd.length > 1 ? "These photos surely show" : "This photo surely shows"} somebody else than ${more.name}.` : odd.length === sent.length ? "These photos surely show different people: take those of others away." : `${plural(odd.length, "photo")} surely ${odd.length > 1 ? "show" : "shows"} somebody else.`), h("div", { class: "row" },
       odd.length < sent.length && button(`Leave ${them} out`, { kind: "primary", onclick: () => { free(odd.flatMap((photo) => photos.splice(photos.indexOf(photo), 1))); show(); send({}); } }),
       button("It is one person all the same", { onclick: () => send({ same_person: "true" }) }), others(), away()));
   }
@@ -185,7 +185,7 @@ export function upload(files) {
   async function learned(ids, how) {
     await loadPeople();
     const [id] = ids;
-    const also = ids.length > 1 ? ` and ${plural(ids.length - 1, "other", "others")}` : several() ? `, from ${plural(usable().length, "photo")}` : "";
+    const also = ids.length > 1 ? ` and ${plural(ids.length - 1, "other", "others")}` : several() ? `, from ${plural(usable().length, more ? "more photo" : "photo")}` : "";
     const who = person(id) ?? { identity_id: id, name: name.value };
     element.classList.remove("several");
     element.replaceChildren(picture, what);

@@ -1,0 +1,77 @@
+"""What is learned and kept already, on the page in a real browser: more photos of somebody, pictures of jobs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from factory.store.rows import encode_png
+from factory.store.tables import Store
+from tests import browsing
+from tests.browsing import WAIT_MS, Visit, faults, playwright
+from tests.page_server import photo_of
+
+browser, store, app, address, visit = (  # fixtures
+    *(browsing.browser, browsing.store, browsing.app),
+    *(browsing.address, browsing.visit),
+)
+pytestmark = [pytest.mark.page, pytest.mark.timeout(400)]
+FAR = 2**60 + 1  # no number of JavaScript's is this one
+
+
+@pytest.mark.slow  # what learns must load
+def test_more_photos_of_somebody_are_learned_with_those_that_are_there(visit: Visit, store: Store) -> None:
+    page = visit.page
+    page.locator(".tabs a", has_text="People").click()
+    page.locator(".card.person", has_text="Ada").click()
+    page.locator("dialog .button", has_text="More photos").click()
+    playwright.expect(page.locator("dialog h2")).to_have_text("More photos of Ada")
+    give = page.locator("dialog #photos").set_input_files
+    give([{"name": f"{seed}.png", "mimeType": "image/png", "buffer": photo_of(who, seed=seed)} for who, seed in SENT])
+    card = page.locator("dialog .card.upload")
+    button = card.get_by_role("button", name="Add 2 photos to Ada")
+    playwright.expect(button).to_be_enabled(timeout=WAIT_MS)
+    assert faults(page) == [] and card.locator("input.input").count() == 0, "they have a name"
+    button.click()
+    playwright.expect(card.locator("li").nth(1)).to_contain_text("Somebody else?", timeout=WAIT_MS)
+    card.get_by_role("button", name="Leave it out").click()
+    playwright.expect(card.locator(".pill")).to_have_text("learned", timeout=WAIT_MS)
+    playwright.expect(card).to_contain_text("Ada, from 1 more photo")
+    rows = store.read("identities", columns=["more_faces"], where="name = 'Ada'").to_pylist()
+    assert sorted(len(row["more_faces"] or ()) for row in rows) == [0, 1]
+    visit.refusals = 1  # of somebody else
+
+
+SENT = ((100, 9), (124, 10))  # another photo of Ada, and one of somebody else
+
+
+def test_a_seed_of_the_command_line_keeps_all_its_digits(visit: Visit, store: Store) -> None:
+    row: dict[str, Any] = {"image_id": "ab" * 8, "identity_id": f"{100:016x}", "name": "Ada", "seed": FAR, "pose": ""}
+    row |= {"prompt": "<person> far away", "config": "{}", "created_at": "2026-01-01"}
+    store.upsert("images", [row | {"image": encode_png(np.zeros((8, 8, 3), np.uint8))}])
+    page = visit.page
+    page.locator(".tabs a", has_text="Gallery").click()
+    tile = page.locator(".tiles .tile", has_text="far away")
+    playwright.expect(tile).to_contain_text(f"seed {FAR}")
+    tile.click()
+    dialog = page.locator("dialog")
+    playwright.expect(dialog).to_contain_text(str(FAR))
+    playwright.expect(dialog).to_contain_text("Only identity-factory generate draws this seed again")
+    playwright.expect(dialog.get_by_role("button", name="Draw again")).to_have_count(0)
+    assert faults(page) == []
+
+
+def test_a_list_that_comes_late_is_not_shown_in_the_place_of_another(visit: Visit) -> None:
+    page, held = visit.page, []
+    page.route("**/v1/images?*", lambda route: held.append(route))
+    page.locator(".tabs a", has_text="Gallery").click()  # asks for what is on the server
+    page.locator(".segments label", has_text="This session").click()
+    playwright.expect(page.locator(".empty h2")).to_have_text("Nothing drawn in this tab yet")
+    with page.expect_response("**/v1/images?*"):
+        held[0].continue_()
+    page.wait_for_timeout(300)
+    playwright.expect(page.locator(".empty h2")).to_have_text("Nothing drawn in this tab yet")
+    playwright.expect(page.locator(".tiles .tile")).to_have_count(0)
+    page.unroute("**/v1/images?*")
