@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
+from typing import Final
 from urllib.parse import unquote, urlsplit
 
 import pyarrow.fs as pafs
 
 from factory.errors import OutputError
-from factory.storage import STORES, az_files, gs_files, of_fsspec, s3_files, scheme_of, settings
+from factory.storage import AZURE, STORES, az_files, gs_files, of_azure, of_fsspec, s3_files, scheme_of, settings
+
+_OF_DISKS: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)  # errors of what is written alone
 
 
 def filesystem(uri: str) -> tuple[pafs.FileSystem, str]:
@@ -28,6 +33,8 @@ def filesystem(uri: str) -> tuple[pafs.FileSystem, str]:
         path = uri.removeprefix(f"{scheme}://")
         if not path.partition("/")[0]:
             raise ValueError(f"{uri} names no bucket; write {scheme}://BUCKET/PREFIX")
+        if path.startswith("arn:"):
+            raise ValueError(f"{uri} is an ARN: write s3://NAME/PREFIX, of an access point its alias (...-s3alias)")
         if scheme == "s3" and "@" in path.partition("/")[0]:
             raise ValueError(
                 "keys do not belong into an address, which is stored and shown: set AWS_ACCESS_KEY_ID, "
@@ -45,6 +52,9 @@ def photo_files(uri: str) -> tuple[pafs.FileSystem, str]:
     scheme = scheme_of(uri)
     if scheme in ("", *STORES):
         return filesystem(uri)
+    if scheme in AZURE:
+        account, path = of_azure(uri)
+        return az_files(account), path
     files = of_fsspec(scheme, uri=uri)
     return files, str(files.handler.fs._strip_protocol(uri))
 
@@ -84,6 +94,10 @@ def local_path(uri: str) -> str:
         raise ValueError("a path is empty; is a variable not set?")
     if typo := re.match("(s3|gs|az|file):(?!/)|(s3|gs|az):/(?!/)", uri):
         raise ValueError(f"{uri} is neither a path nor an address: write {typo[1] or typo[2]}://")
+    if uri.startswith("dbfs:/"):
+        raise ValueError(
+            f"{uri}: on Databricks write /dbfs/{uri.removeprefix('dbfs:').lstrip('/')}, where it is mounted"
+        )
     scheme, is_uri, _ = uri.partition("://")
     if is_uri and scheme.isalnum() and scheme != "file":
         there = ", ".join(f"{one}://" for one in STORES)
@@ -96,9 +110,13 @@ def local_path(uri: str) -> str:
 @contextmanager
 def written_whole(file: Path) -> Iterator[Path]:
     """Where to write what is to be this file, which is there whole or not at all, also on a disk that is full; a link
-    or a device (/dev/stdout) is written through. Raises OutputError."""
+    or a device (/dev/stdout) is written through. Of two who write it at once the last one's is there.
+
+    Raises OutputError if it cannot be written. What is read meanwhile and cannot be is not this file's fault: its
+    error stays what it is.
+    """
     is_through = file.is_symlink() or (file.exists() and not file.is_file())
-    part = file if is_through else file.with_name(f".{file.name}.part")
+    part = file if is_through else file.with_name(f".{file.name}.{secrets.token_hex(4)}.part")
     try:
         yield part
         if not is_through:
@@ -107,8 +125,10 @@ def written_whole(file: Path) -> Iterator[Path]:
         if not is_through:
             with suppress(OSError):
                 part.unlink()
-        if isinstance(error, OSError):
-            raise OutputError(f"{file} cannot be written: {error.strerror or error}") from None
+        if isinstance(error, OSError) and (error.errno in _OF_DISKS or str(part) in f"{error.filename} {error}"):
+            raise OutputError(
+                f"{file} cannot be written: {error.strerror or error}".replace(str(part), str(file))
+            ) from None
         raise
 
 

@@ -6,6 +6,7 @@ import errno
 import os
 from pathlib import Path
 
+import pyarrow.fs as pafs
 import pytest
 
 from factory.errors import OutputError
@@ -34,6 +35,27 @@ def test_of_a_full_disk_no_half_file_is_left(tmp_path: Path, monkeypatch: pytest
         raise KeyboardInterrupt
     assert [(file.name, file.read_bytes()) for file in tmp_path.iterdir()] == [("a.png", b"before")]
     assert explained(told.value, "/root") is None, "it is not the root that is full"
+
+
+def test_what_cannot_be_read_meanwhile_is_not_the_file_s_fault(tmp_path: Path) -> None:
+    for error in (FileNotFoundError(errno.ENOENT, "gone", "source.lance"), OSError("the S3 server does not answer")):
+        with pytest.raises(OSError) as told, written_whole(tmp_path / "a.png") as part:
+            part.write_bytes(b"ha")
+            raise error
+        assert told.value is error
+    with pytest.raises(OutputError, match=r"/no/a\.png cannot be written: No such file"):
+        write_whole(tmp_path / "no" / "a.png", b"x")
+    no_folder = r"/no/a\.parquet cannot be written: [^.]*/no/a\.parquet'"
+    with pytest.raises(OutputError, match=no_folder), written_whole(tmp_path / "no" / "a.parquet") as part:
+        pafs.LocalFileSystem().open_output_stream(str(part))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_two_who_write_one_file_do_not_mix(tmp_path: Path) -> None:
+    with written_whole(tmp_path / "a.png") as first, written_whole(tmp_path / "a.png") as second:
+        first.write_bytes(b"first")
+        second.write_bytes(b"second")
+    assert [(file.name, file.read_bytes()) for file in tmp_path.iterdir()] == [("a.png", b"first")]
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounting takes root")
