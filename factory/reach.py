@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 from factory.files import s3_endpoint
-from factory.storage import s3_keys, scheme_of, settings
+from factory.storage import AZURE, of_azure, s3_keys, scheme_of, settings
 
 _LIMIT_S: Final = 6.0  # to connect, and for the first byte of an answer
 _NO_KEYS: Final = (
@@ -37,8 +37,11 @@ _REFUSALS: Final = {  # S3's codes, and botocore's errors
 _FAULTS: Final = {  # botocore's errors of what is no answer of S3
     "SSLError": "its certificate is not one that is trusted here: set AWS_CA_BUNDLE and SSL_CERT_FILE to the file of "
     "whoever signed it",
-    **dict.fromkeys(("ResponseParserError", "500"), "what answers there is no S3 server, or a proxy or a login page "
-    "stands before it: correct AWS_ENDPOINT_URL or --storage endpoint"),
+    **dict.fromkeys(
+        ("ResponseParserError", "500"),
+        "what answers there is no S3 server, or a proxy or a login page "
+        "stands before it: correct AWS_ENDPOINT_URL or --storage endpoint",
+    ),
 }
 _REFUSALS_OF_TABLES: Final = {  # of photos a key that may be read but not listed will do, or none at all
     "NoCredentialsError": "there are none: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE",
@@ -63,8 +66,11 @@ def check_stores(uris: Iterable[str], tables: Collection[str] = ()) -> None:
             _check_bucket(endpoint, uri, has_tables=uri in tables)
     if "gs" in schemes:
         _check_gs()
-    if "az" in schemes and (account := settings().get("account_name") or os.environ.get("AZURE_STORAGE_ACCOUNT_NAME")):
-        _check_name(f"{account}.blob.core.windows.net", "correct the account's name")
+    own = settings().get("account_name") or os.environ.get("AZURE_STORAGE_ACCOUNT_NAME")
+    told = [of_azure(uri)[0] if scheme_of(uri) in AZURE else "" for uri in places if scheme_of(uri) in ("az", *AZURE)]
+    for account in dict.fromkeys(account or own for account in told):
+        if account:
+            _check_name(f"{account}.blob.core.windows.net", "correct the account's name")
 
 
 def fault_at(url: str) -> str:
@@ -117,6 +123,9 @@ def _check_bucket(endpoint: str | None, uri: str, *, has_tables: bool) -> None:
     from botocore.exceptions import ClientError  # imported where a store is used at all
 
     bucket, _, prefix = uri.removeprefix("s3://").partition("/")
+    if endpoint and urlsplit(endpoint).path.rstrip("/").rpartition("/")[2] == bucket:
+        server = endpoint.rstrip("/").removesuffix(f"/{bucket}")
+        raise ValueError(f"the S3 server is given with the bucket behind it, {endpoint}: write {server} alone")
     try:
         next(s3_keys(endpoint, bucket, f"{prefix.rstrip('/')}/" if prefix else "", at_once=1, limit_s=_LIMIT_S), None)
     except OSError as error:

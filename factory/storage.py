@@ -15,6 +15,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final
 
+from factory.profiles import arrow_keys
+
 if TYPE_CHECKING:  # imported where it is needed: the commands' help is not to wait for it
     import pyarrow.fs as pafs
 
@@ -37,7 +39,8 @@ STORES: Final = tuple(_SETTINGS)  # schemes of tables
 _TEXTS: Final = ("endpoint", "region", *AZ_SETTINGS)  # other settings are true or false
 _OF_A_LISTING: Final = {"Name", "Prefix", "KeyCount", "MaxKeys", "IsTruncated"}  # some of it is in each of S3's
 _SCHEME: Final = re.compile(r"([a-z][a-z0-9+.-]*)://")
-_PACKAGES: Final = {"gcs": "gcsfs", "abfs": "adlfs", "abfss": "adlfs"}
+_PACKAGES: Final = {"gcs": "gcsfs, or write gs://, which is read without one"}
+AZURE: Final = ("abfs", "abfss", "wasb", "wasbs")  # what Hadoop, Spark and Databricks call az://
 
 
 def scheme_of(uri: str) -> str:
@@ -49,6 +52,17 @@ def scheme_of(uri: str) -> str:
 def plain(uri: str) -> str:
     """A uri with the scheme that is S3's here, where Hadoop and Spark wrote theirs."""
     return re.sub("^s3[an]://", "s3://", uri)
+
+
+def of_azure(uri: str) -> tuple[str, str]:
+    """The account, empty if it is not told, and CONTAINER/PATH of a uri of AZURE: abfss://CONTAINER@ACCOUNT.dfs.core.
+    windows.net/PATH, or abfs://CONTAINER/PATH. Raises ValueError for what is no account's name."""
+    authority, _, path = uri.partition("://")[2].partition("/")
+    container, at, host = authority.partition("@")
+    account = host.partition(".")[0]
+    if at and not re.fullmatch("[a-z0-9]{3,24}", account):
+        raise ValueError(f"{uri} names no account of Azure: write abfss://CONTAINER@ACCOUNT.dfs.core.windows.net/PATH")
+    return account, f"{container}/{path}"
 
 
 def remember(given: Sequence[str]) -> None:
@@ -63,7 +77,7 @@ def check_used(given: Sequence[str], uris: Iterable[str]) -> bool:
     Raises ValueError for one that none of them has: mistyped, it would do nothing in silence. Where a package of fsspec
     is in play, any is its own.
     """
-    schemes = {scheme_of(uri) for uri in uris} - {""}
+    schemes = {"az" if (scheme := scheme_of(uri)) in AZURE else scheme for uri in uris} - {""}
     if schemes - set(STORES):
         return True
     there = [key for scheme in ("s3", *sorted(schemes - {"s3"})) for key in _SETTINGS[scheme]]
@@ -95,7 +109,7 @@ def s3_files(endpoint: str | None) -> pafs.FileSystem:
     said = _said("s3")
     if said.get("requester_pays"):
         return of_fsspec("s3", s3fs_options(endpoint))
-    arrow: dict[str, Any] = {"anonymous": True} if said.get("anonymous") else {}
+    arrow: dict[str, Any] = {"anonymous": True} if said.get("anonymous") else dict(arrow_keys())
     arrow |= {"region": said["region"]} if "region" in said else {}
     arrow |= {"force_virtual_addressing": not said["path_style"]} if "path_style" in said else {}
     if bundle := os.environ.get("AWS_CA_BUNDLE"):  # which AWS's own tools read
@@ -214,11 +228,12 @@ def gs_files() -> pafs.FileSystem:
     return pafs.GcsFileSystem(anonymous=bool(_said("gs").get("anonymous")), retry_time_limit=patience)
 
 
-def az_files() -> pafs.FileSystem:
-    """Azure's store of one account. Raises ValueError without an account, or for a setting that it has not."""
+def az_files(account: str = "") -> pafs.FileSystem:
+    """Azure's store of one account, by default of that which is set. Raises ValueError without one, or for a setting
+    that it has not."""
     import pyarrow.fs as pafs
 
-    return pafs.AzureFileSystem(**_azure())
+    return pafs.AzureFileSystem(**_azure(account))
 
 
 def gs_options() -> dict[str, str]:
@@ -231,10 +246,12 @@ def az_options() -> dict[str, str]:
     return {f"azure_storage_{name}": value for name, value in _azure().items()}
 
 
-def _azure() -> dict[str, str]:
+def _azure(account: str = "") -> dict[str, str]:
     said = _said("az")
     names = {name: said.get(name) or os.environ.get(f"AZURE_STORAGE_{name.upper()}") for name in AZ_SETTINGS}
-    known = {name: value for name, value in names.items() if value}
+    if account and names["account_name"] not in (None, account):  # what opens that one is not shown to another
+        names = dict.fromkeys(AZ_SETTINGS)
+    known = {name: value for name, value in (names | ({"account_name": account} if account else {})).items() if value}
     if "account_name" not in known:
         raise ValueError("az:// needs an account: set AZURE_STORAGE_ACCOUNT_NAME, or --storage account_name=NAME")
     if "account_key" in known:

@@ -8,15 +8,17 @@ from typing import Any
 
 import fsspec
 import pyarrow as pa
+import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 import pytest
 
 from factory.errors import SourceError
 from factory.files import filesystem, photo_files
-from factory.storage import STORAGE, az_options, gs_options, remember, s3_files, scheme_of, settings
+from factory.storage import STORAGE, az_files, az_options, gs_options, remember, s3_files, scheme_of, settings
 from factory.store.connection import lance_uri, storage_options
 from factory.store.tables import Store
-from pipelines.photos.sources import CONTENT, find_places, hash_contents, read_photos
+from pipelines.photos.places import find_places
+from pipelines.photos.sources import CONTENT, hash_contents, read_photos
 
 
 @pytest.fixture
@@ -70,6 +72,41 @@ def test_settings_are_key_and_value_and_told_when_wrong(memory: Any) -> None:
     with pytest.raises(ValueError, match="--storage takes KEY=VALUE, not 'anonymous'"):
         remember(["anonymous"])
     assert [scheme_of(uri) for uri in ("s3://a", "file:///a", "/a://b", "hf://x", "C:\\x")] == ["s3", "", "", "hf", ""]
+
+
+def test_azure_s_uris_of_hadoop_keep_their_account(memory: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    files, path = photo_files("abfss://photos@ours.dfs.core.windows.net/in/a.jpg")
+    assert (files.type_name, path) == ("abfs", "photos/in/a.jpg")
+    with pytest.raises(ValueError, match="names no account of Azure: write abfss://CONTAINER@ACCOUNT"):
+        photo_files("abfss://photos@evil:443/in/a.jpg")
+    asked = list[str]()
+
+    def of_account(account: str = "") -> pafs.FileSystem:
+        asked.append(account)
+        return pafs.PyFileSystem(pafs.FSSpecHandler(memory))
+
+    monkeypatch.setattr("factory.files.az_files", of_account)
+    memory.pipe("/photos/in/a.jpg", b"1")
+    with memory.open("/photos/rows/x.parquet", "wb") as stream:
+        elsewhere = "abfss://photos@others.dfs.core.windows.net/in/a.jpg"
+        pq.write_table(pa.table({"uri": ["../in/a.jpg", elsewhere]}), stream)
+    for source in ("abfss://photos@ours.dfs.core.windows.net/in", "wasbs://photos@ours.blob.core.windows.net/in/a.jpg"):
+        assert read(source) == {"a": b"1"}
+    rows = find_places("abfss://photos@ours.dfs.core.windows.net/rows").table
+    [told] = [table["photo_id"].to_pylist() for table in hash_contents(rows)]
+    assert told[0] is not None and told[1] is None, "no list shows our keys to another account"
+    assert set(asked) == {"ours"}
+
+
+def test_what_opens_one_account_is_not_shown_to_another(memory: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AZURE_STORAGE_ACCOUNT_NAME", "ours")
+    monkeypatch.setenv("AZURE_STORAGE_SAS_TOKEN", "secret")
+    given = list[dict[str, str]]()
+    monkeypatch.setattr(pafs, "AzureFileSystem", lambda **how: given.append(how))
+    for account in ("", "ours", "others"):
+        az_files(account)
+    ours = {"account_name": "ours", "sas_token": "secret"}
+    assert given == [ours, ours, {"account_name": "others"}]
 
 
 def test_tables_of_other_stores_are_told_to_lance_and_arrow(memory: Any, monkeypatch: pytest.MonkeyPatch) -> None:
