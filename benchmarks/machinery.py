@@ -49,7 +49,7 @@ from pipelines.jobs.stage import Stage, counts_table, tally
 from pipelines.photos.batches import read_batches
 from pipelines.photos.faces import OUTCOME
 from pipelines.photos.new import find_new_photos, work_units
-from pipelines.photos.sources import find_places
+from pipelines.photos.places import find_places
 from pipelines.photos.unlearned import find_new_people
 from pipelines.prepare import commit
 from pipelines.train import FACES_PER_BLOCK, _blocks, read_faces

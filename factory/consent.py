@@ -46,6 +46,11 @@ class Consent:
         reference, scope = ("; ".join(dict.fromkeys(filter(None, each))) or None for each in texts)
         return cls(reference=reference, expires=expires, scope=scope)
 
+    @property
+    def refuses(self) -> bool:
+        """Whether what is written in the place of a reference says that nobody agreed."""
+        return self.reference is not None and self.reference.casefold() in _NO
+
     def columns(self) -> dict[str, Any]:
         """The three columns of a row."""
         return dict(zip(COLUMNS, (self.reference, self.expires, self.scope), strict=True))
@@ -53,11 +58,15 @@ class Consent:
     def lacking(self, now: float, *, required: bool) -> str:
         """Why a photo may not be used at this Unix time: a consent that is `required` is not there, or one that was is
         over; empty: it may."""
-        if self.reference is not None and self.reference.casefold() in _NO:
+        if self.refuses:
             return f"its consent says {self.reference!r}: nobody agreed"
         if required and self.reference is None:
             return "nobody's consent is told for it, and this root requires one (columns or consent.csv)"
         return f"its consent expired at {iso(self.expires)}" if self.has_expired(now) else ""
+
+    def ends_before(self, other: Consent) -> bool:
+        """Whether it is over sooner than another one."""
+        return self.expires is not None and (other.expires is None or self.expires < other.expires)
 
     def has_expired(self, now: float) -> bool:
         """Whether there was one, which is over."""

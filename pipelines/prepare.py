@@ -34,8 +34,8 @@ from pipelines.photos.faces import FindFaces, ReadFaces, find_poisoned, read_poi
 from pipelines.photos.new import find_new_photos, work_units
 from pipelines.photos.people import tell_people
 from pipelines.photos.persons import PersonFrom
+from pipelines.photos.places import Places, find_places
 from pipelines.photos.samples import samples
-from pipelines.photos.sources import Places, find_places
 
 
 def prepare(

@@ -14,7 +14,7 @@ from factory.store.tables import Store
 from pipelines.jobs.job import Summary, open_job
 from pipelines.jobs.pools import Workers
 from pipelines.photos.persons import PersonFrom
-from pipelines.photos.sources import find_places
+from pipelines.photos.places import find_places
 from pipelines.prepare import prepare
 from pipelines.sift import Below, sift
 from pipelines.train import train

@@ -8,7 +8,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipelines.photos.sources import CONTENT, PHOTO, find_places, hash_contents, read_photos
+from pipelines.photos.places import find_places
+from pipelines.photos.sources import CONTENT, PHOTO, hash_contents, read_photos
 
 
 def listed(src: Path | str | list[str]) -> pa.Table:

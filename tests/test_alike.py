@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from pipelines.photos.sources import find_places, hash_contents, read_photos
+from pipelines.photos.places import find_places
+from pipelines.photos.sources import hash_contents, read_photos
 from tests.sources import table, write
 
 

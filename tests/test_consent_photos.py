@@ -27,8 +27,9 @@ from pipelines.jobs.job import Summary
 from pipelines.jobs.stage import Stage
 from pipelines.photos.batches import read_batches
 from pipelines.photos.faces import FindFaces, ReadFaces
+from pipelines.photos.places import find_places
 from pipelines.photos.samples import samples
-from pipelines.photos.sources import find_places, read_photos
+from pipelines.photos.sources import read_photos
 from pipelines.photos.unlearned import find_new_people
 from pipelines.prepare import commit, prepare
 from tests.local_chain import use_local_chain

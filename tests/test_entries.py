@@ -16,7 +16,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from factory.ids import content_id
-from pipelines.photos.sources import find_places, hash_contents
+from pipelines.photos.places import find_places
+from pipelines.photos.sources import hash_contents
 from tests.sources import listed, photos_of, read, table, write
 
 

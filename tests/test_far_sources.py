@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import os
+import tarfile
+import zipfile
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, ClassVar
 
 import fsspec
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
 from factory.errors import SourceError
 from factory.storage import plain
-from pipelines.photos.sources import find_places
-from tests.sources import named, photos_of, write
+from pipelines.photos.places import find_places
+from tests.sources import listed, named, photos_of, read, write
 
 
 def test_a_path_that_is_too_long_ends_nothing(tmp_path: Path) -> None:
@@ -35,6 +39,12 @@ class Strange(MemoryFileSystem):
     """A package of fsspec that raises errors of its own."""
 
     protocol = "strange"
+    broken: ClassVar = set[str]()  # ends of paths that cannot be opened
+
+    def open(self, path: str, *args: Any, **how: Any) -> Any:
+        if path.endswith(tuple(self.broken)):
+            raise RuntimeError("503 from nowhere")
+        return super().open(path, *args, **how)
 
     @classmethod
     def _strip_protocol(cls, path: str) -> str:
@@ -60,6 +70,26 @@ def test_errors_of_packages_are_told(tmp_path: Path) -> None:
     assert photos["a"]["image"] == b"1" and "503 from nowhere" in photos["gone"]["detail"]
     with pytest.raises(SourceError, match=r"strange://away cannot be listed: check the network, .*token"):
         photos_of("strange://away")
+
+
+def test_errors_of_packages_in_archives_and_tables_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fsspec.register_implementation("strange", Strange, clobber=True)
+    files = Strange()
+    for name in ("x.tar", "y.tar"):
+        with files.open(f"/packed/{name}", "wb") as stream, tarfile.open(fileobj=stream, mode="w") as archive:
+            archive.add(write(tmp_path, "a.jpg") / "a.jpg", "a.jpg")
+    with files.open("/packed/z.zip", "wb") as stream, zipfile.ZipFile(stream, "w") as packed:
+        packed.writestr("a.jpg", b"1")
+    for name in ("x", "y"):
+        with files.open(f"/rows/{name}.parquet", "wb") as stream:
+            pq.write_table(pa.table({"image": [b"1", b"2"]}), stream)
+    packed_photos, rows = listed("strange://packed"), listed("strange://rows")
+    monkeypatch.setattr(Strange, "broken", {"x.tar", "z.zip", "x.parquet"})  # after they were listed, and before
+    for contents in (packed_photos, rows, listed("strange://packed"), listed("strange://rows")):
+        photos = read(contents)
+        bad = [photo for photo in photos if not photo["uri"].partition("#")[0].endswith(("y.tar", "y.parquet"))]
+        assert bad and all("503 from nowhere" in photo["detail"] for photo in bad)
+        assert [photo["image"] is None for photo in photos].count(False) == len(photos) - len(bad) > 0
 
 
 class Served(Strange):

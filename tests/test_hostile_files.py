@@ -57,6 +57,16 @@ def test_parquet_that_is_packed_by_brotli_is_not_unpacked(tmp_path: Path) -> Non
         row_groups(str(tmp_path / "all.parquet"))
 
 
+def test_parquet_of_a_packing_that_no_build_reads_names_it(tmp_path: Path) -> None:
+    file = tmp_path / "lzo.parquet"
+    pq.write_table(pa.table({"image": [b"a"]}), file, compression="snappy")
+    written = file.read_bytes()
+    end = written.rindex(b"image\x15\x02")  # of the footer: the column's path, and its codec, of Thrift's enum
+    file.write_bytes(written[:end] + b"image\x15\x06" + written[end + 7 :])
+    with pytest.raises(SourceError, match=r"lzo\.parquet is packed by LZO, .*zstd"):
+        row_groups(str(file))
+
+
 def test_boxes_around_a_jpeg_xl_are_not_unpacked() -> None:
     grey = np.full((32, 48, 3), 77, np.uint8)
     plain = pylibjxl.encode(grey, effort=3, lossless=True)

@@ -30,8 +30,9 @@ from pipelines.jobs.progress import Progress
 from pipelines.jobs.rate import Rate
 from pipelines.jobs.report import Sample, page
 from pipelines.jobs.watch import Watch
+from pipelines.photos.places import find_places
 from pipelines.photos.samples import _refused, samples
-from pipelines.photos.sources import CONTENT, find_places, hash_contents
+from pipelines.photos.sources import CONTENT, hash_contents
 from tests.make_people import face, photo_id
 
 runner = CliRunner()
@@ -183,9 +184,7 @@ def test_the_report_shows_accepted_and_rejected_and_erasing_takes_them_out(
     assert "person 1" not in report.read_text() and "plain" in report.read_text()
 
 
-def test_whoever_is_erased_while_a_job_runs_is_not_in_its_report(
-    store: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_whoever_is_erased_while_a_job_runs_is_not_in_its_report(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """Samples are kept until the job's end. The last one is erased while the report is written."""
     group = [Sample(html=f"crop of {n}", photo_id=photo_id(2), face_id=face_id(photo_id(2), n)) for n in (0, 1)]
     with open_job("prepare", store) as summary:
@@ -210,9 +209,7 @@ def bury(store: Store, *ids: str) -> None:
     store.upsert("tombstones", [{"digest": tombstone_digest("s", i), "salt": "s", "erased_at": "now"} for i in ids])
 
 
-def test_erasing_one_of_a_group_takes_pictures_of_the_whole_photo_out_of_reports(
-    store: Store, tiny_pack: Pack
-) -> None:
+def test_erasing_one_of_a_group_takes_pictures_of_the_whole_photo_out_of_reports(store: Store, tiny_pack: Pack) -> None:
     group = photo_id(1)
     for number in (0, 1):
         ids = {"photo_id": group, "face_id": face_id(group, number), "face_index": number, "name": f"n{number}"}
@@ -286,5 +283,3 @@ def test_other_errors_stay_what_they_are(store: Store) -> None:
         raise SourceError("SRC cannot be listed: Permission denied")
     with pytest.raises(ZeroDivisionError), open_job("prepare", store):
         raise ZeroDivisionError
-
-

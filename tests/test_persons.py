@@ -29,7 +29,8 @@ from factory.store.rows import face_row
 from factory.store.tables import Store
 from factory.store.told import UPLOADED, told_people
 from pipelines.jobs.job import Summary
-from pipelines.photos.sources import CONTENT, find_places, hash_contents
+from pipelines.photos.places import find_places
+from pipelines.photos.sources import CONTENT, hash_contents
 from pipelines.photos.unlearned import find_new_people
 from pipelines.prepare import prepare
 from pipelines.train import IdentityTrainer, _blocks, read_faces
@@ -165,9 +166,7 @@ def test_a_photo_that_nobody_agreed_to_is_left_out(store: Store, pack: Pack) -> 
     Path(store.root).mkdir()
     (Path(store.root) / "settings.toml").write_text("require_consent = true\n")
     agreed = Consent(reference="form").columns()
-    store.upsert(
-        "faces", rows_of("one", pack, 0, person="ada", **agreed) + rows_of("two", pack, 0, person="ada")
-    )
+    store.upsert("faces", rows_of("one", pack, 0, person="ada", **agreed) + rows_of("two", pack, 0, person="ada"))
     summary = Summary(job="train", job_id="x")
     assert new_people(store, pack, summary) == ["one-0"] and summary.rejected_faces == {"no_consent": 1}
 

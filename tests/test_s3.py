@@ -22,6 +22,7 @@ from moto.server import ThreadedMotoServer
 from benchmarks.flaky_s3 import flaky_s3
 from factory.errors import PackError, SourceError
 from factory.pack import Pack, load_pack
+from factory.reach import check_stores
 from factory.records import Reject
 from factory.storage import STORAGE, lance_options, remember, s3_keys
 from factory.store import upkeep
@@ -31,7 +32,8 @@ from factory.store.tables import Store
 from factory.store.versions import older_versions
 from pipelines.jobs.job import open_job
 from pipelines.photos.entries import open_file
-from pipelines.photos.sources import CONTENT, PHOTO, find_places, hash_contents, read_photos
+from pipelines.photos.places import find_places
+from pipelines.photos.sources import CONTENT, PHOTO, hash_contents, read_photos
 
 
 @pytest.fixture(scope="module")
@@ -246,6 +248,29 @@ def test_markers_of_folders_are_no_photos_and_what_is_archived_is_told(s3: Any) 
     photos = {row["name"]: row for photo in read_photos(contents, max_bytes=9999) for row in photo.to_pylist()}
     assert {name: photo["image"] for name, photo in photos.items()} == {"a": b"a", "alone": b"b", "cold": None}
     assert photos["cold"]["reason"] == "unreadable" and "archived" in photos["cold"]["detail"]
+
+
+def test_what_emr_leaves_and_keys_below_a_photo(s3: Any) -> None:
+    for key, body in (
+        ("e_$folder$", b""),
+        ("e/in_$folder$", b""),
+        ("e/in/a.jpg", b"a"),
+        ("f", b"f"),
+        ("f/b.jpg", b"b"),
+    ):
+        s3.put_object(Bucket="people", Key=key, Body=body)
+    assert [photo["name"] for photo in photos_of("s3://people/e")] == ["a"]
+    assert [photo["image"] for photo in photos_of("s3://people/f")] == [b"f", b"b"]
+    assert [photo["image"] for photo in photos_of("s3://people/f/")] == [b"b"], "the folder was meant"
+
+
+def test_an_endpoint_with_the_bucket_behind_it_is_told(s3: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    server = os.environ["AWS_ENDPOINT_URL"]
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"{server}/people/")
+    with pytest.raises(ValueError, match=f"with the bucket behind it, {server}/people/: write {server} alone"):
+        check_stores(["s3://people/in"])
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"{server}/")
+    check_stores(["s3://people/in"])
 
 
 def test_a_bucket_that_keeps_versions_is_told_with_an_erasure(s3: Any) -> None:

@@ -14,7 +14,8 @@ from factory.errors import PhotoRejected, SourceError
 from factory.faces.photos import decode_photo
 from pipelines.photos.allowed import Allowed
 from pipelines.photos.names import unique_names
-from pipelines.photos.sources import find_places, hash_contents, read_photos
+from pipelines.photos.places import find_places
+from pipelines.photos.sources import hash_contents, read_photos
 from tests.sources import named, photos_of, table, write
 
 POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:" + "0" * 64 + "\nsize 123456\n"
@@ -149,10 +150,10 @@ def test_what_git_lfs_left_in_a_file_s_place_is_told(tmp_path: Path) -> None:
         (tmp_path / "photos" / name).write_text(POINTER)
     (tmp_path / "train.parquet").write_text(POINTER)
     photo, archive = photos_of(tmp_path / "photos")
-    assert "run `git lfs pull`" in archive["detail"]
+    assert "run git lfs pull" in archive["detail"]
     with pytest.raises(PhotoRejected, match="run git lfs pull"):
         decode_photo(photo["image"], name="a", config=PrepareConfig())
-    with pytest.raises(SourceError, match="is a Git LFS pointer, not the file; run `git lfs pull`"):
+    with pytest.raises(SourceError, match=r"is no Parquet file, but a Git LFS pointer .*; run git lfs pull"):
         find_places(str(tmp_path / "train.parquet"))
 
 
@@ -228,6 +229,9 @@ def test_a_source_that_cannot_be_used_says_why(tmp_path: Path) -> None:
     table(tmp_path / "p.parquet", {"image": image, "uri": pa.array(["x"]).dictionary_encode()})
     assert find_places(str(tmp_path)).num_photos == 1
     (tmp_path / "p.parquet").write_bytes(b"no parquet")
+    with pytest.raises(ValueError, match="is no Parquet file, but a text; take it away"):
+        find_places(str(tmp_path))
+    (tmp_path / "p.parquet").write_bytes(b"PAR1" + bytes(80))
     with pytest.raises(ValueError, match="no readable Parquet file"):
         find_places(str(tmp_path / "p.parquet"))
 
@@ -262,6 +266,11 @@ def test_a_tenants_rows_name_photos_beside_them_or_below_the_operators_prefixes(
     assert read == {"[]": {"a", "b"}, f'["{shared}"]': {"a", "b", "c"}}
     bucket = Allowed(("s3://theirs/photos/",))
     named = ["s3://own/data/b.jpg", "s3://theirs/photos/c.jpg", "s3://theirs/photos2/c.jpg", "s3://own/secret.jpg"]
-    named += ["s3://theirs/photos/../keys/k.jpg", "s3://theirs/photos/%2e%2E/k.jpg", "/etc/passwd", "gs://own/data/b.jpg"]
+    named += [
+        "s3://theirs/photos/../keys/k.jpg",
+        "s3://theirs/photos/%2e%2E/k.jpg",
+        "/etc/passwd",
+        "gs://own/data/b.jpg",
+    ]
     assert [uri for uri in named if bucket.holds(uri, "s3://own/data/t.parquet")] == named[:2]
     assert Allowed.of(str(root)) is None, "the operator's own jobs read what their rows name"

@@ -34,7 +34,8 @@ from factory.pack import load_pack
 from factory.records import PreparedFace
 from factory.store.tables import Store
 from pipelines.photos.persons import PersonFrom
-from pipelines.photos.sources import CONTENT, PHOTO, find_places, hash_contents, read_rows
+from pipelines.photos.places import find_places
+from pipelines.photos.sources import CONTENT, PHOTO, hash_contents, read_rows
 from studio.demo.port import free_port
 
 REPO = Path(__file__).resolve().parents[2]

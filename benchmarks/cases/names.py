@@ -140,7 +140,8 @@ def n14(desk: Desk) -> Got:
 
 def n15(desk: Desk) -> Got:
     """A file that is replaced between the two passes: the id is the hash of what was decoded."""
-    from pipelines.photos.sources import find_places, hash_contents, read_photos
+    from pipelines.photos.places import find_places
+    from pipelines.photos.sources import hash_contents, read_photos
 
     folder = desk.folder("n15")
     (folder / "x.png").write_bytes(desk.encoded(format="PNG"))

@@ -35,11 +35,17 @@ class Kind:
         return "unsupported" if self.group in ("picture", "raw") else "not_an_image"
 
     @property
+    def is_known(self) -> bool:
+        """Whether there is a name for it."""
+        return self is not _UNKNOWN
+
+    @property
     def detail(self) -> str:
         """What it is, and what to do."""
         return f"{self.name}; {self.remedy or _REMEDIES[self.group]}"
 
 
+_UNKNOWN: Final = Kind("of no kind that is known here", "data", "if it opens elsewhere, save it as JPEG or PNG")
 _EXPORT: Final = "write what it holds as picture files, or as Parquet with a column image"
 
 # offset, bytes, what they mean; the first that fits counts
@@ -228,4 +234,4 @@ def _nothing(data: bytes) -> Kind:
         return Kind(f"a picture behind {found.start()} other bytes", "data", "take these away, or download it again")
     if data[12:13] == b"\n" and 16 < int.from_bytes(data[:8], "little") + 16 <= len(data):
         return Kind("TensorFlow's record file (TFRecord)", "data", _EXPORT)
-    return Kind("of no kind that is known here", "data", "if it opens elsewhere, save it as JPEG or PNG")
+    return _UNKNOWN

@@ -43,6 +43,31 @@ def set_photos_consent(store: Store, photo_ids: Set[str], consent: Consent) -> i
     return len(faces) + len(people)
 
 
+def told_anew(store: Store, told: Mapping[str, Consent], now: float) -> tuple[dict[str, Consent], set[str]]:
+    """Of known photos, by photo_id, of which a source tells consents: what is to be written, at this Unix time, s; and
+    those that stay, though it tells another one.
+
+    Written is what takes something back: a no, and an earlier end of what is written down already; and what is told
+    where nothing was. A later end may as well be older than one that somebody wrote down by hand.
+    """
+    columns = ["photo_id", *COLUMNS]
+    rows = store.read("faces", columns=columns, where=where_in("photo_id", sorted(told))).to_pylist() if told else []
+    kept = {row["photo_id"]: Consent.of(row) for row in rows}
+    new, other = dict[str, Consent](), set[str]()
+    for photo_id, old in kept.items():
+        mine = told[photo_id]
+        if mine.refuses:
+            if not old.has_expired(now):
+                new[photo_id] = Consent(reference=mine.reference, expires=now)
+        elif (old.reference is None and old.expires is None) or (
+            mine.reference == old.reference and mine.ends_before(old)
+        ):
+            new[photo_id] = mine
+        elif (mine.reference, mine.expires) != (old.reference, old.expires):
+            other.add(photo_id)
+    return new, other
+
+
 def expired_people(store: Store, now: float) -> set[str]:
     """identity_ids of those whose consent is over at this Unix time, s."""
     rows = store.read("identities", columns=["identity_id"], where=f"consent_expires <= {now}")

@@ -54,6 +54,10 @@ class Summary:
     near_duplicates: int = 0  # new faces as alike to another one as a photo's and its copy's
     same_person: int = 0  # other new faces of somebody who is there already, or comes more than once
     not_compared: int = 0  # faces, too many for a job to look for either
+    ended_consents: int = 0  # photos of known people whose consent is over sooner now, or was taken back
+    other_consents: int = 0  # photos of known people of which the source tells another consent than is kept
+    of_two_people: int = 0  # photos that the source tells to be of two people
+    of_others_before: int = 0  # photos that an earlier job was told to be somebody else's
     merged: int = 0  # faces that were not learned, as another of the same person was
     identities_existing: int = 0  # learned by an earlier job
     images: int = 0  # new rows of `images`
@@ -88,7 +92,7 @@ class Summary:
         rows += [("left out", num, kind) for kind, num in sorted(self.left_out.items())]
         rows += [("rejected", num, reason) for reason, num in sorted(self.rejected.items())]
         rows += [("rejected faces", num, reason) for reason, num in sorted(self.rejected_faces.items())]
-        rows += self._people()
+        rows += self._people() + self._changes()
         rows += [("quality", num, verdict) for verdict, num in sorted(self.verdicts.items())]
         if self.relearned:
             rows.append(("learned again", self.relearned, "with another seed, which is better"))
@@ -115,6 +119,23 @@ class Summary:
             ("merged", self.merged, "faces not learned, as another face of the same person is"),
         ]
         return [(what, num, f"{note}; see `identities people`") for what, num, note in told if num]
+
+    def _changes(self) -> list[tuple[str, int, str]]:
+        """What is told of a source that tells otherwise than before, or twice."""
+        over = "photos, as their source tells now: nobody on them is drawn any more; `identities expire` erases them"
+        other = "photos are told another consent than is kept; `identities consent` writes it down"
+        moved = "photos lie with somebody else than before, and stay the first one's; a new --root learns them anew"
+        told = [
+            ("consent over", self.ended_consents, over),
+            ("consent differs", self.other_consents, other),
+            (
+                "of two people",
+                self.of_two_people,
+                "photos lie with two people, and count for the first; see the report",
+            ),
+            ("moved", self.of_others_before, moved),
+        ]
+        return [(what, num, note) for what, num, note in told if num]
 
     def all_refused(self) -> bool:
         """Whether there were photos that nobody had seen before, and none of them could be used."""

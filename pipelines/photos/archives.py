@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import re
+import stat
 import tarfile
 import zipfile
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from functools import partial
+from threading import Lock
 from typing import IO, Final, cast
 
 from factory.errors import SourceError
 from factory.files import shown
-from pipelines.photos.entries import Entry, is_lfs_pointer, open_file
+from factory.storage import scheme_of
+from pipelines.photos.entries import Entry, faults_of, open_file, what_is
 from pipelines.photos.listing import CONSENTS, left_out_path
+from pipelines.photos.masks import OF_A_PHOTO, masks_among
 
 SUFFIXES: Final = (".tar", ".zip")
 _PACKED: Final = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst", ".7z", ".rar", ".gz", ".bz2", ".xz", ".zst")
@@ -25,6 +29,9 @@ _PART: Final = re.compile(
     r"|\.[rz]\d\d$|\.part\d+\.rar$"
 )
 
+_IS_UTF8: Final = 1 << 11  # of a zip's member: what its name is written in
+_UNIX: Final = 3  # of a zip's member: what it was packed on, where links are
+_ZIP: Final = (b"PK\3\4", b"PK\5\6")  # how one begins; the second has no members
 _PACKINGS: Final = {9: "Deflate64", 93: "Zstandard", 95: "xz", 98: "PPMd"}  # of zips, which Python does not unpack
 _UNREAD: Final = {-1: "link in an archive", -2: "sparse file in an archive"}  # by a member's size
 
@@ -55,8 +62,10 @@ class Members:
 
 
 def unread_archive(file: str) -> str:
-    """What to do with an archive that is not read, by its name; empty if it is none."""
+    """What to do with an archive that is not read, or with what stands for a file, by its name; empty if it is none."""
     low = file.lower()
+    if low.endswith(".dvc"):
+        return "DVC's pointer in place of what it is called after: run `dvc pull` there"
     if _PART.search(low):
         return "one part of an archive is not read: join the parts, and unpack what they are"
     return "archives of this kind are not read, only .tar and .zip; unpack it" if low.endswith(_PACKED) else ""
@@ -67,18 +76,26 @@ def list_members(uri: str) -> Members:
     found, fault = list[Member](), ""
     try:
         with open_file(uri) as stream:
-            for member in _zip_members(stream) if uri.lower().endswith(".zip") else _tar_members(stream):
+            for member in _zip_members(stream) if _is_zip(stream, uri) else _tar_members(stream):
                 found.append(member)
-    except (tarfile.TarError, zipfile.BadZipFile, EOFError, ValueError, NotImplementedError) as error:
-        if is_lfs_pointer(uri):
-            raise SourceError("a Git LFS pointer in place of the archive; run `git lfs pull` there") from None
+    except faults_of(uri) as error:
         if not found:
-            raise SourceError(f"no readable archive: {shown(str(error))[:300]}") from None
+            why = what_is(uri, *_ZIP) or shown(str(error))[:300]
+            raise SourceError(f"no readable archive: {why}") from None
         fault = f"cut short or damaged behind its member {len(found)}: {shown(str(error))[:300]}; copy it again"
     kinds = [_UNREAD.get(member.size) or left_out_path(member.name) for member in found]
+    masks = masks_among(member.name for member, kind in zip(found, kinds, strict=True) if kind is None)
+    kinds = [kind or (OF_A_PHOTO if member.name in masks else None) for member, kind in zip(found, kinds, strict=True)]
     photos = [member for member, kind in zip(found, kinds, strict=True) if kind is None]
     lists = [m for m, kind in zip(found, kinds, strict=True) if kind == "sidecar" and _file_name(m).lower() == CONSENTS]
     return Members(photos, Counter(kind for kind in kinds if kind is not None), lists, fault)
+
+
+def _is_zip(stream: IO[bytes], uri: str) -> bool:
+    """By its first bytes, as archives are called by each other's names; of a zip there may be others before it."""
+    head = stream.read(tarfile.BLOCKSIZE)
+    stream.seek(0)
+    return head.startswith(_ZIP) or (uri.lower().endswith(".zip") and head[257:262] != b"ustar")
 
 
 def _file_name(member: Member) -> str:
@@ -86,10 +103,10 @@ def _file_name(member: Member) -> str:
 
 
 class Archives:
-    """Archives that are open while their members are read."""
+    """Archives that are open while their members are read, also by several threads."""
 
     def __init__(self) -> None:
-        self._stack = ExitStack()
+        self._stack, self._opening = ExitStack(), Lock()
         self._zips: dict[str, tuple[zipfile.ZipFile, list[zipfile.ZipInfo]]] = {}
 
     def __enter__(self) -> Archives:
@@ -102,17 +119,18 @@ class Archives:
         """A member as a photo."""
         where = f"{shown(uri)}#{shown(member.name)}"
         opened = partial(self._open, uri, member)
-        return Entry(name=name, uri=where, open=opened, size=partial(int, member.size))
+        return Entry(name=name, uri=where, open=opened, size=partial(int, member.size), is_far=bool(scheme_of(uri)))
 
     def _open(self, uri: str, member: Member) -> IO[bytes]:
         if member.offset >= 0:
             stream = open_file(uri)
             stream.seek(member.offset)
             return cast(IO[bytes], _Part(stream, member.size))
-        if uri not in self._zips:
-            archive = self._stack.enter_context(zipfile.ZipFile(self._stack.enter_context(open_file(uri))))
-            self._zips[uri] = (archive, archive.infolist())
-        archive, infos = self._zips[uri]
+        with self._opening:
+            if uri not in self._zips:
+                archive = self._stack.enter_context(zipfile.ZipFile(self._stack.enter_context(open_file(uri))))
+                self._zips[uri] = (archive, archive.infolist())
+            archive, infos = self._zips[uri]
         info = infos[member.number] if member.number < len(infos) else None
         if info is not None and info.flag_bits & 1:
             raise OSError("it is encrypted: unpack the archive with its password")
@@ -178,11 +196,17 @@ def _zip_members(stream: IO[bytes]) -> Iterator[Member]:
     with zipfile.ZipFile(stream) as archive:
         for number, info in enumerate(archive.infolist()):
             if not (name := _path_of(info)).endswith("/"):
-                yield Member(name, number, -1, info.file_size)
+                is_link = info.create_system == _UNIX and stat.S_ISLNK(info.external_attr >> 16)
+                yield Member(name, number, -1, -1 if is_link else info.file_size)
 
 
 def _path_of(info: zipfile.ZipInfo) -> str:
     """A member's path. Some programs of Windows (.NET's before 4.6.1) part folders by backslashes, against the format;
-    `unzip` takes them for slashes by the same rule."""
-    is_windows = info.create_system == 0 and "/" not in info.filename
-    return info.filename.replace("\\", "/") if is_windows else info.filename
+    `unzip` takes them for slashes by the same rule. Others, macOS' Finder first of all, write UTF-8 and do not say so:
+    by chance next to no name in the old letters (CP437) is UTF-8, too."""
+    name = info.filename
+    if not info.flag_bits & _IS_UTF8:
+        with suppress(UnicodeError):
+            name = name.encode("cp437").decode("utf-8")
+    is_windows = info.create_system == 0 and "/" not in name
+    return name.replace("\\", "/") if is_windows else name

@@ -5,8 +5,10 @@ from __future__ import annotations
 import base64
 import binascii
 import hashlib
+import lzma
 import os
 import stat
+import tarfile
 import zipfile
 import zlib
 from collections import deque
@@ -23,6 +25,7 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 
 from factory.consent import Consent
+from factory.faces.kinds import kind_of
 from factory.files import local_path, photo_files, s3_endpoint, shown
 from factory.ids import unread_photo_id
 from factory.storage import s3_client, s3fs_options, scheme_of
@@ -31,10 +34,13 @@ _Result = TypeVar("_Result")
 _CHUNK: Final = 2**20  # bytes read at a time
 _AHEAD: Final = 8  # photos of a store that a task reads at a time
 # Of Arrow for odd keys; of damaged, encrypted or unknown archives
-_FAULTS: Final = (OSError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error, pa.ArrowException)
+_FAULTS: Final = (
+    *(OSError, ValueError, LookupError, EOFError, RuntimeError),  # NotImplementedError is a RuntimeError
+    *(tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, pa.ArrowException),
+)
 _ARCHIVED: Final = ("GLACIER", "DEEP_ARCHIVE")
 _LOOK_S: Final = 10.0
-_LFS: Final = b"version https://git-lfs.github.com/spec/"
+_HEAD: Final = 4096  # bytes that tell what a file is
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,15 +60,11 @@ class Entry:
         """What stands for the photo while its bytes are not known."""
         return unread_photo_id(self.uri)
 
-    @property
-    def _faults(self) -> tuple[type[Exception], ...]:
-        return (Exception,) if self.is_far else _FAULTS  # packages of fsspec raise what their clients do
-
     def num_bytes(self) -> int:
         """Of the photo. Raises OSError if it cannot be read, or is empty."""
         try:
             size = self.size()
-        except self._faults as error:
+        except faults_of(is_far=self.is_far) as error:
             raise _as_os_error(error, self.uri) from error
         if size == 0:
             raise OSError("empty: 0 bytes")
@@ -74,7 +76,7 @@ class Entry:
             with self.open() as stream:
                 while chunk := stream.read(_CHUNK):
                     yield chunk
-        except self._faults as error:
+        except faults_of(is_far=self.is_far) as error:
             raise _as_os_error(error, self.uri) from error
 
     def digest(self) -> str | None:
@@ -99,6 +101,11 @@ class Entry:
                 return None
             parts.append(chunk)
         return b"".join(parts)
+
+
+def faults_of(uri: str = "", *, is_far: bool = False) -> tuple[type[Exception], ...]:
+    """What reading a file may raise that says something of the file: packages of fsspec raise what their clients do."""
+    return (Exception,) if is_far or scheme_of(uri) else _FAULTS
 
 
 def in_order(calls: Iterable[tuple[bool, Callable[[], _Result]]]) -> Iterator[_Result]:
@@ -197,10 +204,19 @@ def data_uri(uri: str) -> bytes:
         raise ValueError(f"a damaged data: uri of {len(uri):,} characters") from None
 
 
-def is_lfs_pointer(uri: str) -> bool:
-    """Whether a file is a text that Git LFS left in its place."""
-    with open_file(uri) as stream:
-        return stream.read(len(_LFS)) == _LFS
+def what_is(uri: str, *expected: bytes) -> str:
+    """What a file is that is not what its name says, and what to do: a Git LFS pointer, a web page, a gzip file. Empty
+    if that is not known, or if it begins as it should: with one of `expected`."""
+    try:
+        with open_file(uri) as stream:
+            head = stream.read(_HEAD)
+    except faults_of(uri):
+        return ""
+    kind = kind_of(head)
+    if not head.strip(b"\0") or head.startswith(expected) or not kind.is_known:
+        return ""
+    remedy = kind.remedy.replace("the photo", "it") or {"read": "rename it", "archive": "unpack it"}.get(kind.group)
+    return f"{kind.name}; {remedy or 'take it away'}"
 
 
 def _is_odd(uri: str) -> bool:

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from factory.errors import SourceError
 from factory.files import shown
-from pipelines.photos.entries import open_file
+from pipelines.photos.entries import faults_of, open_file
 
 _LOGS: Final = (  # end of a path, in any of these tables
     ("Delta", re.compile(r"/_delta_log/\d{20}\.json$")),
@@ -69,6 +69,6 @@ def _lines(uri: str, *, whole: bool = False) -> Iterator[dict[str, Any]]:
         with open_file(uri) as stream:
             text = stream.read(_MOST).decode()
         objects = [json.loads(line) for line in ([text] if whole else text.splitlines()) if line.strip()]
-    except (OSError, ValueError) as error:
+    except faults_of(uri) as error:
         raise SourceError(f"{shown(uri)} cannot be read ({shown(str(error))[:200]}); {_REMEDY}") from None
     return (one for one in objects if isinstance(one, dict))

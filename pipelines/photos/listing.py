@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
 from collections import Counter, deque
 from collections.abc import Iterator
@@ -15,7 +16,7 @@ import pyarrow.fs as pafs
 
 from factory.errors import SourceError
 from factory.files import is_stored, local_path, photo_files, s3_endpoint, shown
-from factory.storage import STORES, s3_keys, scheme_of
+from factory.storage import AZURE, STORES, s3_keys, scheme_of
 from pipelines.jobs.journal import remedy_of
 from pipelines.photos.allowed import Allowed
 from pipelines.photos.lakes import is_log
@@ -27,15 +28,26 @@ _SYSTEM: Final = frozenset(  # what systems and NAS leave beside photos, thumbna
 _LIBRARIES: Final = (".photoslibrary", ".photolibrary", ".aplibrary")  # of Apple's programs: folders, where
 _ORIGINALS: Final = ("originals", "masters")  # photos are in these, and thumbnails and copies in others
 _CATALOGS: Final = (".lrdata", ".cocatalog", ".c1catalog")  # of other programs: previews
+_OF_CACHES: Final = ("datasets--", "models--")  # how Hugging Face's folders begin, whose files are links (snapshots)
+_BEHIND_LINKS: Final = ("blobs", "refs")  # to these
+_OF_EMR: Final = "_$folder$"  # end of the keys that stand for folders
+_IMMICH: Final = ".immich"  # marks Immich's own folders, of which these are
+_MADE_BY_IMMICH: Final = ("thumbs", "encoded-video", "backups")  # no originals
+_DVC: Final = ".dvc"  # suffix of what stands for a file or folder
 _SIDECARS: Final = frozenset(  # what programs and people write about photos; .thm: a camera's thumbnail, .npz: a cache
     "xmp aae json jsonl ndjson txt xml csv tsv md rst html htm yaml yml toml ini log pp3 dop thm cos vrd cls npy npz "
-    "url lnk db md5 sha1 sha256 sfv crc caption tags pts safetensors ckpt pt pth".split()
+    "url lnk db md5 sha1 sha256 sfv crc caption cap tags pts idx lst safetensors ckpt pt pth".split()
 )
 _MARK_OF_THE_WEB: Final = "zone.identifier"  # behind the name of a file that Windows downloaded, where others see it
 _TEXTS: Final = frozenset("readme license licence copying notice".split())
 CONSENTS: Final = "consent.csv"  # who agreed to what (consents.py)
 TABLES: Final = ".lance"  # suffix of a folder that is a table
-_LISTS: Final = frozenset(".txt .csv .tsv .json .jsonl .ndjson .arrow .feather .xls .xlsx".split())  # as SRC itself
+_LISTS: Final = frozenset(".txt .csv .tsv .json .jsonl .ndjson .xls .xlsx".split())  # as SRC itself
+ARROW_TO_PARQUET: Final = (
+    'write it so: datasets.load_from_disk("DIR").to_parquet("people.parquet") (split by split, if it has several), or '
+    'pandas.read_feather("people.arrow").to_parquet("people.parquet"), with a column image (bytes) or uri'
+)
+_OF_AWS: Final = re.compile(r"(?:s3|https?)://(?:([^/]+)\.)?s3[.-][a-z0-9.-]*amazonaws\.com/*([^/]*)")
 _MAY_READ: Final = "let this user read all of it, or give a part"
 _ASK: Final = "check the network, and what its package asks for (--storage KEY=VALUE)"
 _TO_PARQUET: Final = (
@@ -94,7 +106,8 @@ def list_files(src: str, root: str | None = None) -> Listed:
         remedy = (scheme_of(src) == "s3" and remedy_of(error)) or (_ASK if other else _MAY_READ)
         remedy = _MAY_READ if "write" in remedy else remedy  # of a place where tables are
         raise SourceError(f"{shown(src)} cannot be listed: {remedy} ({shown(str(error))[:300]})") from None
-    if len(listed.files) == 1 and src.endswith(listed.files[0]) and PurePosixPath(src.lower()).suffix in _LISTS:
+    own = src if scheme_of(src) else local_path(src)
+    if listed.files == [own] and PurePosixPath(own.lower()).suffix in _LISTS:
         raise SourceError(f"{shown(src)} is a list of rows, which is read as Parquet alone; {_TO_PARQUET}")
     return listed
 
@@ -105,7 +118,8 @@ def left_out_as(name: str, folder: str = "") -> str | None:
     if name.startswith(".") and name not in (".", ".."):  # which may be parts of a key in S3
         return "hidden"
     in_library = within.endswith(_LIBRARIES) and low not in _ORIGINALS
-    if low in _SYSTEM or low.endswith((*_CATALOGS, _MARK_OF_THE_WEB)) or in_library:
+    in_cache = within.startswith(_OF_CACHES) and low in _BEHIND_LINKS
+    if low in _SYSTEM or low.endswith((*_CATALOGS, _MARK_OF_THE_WEB, _OF_EMR)) or in_library or in_cache:
         return "system"
     stem, dot, suffix = low.rpartition(".")
     return "sidecar" if (suffix in _SIDECARS if dot and stem else low in _TEXTS) else None
@@ -150,6 +164,9 @@ def _local_files(src: str, root: str | None, listed: Listed) -> Iterator[str]:
                 raise
             listed.leave_out("folder that cannot be read")
             continue
+        if PurePosixPath(folder).name in _MADE_BY_IMMICH and any(entry.name == _IMMICH for entry in entries):
+            listed.leave_out("system")
+            continue
         for entry in entries:
             if allowed is not None and entry.is_symlink() and not allowed.holds(entry.path, f"{src}/"):
                 listed.leave_out("link out of the tenant's photos")
@@ -167,6 +184,8 @@ def _why_not(entry: os.DirEntry[str], folder: str, jobs: tuple[int, int] | None)
         if entry.name.endswith(TABLES) or (jobs is not None and _id_of(entry.path) == jobs):
             return "table or job of a root"
         return why if why in ("hidden", "system") else None
+    if entry.name.endswith(_DVC) and Path(entry.path).with_suffix("").exists():
+        return "sidecar"
     return why or ("neither file nor folder" if _is_special(entry) else None)
 
 
@@ -197,10 +216,12 @@ def _id_of(folder: str) -> tuple[int, int] | None:
 def _stored_files(src: str, root: str | None, listed: Listed) -> Iterator[str]:
     files, path = photo_files(src)
     info = files.get_file_info(path)
-    is_marker = info.type == pafs.FileType.File and not info.size and scheme_of(src) == "s3"  # of an empty folder
-    if info.type == pafs.FileType.File and not (is_marker and next(_keys(path), None)):
-        yield _uri(src, path, path)
-        return
+    if info.type == pafs.FileType.File:
+        lies_below = scheme_of(src) == "s3" and next(_keys(path), None) is not None  # elsewhere nothing can
+        if not lies_below or (info.size and not src.endswith("/")):  # else a marker of the folder, or not meant
+            yield _uri(src, path, path)
+        if not lies_below:
+            return
     if info.type == pafs.FileType.NotFound:
         raise _nothing(src)
     own = root.removeprefix(f"{scheme_of(src)}://") if root is not None and is_stored(src) else None
@@ -226,10 +247,12 @@ def _paths(files: pafs.FileSystem, path: str) -> Iterator[str]:
 
 def _uri(src: str, own: str, path: str) -> str:
     """Of a path in SRC's store, where SRC's own is `own`; some packages tell a uri already, others leave the server out
-    (ftp://SERVER/FOLDER is /FOLDER there)."""
+    (ftp://SERVER/FOLDER is /FOLDER there), and Azure's of CONTAINER@ACCOUNT the account."""
     if scheme_of(path):
         return path
     scheme, _, rest = src.partition("://")
+    if scheme in AZURE:
+        return f"{scheme}://{rest.partition('/')[0]}/{path.strip('/').partition('/')[2]}"
     rest, own = rest.rstrip("/"), own.strip("/")
     server = rest.removesuffix(own).rstrip("/") if rest.endswith(own) else ""
     return f"{scheme}://{server}/{path.removeprefix('/')}" if server else f"{scheme}://{path}"
@@ -243,4 +266,17 @@ def _why_not_key(key: str, prefix: str, root: str | None) -> str | None:
 
 
 def _nothing(src: str) -> SourceError:
-    return SourceError(f"there is nothing at {shown(src)}; --photos takes a Parquet file, a folder or an s3:// prefix")
+    return SourceError(f"there is nothing at {shown(src)}; {_other_than(src)}")
+
+
+def _other_than(src: str) -> str:
+    """What to give in place of a source that is not there."""
+    if Path(f"{src.rstrip('/')}{_DVC}").is_file():
+        return "DVC keeps it elsewhere: run `dvc pull` there"
+    if re.search(r"[*?]|\[.*\]|\{.*\}", src):
+        return (
+            "patterns are not read: give the folder, of which what is no photo is left out, or --photos for each file"
+        )
+    if found := _OF_AWS.match(src):
+        return f"write s3://{found[1] or found[2]}/PREFIX, without the server's name"
+    return "--photos takes a Parquet file, a folder or an s3:// prefix"

@@ -22,7 +22,9 @@ from pipelines.jobs.job import Summary
 from pipelines.jobs.progress import Progress
 from pipelines.jobs.stage import Stage, stream
 from pipelines.photos.allowed import Allowed
-from pipelines.photos.sources import CONTENT, Places, hash_contents
+from pipelines.photos.changes import Changes
+from pipelines.photos.places import Places
+from pipelines.photos.sources import CONTENT, hash_contents
 
 _FILES: Final = 64  # files that one task reads
 
@@ -36,12 +38,13 @@ def find_new_photos(
     which a photo comes again are kept in `names`. Also the ids of rejects of photos that can be read again: they are to
     go once these photos have other rows, else an interrupted retry would forget them.
     """
-    known = _known_photos(store, pack, retry)
+    known, changes = _known_photos(store, pack, retry), Changes(store, pack.name)
     fresh: list[pa.Table] = []
     hashing = Stage(partial(hash_contents, allowed=Allowed.of(store.root)), num_cpus=1)
     with Progress("look for new photos", "photos", places.num_photos) as progress:
         for content in stream(work_units(places.table), hashing):
             batch = places.alike.told_apart(content)
+            changes.look(batch)
             if wanted := known.wanted(batch):
                 fresh.append(batch.take(pa.array(wanted, pa.int64())))
             progress.add(batch.num_rows)
@@ -50,6 +53,7 @@ def find_new_photos(
         [("uri", "ascending"), ("row_group", "ascending"), ("first_row", "ascending"), ("row", "ascending")]
     )
     first = known.first_copies(rows)
+    changes.tell(summary, rows)
     summary.photos += places.num_photos
     summary.left_out = dict(places.left_out)
     summary.duplicates += rows.num_rows - len(first)

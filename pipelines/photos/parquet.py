@@ -18,9 +18,9 @@ from factory.consent import COLUMNS as CONSENT
 from factory.consent import Consent
 from factory.errors import SourceError
 from factory.files import local_path, shown
-from factory.storage import plain, scheme_of
+from factory.storage import AZURE, plain, scheme_of
 from pipelines.photos.allowed import Allowed
-from pipelines.photos.entries import Entry, data_uri, faulty, is_lfs_pointer, of_bytes, of_file, open_file
+from pipelines.photos.entries import Entry, data_uri, faults_of, faulty, of_bytes, of_file, open_file, what_is
 from pipelines.photos.names import text_name
 
 _LONGEST: Final = 4096  # characters of a path or uri
@@ -30,7 +30,6 @@ _ENCODED: Final = ("jpg", "jpeg", "png", "webp")  # what img2dataset calls the c
 _NULL_PARTITION: Final = "__HIVE_DEFAULT_PARTITION__"
 _NOBODY: Final = ("nan", "NaN", "None", "<NA>", "null")  # what is left of null where a column was made texts: were it
 # somebody, strangers would be learned as one person
-_FAULTS: Final = (pa.ArrowException, OSError, ValueError, LookupError)
 
 
 def _is_text(type_: pa.DataType) -> bool:
@@ -61,16 +60,26 @@ def row_groups(uri: str) -> list[int]:
             rows = [group.num_rows for group in groups]
             read = [n for n in range(metadata.num_columns) if _is_read(metadata.schema.column(n).path)]
             packings = {group.column(n).compression for group in groups for n in read}
-    except (pa.ArrowException, OSError) as error:
-        if is_lfs_pointer(uri):
-            raise SourceError(f"{shown(uri)} is a Git LFS pointer, not the file; run `git lfs pull` there") from None
+    except faults_of(uri) as error:
+        if what := what_is(uri, b"PAR1", b"PARE"):
+            raise SourceError(f"{shown(uri)} is no Parquet file, but {what}") from None
         raise SourceError(
             f"{shown(uri)} is no readable Parquet file ({shown(str(error))[:300]}); repair it, or take it away"
         ) from None
     _check(shown(uri), schema)
     if "BROTLI" in packings:  # CVE-2026-111497; which Brotli pyarrow 26.0.1 has is not told
         raise SourceError(f"{shown(uri)} is packed by Brotli, in whose unpacking a file can do harm; write it by zstd")
+    if unread := sorted(name for name in packings if not _unpacks(name)):
+        raise SourceError(f"{shown(uri)} is packed by {' and '.join(unread)}, which is not read here; write it by zstd")
     return rows
+
+
+def _unpacks(packing: str) -> bool:
+    """Whether this pyarrow reads pages that are packed so, as the footer calls it: LZO is in no build of it."""
+    try:
+        return packing == "UNCOMPRESSED" or pa.Codec.is_available(packing.lower())
+    except ValueError:  # of no name that it knows
+        return False
 
 
 def _is_read(path: str) -> bool:
@@ -81,7 +90,8 @@ def _is_read(path: str) -> bool:
 def _check(uri: str, schema: pa.Schema) -> None:
     if not {"image", "uri"} & set(schema.names) and _encoded(schema) is None:
         near = [name for name in schema.names if name.strip().lower().rstrip("s") in ("image", "uri", "img", "picture")]
-        hint = f"; rename {near[0]}" if near else ""
+        packed = [field.name for field in schema if _is_image(field.type) and not pa.types.is_null(field.type)]
+        hint = f"; rename {(near or packed)[0]}" if near or len(packed) == 1 else ""
         raise SourceError(
             f"{uri} has columns {', '.join(schema.names)}; it needs image (bytes) or uri, and optionally name{hint}"
         )
@@ -118,7 +128,7 @@ def rows_of(
                     yield _agreed(entry, values)
                     row += 1
         fault = "the Parquet file has fewer rows than it had"
-    except _FAULTS as error:  # gone, or damaged inside: the rows that are left are told, each one
+    except faults_of(uri) as error:  # gone, or damaged inside: the rows that are left are told, each one
         fault = f"the Parquet file is damaged or gone: {shown(str(error))[:300]}"
     for number in range(first_row + row, first_row + num_rows):
         yield faulty(f"{stem}-{number}", f"{shown(uri)}#{number}", fault)
@@ -142,7 +152,7 @@ def _entry(values: dict[str, Any], parquet: str, row: int, stem: str, allowed: A
     name = _called(values, path, parquet) or f"{stem}-{row}"
     if image is not None:
         return of_bytes(name, here, image)
-    if not uri:
+    if not uri or not uri.strip():
         return faulty(name, here, "the row holds no picture: it is null")
     if uri.lower().startswith("data:"):
         try:
@@ -152,7 +162,8 @@ def _entry(values: dict[str, Any], parquet: str, row: int, stem: str, allowed: A
     if path is None:
         return faulty(name, here, f"uri holds {_no_path(uri)}, not where a photo is; bytes belong into a column image")
     scheme = path.partition("://")[0] if "://" in path else ""
-    other_host = scheme.startswith("http") and urlsplit(path).netloc != urlsplit(parquet).netloc
+    hosted = scheme.startswith("http") or scheme in AZURE
+    other_host = hosted and urlsplit(path).netloc != urlsplit(parquet).netloc
     if other_host or scheme not in ("", "s3", scheme_of(parquet)):  # a list may not make a cluster ask any server
         return faulty(name, shown(path), f"{scheme}:// is not read, only paths and s3://; copy the photos there first")
     if scheme == "" and not path.startswith("/"):  # relative to the Parquet file
@@ -163,6 +174,9 @@ def _entry(values: dict[str, Any], parquet: str, row: int, stem: str, allowed: A
 
 
 def _path(uri: str | None) -> str | None:
+    """Where a row's photo is. Lists that were texts have line ends, blanks or quotes around it."""
+    uri = uri and uri.strip()
+    uri = uri[1:-1] if uri and len(uri) > 2 and uri[0] == uri[-1] == '"' else uri
     if not uri or _no_path(uri):
         return None
     return local_path(uri) if uri.startswith("file:/") else plain(uri)
@@ -170,7 +184,8 @@ def _path(uri: str | None) -> str | None:
 
 def _called(values: dict[str, Any], path: str | None, parquet: str) -> str:
     """What a row says that its photo is called; empty if nothing."""
-    told = _name(values.get("name")) or _partition(parquet, "name")
+    told = _name(values.get("name"))
+    told = (told not in _NOBODY and told) or _partition(parquet, "name")
     return told or (text_name(PurePosixPath(path).stem) if path else "")
 
 
@@ -194,7 +209,7 @@ def names_of(uri: str, stem: str) -> Iterator[str]:
                     image = values.get("image") or {}
                     if name := _called(values, _path(values.get("uri") or image.get("path")), uri):
                         yield name
-    except _FAULTS:  # its rows are told when they are read
+    except faults_of(uri):  # its rows are told when they are read
         return
 
 
@@ -214,6 +229,8 @@ def _no_path(uri: str) -> str:
 
 
 def _name(value: object) -> str:
+    if isinstance(value, float):  # what pandas makes of integers where one is missing
+        value = int(value) if value.is_integer() else None if value != value else value
     if isinstance(value, bytes):
         value = value.decode("utf-8", "surrogateescape")
     return "" if value is None else text_name(str(value)).strip()

@@ -1,0 +1,42 @@
+"""Masks beside the photos that they are of."""
+
+from __future__ import annotations
+
+import tarfile
+from io import BytesIO
+from pathlib import Path
+
+from pipelines.photos.masks import masks_among
+from pipelines.photos.places import find_places
+from tests.sources import named, write
+
+
+def test_what_is_of_a_photo_is_known_by_its_place_or_its_name() -> None:
+    photos = ["set/images/a.jpg", "set/images/b.jpg", "x/c.jpg", "x/d_image.png", "x/e.jpg", "RGB/deep/er/f.png"]
+    masks = ["set/masks/a.png", "set/Alpha/b.png", "x/c_mask.png", "x/c.seg.png", "x/d_mask.png", "depth/deep/er/f.exr"]
+    assert masks_among([*photos, *masks]) == set(masks)
+
+
+def test_nobody_is_left_out_for_a_name() -> None:
+    """People's folders with a 1.jpg in each, masks without their photo, and who is called so."""
+    paths = [
+        "alpha/1.jpg",
+        "ada/1.jpg",
+        "mask/1.jpg",
+        "no_mask/1.jpg",
+        "masks/lonely.png",
+        "big_mask.jpg",
+        "images/x.jpg",
+    ]
+    assert masks_among([*paths, "the mask.jpg"]) == set()
+
+
+def test_the_photo_has_its_name_alone(tmp_path: Path) -> None:
+    folder = write(tmp_path / "folder", "image/a.png", "mask/a.png", "b.jpg", "b-mask.png")
+    with tarfile.open(folder / "0.tar", "w") as archive:
+        for name in ("000.jpg", "000.mask.png", "000.json", "001.jpg"):
+            info = tarfile.TarInfo(name)
+            info.size = len(name)
+            archive.addfile(info, BytesIO(name.encode()))
+    assert named(folder) == {"a": b"image/a.png", "b": b"b.jpg", "000": b"000.jpg", "001": b"001.jpg"}
+    assert find_places(str(folder)).left_out == {"mask or the like of a photo": 3, "sidecar": 1}
