@@ -66,12 +66,24 @@ class Commands(TyperGroup):
                 continue
             if sum(text == own or text.startswith(f"{own}=") for text in given for own in option.opts) > 1:
                 raise typer.BadParameter(f"{option.opts[0]} is given twice, and takes one value")
+        if any(option.name == "photos" for option in getattr(command, "params", ())):
+            _check_photos(given)
         if ctx.params.get("storage"):
             with user_errors():
                 used = check_used(ctx.params["storage"], _places(args))
             if not used and not any(word.startswith("--photos") for word in args):  # a list of photos may name s3://
                 say("warning: nothing of this command is on a store, so nothing reads --storage", error=True)
         return name, command, rest
+
+
+def _check_photos(words: Sequence[str]) -> None:
+    """Raises BadParameter where several places follow one --photos, as a shell makes of photos/*.jpg."""
+    for before, one, other in zip(words, words[1:], words[2:], strict=False):
+        if before == "--photos" and not one.startswith("-") and not other.startswith("-"):
+            raise typer.BadParameter(
+                f"--photos takes one place, and {other} follows it (a shell spreads photos/*.jpg so): give the folder, "
+                "or --photos for each file"
+            )
 
 
 def _places(words: Sequence[str]) -> Iterator[str]:

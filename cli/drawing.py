@@ -22,6 +22,7 @@ from cli.options import (
     parse_settings,
     prompts_of,
     tell_cut,
+    tell_namesakes,
 )
 from cli.output import say, show_summary
 
@@ -82,6 +83,7 @@ def generate(
         texts = prompts_of(prompt, prompts)
         loaded = load_pack(pack)
         tell_cut(texts, loaded)
+        tell_namesakes(root, identity)
         config = generate_settings(loaded, parse_settings(settings, num_inference_steps=steps))
         numbers = parse_seeds(seeds)
         poses: dict[str, list[Pose]] = {"": []}

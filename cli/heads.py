@@ -13,7 +13,18 @@ import typer
 
 from cli.commands import Commands
 from cli.errors import user_errors
-from cli.options import Changes, Gpus, NumWorkers, PackName, Root, made_folder, on_disk, parse_settings, tell_cut
+from cli.options import (
+    Changes,
+    Gpus,
+    NumWorkers,
+    PackName,
+    Root,
+    made_folder,
+    on_disk,
+    parse_settings,
+    tell_cut,
+    tell_namesakes,
+)
 from cli.output import say, show_summary, show_table
 
 heads_app = typer.Typer(
@@ -63,6 +74,7 @@ def sculpt(
 
         config = sculpt_settings(parse_settings(settings, num_iterations=steps))
         tell_cut(prompt or [], load_pack(pack))
+        tell_namesakes(root, identity)
         made_folder(out)
         summary = sculpt_job(
             root,

@@ -163,6 +163,16 @@ def tell_cut(texts: list[str], pack: Pack) -> None:
             say(f"warning: {count.read} of {count.given:,} tokens are read of the prompt {text[:60]!r}...", error=True)
 
 
+def tell_namesakes(root: str, names: list[str] | None) -> None:
+    """A warning for each of these names that several people have, of whom the newest is meant."""
+    from factory.store.called import namesakes
+    from factory.store.tables import Store
+
+    for name, ids in namesakes(Store(root), names).items() if names else ():
+        others = ", ".join(ids[1:4])
+        say(f"warning: {len(ids)} people are called {name!r}; this is {ids[0]}, the newest, not {others}", error=True)
+
+
 def on_disk(out: Path) -> Path:
     """What --out names. Raises ValueError if that is on a store: only tables are written there."""
     if found := _STORED.match(str(out)):

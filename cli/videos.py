@@ -25,6 +25,7 @@ from cli.options import (
     parse_settings,
     prompts_of,
     tell_cut,
+    tell_namesakes,
 )
 from cli.output import say, show_summary, show_table
 
@@ -110,6 +111,7 @@ def animate(
             size = config.generate.width_px or loaded.resolution, config.generate.height_px or loaded.resolution
             paths = {text: read_path(loaded, text, size, config.num_frames) for text in pose_path}
         tell_cut(texts, loaded)
+        tell_namesakes(root, identity)
         made_folder(out)
         summary = animate_job(
             root,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import pytest
 from factory.consent import Consent
 from factory.errors import ConsentExpired
 from factory.pack import Pack
+from factory.store.called import namesakes
 from factory.store.consents import agreed_people, set_consent
 from factory.store.rows import face_row, identity_row
 from factory.store.tables import Store
@@ -112,3 +114,17 @@ def test_a_photo_that_lies_with_two_people_or_with_others_than_before_is_told(tm
     [line] = told.samples
     assert "ada/new.jpg" in line.html and "bob/new.jpg" in line.html
     assert line.photo_id == hashlib.sha256(b"ada/new.jpg").hexdigest()
+
+
+def test_whom_a_name_means_beside_the_newest_is_told(tmp_path: Path, tiny_pack: Pack) -> None:
+    """A photo that was edited in place is another photo of the same name."""
+    store = Store(tmp_path / "root")
+    of = {number: face(number, tiny_pack) for number in (1, 2, 3)}
+    ada, edited, other = (learned(of[number], number, tiny_pack) for number in (1, 2, 3))
+    rows = [(ada, "ada", "2026-01-01", None), (edited, "ada", "2026-01-02", None), (other, "bob", "2026-01-03", None)]
+    again = replace(ada, identity_id="f" * 16)  # learned again, with another photo, too
+    rows.append((again, "ada", "2026-01-01T01", [ada.face_id, other.face_id]))
+    for who, name, at, more in rows:
+        store.upsert("identities", [identity_row(who) | {"name": name, "created_at": at, "more_faces": more}])
+    assert namesakes(store, ["ada", "bob", "nobody"]) == {"ada": [edited.identity_id, again.identity_id]}
+    assert namesakes(store, ["bob"]) == namesakes(store, [edited.identity_id]) == {}

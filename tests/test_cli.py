@@ -194,6 +194,12 @@ def test_an_option_of_one_value_is_not_given_twice(root: str, arguments: str) ->
     assert both.exit_code == 2 and "by --set and by an option" in both.stderr
 
 
+def test_photos_that_a_shell_spreads_are_told(root: str) -> None:
+    result = runner.invoke(app, ["prepare", "--photos", "p/a.jpg", "p/b.jpg", "--root", root])
+    assert result.exit_code == 2 and "p/b.jpg follows it" in " ".join(result.stderr.split())
+    assert "give the folder" in " ".join(result.stderr.split())
+
+
 def test_photos_may_be_given_twice(root: str) -> None:
     result = runner.invoke(app, ["prepare", "--photos", "/nowhere", "--photos", "/there", "--root", root])
     assert result.exit_code == 1 and "there is nothing at /nowhere" in result.stderr

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Any, Final
 
+from factory.ids import photo_of, spellings
 from factory.store.sql import where_in
 from factory.store.tables import Store
 
@@ -30,6 +31,23 @@ def called_in_any_case(store: Store, texts: Collection[str], fingerprint: str) -
     found = {row["name"].lower(): row for row in rows}
     mine = {low: row["name"] for low, row in found.items() if row["fingerprint"] == fingerprint}
     return {text: mine[low] for text, low in plain.items() if low in mine}
+
+
+def namesakes(store: Store, texts: Collection[str]) -> dict[str, list[str]]:
+    """Of those of these texts that are a name: the ids of all whom it means, the newest first, where they were not
+    learned from the same photos. Whoever was learned again, also with more photos, is no namesake of themselves."""
+    names = {spelling: text for text in texts for spelling in spellings(text)}
+    columns = ["identity_id", "name", "photo_id", "more_faces", "created_at"]
+    rows = store.read("identities", columns=columns, where=where_in("name", sorted(names))).to_pylist()
+    found: dict[str, list[tuple[str, set[str]]]] = {}
+    for row in sorted(rows, key=lambda row: (row["created_at"], row["identity_id"]), reverse=True):
+        mine, theirs = (
+            {row["photo_id"], *map(photo_of, row["more_faces"] or ())},
+            found.setdefault(names[row["name"]], []),
+        )
+        if all(mine.isdisjoint(photos) for _, photos in theirs):
+            theirs.append((row["identity_id"], mine))
+    return {text: [an_id for an_id, _ in theirs] for text, theirs in found.items() if len(theirs) > 1}
 
 
 def names_of_all(store: Store) -> list[str]:
