@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
+import re
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -132,7 +133,7 @@ class Gate:
         if need is PUBLIC:
             return None
         if not await self._told(self._ring.keys):
-            self._check_keyless(request)
+            self._check_keyless(request, shown=route == _PICTURE)
             return None
         if route == _PICTURE and (key_id := request.query_params.get("of")):
             key = await self._of_address(key_id)
@@ -159,7 +160,8 @@ class Gate:
         """Asked of the ring of keys; in a thread where it has to look into its table."""
         return question() if self._ring.is_fresh() else await asyncio.to_thread(question)
 
-    def _check_keyless(self, request: Request) -> None:
+    def _check_keyless(self, request: Request, *, shown: bool) -> None:
+        """`shown`: what is asked for may be shown by pages of other sites, as its address says nothing of anybody."""
         if self._keyless == "refuse":
             raise KeyRefused("this server has no keys yet; its operator makes one with `identity-factory keys create`")
         name = hostname_of(request.headers.get("host", ""))
@@ -169,7 +171,7 @@ class Gate:
             # a page that shows a picture from here can read none, but sees whether there is one: who is known here
             site, mode = (request.headers.get(f"sec-fetch-{name}") for name in ("site", "mode"))
             page = request.headers.get("origin") or origin_of(request.headers.get("referer", ""))
-            foreign = site in ("cross-site", "same-site") and mode != "navigate" and page not in allowed
+            foreign = not shown and site in ("cross-site", "same-site") and mode != "navigate" and page not in allowed
         else:
             # a browser sends forms of any page anywhere, and a key is all that it would not send
             foreign = request.headers.get("origin") not in {None, *allowed}
@@ -192,9 +194,10 @@ class Gate:
         return None
 
     def _without_slash(self, scope: Scope) -> Scope:
-        """The same request without slashes at its end, where only so it is a route: some clients write them."""
+        """The same request without slashes at its end, and doubled ones, where only so it is a route: clients put paths
+        behind addresses that end with one."""
         path = get_route_path(scope)
-        plain = path.rstrip("/")
+        plain = re.sub("//+", "/", path).rstrip("/")
         if plain == path or not plain or self._route(scope["method"], path) or not self._route(scope["method"], plain):
             return scope
         return {**scope, "path": scope.get("root_path", "") + plain}

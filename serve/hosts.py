@@ -51,7 +51,8 @@ def page_origin(text: str) -> str:
         port = parts.port
     except ValueError:
         parts, port = urlsplit(""), None
-    if not parts.scheme or not parts.hostname or parts.path.strip("/") or parts.query or parts.username is not None:
+    more = parts.path.strip("/") or parts.query or parts.username is not None
+    if more or not parts.scheme or not parts.hostname or "*" in parts.hostname:
         raise ValueError(f"{text!r} is no origin of a page: write its scheme and name, as https://front.example")
     name = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
     return f"{parts.scheme}://{name}" + ("" if port in (None, _PORTS.get(parts.scheme)) else f":{port}")

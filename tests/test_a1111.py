@@ -197,7 +197,7 @@ def test_a_full_queue_is_told_with_when_to_come_again(http: TestClient, fake: Fa
         ({"prompt": "<person>"}, 422, "<person:NAME>"),
         ({"prompt": "<person:zed>"}, 404, "zed"),
         ({"prompt": "cleo"}, 422, "<person:NAME>"),  # of another text encoder: no embedding here
-        ({"prompt": "ada <lora:x:1>"}, 422, "lora"),
+        ({"prompt": "<lora:ada:1>"}, 422, "<person:NAME>"),
         ({"sampler_name": "LMS"}, 404, "DPM++ 2M, Euler, DDIM"),
         ({"scheduler": "karasu"}, 404, "automatic"),
         ({"enable_hr": True}, 422, "enable_hr: there is no second pass"),

@@ -12,6 +12,7 @@ from factory.pack import Pack
 from factory.store import called
 from factory.store.rows import identity_row
 from factory.store.tables import Store
+from serve.a1111.prompts import with_people
 from tests import test_a1111 as own
 from tests.serving import FakeGenerator, error_of, person
 
@@ -121,6 +122,30 @@ def test_a_prompt_that_is_cut_or_too_long_is_told(http: TestClient) -> None:
     assert told["Prompt truncated"] == "30 of 61 tokens read" and "Negative prompt truncated" in told
     named = http.post("/sdapi/v1/txt2img", json={"prompt": "ada " * 7900})
     assert named.status_code == 422 and "32000 characters" in named.json()["detail"]
+
+
+def test_networks_that_are_not_there_are_told_and_the_picture_is_drawn(http: TestClient, fake: FakeGenerator) -> None:
+    asked = "<lora:add_detail:1>, ada at sea <lyco:film:0.5:0.2><lora:add_detail:0.3>"
+    answer = http.post("/sdapi/v1/txt2img", json={"prompt": asked})
+    assert answer.status_code == 200 and answer.headers["x-ignored-fields"] == "prompt.lora, prompt.lyco"
+    told = json.loads(answer.json()["info"])["extra_generation_params"]
+    assert told == {"Networks not found": "add_detail, film"}
+    assert fake.jobs[-1].prompt == ", <person> at sea"
+
+
+@pytest.mark.parametrize(
+    ("prompt", "drawn"),
+    [
+        ("photo of Ada (2),smiling", "photo of <person:Ada (2)>,smiling"),
+        ("(photo:1.3) of [ada] (2)", "photo of <person:ada> 2"),
+        ("<person:Ada (2)> (laughing:1.2)", "<person:Ada (2)> laughing"),
+        ("Zoe, Ann and Ada [x]", "<person:Zoe, Ann> and <person:Ada [x]>"),
+        ("(Dr. No:1.2)", "<person:Dr. No>"),
+    ],
+)
+def test_names_may_have_signs_that_are_marks_elsewhere(prompt: str, drawn: str) -> None:
+    known = {name: name for name in ("ada", "Ada (2)", "Ada [x]", "Zoe, Ann", "Dr. No")}
+    assert with_people(prompt, lambda texts: {text: known[text] for text in texts if text in known}) == drawn
 
 
 @pytest.mark.parametrize("path", ["/sdapi/v1/txt2img", "/sdapi/v1/img2img", "/sdapi/v1/nothing", "/controlnet/detect"])

@@ -75,3 +75,20 @@ def test_a_list_that_comes_late_is_not_shown_in_the_place_of_another(visit: Visi
     playwright.expect(page.locator(".empty h2")).to_have_text("Nothing drawn in this tab yet")
     playwright.expect(page.locator(".tiles .tile")).to_have_count(0)
     page.unroute("**/v1/images?*")
+
+
+def test_an_address_that_is_dropped_leads_nowhere(visit: Visit) -> None:
+    page = visit.page
+    playwright.expect(page.locator(".who[data-who]").first).to_be_visible()
+    taken = page.evaluate(
+        """() => {
+            const data = new DataTransfer();
+            data.setData("text/uri-list", "https://elsewhere.example/a.jpg");
+            const event = (kind) => new DragEvent(kind, {dataTransfer: data, bubbles: true, cancelable: true});
+            const prompt = document.getElementById("prompt");
+            return [[document.body, "dragover"], [document.body, "drop"], [prompt, "drop"]].map(
+                ([at, kind]) => !at.dispatchEvent(event(kind)));
+        }"""
+    )
+    assert taken == [True, True, False], "a text may be dropped into a field"
+    playwright.expect(page.locator(".toast")).to_contain_text("a picture's address, not the picture")

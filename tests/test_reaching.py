@@ -4,10 +4,12 @@ pictures that are fetched without a key."""
 from __future__ import annotations
 
 import base64
+import json
 import time
 from collections.abc import Iterator
 from typing import Any
 
+import openai
 import pytest
 from starlette.datastructures import Headers
 from starlette.requests import Request
@@ -15,10 +17,11 @@ from starlette.testclient import TestClient
 
 from factory.pack import Pack
 from factory.store.keys import SCOPES, create_key, revoke_key
+from factory.store.rows import identity_row
 from factory.store.tables import Store
 from serve.hosts import address_of, page_origin
 from serve.settings import Settings
-from tests.serving import FakeGenerator, ask, error_of, people_store
+from tests.serving import FakeGenerator, ask, error_of, people_store, person
 from tests.test_access import a_gate
 
 IMAGES, OBSIDIAN = "/v1/images/generations", "app://obsidian.md"
@@ -88,7 +91,16 @@ def test_origins_are_as_browsers_send_them(written: str, sent: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "written", ["front.example", "https://front.example/app", "https://", "http://localhost:*", "https://me@front", ""]
+    "written",
+    [
+        "front.example",
+        "https://front.example/app",
+        "https://",
+        "http://localhost:*",
+        "https://me@front",
+        "https://*.example",
+        "",
+    ],
 )
 def test_what_no_browser_sends_is_told(written: str) -> None:
     with pytest.raises(ValueError, match="is no origin of a page"):
@@ -190,6 +202,47 @@ def test_a_base_address_without_v1_or_with_two_is_told(http: TestClient, path: s
 
 
 @pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("POST", "//v1/images/generations"),
+        ("POST", "/v1//images/generations/"),
+        ("GET", "//v1/models"),
+        ("GET", "//v1//models/ada"),
+        ("GET", "//sdapi/v1/options"),
+        ("GET", "//healthz"),
+    ],
+)
+def test_doubled_slashes_lead_where_single_ones_do(http: TestClient, method: str, path: str) -> None:
+    body: dict[str, Any] = {"json": {"model": "ada", "prompt": "x"}} if method == "POST" else {}
+    assert http.request(method, f"http://localhost:8000{path}", **body).status_code == 200
+
+
+def test_doubled_slashes_open_no_door(keyed: Any) -> None:
+    http = keyed[0]
+    for path in ("//v1/models", "//healthz//../v1/models", "/web//../v1/models", "//sdapi/v1/options", "/healthz//x"):
+        assert http.get(f"http://localhost:8000{path}").status_code == 401, path
+
+
+def test_the_list_of_an_openai_client_is_of_everybody(tmp_path: Any, tiny_pack: Pack) -> None:
+    store, mine = people_store(tmp_path, tiny_pack), tiny_pack.fingerprint()
+    many = [person(number, f"p{number}", mine) for number in range(100, 1200)]
+    store.upsert("identities", [identity_row(one) for one in many])
+    gate = a_gate(store.root, tiny_pack, keyless="loopback")
+    with TestClient(gate, "http://localhost:8000") as http:
+        client = openai.OpenAI(base_url="http://localhost:8000/v1", api_key="none", http_client=http)
+        assert len(list(client.models.list())) == 1102, "and of nobody whom this pack cannot draw"
+
+
+@pytest.mark.parametrize("site", ["same-site", "cross-site"])
+def test_a_page_elsewhere_shows_the_pictures_that_its_server_was_given(http: TestClient, site: str) -> None:
+    shown = {"sec-fetch-site": site, "sec-fetch-mode": "no-cors", "referer": "http://localhost:3000/"}
+    made = ask(http, response_format="url").json()["data"][0]["url"]
+    assert http.get(made, headers=shown).status_code == 200
+    for path in ("/v1/identities/ada/thumbnail", "/v1/models/ada", "/v1/poses/front/content"):
+        assert http.get(path, headers=shown).status_code == 403, "of these it would learn who is known"
+
+
+@pytest.mark.parametrize(
     "path", ["chat/completions", "completions", "responses", "embeddings", "images/variations", "audio/speech"]
 )
 def test_who_means_to_chat_hears_what_is_made_here(http: TestClient, path: str) -> None:
@@ -225,3 +278,8 @@ def test_a_body_whose_quotation_marks_a_shell_took_is_told(http: TestClient, bod
     assert answer.status_code == 422 and "quotation marks were taken by a shell" in error_of(answer)["message"]
     other = http.post(IMAGES, content=b'{"model": ada}', headers={"content-type": "application/json"})
     assert "shell" not in error_of(other)["message"]
+
+
+def test_a_body_that_was_encoded_twice_is_told(http: TestClient) -> None:
+    answer = http.post(IMAGES, json=json.dumps({"model": "ada", "prompt": "x"}))
+    assert answer.status_code == 422 and "encoded twice" in error_of(answer)["message"]

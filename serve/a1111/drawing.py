@@ -22,7 +22,7 @@ from factory.provenance.marks import mark, tells_how
 from factory.provenance.xmp import SYSTEM
 from factory.store.called import called, called_in_any_case
 from serve.a1111.infotext import infotext, with_infotext
-from serve.a1111.prompts import has_syntax, plain, with_people
+from serve.a1111.prompts import has_emphasis, has_syntax, networks, plain, with_people
 from serve.a1111.schemas import SAMPLERS, Txt2Img
 from serve.a1111.tasks import Task, Tasks
 from serve.catalog import Catalog
@@ -76,6 +76,7 @@ class Painter:
         body.check()
         sampler = body.sampler()
         ignored = [*body.ignored(), *(f"override_settings.{n}" for n in self.check_settings(body.override_settings))]
+        ignored += [f"prompt.{kind}" for kind in dict.fromkeys(networks(body.prompt).values())]
         asked = await self._compose(body, sampler)
         tell(request, "drew", asked.people, body.num_images, prompt=body.prompt)
         with self._tasks.begun(owner_of(request), body.force_task_id, body.num_images, body.steps) as task:
@@ -86,19 +87,17 @@ class Painter:
         return JSONResponse(answer, headers=ignoring(ignored) | cut)
 
     async def _compose(self, body: Txt2Img, sampler: str) -> Asked:
-        prompt = plain(body.prompt)
         for known in (called, called_in_any_case):  # as a text encoder reads them, which makes all letters small
             look_up = partial(known, self._catalog.store, fingerprint=self._fingerprint)
-            named = await asyncio.to_thread(with_people, prompt, look_up)
+            named = await asyncio.to_thread(with_people, body.prompt, look_up)
             if None not in people_in(named):
                 break
-        prompt = named
-        if None in people_in(prompt):
+        if None in people_in(named):
             raise RequestRefused(_NOBODY, "prompt")
         asked = await self._generations.compose(
             as_body(
                 {
-                    "prompt": prompt,
+                    "prompt": named,
                     "n": body.num_images,
                     "size": f"{body.width}x{body.height}",
                     "seed": secrets.randbelow(_MAX_DRAWN_SEED) if body.seed < 0 else body.seed,
@@ -191,7 +190,9 @@ class Painter:
         if body.scheduler.strip().lower() not in ("", "automatic"):
             notes["Schedule asked for"] = body.scheduler
         written = body.prompt, body.negative_prompt
-        notes |= {"Emphasis": "not followed"} if any(plain(text) != text for text in written) else {}
+        notes |= {"Emphasis": "not followed"} if any(map(has_emphasis, written)) else {}
+        if lost := networks(body.prompt):
+            notes["Networks not found"] = ", ".join(lost)
         return notes | ({"Prompt syntax": "not followed"} if any(has_syntax(text) for text in written) else {})
 
     def _infotext(self, body: Txt2Img, sampler: str, seed: int, notes: dict[str, str]) -> str:

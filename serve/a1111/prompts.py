@@ -7,13 +7,12 @@ from collections.abc import Callable, Collection, Mapping
 from itertools import islice
 from typing import Final
 
-from serve.openai.schemas import RequestRefused
-
 _WORDS: Final = 5  # of a name, at most
 _READ: Final = 300  # words of a prompt in which names are looked for: no text encoder here reads as many
 _TAG: Final = re.compile(r"(<[^<>]*>)")
 _WORD: Final = re.compile(r"[^\s,;()\[\]{}<>]+")
-_NETWORK: Final = re.compile(r"<(lora|lyco|hypernet):", re.IGNORECASE)
+_WHOLE: Final = re.compile(r"[^\s,;{}<>]+")  # a word of a name that has brackets: "Ada (2)"
+_NETWORK: Final = re.compile(r"<(lora|lyco|hypernet):([^<>:]{1,200})[^<>]*>", re.IGNORECASE)
 _WEIGHT: Final = re.compile(r":\s*[0-9.]+\s*(?=[)\]])")
 _CLOSING: Final = ".!?:\"'\u2019"
 _LETTER: Final = re.compile("[A-Za-z]?")
@@ -29,21 +28,41 @@ def has_syntax(prompt: str) -> bool:
     return _SYNTAX.search(prompt) is not None
 
 
+def networks(prompt: str) -> dict[str, str]:
+    """Names of the networks that a prompt asks for, <lora:NAME:1>, with their kinds; there are none here."""
+    return {match[2].strip(): match[1].lower() for match in _NETWORK.finditer(prompt)}
+
+
+def has_emphasis(prompt: str) -> bool:
+    """Whether a prompt has marks of emphasis."""
+    return plain(prompt) != _NETWORK.sub("", prompt)
+
+
 def plain(prompt: str) -> str:
-    """A prompt without marks of emphasis, (word:1.2), ((word)), [word], which are not followed here. Raises
-    RequestRefused for networks that are not there."""
-    if network := _NETWORK.search(prompt):
-        raise RequestRefused(f"there is no {network[1].lower()} network here: leave it out of the prompt", "prompt")
-    return re.sub(r"\\([()\[\]])", r"\1", _BRACKET.sub("", _WEIGHT.sub("", prompt)))
+    """A prompt without networks and marks of emphasis, (word:1.2), ((word)), [word], which are not followed here; tags
+    such as <person:Ada (2)> stay as they are."""
+    parts = _TAG.split(_NETWORK.sub("", prompt))
+    parts[::2] = [re.sub(r"\\([()\[\]])", r"\1", _BRACKET.sub("", _WEIGHT.sub("", text))) for text in parts[::2]]
+    return "".join(parts)
 
 
 def with_people(prompt: str, known: Callable[[Collection[str]], Mapping[str, str]]) -> str:
-    """A prompt in which names of people are <person:NAME>. `known` says which of these texts stand for whose name; of
-    two that overlap, the longer and then the first one is meant."""
+    """A plain prompt in which names of people are <person:NAME>. `known` says which of these texts stand for whose
+    name; of two that overlap, the longer and then the first one is meant. Brackets are first looked at as parts of
+    names, then as marks of emphasis."""
+
+    def known_with_brackets(texts: Collection[str]) -> Mapping[str, str]:
+        found = {text for text in texts if _BRACKET.search(text)}
+        return known(found) if found else {}
+
+    return _named(plain(_named(prompt, known_with_brackets, _WHOLE)), known, _WORD)
+
+
+def _named(prompt: str, known: Callable[[Collection[str]], Mapping[str, str]], word: re.Pattern[str]) -> str:
     parts = _TAG.split(prompt)  # every second one is a tag, such as <person:ada>
     spans, left = dict[int, list[tuple[int, int]]](), _READ
     for number, text in enumerate(parts[::2]):
-        words = [match.span() for match in islice(_WORD.finditer(text), left)]
+        words = [match.span() for match in islice(word.finditer(text), left)]
         left -= len(words)
         spans[2 * number] = _spans(text, words)
     names = known({parts[number][start:end] for number, places in spans.items() for start, end in places})

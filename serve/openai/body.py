@@ -104,6 +104,8 @@ def _parse(body: bytes, content_type: str) -> dict[str, Any]:
         if _UNQUOTED.match(body):
             reason += "; its quotation marks were taken by a shell, as on Windows: `curl --json @FILE` sends a file"
         raise RequestRefused(f"the body is no JSON: {reason} (content-type: {content_type[:100]})") from None
+    if isinstance(fields, str) and fields.lstrip().startswith("{"):
+        raise RequestRefused("the body is JSON that was encoded twice, a text that holds an object: send the object")
     if not isinstance(fields, dict):
         raise RequestRefused(f"the body must be a JSON object, not {_NAMES.get(type(fields), 'a number')}")
     return fields

@@ -45,9 +45,10 @@ class Endpoint:
         return await self.generations.show_picture(file_id, request)
 
     async def list_models(
-        self, limit: Annotated[int, Query(ge=1, le=MAX_PAGE)] = 1000, after: str | None = None
+        self, limit: Annotated[int, Query(ge=1, le=MAX_PAGE)] = MAX_PAGE, after: str | None = None
     ) -> ModelList:
-        """The identities that can be asked for with this pack, newest first, from the one that follows `after` on."""
+        """The identities that can be asked for with this pack, newest first, from the one that follows `after` on. So
+        many by default, as OpenAI's list has no pages, and its client asks for no second one."""
         try:
             listed = await asyncio.to_thread(self.catalog.page, self._fingerprint, limit + 1, after)
         except UnknownIdentity as error:

@@ -1,7 +1,7 @@
 // Adding people, or photos of one: by file, drop, paste or camera, and whose they are.
 
 import { facts, has } from "./api.js";
-import { button, h, icon, notice, openDialog } from "./dom.js";
+import { button, h, icon, notice, openDialog, toast } from "./dom.js";
 import { ACCEPT, shownPhoto, upload } from "./upload.js";
 
 let adder = null; // the open dialog's
@@ -31,9 +31,13 @@ function receive(files) {
 if (has("learn")) {
   addEventListener("paste", (event) => receive(event.clipboardData.files) && event.preventDefault());
   const brings = (event) => event.dataTransfer.types.includes("Files"); // a text may be dropped into a field
-  addEventListener("dragover", (event) => { if (brings(event)) event.preventDefault(), adder?.drop.classList.add("over"); });
+  const leads = (event) => !brings(event) && event.dataTransfer.types.includes("text/uri-list") && !event.target.closest?.("input, textarea");
+  addEventListener("dragover", (event) => { if (leads(event)) event.preventDefault(); if (brings(event)) event.preventDefault(), adder?.drop.classList.add("over"); });
   addEventListener("dragleave", () => adder?.drop.classList.remove("over"));
-  addEventListener("drop", (event) => { if (brings(event)) event.preventDefault(), adder?.drop.classList.remove("over"), receive(event.dataTransfer.files); });
+  addEventListener("drop", (event) => {
+    if (leads(event)) event.preventDefault(), toast("That is a picture's address, not the picture: save it and drop the file, or copy the picture and paste it here.");
+    if (brings(event)) event.preventDefault(), adder?.drop.classList.remove("over"), receive(event.dataTransfer.files);
+  });
 }
 
 /** Asks whose photos these are: of one person they are learned together, else each becomes somebody. */

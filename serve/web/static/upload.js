@@ -165,6 +165,7 @@ export function upload(files, more = null) {
     } catch (error) {
       if (error.code === "other_person") different(error.details.photos.map((number) => sent[number]), sent);
       else refused(refusal(error));
+      if (!element.isConnected) toast(`${name.value}: ${error.message}`); // the dialog was closed meanwhile
     }
   }
 
@@ -187,6 +188,7 @@ export function upload(files, more = null) {
     const [id] = ids;
     const also = ids.length > 1 ? ` and ${plural(ids.length - 1, "other", "others")}` : several() ? `, from ${plural(usable().length, more ? "more photo" : "photo")}` : "";
     const who = person(id) ?? { identity_id: id, name: name.value };
+    if (!element.isConnected) return toast(`${who.name} is ${how}.`);
     element.classList.remove("several");
     element.replaceChildren(picture, what);
     picture.replaceChildren(...(has("faces") ? [face(who, "whole"), masks(id)] : [photos[0].element]));
