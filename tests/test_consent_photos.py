@@ -85,6 +85,15 @@ def test_a_list_as_spreadsheets_and_other_systems_write_it(tmp_path: Path, text:
     assert consents_of(folder) == {"Zo\u00eb": ("form 1", as_time("2031-05-01"), None), "b": (None, None, None)}
 
 
+def test_a_list_in_other_letters_than_utf_8(tmp_path: Path) -> None:
+    folder, text = write(tmp_path / "photos", "Zoë.jpg"), "file\tconsent\nZoë.jpg\tform 1\n"
+    (folder / "consent.csv").write_bytes(text.encode("utf-16"))  # a spreadsheet's Unicode text
+    assert consents_of(folder) == {"Zoë": ("form 1", None, None)}
+    (folder / "consent.csv").write_bytes(text.encode("cp1252"))
+    with pytest.raises(SourceError, match=r"it is not written in UTF-8: save it anew, in spreadsheets as CSV UTF-8"):
+        find_places(str(folder))
+
+
 def test_a_row_of_no_file_is_counted_and_nobody_is_given_anothers_consent(tmp_path: Path) -> None:
     folder = write(tmp_path / "photos", " a.jpg", "a.jpg ", "b.jpg")
     (folder / "consent.csv").write_text("file,consent\na.jpg,form 1\nc.jpg,form 2\nb.jpg,form 3\nb.jpg,form 3\n")

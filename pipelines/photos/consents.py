@@ -4,6 +4,7 @@ Its columns are file, consent, consent_expires, consent_scope."""
 
 from __future__ import annotations
 
+import codecs
 import csv
 import io
 import unicodedata
@@ -76,9 +77,17 @@ def _read(before: str, file: Entry) -> list[tuple[str, Consent]]:
         data = file.read(_MOST)
         if data is None:
             raise ValueError(f"it has more than {_MOST:,} bytes")
-        return [(f"{before}{row['file']}", Consent.of(row)) for row in _rows(data.decode("utf-8-sig"))]
+        return [(f"{before}{row['file']}", Consent.of(row)) for row in _rows(_text(data))]
     except (OSError, ValueError, csv.Error) as error:
         raise _refused(file.uri, str(error)) from None
+
+
+def _text(data: bytes) -> str:
+    """Raises ValueError for texts in the letters of one country, of which nobody can tell which they are."""
+    try:
+        return data.decode("utf-16" if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig")
+    except UnicodeError:
+        raise ValueError("it is not written in UTF-8: save it anew, in spreadsheets as CSV UTF-8") from None
 
 
 def _rows(text: str) -> Iterator[dict[str, str | None]]:

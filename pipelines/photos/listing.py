@@ -39,7 +39,7 @@ _SIDECARS: Final = frozenset(  # what programs and people write about photos; .t
     "url lnk db md5 sha1 sha256 sfv crc caption cap tags pts idx lst safetensors ckpt pt pth".split()
 )
 _MARK_OF_THE_WEB: Final = "zone.identifier"  # behind the name of a file that Windows downloaded, where others see it
-_TEXTS: Final = frozenset("readme license licence copying notice".split())
+_TEXTS: Final = frozenset("readme license licence copying notice pax_global_header".split())
 CONSENTS: Final = "consent.csv"  # who agreed to what (consents.py)
 TABLES: Final = ".lance"  # suffix of a folder that is a table
 _LISTS: Final = frozenset(".txt .csv .tsv .json .jsonl .ndjson .xls .xlsx".split())  # as SRC itself

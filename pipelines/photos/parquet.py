@@ -179,7 +179,7 @@ def _path(uri: str | None) -> str | None:
     uri = uri[1:-1] if uri and len(uri) > 2 and uri[0] == uri[-1] == '"' else uri
     if not uri or _no_path(uri):
         return None
-    return local_path(uri) if uri.startswith("file:/") else plain(uri)
+    return local_path(uri) if uri.startswith(("file:/", "~/")) else plain(uri)
 
 
 def _called(values: dict[str, Any], path: str | None, parquet: str) -> str:
