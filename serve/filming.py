@@ -35,6 +35,7 @@ class ClipOrder(Config):
     seed: int = Field(ge=0)
     pose_path: str = ""  # NAME or NAME..NAME of the pack's poses; empty: none
     config: AnimateConfig
+    size: str = ""  # WIDTHxHEIGHT, px, as it is sent; empty: as it is drawn
 
 
 class Filming:

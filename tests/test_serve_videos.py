@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import httpx
 import numpy as np
@@ -93,12 +93,35 @@ def test_the_openai_client_makes_polls_fetches_lists_and_deletes(client: openai.
         client.videos.retrieve(made.id)
 
 
+@pytest.mark.parametrize("size", ["720x1280", "1280x720"])
+def test_a_clip_has_the_size_that_openais_client_asked_for(
+    client: openai.OpenAI, http: TestClient, store: Store, size: Literal["720x1280", "1280x720"]
+) -> None:
+    width, height = map(int, size.split("x"))
+    made = client.videos.create_and_poll(
+        model="sora-2", prompt="<person:ada> nodding", size=size, poll_interval_ms=20, extra_body={"num_frames": 2}
+    )
+    assert made.status == "completed" and made.size == size
+    drawn = http.get(f"/v1/videos/{made.id}").json()["drawn_size"]
+    assert drawn != size and (int(drawn.split("x")[0]) > int(drawn.split("x")[1])) == (width > height)
+    frames = decode_mp4(client.videos.download_content(made.id).read())
+    assert frames.shape == (2, height, width, 3) and abs(frames.astype(int) - 99).max() <= 2
+    poster = client.videos.download_content(made.id, variant="thumbnail").read()
+    assert Image.open(io.BytesIO(poster)).size == (width, height) and b"trainedAlgorithmicMedia" in poster
+    plain = client.videos.create_and_poll(
+        model="ada", prompt="<person:ada> nodding", poll_interval_ms=20, extra_body={"num_frames": 2}
+    )
+    assert plain.size == "64x64"
+
+
 @pytest.mark.parametrize(
     ("fields", "param", "says"),
     [
         ({"seconds": 8}, "seconds", "2 to 16 frames"),
         ({"num_frames": 17}, "num_frames", "2 to 16 frames"),
         ({"size": "wide"}, "size", "WIDTHxHEIGHT"),
+        ({"size": "511x512"}, "size", "both sides are even"),
+        ({"size": "2048x2048"}, "size", "no more pixels than 1792x1024"),
         ({"input_reference": "data:,"}, "input_reference", "leave it out"),
         ({"pose_path": "sideways"}, "pose", "sideways"),
         ({"pose_path": "photo:/etc/passwd"}, "pose", "no pose 'photo:/etc/passwd'"),
@@ -226,7 +249,7 @@ def test_many_downloads_leave_threads_to_others(http: TestClient, monkeypatch: p
         pass
     lock, go, at_once, most = threading.Lock(), threading.Event(), [0], [0]
 
-    def slow(_mp4: bytes, _made: Any) -> bytes:
+    def slow(*_of: Any) -> bytes:
         with lock:
             at_once[0] += 1
             most[0] = max(most[0], at_once[0])
@@ -235,7 +258,7 @@ def test_many_downloads_leave_threads_to_others(http: TestClient, monkeypatch: p
             at_once[0] -= 1
         return b"sheet"
 
-    monkeypatch.setattr("serve.openai.videos._sheet", slow)
+    monkeypatch.setattr("serve.openai.videos._file", slow)
     with ThreadPoolExecutor(64) as asking:  # more than there are threads in the server
         sheets = [asking.submit(http.get, f"/v1/videos/{an_id}/content?variant=spritesheet") for _ in range(60)]
         try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import io
 import json
 import re
 import secrets
@@ -14,6 +15,7 @@ from typing import Any, Literal
 import numpy as np
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
+from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from factory.config import AnimateConfig
@@ -30,7 +32,7 @@ from serve.filming import KIND, ClipOrder, Filming
 from serve.ledger import tell
 from serve.openai.body import MAX_BODY, described, first_fault, read_body
 from serve.openai.multipart import form_of
-from serve.openai.pictures import encode
+from serve.openai.pictures import encode, resized
 from serve.openai.ranges import Lately, answer
 from serve.openai.schemas import MAX_SEED, MAX_SIDE_PX, MIN_SIDE_PX, RequestRefused, chosen_model, ignoring
 from serve.openai.values import Prompt, Real, Whole
@@ -39,6 +41,7 @@ from serve.refusals import UnknownWork
 from serve.work import Work, WorkBook
 
 _SIZE = re.compile(r"([0-9]{1,5})x([0-9]{1,5})")
+_MOST_PX = 1792 * 1024  # of a frame as it is sent: OpenAI's largest
 _MAX_FIELD = 2**20  # bytes of one field; pictures are not taken
 _VARIANTS = {"video": ("video", "video/mp4"), "thumbnail": ("poster", "image/png")}
 
@@ -51,7 +54,7 @@ class VideosRequest(BaseModel):
     prompt: Prompt = Field(min_length=1, max_length=32_000)  # it names the motion, too
     model: str | None = None  # the identity's name or id
     seconds: Real | None = Field(default=None, gt=0, le=60)  # None: as long as the pack's clips are
-    size: str | None = None  # WIDTHxHEIGHT; drawn in the nearest shape that the pack does well, and told in the answer
+    size: str | None = None  # WIDTHxHEIGHT; drawn in the nearest shape that the pack does well, and resampled
     input_reference: Any = None  # refused
     identity: str | None = None  # name or id; overrides `model`
     seed: Whole | None = Field(default=None, ge=0, le=MAX_SEED)
@@ -77,9 +80,12 @@ class VideosRequest(BaseModel):
     @field_validator("size")
     @classmethod
     def _readable(cls, size: str) -> str:
-        sides = _SIZE.fullmatch(size)
-        if sides is None or not all(MIN_SIDE_PX <= int(side) <= MAX_SIDE_PX for side in sides.groups()):
+        found = _SIZE.fullmatch(size)
+        sides = () if found is None else tuple(map(int, found.groups()))
+        if not sides or not all(MIN_SIDE_PX <= side <= MAX_SIDE_PX for side in sides):
             raise ValueError(f"must be WIDTHxHEIGHT, {MIN_SIDE_PX} to {MAX_SIDE_PX} pixels each, as 512x512")
+        if any(side % 2 for side in sides) or sides[0] * sides[1] > _MOST_PX:
+            raise ValueError("both sides are even, and a frame has no more pixels than 1792x1024")
         return size
 
 
@@ -130,9 +136,8 @@ class Videos:
             if not rows:  # its person was erased
                 raise UnknownWork(f"there is no video {video_id[:100]!r}")
             await asyncio.to_thread(self._catalog.check_consents, rows[0]["people"])
-            make = partial(
-                _sheet if variant == "spritesheet" else mark, rows[0][column], told(json.loads(work.request))
-            )
+            order = ClipOrder.model_validate_json(work.request)
+            make = partial(_file, variant, rows[0][column], order, told(json.loads(work.request)))
             data = await self._lately.file((work.work_id, variant), make)
         return answer(data, media_type, request.headers, {})
 
@@ -157,6 +162,7 @@ class Videos:
             seed=seed if body.seed is None else body.seed,
             pose_path=body.pose_path,
             config=self._config(body),
+            size=body.size or "",
         )
         try:
             request = self._filming.compose(order)
@@ -197,13 +203,15 @@ class Videos:
         config = order.config
         maker = self._pack.video or self._pack
         sides = config.generate.width_px or maker.resolution, config.generate.height_px or maker.resolution
+        drawn = f"{sides[0]}x{sides[1]}"
         return work_card(
             work,
             self._book,
             model=order.identity,
             prompt=order.prompt,
             seconds=f"{config.num_frames / config.fps:g}",
-            size=f"{sides[0]}x{sides[1]}",
+            size=order.size or drawn,
+            drawn_size=drawn,
             seed=order.seed,
             num_frames=config.num_frames,
             fps=config.fps,
@@ -243,7 +251,22 @@ async def _read(request: Request) -> VideosRequest:
         raise RequestRefused(message, param) from None
 
 
-def _sheet(mp4: bytes, made: Mapping[str, Any]) -> bytes:
-    from factory.draw.clips import decode_mp4
+def _file(variant: str, stored: bytes, order: ClipOrder, made: Mapping[str, Any]) -> bytes:
+    """A clip or its first frame in the size that was asked for, or all frames side by side as they were drawn."""
+    from factory.draw.clips import decode_mp4, encode_mp4  # PyAV
 
-    return base64.b64decode(encode(np.concatenate(list(decode_mp4(mp4)), axis=1), "png", 100, made))
+    if variant == "spritesheet":
+        return _png(np.concatenate(list(decode_mp4(stored)), axis=1), made)
+    if not order.size:
+        return mark(stored, made)
+    width, height = map(int, order.size.split("x"))
+    if variant == "thumbnail":
+        return _png(resized(np.asarray(Image.open(io.BytesIO(stored)).convert("RGB")), (width, height)), made)
+    frames = decode_mp4(stored)
+    if frames.shape[1:3] == (height, width):
+        return mark(stored, made)
+    return mark(encode_mp4(np.stack([resized(frame, (width, height)) for frame in frames]), order.config.fps), made)
+
+
+def _png(image: np.ndarray, made: Mapping[str, Any]) -> bytes:
+    return base64.b64decode(encode(image, "png", 100, made))
