@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
@@ -12,6 +12,8 @@ from cli.output import say, show_table
 
 if TYPE_CHECKING:
     from factory.store.tables import Store
+
+_NAMED: Final = 20  # files that an error names
 
 
 def erase_identity(
@@ -34,6 +36,7 @@ def erase_identity(
     Example: `identity-factory identities erase --name Ada --root out/people`
     """
     with user_errors():
+        from factory.errors import IdentityNotFound
         from factory.store.audit import note
         from factory.store.erase import erase, find_person
         from factory.store.tables import Store
@@ -42,10 +45,16 @@ def erase_identity(
             raise typer.BadParameter("give one of --photo, --identity and --name")
         store = Store(root)
         photo_id, content = photo_bytes(photo) if photo else (None, b"")
+        finished = _finish(store)
         if all_tenants:
             _erase_everywhere(store, photo_id, identity, content, yes)
             return
-        person = find_person(store, photo_id=photo_id, identity_id=identity, name=name, content=content)
+        try:
+            person = find_person(store, photo_id=photo_id, identity_id=identity, name=name, content=content)
+        except IdentityNotFound:
+            if (identity or name) in finished:
+                return
+            raise
         what = (
             f"{len(person.photo_ids)} photos, {len(person.identity_ids)} identities, "
             f"{len(person.image_ids)} pictures, {len(person.video_ids)} clips"
@@ -56,8 +65,22 @@ def erase_identity(
         note(store, "erased", sorted(person.identity_ids), sum(done.rows.values()))
         show_table(["table", "rows removed"], [[table, str(num)] for table, num in done.rows.items()])
         print(f"{done.job_files} files of jobs cleaned, {done.orphans} leftovers of killed jobs removed")
-        print(f"searched {done.files_scanned} files, {done.bytes_scanned:,} bytes: {len(done.found)} traces left")
-        _check_gone(done.found, done.older_versions)
+        num = len(done.found) + len(done.others)
+        print(f"searched {done.files_scanned} files, {done.bytes_scanned:,} bytes: {num} traces left")
+        _check_gone(done.found, done.others, done.older_versions)
+
+
+def _finish(store: Store) -> set[str]:
+    """Goes on with erasures that ended between, which somebody had agreed to; returns by what these people were asked
+    for. Raises OSError as `_check_gone`."""
+    from factory.store.erase import finish
+
+    asked = set[str]()
+    for person, done in finish(store):
+        say(f"an erasure that had ended between is finished: {sum(done.rows.values())} more rows removed")
+        _check_gone(done.found, done.others, done.older_versions)
+        asked |= {person.asked, *person.identity_ids}
+    return asked
 
 
 def _erase_everywhere(store: Store, photo_id: str | None, identity: str | None, content: bytes, yes: bool) -> None:
@@ -71,25 +94,32 @@ def _erase_everywhere(store: Store, photo_id: str | None, identity: str | None, 
     if not yes:
         num = sum(bool(person.identity_ids) for _, person in found)
         _confirm(f"Erase the person from {len(found)} roots, {num} of which learned them, for good?")
-    rows, traces, whom, num_bytes, versions = [], list[str](), set[str](), 0, ""
+    rows, whom, num_bytes, versions = [], set[str](), 0, ""
+    traces, others = list[str](), list[str]()
     for one, person, done in erase_everywhere(store.root, found):
         removed = sum(done.rows.values())
-        rows.append([one.root, str(removed), f"{done.files_scanned} files", str(len(done.found))])
-        traces, num_bytes = traces + done.found, num_bytes + done.bytes_scanned
+        rows.append([one.root, str(removed), f"{done.files_scanned} files", str(len(done.found) + len(done.others))])
+        traces, others, num_bytes = traces + done.found, others + done.others, num_bytes + done.bytes_scanned
         versions = versions or done.older_versions
         if person is not None:
             note(one, "erased", sorted(person.identity_ids), removed)
             whom |= person.identity_ids
     note(store, "erased from all tenants", sorted(whom), len(rows))
     show_table(["root", "rows removed", "searched", "traces left"], rows)
-    print(f"searched {len(rows)} roots, {num_bytes:,} bytes: {len(traces)} traces left")
-    _check_gone(traces, versions)
+    print(f"searched {len(rows)} roots, {num_bytes:,} bytes: {len(traces) + len(others)} traces left")
+    _check_gone(traces, others, versions)
 
 
-def _check_gone(traces: list[str], versions: str) -> None:
+def _check_gone(traces: list[str], others: list[str], versions: str) -> None:
     """Raises OSError, with the remedy, if something is left, or can be brought back."""
     if traces:
         raise OSError(f"traces are left, erase again when no job runs: {'; '.join(traces[:5])}")
+    if others:
+        more = f"; and {len(others) - _NAMED} more" if len(others) > _NAMED else ""
+        raise OSError(
+            "nothing is left in the tables, but these files, which somebody put under the root, hold the person; "
+            f"remove them: {'; '.join(others[:_NAMED])}{more}"
+        )
     if versions:
         raise OSError(versions)
 
@@ -129,13 +159,16 @@ def expire(
         if over and not yes:
             where = f"{operators.root}{' and its tenants' if all_tenants else ''}"
             _confirm(f"Erase everybody on {len(over)} photos from {where} for good?")
-        found, versions = list[str](), ""
+        found, others, versions = list[str](), list[str](), ""
+        for store in stores:
+            _finish(store)
         for store, photo in over:
             person = find_person(store, photo_id=photo)
             done = erase(store, person)
             note(store, "erased, consent over", sorted(person.identity_ids), sum(done.rows.values()))
-            found, versions = found + done.found, versions or done.older_versions
+            found, others = found + done.found, others + done.others
+            versions = versions or done.older_versions
         if all_tenants:
             note(operators, "erased whose consent was over, in all tenants", num=len(over))
-        say(f"{len(over)} photos erased, whose consent was over; {len(found)} traces left")
-        _check_gone(found, versions)
+        say(f"{len(over)} photos erased, whose consent was over; {len(found) + len(others)} traces left")
+        _check_gone(found, others, versions)

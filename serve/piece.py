@@ -6,11 +6,12 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import logging
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal, TypeAlias
 
+_LOG: Final = logging.getLogger("ray.serve")
 Status = Literal["queued", "in_progress", "completed", "failed", "cancelled"]
 UNDER_WAY: Final = ("queued", "in_progress")
 
@@ -89,8 +90,10 @@ async def sweep(kinds: Iterable[Kind]) -> None:
     """Undoes what servers left that died before they had done so."""
     for kind in kinds:
         if kind.sweep is not None:
-            with suppress(OSError):  # the next server sweeps again
+            try:
                 await kind.sweep()
+            except Exception:  # noqa: BLE001 (whatever it is, the next server sweeps again, and this one's work goes on)
+                _LOG.exception("what a server before this one left could not be put away")
 
 
 async def until_over(task: asyncio.Task[None]) -> None:

@@ -18,6 +18,7 @@ from factory.ids import content_id, identity_id, photo_of
 from factory.pack import Pack
 from factory.settings import train_settings
 from factory.store.consents import set_photos_consent
+from factory.store.erase import finish
 from factory.store.policy import read_policy
 from factory.store.queries import add_name, faces_by_id, learned, photo_rows
 from factory.store.sql import where_in
@@ -225,8 +226,10 @@ class Uploads:
         await asyncio.to_thread(forget_uploads, self._store, photos)
 
     async def sweep(self) -> None:
-        """Forgets what is left of photos of failed and cancelled orders, whose server died before it had done so."""
+        """Forgets what is left of photos of failed and cancelled orders, whose server died before it had done so, and
+        goes on with erasures that ended so."""
         await asyncio.to_thread(forget_nobodys_uploads, self._store)
+        await asyncio.to_thread(finish, self._store)
 
     async def _learn_one(self, person: Person, recipe: Recipe, tell: OnProgress) -> None:
         for tries_left in reversed(range(_TRIES)):

@@ -196,4 +196,4 @@ def traces(of: PreparedFace, identity: Identity, image: GeneratedImage) -> dict[
 
 
 def found(store: Store, needles: dict[bytes, str]) -> set[str]:
-    return {hit.rpartition(": ")[2] for hit in scan(store.root, needles)[2]}
+    return {hit.rpartition(": ")[2] for hit in scan(store.root, needles).found}

@@ -37,7 +37,9 @@ def test_a_needle_across_two_pieces_of_a_file_is_found(tmp_path: Path, monkeypat
     needle = RANDOM.randbytes(20)
     for start in range(40):
         (tmp_path / "file").write_bytes(bytes(start) + needle + bytes(7))
-        assert scan(str(tmp_path), {needle: "it"}) == (1, start + 27, [f"{tmp_path}/file: it"])
+        searched = scan(str(tmp_path), {needle: "it"})
+        assert (searched.num_files, searched.num_bytes, searched.found) == (1, start + 27, [])
+        assert searched.others == [f"{tmp_path}/file: it"]
 
 
 def _quoted(data: bytes) -> bytes:
@@ -76,7 +78,7 @@ def test_texts_and_numbers_that_lance_packs_are_found_too(tmp_path: Path) -> Non
     needles = {names[4321].encode(): "name", numbers[800:808].tobytes(): "value"}
     raw = [file for file in tmp_path.rglob("*.lance") if file.is_file() and names[4321].encode() in file.read_bytes()]
     assert raw == [], "packed: else this test shows nothing"
-    hits = [hit.removeprefix(f"{tmp_path}/t.lance/").rpartition(": ") for hit in scan(str(tmp_path), needles)[2]]
+    hits = [hit.removeprefix(f"{tmp_path}/t.lance/").rpartition(": ") for hit in scan(str(tmp_path), needles).found]
     found = {(file.partition("/")[0], what) for file, _, what in hits}
     assert found == {("data", "name"), ("data", "value"), ("_indices", "name")}
     for broken in (b"", b"...", RANDOM.randbytes(500)):

@@ -213,12 +213,12 @@ def test_who_is_erased_is_in_no_index(store: Store) -> None:
     store.tidy("identities")
     assert indexes(store)
     needles = {photo(7).encode(): "photo_id"}
-    assert any("_indices" in hit for hit in scan(store.root, needles)[2]), "else this shows nothing"
+    assert any("_indices" in hit for hit in scan(store.root, needles).found), "else this shows nothing"
     done = erase(store, find_person(store, name="n7"))
     assert (done.rows["identities"], done.found) == (3, [])
-    assert scan(store.root, needles)[2] == [] and set(indexes(store).values()) == {117}
+    assert scan(store.root, needles).found == [] and set(indexes(store).values()) == {117}
     store.purge("identities", "TRUE")
-    assert scan(store.root, {photo(8).encode(): "photo_id"})[2] == []
+    assert scan(store.root, {photo(8).encode(): "photo_id"}).found == []
 
 
 @pytest.mark.parametrize("indexed", [False, True])
@@ -249,7 +249,7 @@ def test_an_index_in_the_making_is_thrown_back_by_an_eraser(
     dataset = store.open("identities")
     assert dataset is not None
     named = {segment.uuid for index in dataset.describe_indices() for segment in index.segments}
-    hits = scan(str(files / "_indices"), {photo(80).encode(): "it"})[2]
+    hits = scan(str(files / "_indices"), {photo(80).encode(): "it"}).others
     assert not named & {hit.split("/")[-2] for hit in hits}
     assert erase(store, find_person(store, photo_id=photo(80)), waits_s=(0.5, 2.0)).found == []
     assert store.find_identity("n81").identity_id == row(81, "")["identity_id"]

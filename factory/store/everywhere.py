@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from factory.errors import IdentityNotFound
 from factory.files import all_roots
 from factory.ids import photo_of
-from factory.store.erase import Erasure, Person, erase, find_person, needles_of
+from factory.store.erase import Erasure, Person, erase, find_person, needles_of, photos_of
 from factory.store.schemas import Table
 from factory.store.sql import where_in
 from factory.store.tables import Store
@@ -47,16 +47,27 @@ def erase_everywhere(
 ) -> Iterator[tuple[Store, Person | None, Erasure]]:
     """Erases what `find_everywhere` found, root by root, and looks through the roots that had nothing (no Person): for
     all that was looked for elsewhere."""
-    needles: dict[bytes, str] = {}
+    needles, photos = dict[bytes, str](), set[str]()
     for store, person in found:
         needles |= needles_of(store, person)
+        photos |= photos_of(person)
     for store, person in found:
         yield store, person, erase(store, person)
     erased = {store.root for store, _ in found}
     for one in all_roots(root):
         if one not in erased:
-            num_files, num_bytes, traces = scan(one, needles)
-            yield Store(one), None, Erasure(rows={}, files_scanned=num_files, bytes_scanned=num_bytes, found=traces)
+            done = scan(one, needles, photos)
+            yield (
+                Store(one),
+                None,
+                Erasure(
+                    rows={},
+                    files_scanned=done.num_files,
+                    bytes_scanned=done.num_bytes,
+                    found=done.found,
+                    others=done.others,
+                ),
+            )
 
 
 def _known(store: Store, faces: set[str]) -> set[str]:

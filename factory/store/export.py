@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -26,6 +27,8 @@ SUFFIXES: Final[dict[ExportFormat, str]] = {
     "a1111": ".pt",
     "release": ".pt",
 }
+_OF_WEIGHTS = re.compile(r"[()\[\]]")  # in prompts of ComfyUI and AUTOMATIC1111, unless a \ is before them
+_APART = re.compile(r"[ ,()\[\]{}]+")
 _NAME_BYTES = 200  # of a stem in UTF-8: file systems take 255, with what is put behind it
 _TOKEN_CHARS = 40
 _RESERVED = frozenset({"CON", "PRN", "AUX", "NUL", *(f"{port}{n}" for port in ("COM", "LPT") for n in "0123456789¹²³")})
@@ -107,7 +110,7 @@ def export_identities(
     if out.suffix and not out.is_dir():
         targets = [out for _ in identities]
     else:
-        stems = _told_apart(identities, lambda who: file_stem(who.name).replace(" ", "_").replace(",", "_"))
+        stems = _told_apart(identities, lambda who: _asked_for(who.name))
         targets = [out / f"{stem}{SUFFIXES[format]}" for stem in stems]
     others = {_slug(name, "") for name in {*beside} - {who.name for who in identities}}
     slugs = zip(identities, _told_apart(identities, lambda who: _slug(who.name, who.identity_id)), strict=True)
@@ -125,8 +128,14 @@ def export_identities(
 
 def _called(target: Path, token: str, format: ExportFormat) -> str:
     """How a file's person is asked for: diffusers by the token in it, most others by the file's name."""
-    names = {"diffusers": token, "kohya": f"embedding:{target.stem} in ComfyUI", "a1111": target.stem, "release": ""}
+    stem = _OF_WEIGHTS.sub(r"\\\g<0>", target.stem)
+    names = {"diffusers": token, "kohya": f"embedding:{stem} in ComfyUI", "a1111": stem, "release": ""}
     return names[format]
+
+
+def _asked_for(name: str) -> str:
+    """A name as a file's that can stand in a prompt as it is, without what ends it or weighs it there."""
+    return file_stem(_APART.sub("_", name).strip("_"))
 
 
 def check_free(target: Path, data: bytes | None = None) -> None:

@@ -1,4 +1,4 @@
-"""Looking for somebody in every file under a root: as they are, packed by Lance, and written as base64.
+"""Looking for somebody in every file under a root: as they are, packed by Lance or Parquet, and written as base64.
 
 A needle is a piece of bytes that only this person's rows put there: an id, a piece of a picture, numbers of an
 embedding. All needles are looked for together, so hundreds of pictures take no longer than one.
@@ -7,15 +7,18 @@ embedding. All needles are looked for together, so hundreds of pictures take no 
 from __future__ import annotations
 
 import base64
+import hashlib
 import os
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.fs as pafs
+import pyarrow.parquet as pq
 from lance.file import LanceFileReader
 
 from factory.files import TENANTS, filesystem, is_stored
@@ -24,8 +27,10 @@ from factory.store.connection import Options, lance_uri, storage_options
 
 Buffer: TypeAlias = Any  # bytes, or what gives them to numpy as they are
 MIN_BYTES: Final = 8  # of a needle
+ERASING: Final = "erasing"  # folder of a root: whom erasures that have begun are about (unfinished.py)
 _CHUNK: Final = 2**24  # bytes read at a time
 _ROWS: Final = 4096
+_PARQUET_ROWS: Final = 64  # there may be pictures in them
 _PICTURE_BYTES: Final = 256
 _PIECES: Final = 12  # of a photo
 _HASH_BITS: Final = 20
@@ -108,41 +113,64 @@ class Search:
             if at >= first and whole[at - first : at - first + len(needle)].tobytes() == needle
         }
 
-    def found_in_file(self, files: pafs.FileSystem, path: str) -> set[str]:
-        """The same for a file as it is; nothing if it is gone, as a running job may tidy it away."""
+    def found_in_file(self, files: pafs.FileSystem, path: str, photos: Collection[str] = ()) -> set[str]:
+        """The same for a file as it is, which may be one of these photos itself, by its id; nothing if it is gone, as a
+        running job may tidy it away."""
         found: set[str] = set()
-        tail = b""
+        tail, digest = b"", hashlib.sha256()
         try:
             with files.open_input_stream(path) as stream:
                 while chunk := stream.read(_CHUNK):
                     window = tail + chunk
                     found |= self.found_in(window)
                     tail = window[-self.overlap :] if self.overlap else b""
+                    if photos:
+                        digest.update(chunk)
         except FileNotFoundError:
             return set()
-        return found
+        return found | ({"a photo of theirs"} if digest.hexdigest() in photos else set())
 
 
-def scan(root: str, needles: Mapping[bytes, str]) -> tuple[int, int, list[str]]:
-    """Looks for needles in every file of a root: (files, bytes, "file: what" of each hit); not in those of its tenants,
-    whose roots are their own.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Searched:
+    """What was looked through, and what was found."""
 
-    Files of tables and indexes are also read as what they are, as Lance packs texts and numbers.
+    num_files: int
+    num_bytes: int
+    found: list[str]  # "file: what" of the root's own files: tables and what jobs leave
+    others: list[str]  # the same of files that somebody put under the root, such as photos and pictures
+
+
+def scan(root: str, needles: Mapping[bytes, str], photos: Collection[str] = ()) -> Searched:
+    """Looks for needles in every file of a root, and in its name, and for the photos themselves; not in those of its
+    tenants, whose roots are their own.
+
+    Files of tables and indexes are also read as what they are, as Lance packs texts and numbers; so are others of
+    Parquet.
     """
     files, path = filesystem(root)
     search, options = Search(needles), storage_options(root)
     scheme = f"{scheme_of(root)}://" if is_stored(root) else ""
-    infos = [info for info in list_files(files, path) if not info.path.startswith(f"{path}/{TENANTS}/")]
+    elsewhere = tuple(f"{path}/{folder}/" for folder in (TENANTS, ERASING))
+    infos = [info for info in list_files(files, path) if not info.path.startswith(elsewhere)]
 
-    def found_in(info: pafs.FileInfo) -> list[str]:
-        found = search.found_in_file(files, info.path)
+    def found_in(info: pafs.FileInfo) -> tuple[bool, list[str]]:
+        within = info.path.removeprefix(f"{path}/")
+        first = within.partition("/")[0]
+        is_own = first == "jobs" or first.endswith(".lance")
+        found = search.found_in_file(files, info.path, () if is_own else photos)
         if info.path.endswith(".lance") and info.size:
             found |= _found_unpacked(search, lance_uri(scheme + info.path), options)
-        return [f"{info.path}: {what}" for what in sorted(found)]
+        if not is_own:
+            found |= search.found_in(within.encode("utf-8", "surrogateescape"))
+        if info.path.endswith(".parquet"):
+            found |= _found_in_parquet(search, files, info.path)
+        return is_own, [f"{info.path}: {what}" for what in sorted(found)]
 
     with ThreadPoolExecutor(_THREADS) as threads:
-        hits = [hit for found in threads.map(found_in, infos) for hit in found]
-    return len(infos), sum(info.size for info in infos), hits
+        hits = list(threads.map(found_in, infos))
+    own, others = ([hit for is_own, some in hits for hit in some if is_own is kind] for kind in (True, False))
+    return Searched(num_files=len(infos), num_bytes=sum(info.size for info in infos), found=own, others=others)
 
 
 def list_files(files: pafs.FileSystem, path: str) -> Iterator[pafs.FileInfo]:
@@ -165,6 +193,20 @@ def _found_unpacked(search: Search, uri: str, options: Options) -> set[str]:
     except (ValueError, OSError) as error:  # gone, or cut off by a kill: then its bytes are all there is to look at
         if not any(sign in str(error).lower() for sign in ("not found", "invalid user input")):
             raise
+    return found
+
+
+def _found_in_parquet(search: Search, files: pafs.FileSystem, path: str) -> set[str]:
+    """What a Parquet file's columns hold, which are packed in it."""
+    found: set[str] = set()
+    try:
+        with files.open_input_file(path) as stream, pq.ParquetFile(stream) as table:
+            for batch in table.iter_batches(_PARQUET_ROWS):
+                for column in batch.columns:
+                    for buffer in column.buffers():
+                        found |= search.found_in(buffer) if buffer is not None else set()
+    except (ValueError, OSError):  # gone, or no Parquet
+        return found
     return found
 
 

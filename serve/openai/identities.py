@@ -15,7 +15,7 @@ from pydantic import ConfigDict, Field
 from factory.errors import IdentityNotFound
 from factory.faces.people import MOST_PHOTOS
 from factory.ids import content_id
-from factory.store.erase import Person, erase, find_person
+from factory.store.erase import Person, erase, find_person, finish
 from factory.store.quality import quality_cards
 from factory.store.queries import faces_by_id, find_work
 from factory.store.rows import FACE_COLUMNS
@@ -134,6 +134,7 @@ class Identities:
         """Erases a person: rows, old versions and leftovers; then every byte of the root is searched for traces."""
         found = await asyncio.to_thread(self._catalog.find, identity)
         async with self._erasing:  # two at once would throw back each other's commits
+            await asyncio.to_thread(finish, self._store)
             try:
                 person = await asyncio.to_thread(find_person, self._store, identity_id=found.identity_id)
             except IdentityNotFound as error:  # erased meanwhile
@@ -150,6 +151,9 @@ class Identities:
                 f"erased, but {len(done.found)} traces are left in files that jobs hold: when none runs, "
                 "`identity-factory identities erase --photo FILE` removes them"
             )
+            raise RequestRefused(text, status=409)
+        if done.others:
+            text = f"erased, but {len(done.others)} files that somebody put under the root hold the person: remove them"
             raise RequestRefused(text, status=409)
         return {
             "id": found.identity_id,
