@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from copy import copy
 from functools import wraps
+from pathlib import Path
 from typing import Any, Final
 
 import typer
@@ -21,6 +22,7 @@ _MAKE_ROOTS: Final = ("run", "prepare", "create")  # `keys create`; to all other
 _OF_SERVERS: Final = ("--address", "--cors")  # options whose URL is no place of files
 # an option, as word processors write two hyphens; and their quotes: begin -> end
 _DASHED: Final = re.compile("(?:\u00a0+-|\u00a0*[\u2013\u2014\u2212])-?([a-z][a-z-]*)(?:=.*)?")
+_AT_HOME: Final = re.compile("^(--[a-z-]+=|)~(?=/)")
 _QUOTES: Final = {"\u201c": "\u201d", "\u201e": "\u201c", "\u2018": "\u2019", "\u201a": "\u2018"}
 _TENANT: Final = "Work on this tenant's people alone: those of ROOT/tenants/NAME."
 
@@ -45,7 +47,8 @@ class Commands(TyperGroup):
                 command.callback = _on_stores(command.callback)
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """`help COMMAND` is `COMMAND --help`. Raises BadParameter for what a word processor made of an option."""
+        """`help COMMAND` is `COMMAND --help`; `--out=~/x`, which shells leave as it is, means the home folder. Raises
+        BadParameter for what a word processor made of an option."""
         for place, word in enumerate(args):
             if dashed := _DASHED.fullmatch(word):
                 raise typer.BadParameter(f"{word} begins as word processors write an option; type --{dashed[1]}")
@@ -54,6 +57,7 @@ class Commands(TyperGroup):
                 raise typer.BadParameter(
                     f"{word} begins with a word processor's quote, unknown to shells; type ' or \""
                 )
+        args = [_AT_HOME.sub(lambda found: found[1] + str(Path.home()), word) for word in args]
         parsed: list[str] = super().parse_args(ctx, [*args[1:], "--help"] if args[:1] == ["help"] else args)
         return parsed
 

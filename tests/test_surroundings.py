@@ -129,3 +129,15 @@ def test_only_tables_are_written_to_a_store(tmp_path: Path) -> None:
         made_folder(Path("s3://bucket/pictures"))
     made_folder(tmp_path / "s3:" / "x")
     assert (tmp_path / "s3:" / "x").is_dir()
+
+
+def test_the_home_folder_is_meant_also_behind_an_equals_sign(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Shells leave `--out=~/x` as it is, and nobody else opens what systemd, cron or a quoted script hands over."""
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    for arguments in (["--root=~/people"], ["--root", "~/people"]):
+        told = runner.invoke(app, ["identities", "list", *arguments])
+        assert told.exit_code == 1 and f"--root {tmp_path}/home/people does not exist" in told.stderr
+    ran = runner.invoke(app, ["identities", "export", "--root=~/people", "--out=~user/x~", "--format=~"])
+    assert ran.exit_code == 2 and "~" in ran.stderr, "nothing else is changed"
+    assert not (tmp_path / "~").exists()
