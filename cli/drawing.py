@@ -39,7 +39,8 @@ def generate(
         ),
     ] = None,
     prompts: Annotated[
-        Path | None, typer.Option("--prompts", metavar="FILE", help="One prompt a line; - reads a pipe.")
+        Path | None,
+        typer.Option("--prompts", metavar="FILE", help="One prompt a line, # begins a comment; - reads a pipe."),
     ] = None,
     seeds: Annotated[str, typer.Option("--seeds", metavar="0,1,4-7", help="A picture for each.")] = "0",
     identity: Annotated[

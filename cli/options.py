@@ -132,8 +132,8 @@ def parse_seeds(text: str) -> list[int]:
 
 
 def read_prompts(file: Path) -> list[str]:
-    """The lines of a text file that are not empty: UTF-8, or what its byte order mark says; of "-" those of the
-    standard input. Raises ValueError."""
+    """The lines of a text file that are not empty, nor begin with # as comments do: UTF-8, or what its byte order mark
+    says; of "-" those of the standard input. Raises ValueError."""
     data = sys.stdin.buffer.read() if str(file) == "-" else file.read_bytes()
     encoding = next((name for mark, name in _MARKS if data.startswith(mark)), "utf-8")
     try:
@@ -143,7 +143,7 @@ def read_prompts(file: Path) -> list[str]:
     except ValueError as error:
         raise ValueError(f"{file} is no text in UTF-8 ({error}); save it as such") from None
     lines = [line.strip() for line in text.splitlines()]
-    return [line for line in lines if line]
+    return [line for line in lines if line and not line.startswith("#")]
 
 
 def prompts_of(prompt: list[str] | None, file: Path | None) -> list[str]:

@@ -47,7 +47,10 @@ Prompt = Annotated[
         "--prompt", help="`<person>` stands for the identity, `<person:NAME>` for any other; may be repeated."
     ),
 ]
-Prompts = Annotated[Path | None, typer.Option("--prompts", metavar="FILE", help="One prompt a line; - reads a pipe.")]
+Prompts = Annotated[
+    Path | None,
+    typer.Option("--prompts", metavar="FILE", help="One prompt a line, # begins a comment; - reads a pipe."),
+]
 Whom = Annotated[
     list[str] | None, typer.Option("--identity", metavar="NAME", help="Name or id; may be repeated. [default: all]")
 ]

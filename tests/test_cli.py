@@ -169,6 +169,8 @@ def test_options_become_values(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     for mark, encoding in (("", "utf-8"), ("\ufeff", "utf-8"), ("", "utf-16"), ("\ufeff", "utf-16-be"), ("", "utf-32")):
         (tmp_path / "prompts.txt").write_bytes(f"{mark}one\r\n\n  zwö  \r\n".encode(encoding))
         assert read_prompts(tmp_path / "prompts.txt") == ["one", "zwö"], encoding
+    (tmp_path / "prompts.txt").write_text("# of the spring\none # two\n  #three\n")
+    assert read_prompts(tmp_path / "prompts.txt") == ["one # two"], "comments, as AUTOMATIC1111 has them"
     monkeypatch.setattr(sys, "stdin", TextIOWrapper(BytesIO("eins\n".encode("utf-16"))))
     assert read_prompts(Path("-")) == ["eins"]
     for data in ("zwö".encode("latin-1"), "one".encode("utf-16-le")):
