@@ -86,7 +86,8 @@ def test_files_never_overwrite_one_another_and_their_names_do_everywhere(format:
     assert len({unicodedata.normalize("NFD", name).casefold() for name in names}) == len(NAMES)
     assert sorted(file.name for file in tmp_path.iterdir()) == sorted(names)
     assert all(len(unicodedata.normalize(form, name).encode()) <= 255 for name in names for form in ("NFC", "NFD"))
-    assert not any(char in name for name in names for char in " ,\n\x1b")  # ComfyUI cannot ask for a name with these
+    # with these ComfyUI and AUTOMATIC1111 end a name, or weigh what is in them
+    assert not any(char in name for name in names for char in " ,()[]{}\n\x1b")
     again = identity(f"ada-{everybody[2].identity_id}", "f" * 16)  # who is called as another one's file would be
     assert len(export_identities([*everybody[1:3], again], tmp_path / "again", format)) == 3
 
@@ -103,6 +104,18 @@ def test_another_file_that_is_there_is_not_replaced_unasked(format: ExportFormat
     assert [file.read_bytes() for file in tmp_path.iterdir()] == [before], "nothing is written then"
     export_identities([bob, other], tmp_path, format, overwrite=True)
     assert (tmp_path / f"Ada{SUFFIXES[format]}").read_bytes() != before and len(list(tmp_path.iterdir())) == 2
+
+
+def test_what_is_told_to_be_written_in_prompts_means_the_file(tmp_path: Path) -> None:
+    people = [
+        identity(name, f"{n:016x}") for n, name in enumerate(("Ada (2)", "Bob [x]", "Eve:1.2", "(CON)", "a {b|c}"))
+    ]
+    told = export_identities(people, tmp_path, "a1111")
+    assert list(told.values()) == ["Ada_2", "Bob_x", "Eve_1.2", "_CON", "a_b_c"]
+    assert sorted(file.stem for file in tmp_path.iterdir()) == sorted(told.values())
+    for format, start in (("a1111", ""), ("kohya", "embedding:")):
+        [called] = export_identities(people[:1], tmp_path / f"Ada(2){SUFFIXES[format]}", format).values()
+        assert called.startswith(start + r"Ada\(2\)"), "a file that somebody named themselves is asked for so"
 
 
 def test_names_of_files() -> None:

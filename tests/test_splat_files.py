@@ -48,19 +48,34 @@ def test_a_ply_is_read_by_others_and_read_back(degree: int, tmp_path: Path) -> N
 
 @pytest.mark.parametrize("degree", [0, 1])
 def test_a_splat_library_reads_both_formats(degree: int, tmp_path: Path) -> None:
-    """gsply reads 3DGS's PLY as it was meant, and the SPZ up to its rounding, in a quarter of the bytes."""
+    """gsply reads 3DGS's PLY as it was meant, and the SPZ up to its rounding, in a quarter of the bytes: its y is up
+    and its z comes towards the viewer, so all of it is turned by half a turn about x."""
     splats = some(degree)
     ply, spz = tmp_path / "head.ply", tmp_path / "head.spz"
     ply.write_bytes(to_ply(splats))
     spz.write_bytes(export_head(ply.read_bytes(), "spz"))
     exact, packed = gsply.plyread(str(ply)), gsply.read_spz(str(spz))
     np.testing.assert_allclose(exact.scales, splats.log_scales_N3)
-    for read, near in ((exact, 1e-6), (packed, 0.15)):
-        np.testing.assert_allclose(read.means, splats.means_N3, atol=min(near, 1e-3))
+    for read, near, turn in ((exact, 1e-6, [1, 1, 1]), (packed, 0.15, [1, -1, -1])):
+        np.testing.assert_allclose(read.means, splats.means_N3.numpy() * turn, atol=min(near, 1e-3))
+        axes = np.array(turn)[:, None] * axes_of(splats.quats_N4.numpy())
+        np.testing.assert_allclose(np.abs((axes_of(read.quats) * axes).sum(1)), 1, atol=0.02)  # +v and -v are one axis
         np.testing.assert_allclose(read.opacities.ravel(), splats.logits_N, atol=near)
         np.testing.assert_allclose(read.sh0, splats.sh_NK3[:, 0], atol=near)
         if degree:
-            np.testing.assert_allclose(read.shN.reshape(30, 3, 3), splats.sh_NK3[:, 1:], atol=near)
+            of_y_z_x = np.array([turn[1], turn[2], turn[0]])[:, None]
+            np.testing.assert_allclose(read.shN.reshape(30, 3, 3), splats.sh_NK3[:, 1:].numpy() * of_y_z_x, atol=near)
+
+
+def axes_of(quats_N4: np.ndarray) -> np.ndarray:
+    """The three axes of each Gaussian, [N, 3, 3], as columns; w x y z."""
+    w, x, y, z = (quats_N4 / np.linalg.norm(quats_N4, axis=1, keepdims=True)).T
+    rows = [
+        [1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)],
+        [2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)],
+        [2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)],
+    ]
+    return np.array(rows).transpose(2, 0, 1)
 
 
 def test_an_spz_is_as_its_format_says() -> None:
@@ -72,7 +87,7 @@ def test_an_spz_is_as_its_format_says() -> None:
     packed = np.frombuffer(data, np.uint8, 9 * num, 16).reshape(num, 3, 3).astype(np.int32)
     places = packed[..., 0] | packed[..., 1] << 8 | packed[..., 2] << 16
     places = np.where(places >= 1 << 23, places - (1 << 24), places) / (1 << fraction_bits)
-    np.testing.assert_allclose(places, splats.means_N3, atol=1 / (1 << fraction_bits))
+    np.testing.assert_allclose(places, splats.means_N3.numpy() * [1, -1, -1], atol=1 / (1 << fraction_bits))
     opacities, colours, scales = np.split(np.frombuffer(data, np.uint8, 7 * num, 16 + 9 * num), [num, 4 * num])
     np.testing.assert_allclose(opacities / 255, splats.logits_N.sigmoid(), atol=1 / 255)
     np.testing.assert_allclose((colours.reshape(num, 3) / 255 - 0.5) / 0.15, splats.sh_NK3[:, 0], atol=0.03)

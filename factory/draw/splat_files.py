@@ -91,11 +91,17 @@ def _properties(num_rest: int) -> list[str]:
 
 
 def to_spz(head: bytes) -> bytes:
-    """A head's PLY in Niantic's compressed format, a fifth of it, written by gsply."""
+    """A head's PLY in Niantic's compressed format, a fifth of it, written by gsply. There y is up and z comes towards
+    the viewer, where PLY has both the other way round: half a turn about x."""
     with tempfile.TemporaryDirectory() as folder:
         ply, spz = Path(folder) / "head.ply", Path(folder) / "head.spz"
         ply.write_bytes(head)
-        gsply.write_spz(str(spz), gsply.plyread(str(ply)))
+        data = gsply.plyread(str(ply))
+        data.means[:, 1:] *= -1
+        data.quats[:, 2:] *= -1  # w x y z
+        if data.shN is not None:
+            data.shN[:, :2] *= -1  # of degree 1: those along y and z, then x
+        gsply.write_spz(str(spz), data)
         return spz.read_bytes()
 
 
