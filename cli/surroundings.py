@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import pwd
+import secrets
 import signal
 import sys
 import tempfile
 from contextlib import suppress
+from pathlib import Path
 
 from cli.output import say
 
@@ -42,6 +44,17 @@ def settle() -> None:
     except KeyError:
         os.environ.setdefault("USER", f"user{os.getuid()}")
         os.environ.setdefault("HOME", tempfile.gettempdir())
+    _hold_token()
+
+
+def _hold_token() -> None:
+    """Local clusters of Ray ask for a token, which Ray keeps in the home folder. Where nothing can be written there
+    (HOME=/ of containers without a user, a read-only file system) it lives as long as the program."""
+    kept = Path.home() / ".ray" / "auth_token"
+    nearest = next(path for path in (kept, *kept.parents) if path.exists())
+    local = os.environ.get("RAY_ADDRESS", "") in ("", "local") and "RAY_AUTH_TOKEN_PATH" not in os.environ
+    if local and nearest != kept and not os.access(nearest, os.W_OK):
+        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
 
 
 def _begin_anew(variable: str, value: str) -> None:

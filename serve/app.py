@@ -24,6 +24,7 @@ from ray.serve import Application
 from ray.serve.schema import LoggingConfig
 
 from factory.files import check_root
+from factory.limits import why_not
 from factory.pack import Pack, load_pack
 from factory.store.keys import list_keys
 from factory.store.tables import Store
@@ -178,10 +179,13 @@ def _connect() -> None:
         set_environment()
         try:
             ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+        except (OSError, SystemExit) as error:  # the last one where a process does not come up
+            raise OSError(f"Ray cannot start on this machine{why_not(error) or f': {error}'}") from error
         except Exception as error:  # of no kind of its own: Ray's processes have half a minute
             if "timed out" not in str(error):
                 raise
-            raise OSError("Ray did not start in time: this machine is too busy just now; try again") from error
+            why = why_not() or ": this machine is too busy just now; try again"
+            raise OSError(f"Ray did not start in time{why}") from error
 
 
 def _answers(host: str, port: int) -> bool:

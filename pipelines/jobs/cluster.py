@@ -22,6 +22,7 @@ from ray.data._internal.execution import metadata_fetcher
 from ray.exceptions import AuthenticationError, RayError
 
 from factory.errors import ClusterError
+from factory.limits import why_not
 from factory.storage import STORAGE
 
 _OBJECT_STORE_BYTES = 2**30  # of a local cluster: blocks are 16 photos, so this is plenty
@@ -38,9 +39,7 @@ _TRANSIENT: Final = (
 )
 _CONNECT_S: Final = 6.0  # for a port that does not answer at all
 _LIMIT_S: Final = 14.0  # for a port behind which there may be no Ray; with the one before, 20 s
-_FEW_BYTES: Final = 2**35  # of a file, and of memory that is mapped: Ray's processes map more than they use
 _LEAST_MAPPED: Final = 2**33  # bytes
-_FEW_PROCESSES: Final = 1000
 _ASK: Final = "import sys; from ray._raylet import GcsClient; GcsClient(address=sys.argv[1])"
 _CODE: Final = Path(__file__).parents[2]  # where `pipelines` and `factory` are
 
@@ -85,8 +84,9 @@ def connect() -> None:
             _start()
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, _stop)  # Ray's own prints a stack of C++
-        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as `nohup` leaves it
-            signal.signal(signal.SIGHUP, _stop)  # the terminal is closed
+        for number in (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):  # the terminal is closed; Slurm's time is over
+            if signal.getsignal(number) is signal.SIG_DFL:  # else it is ignored, as by `nohup`, or somebody's own
+                signal.signal(number, _stop)
 
 
 def _start() -> None:
@@ -103,28 +103,14 @@ def _start() -> None:
             logging_level=logging.ERROR,
         )
     except (OSError, ValueError, RuntimeError, RayError) as error:
-        own = isinstance(error, PermissionError) and "/ray/" in str(error)  # /tmp/ray is whose it is who was first
-        remedy = "; set RAY_TMPDIR to a folder of your own, of a short path" if own else ""
-        raise ClusterError(f"Ray cannot start on this machine: {_line(error)}{remedy or _limited()}") from error
+        raise ClusterError(f"Ray cannot start on this machine{why_not(error) or f': {_line(error)}'}") from error
     except SystemExit as error:  # as it ends a program where one of its processes does not come up
-        raise ClusterError(f"Ray cannot start on this machine{_limited()}") from error
+        raise ClusterError(f"Ray cannot start on this machine{why_not()}") from error
     except Exception as error:  # of no kind of its own: Ray's processes have half a minute
         if "timed out" not in str(error):
             raise
-        why = _limited() or ": this machine is too busy just now; try again"
+        why = why_not() or ": this machine is too busy just now; try again"
         raise ClusterError(f"Ray did not start in time{why}") from error
-
-
-def _limited() -> str:
-    """What of this shell's limits may be why Ray's processes do not come up; empty if none is."""
-    limits = (
-        ("ulimit -f", resource.RLIMIT_FSIZE),
-        ("ulimit -v", resource.RLIMIT_AS),
-        ("ulimit -u", resource.RLIMIT_NPROC),
-    )
-    now = [(name, resource.getrlimit(limit)[0]) for name, limit in limits]
-    low = [name for name, value in now if 0 <= value < (_FEW_PROCESSES if name == "ulimit -u" else _FEW_BYTES)]
-    return f": raise the limits of this shell ({', '.join(low)})" if low else ""
 
 
 def _stop(_signal: int, _frame: object) -> None:

@@ -1,0 +1,34 @@
+"""What a machine may lack for Ray's processes, told by its name and with the remedy."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from cli.surroundings import _hold_token
+from factory.limits import why_not
+
+
+def test_the_folder_of_ray_is_told_by_what_is_wrong_with_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path / "not" / "there"))
+    assert "too long" in why_not(OSError("AF_UNIX path length cannot exceed 107 bytes: '/x/ray/y'"))
+    assert "RAY_TMPDIR to a folder of your own" in why_not(PermissionError(13, "Permission denied", "/x/ray"))
+    assert "is full" not in why_not(OSError("timed out"))
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=0))
+    assert f"the disk of {tmp_path}/not/there is full" in why_not(OSError("timed out"))
+
+
+def test_a_home_that_cannot_be_written_to_is_not_needed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "RAY_ADDRESS"):
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    _hold_token()
+    assert "RAY_AUTH_TOKEN" not in os.environ, "Ray keeps it there itself"
+    monkeypatch.setattr("cli.surroundings.os.access", lambda *_: False)
+    _hold_token()
+    assert len(os.environ["RAY_AUTH_TOKEN"]) == 64
