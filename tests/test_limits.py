@@ -11,6 +11,7 @@ import pytest
 
 from cli.surroundings import _hold_token
 from factory.limits import why_not
+from pipelines.jobs.journal import explained
 
 
 def test_the_folder_of_ray_is_told_by_what_is_wrong_with_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -32,3 +33,11 @@ def test_a_home_that_cannot_be_written_to_is_not_needed(monkeypatch: pytest.Monk
     monkeypatch.setattr("cli.surroundings.os.access", lambda *_: False)
     _hold_token()
     assert len(os.environ["RAY_AUTH_TOKEN"]) == 64
+
+
+def test_a_file_system_without_hard_links_is_told() -> None:
+    """As Lance tells of it, by either number that such systems give."""
+    for why in ("supported (os error 95)", "permitted (os error 1)"):
+        error = OSError(f"table r/faces.lance cannot be created: Unable to rename file: Operation not {why}, commit.rs")
+        told = explained(error, "r")
+        assert told is not None and "r cannot be written" in str(told) and "has no hard links" in str(told)
