@@ -32,8 +32,19 @@ def user_errors() -> Iterator[None]:
             raise
         if isinstance(error, UnicodeError):
             error = ValueError(f"a text that was given is not written in UTF-8 ({str(error)[:100]})")
-        say(f"error: {str(error) or 'this machine has too little memory for it'}", error=True)
+        told = _of_a_table(error) or str(error) or "this machine has too little memory for it"
+        say(f"error: {told}", error=True)
         raise typer.Exit(1) from None
     except KeyboardInterrupt:
         say("stopped; what was finished is saved, the same command goes on from there", error=True)
         raise typer.Exit(130) from None
+
+
+def _of_a_table(error: Exception) -> str:
+    """What to do where a table could not be read or written, as on a full disk; empty of anything else."""
+    if "LanceError" not in str(error):
+        return ""
+    from pipelines.jobs.journal import remedy_of
+
+    remedy = remedy_of(error)
+    return f"{remedy}, then run the same command again ({str(error).partition(', /')[0][:300]})" if remedy else ""

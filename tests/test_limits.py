@@ -8,7 +8,9 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import typer
 
+from cli.errors import user_errors
 from cli.surroundings import _hold_token
 from factory.limits import why_not
 from pipelines.jobs.journal import explained
@@ -41,3 +43,11 @@ def test_a_file_system_without_hard_links_is_told() -> None:
         error = OSError(f"table r/faces.lance cannot be created: Unable to rename file: Operation not {why}, commit.rs")
         told = explained(error, "r")
         assert told is not None and "r cannot be written" in str(told) and "has no hard links" in str(told)
+
+
+def test_a_command_tells_the_remedy_where_a_table_cannot_be_written(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(typer.Exit), user_errors():
+        raise OSError('LanceError(IO): Read-only file system (os error 30) at path "/r/audit.lance/x", /home/x.rs:1')
+    told = capsys.readouterr().err
+    assert told.startswith("error: let this user write there, then run the same command again (LanceError(IO): Read")
+    assert "/r/audit.lance" in told and "x.rs" not in told

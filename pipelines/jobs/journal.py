@@ -18,8 +18,8 @@ from factory.files import filesystem
 PROGRESS_EVERY_S: Final = 10.0  # between events of progress
 _PROGRESS_EVERY_S3_S: Final = 60.0  # an object cannot be appended to: each event writes it anew
 _REMEDIES: Final = (  # (what the message says, in lower case; what to do)
-    (("unable to rename file: operation not",), "its file system has no hard links, by which tables are committed (SMB, "
-     "exFAT, a mounted drive): choose another --root, on a disk or s3://"),
+    (("unable to rename file: operation not",), "its file system has no hard links, by which tables are committed "
+     "(SMB, exFAT, a mounted drive): choose another --root, on a disk or s3://"),
     (("no space left", "disk quota", "storage full"), "the disk is full: free some space"),
     (("file too large",), "files may not be so large here: raise the limit (ulimit -f)"),
     (("read-only file system", "permission denied", "accessdenied", "access_denied", "access denied"), "let this user "
