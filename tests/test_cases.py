@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.cases import damage, images, libraries, tables
+from benchmarks.cases import damage, images, libraries, meant, tables
 from benchmarks.cases.__main__ import CASES, row, tried
 from benchmarks.cases.desk import Desk, Got, Ran, short
 
@@ -40,6 +40,6 @@ def test_a_clear_error_is_one_line_without_a_traceback() -> None:
 
 def test_cases_that_need_no_job_hold(desk: Desk) -> None:
     """Of pictures, of folders and tables, and of the command line; the others run by `python -m benchmarks.cases`."""
-    for case in (images.i13, damage.i23, tables.p06, *libraries.CASES):
+    for case in (images.i13, damage.i23, tables.p06, *libraries.CASES, *meant.CASES):
         got = tried(case, desk)
         assert got.ok, (case.__name__, got.text)

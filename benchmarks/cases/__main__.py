@@ -12,13 +12,13 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from benchmarks.cases import commands, damage, faces, images, libraries, machine, names, requests, tables
+from benchmarks.cases import commands, damage, faces, images, libraries, machine, meant, names, requests, tables
 from benchmarks.cases.desk import Desk, Got, short
 from benchmarks.measure import hardware, markdown
 
 Case = Callable[[Desk], Got]
 CASES: Sequence[Case] = [
-    *(*names.CASES, *images.CASES, *damage.CASES, *faces.CASES, *tables.CASES, *libraries.CASES),
+    *(*names.CASES, *images.CASES, *damage.CASES, *faces.CASES, *tables.CASES, *libraries.CASES, *meant.CASES),
     *(*commands.CASES, *requests.CASES, *machine.CASES),
 ]
 _SIGNS = {True: "ok", False: "**no**", None: "not tried"}

@@ -193,7 +193,9 @@ class Desk:
             crash = short("traceback: " + text.strip().splitlines()[-1])
         return Ran(code=process.returncode, output=text, seconds=time.monotonic() - started, crash=crash)
 
-    def read(self, *sources: Path, person_from: PersonFrom | None = None) -> tuple[list[dict[str, Any]], Counter[str]]:
+    def read(
+        self, *sources: Path | str, person_from: PersonFrom | None = None
+    ) -> tuple[list[dict[str, Any]], Counter[str]]:
         """The photos of sources as a job reads them (rows of PHOTO), and what is left out; without a job."""
         places = find_places([str(source) for source in sources], person_from=person_from)
         contents = pa.concat_tables([CONTENT.empty_table(), *hash_contents(places.table)])
