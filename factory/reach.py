@@ -64,6 +64,9 @@ def check_stores(uris: Iterable[str], tables: Collection[str] = ()) -> None:
         _check_s3(endpoint)
         for uri in dict.fromkeys(uri for uri in places if scheme_of(uri) == "s3"):
             _check_bucket(endpoint, uri, has_tables=uri in tables)
+    for uri in (uri for uri in places if scheme_of(uri) in ("http", "https")):
+        if fault := fault_at(uri):
+            raise OSError(f"{urlsplit(uri).netloc} does not answer ({fault}): check the address, and the network")
     if "gs" in schemes:
         _check_gs()
     own = settings().get("account_name") or os.environ.get("AZURE_STORAGE_ACCOUNT_NAME")

@@ -264,6 +264,19 @@ def test_what_emr_leaves_and_keys_below_a_photo(s3: Any) -> None:
     assert [photo["image"] for photo in photos_of("s3://people/f/")] == [b"b"], "the folder was meant"
 
 
+def test_an_object_that_may_be_read_and_not_listed(s3: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    s3.put_object(Bucket="people", Key="one/a.jpg", Body=b"a")
+
+    def refused(*_: Any, **__: Any) -> Iterator[str]:
+        raise OSError("AccessDenied")
+        yield ""
+
+    monkeypatch.setattr("pipelines.photos.listing.s3_keys", refused)
+    assert [photo["image"] for photo in photos_of("s3://people/one/a.jpg")] == [b"a"]
+    with pytest.raises(SourceError, match="s3://people/one cannot be listed"):
+        find_places("s3://people/one")
+
+
 def test_an_endpoint_with_the_bucket_behind_it_is_told(s3: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     server = os.environ["AWS_ENDPOINT_URL"]
     monkeypatch.setenv("AWS_ENDPOINT_URL", f"{server}/people/")

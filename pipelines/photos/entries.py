@@ -228,6 +228,8 @@ def _as_os_error(error: Exception, uri: str) -> OSError:
     is_refused = "ACCESS_DENIED" in str(error) or "storage class" in str(error)
     if uri.startswith("s3://") and is_refused and _is_archived(uri):
         return OSError("it is archived (of a Glacier class), so that it cannot be read: restore it there first")
+    if "range requests" in str(error):  # of HTTP
+        return OSError("its server gives files out as a whole alone, so that no part can be read: download it first")
     if isinstance(error, OSError) and error.strerror:  # without the path, which is told beside it
         return OSError(error.strerror)
     return OSError(shown(str(error))[:300] or type(error).__name__)

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path, PurePosixPath
 from typing import Final
+from urllib.parse import unquote, urlsplit
 
 import pyarrow.fs as pafs
 
@@ -31,8 +32,7 @@ _CATALOGS: Final = (".lrdata", ".cocatalog", ".c1catalog")  # of other programs:
 _OF_CACHES: Final = ("datasets--", "models--")  # how Hugging Face's folders begin, whose files are links (snapshots)
 _BEHIND_LINKS: Final = ("blobs", "refs")  # to these
 _OF_EMR: Final = "_$folder$"  # end of the keys that stand for folders
-_IMMICH: Final = ".immich"  # marks Immich's own folders, of which these are
-_MADE_BY_IMMICH: Final = ("thumbs", "encoded-video", "backups")  # no originals
+_MADE_BY_IMMICH: Final = ("thumbs", "encoded-video", "backups")  # where it has put its mark, .immich
 _DVC: Final = ".dvc"  # suffix of what stands for a file or folder
 _SIDECARS: Final = frozenset(  # what programs and people write about photos; .thm: a camera's thumbnail, .npz: a cache
     "xmp aae json jsonl ndjson txt xml csv tsv md rst html htm yaml yml toml ini log pp3 dop thm cos vrd cls npy npz "
@@ -43,10 +43,6 @@ _TEXTS: Final = frozenset("readme license licence copying notice pax_global_head
 CONSENTS: Final = "consent.csv"  # who agreed to what (consents.py)
 TABLES: Final = ".lance"  # suffix of a folder that is a table
 _LISTS: Final = frozenset(".txt .csv .tsv .json .jsonl .ndjson .xls .xlsx".split())  # as SRC itself
-ARROW_TO_PARQUET: Final = (
-    'write it so: datasets.load_from_disk("DIR").to_parquet("people.parquet") (split by split, if it has several), or '
-    'pandas.read_feather("people.arrow").to_parquet("people.parquet"), with a column image (bytes) or uri'
-)
 _OF_AWS: Final = re.compile(r"(?:s3|https?)://(?:([^/]+)\.)?s3[.-][a-z0-9.-]*amazonaws\.com/*([^/]*)")
 _MAY_READ: Final = "let this user read all of it, or give a part"
 _ASK: Final = "check the network, and what its package asks for (--storage KEY=VALUE)"
@@ -164,7 +160,7 @@ def _local_files(src: str, root: str | None, listed: Listed) -> Iterator[str]:
                 raise
             listed.leave_out("folder that cannot be read")
             continue
-        if PurePosixPath(folder).name in _MADE_BY_IMMICH and any(entry.name == _IMMICH for entry in entries):
+        if PurePosixPath(folder).name in _MADE_BY_IMMICH and any(entry.name == ".immich" for entry in entries):
             listed.leave_out("system")
             continue
         for entry in entries:
@@ -216,8 +212,17 @@ def _id_of(folder: str) -> tuple[int, int] | None:
 def _stored_files(src: str, root: str | None, listed: Listed) -> Iterator[str]:
     files, path = photo_files(src)
     info = files.get_file_info(path)
+    if info.type == pafs.FileType.File and _is_page(src):  # of a web server, which tells a folder as a page of links
+        found = [uri for uri in _paths(files, path) if uri.startswith(f"{src.rstrip('/')}/") and "?" not in uri]
+        for uri in found:
+            if why := left_out_path(unquote(urlsplit(uri.removeprefix(src)).path)):
+                listed.leave_out_file(why, uri)
+            else:
+                yield uri
+        if found:
+            return
     if info.type == pafs.FileType.File:
-        lies_below = scheme_of(src) == "s3" and next(_keys(path), None) is not None  # elsewhere nothing can
+        lies_below = scheme_of(src) == "s3" and _has_keys(path)  # elsewhere nothing can
         if not lies_below or (info.size and not src.endswith("/")):  # else a marker of the folder, or not meant
             yield _uri(src, path, path)
         if not lies_below:
@@ -232,12 +237,24 @@ def _stored_files(src: str, root: str | None, listed: Listed) -> Iterator[str]:
             yield _uri(src, path, key)
 
 
+def _is_page(src: str) -> bool:
+    return scheme_of(src) in ("http", "https") and not PurePosixPath(urlsplit(src).path).suffix
+
+
 def _keys(path: str) -> Iterator[str]:
     """What lies below BUCKET/PREFIX, one page of a thousand after the other."""
     bucket, _, prefix = path.rstrip("/").partition("/")
     for key in s3_keys(s3_endpoint(), bucket, f"{prefix}/" if prefix else ""):
         if not key.endswith("/"):  # what consoles make in place of a folder
             yield f"{bucket}/{key}"
+
+
+def _has_keys(path: str) -> bool:
+    """Whether there are keys below one that is there; of keys that may be read and not listed none."""
+    try:
+        return next(_keys(path), None) is not None
+    except OSError:
+        return False
 
 
 def _paths(files: pafs.FileSystem, path: str) -> Iterator[str]:

@@ -11,12 +11,16 @@ from factory.errors import SourceError
 from factory.files import shown
 from pipelines.photos.archives import SUFFIXES
 from pipelines.photos.lakes import check_whole
-from pipelines.photos.listing import ARROW_TO_PARQUET, Listed
+from pipelines.photos.listing import Listed
 from pipelines.photos.masks import OF_A_PHOTO, masks_among
 
 _IMAGES: Final = frozenset(
     "jpg jpeg jpe jfif png webp tif tiff bmp gif avif heic heif jxl jp2 j2k jpf ppm pgm pbm pnm mpo tga ico psd exr "
     "dng cr2 cr3 nef nrw arw orf rw2 raf pef srw".split()
+)
+_TO_PARQUET: Final = (
+    'write it so: datasets.load_from_disk("DIR").to_parquet("people.parquet") (split by split, if it has several), or '
+    'pandas.read_feather("people.arrow").to_parquet("people.parquet"), with a column image (bytes) or uri'
 )
 _ARROW: Final = (".arrow", ".feather")
 _PARQUET: Final = re.compile(r"\.(?:parquet|parq|pq)(?:\.(?:gz|gzip|snappy|zst|zstd|lz4|brotli))?$")  # as pandas' own
@@ -42,7 +46,7 @@ def sorted_out(listed: Listed) -> Listed:
     parquet = [file for file in listed.files if kind_of(file) == "parquet"]
     arrow = [file for file in listed.files if file.lower().endswith(_ARROW)]
     if arrow and not (parquet or kinds["image"] or kinds["archive"]):
-        raise SourceError(f"{shown(arrow[0])} is an Arrow table, which is read as Parquet alone; {ARROW_TO_PARQUET}")
+        raise SourceError(f"{shown(arrow[0])} is an Arrow table, which is read as Parquet alone; {_TO_PARQUET}")
     if parquet and not kinds["image"] and not kinds["archive"]:
         listed.tables = [file for file in parquet if not _MARKED.search(file)]
         if listed.tables:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import PurePosixPath
 from typing import Any, Literal
+from urllib.parse import unquote
 
 from factory.errors import SourceError
 from factory.files import local_path, shown
@@ -36,4 +37,5 @@ def with_folders(places: list[dict[str, Any]], sources: Sequence[str]) -> list[d
 def _folder(path: str, bases: Sequence[str]) -> str | None:
     base = next((base for base in bases if path.startswith(f"{base.rstrip('/')}/")), "")
     inner = PurePosixPath(path.removeprefix(base).lstrip("/")).parent
+    inner = PurePosixPath(unquote(str(inner))) if base.startswith(("http://", "https://")) else inner
     return text_name(str(inner)) if inner.parts else None

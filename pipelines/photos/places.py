@@ -10,13 +10,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, Final
+from urllib.parse import unquote, urlsplit
 
 import pyarrow as pa
 
 from factory.consent import Consent
 from factory.errors import SourceError
 from factory.files import shown
-from factory.storage import plain
+from factory.storage import plain, scheme_of
 from pipelines.photos.alike import Alike
 from pipelines.photos.archives import Archives, Members, list_members
 from pipelines.photos.consents import CONSENT, read_consents, with_consents
@@ -121,12 +122,17 @@ def _of_files(alone: list[str], inside: Mapping[str, Members]) -> list[dict[str,
     that cannot be read."""
     alone = sorted([*alone, *(file for file, own in inside.items() if own.fault)])
     members = [(file, member) for file, own in inside.items() for member in own.photos]
-    stems = unique_names([*alone, *(f"{file}/{member.name}" for file, member in members)])
+    stems = unique_names([*map(_as_written, alone), *(f"{file}/{member.name}" for file, member in members)])
     rows = [{"uri": _packed(file), "stem": stem, **_FILE} for file, stem in zip(alone, stems, strict=False)]
     for (file, member), stem in zip(members, stems[len(alone) :], strict=True):
         inner = {"first_row": member.number, "member": _packed(member.name), "offset": member.offset}
         rows.append({**_FILE, "uri": _packed(file), "stem": stem, **inner, "size": member.size})
     return rows
+
+
+def _as_written(file: str) -> str:
+    """A file's uri, of a web server as its name was before it became part of an address."""
+    return unquote(urlsplit(file).path) if scheme_of(file) in ("http", "https") else file
 
 
 def _groups(parquet: str) -> list[int] | SourceError:
