@@ -92,3 +92,20 @@ def test_an_address_that_is_dropped_leads_nowhere(visit: Visit) -> None:
     )
     assert taken == [True, True, False], "a text may be dropped into a field"
     playwright.expect(page.locator(".toast")).to_contain_text("a picture's address, not the picture")
+
+
+def test_a_proxy_that_answers_in_the_servers_place_is_told_in_words(visit: Visit) -> None:
+    page = visit.page
+    page.route("**/v1/models?*", lambda route: route.fulfill(status=200, content_type="text/html", body="<h1>Hi</h1>"))
+    page.locator(".tabs a", has_text="People").click()
+    playwright.expect(page.locator("[role=alert]")).to_contain_text("sign in if you are asked to")
+    page.unroute("**/v1/models?*")
+
+
+def test_a_phone_does_not_zoom_in_on_fields(browser: Any, address: str) -> None:
+    visit = Visit(browser, address, viewport={"width": 390, "height": 844}, has_touch=True, is_mobile=True)
+    playwright.expect(visit.page.locator(".who[data-who]").first).to_be_visible()
+    fields = "[...document.querySelectorAll('input:not([type=radio]), textarea, select')]"
+    sizes = visit.page.evaluate(f"{fields}.map((one) => getComputedStyle(one).fontSize)")
+    assert sizes and {float(size.removesuffix("px")) for size in sizes} == {16.0}
+    visit.close()

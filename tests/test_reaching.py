@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -16,10 +17,12 @@ from starlette.requests import Request
 from starlette.testclient import TestClient
 
 from factory.pack import Pack
+from factory.prompts import people_in
 from factory.store.keys import SCOPES, create_key, revoke_key
 from factory.store.rows import identity_row
 from factory.store.tables import Store
 from serve.hosts import address_of, page_origin
+from serve.openai.schemas import ImagesRequest
 from serve.settings import Settings
 from tests.serving import FakeGenerator, ask, error_of, people_store, person
 from tests.test_access import a_gate
@@ -240,6 +243,54 @@ def test_a_page_elsewhere_shows_the_pictures_that_its_server_was_given(http: Tes
     assert http.get(made, headers=shown).status_code == 200
     for path in ("/v1/identities/ada/thumbnail", "/v1/models/ada", "/v1/poses/front/content"):
         assert http.get(path, headers=shown).status_code == 403, "of these it would learn who is known"
+
+
+@pytest.mark.parametrize("path", ["/people/", "/people/v1/models", "/people/web/main.js"])
+def test_a_proxy_that_leaves_its_path_on_is_told(http: TestClient, path: str) -> None:
+    message = error_of(http.get(path))["message"]
+    assert "let the proxy that leads here take /people off" in message or "takes its own path off" in message
+
+
+def test_who_means_to_erase_a_model_is_told_how(http: TestClient) -> None:
+    answer = http.delete("/v1/models/ada")
+    assert answer.status_code == 405 and "DELETE /v1/identities/NAME" in error_of(answer)["message"]
+    assert http.get("/v1/models/ada").status_code == 200
+    assert "is not asked by PUT" in error_of(http.put(IMAGES))["message"]
+
+
+def test_a_form_that_is_compressed_is_refused_as_such(http: TestClient) -> None:
+    headers = {"content-type": "multipart/form-data; boundary=b", "content-encoding": "gzip"}
+    answer = http.post("/v1/files", content=b"\x1f\x8b", headers=headers)
+    assert answer.status_code == 415 and "'gzip' is not read" in error_of(answer)["message"]
+
+
+def test_the_schema_leads_to_what_it_names(http: TestClient) -> None:
+    schema = http.get("/openapi.json").json()
+    operations = [one["operationId"] for path in schema["paths"].values() for one in path.values()]
+    assert len(operations) == len(set(operations)) > 50
+    for ref in set(re.findall(r'"\$ref": "#/([^"]+)"', json.dumps(schema))):
+        place: Any = schema
+        for part in ref.split("/"):
+            place = place[part]
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        *(r"\<person:ada\>", "＜person：ada＞", "<person：ada>", "< Person : ada >", "&lt;person:ada&gt;"),
+        *(r"\<person\>", "＜person＞", "&lt;person&gt;"),
+    ],
+)
+def test_tags_are_read_as_front_ends_and_input_methods_write_them(http: TestClient, written: str) -> None:
+    assert people_in(ImagesRequest(prompt=f"{written} at sea").prompt) == (["ada"] if "ada" in written else [None])
+    who = "ada" if "ada" in written else "bob"
+    answer = ask(http, model="bob", prompt=written)
+    assert answer.status_code == 200 and answer.json()["model"] == who
+
+
+@pytest.mark.parametrize("name", ["back\\", "a/b", "x & y", "ada"])
+def test_names_in_tags_stay_as_they_are(name: str) -> None:
+    assert ImagesRequest(prompt=f"<person:{name}> at sea").prompt == f"<person:{name}> at sea"
 
 
 @pytest.mark.parametrize(

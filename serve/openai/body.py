@@ -42,10 +42,10 @@ def as_body(fields: Any, kind: type[Body]) -> Body:
 
 def described(kind: type[BaseModel], media_type: str = "application/json") -> dict[str, Any]:
     """`openapi_extra` of a route that reads its body as `kind` by itself, whatever its content type."""
-    return {"requestBody": {"content": {media_type: {"schema": _whole(kind.model_json_schema())}}}}
+    return {"requestBody": {"content": {media_type: {"schema": whole(kind.model_json_schema())}}}}
 
 
-def _whole(schema: dict[str, Any]) -> Any:
+def whole(schema: dict[str, Any]) -> Any:
     """A JSON schema with what it refers to in its place: in OpenAPI, "#" is another document's root."""
     named = schema.pop("$defs", {})
 
@@ -76,10 +76,15 @@ def _check_origin(request: Request) -> None:
         raise RequestRefused("from a browser's page this needs content-type: application/json", status=415)
 
 
-async def _read(request: Request) -> bytes:
+def check_encoding(request: Request) -> None:
+    """Raises RequestRefused for a body that is compressed."""
     encoding = request.headers.get("content-encoding", "identity").strip().lower()
     if encoding != "identity":
-        raise RequestRefused(f"content-encoding {encoding[:20]!r} is not read; send the JSON as it is", status=415)
+        raise RequestRefused(f"content-encoding {encoding[:20]!r} is not read; send the body as it is", status=415)
+
+
+async def _read(request: Request) -> bytes:
+    check_encoding(request)
     body, held = bytearray(), request.scope.get(HELD) or Held()
     try:
         async for chunk in request.stream():

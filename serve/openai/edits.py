@@ -13,6 +13,7 @@ from fastapi.responses import Response
 from pydantic import ValidationInfo, field_validator
 
 from serve.ledger import tell
+from serve.openai.body import whole
 from serve.openai.contract import IMAGES_EDIT, Fates
 from serve.openai.events import event_text, stream
 from serve.openai.forms import PhotoFields, read_form
@@ -132,7 +133,7 @@ class Edits:
 def edit_routes(edits: Edits) -> APIRouter:
     """POST /v1/images/edits."""
     router = APIRouter()
-    schema = EditsRequest.model_json_schema()
+    schema = whole(EditsRequest.model_json_schema())
     schema["properties"] = {"image": {"type": "string", "format": "binary"}, **schema["properties"]}
     schema["required"] = ["image", "prompt"]
     form = {"requestBody": {"content": {"multipart/form-data": {"schema": schema}}}}

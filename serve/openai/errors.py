@@ -19,7 +19,7 @@ from serve.catalog import UnknownIdentity
 from serve.client import GenerationTimeout, GeneratorDown, QueueFull
 from serve.learning import Diverged, FaceGone
 from serve.openai.body import first_fault
-from serve.openai.paths import no_route
+from serve.openai.paths import no_method, no_route
 from serve.openai.schemas import RequestRefused
 from serve.quotas import BeyondQuota, QuotaExceeded
 from serve.refusals import KeyReused, TooMuchWork, UnknownWork
@@ -91,8 +91,9 @@ _WITHOUT_DETAIL: Final = {
 async def answer_error(request: Request, error: Exception) -> Response:
     """The answer to a request that failed, in OpenAI's shape; AUTOMATIC1111's clients look for `detail`."""
     status, body, headers = told(error)
-    if isinstance(error, HTTPException) and status == 404:
-        body["error"]["message"] = no_route(request.scope["path"])
+    if isinstance(error, HTTPException) and status in (404, 405):
+        path = request.scope["path"]
+        body["error"]["message"] = no_route(path) if status == 404 else no_method(request.method, path)
     if request.scope["path"].startswith(("/sdapi/", "/controlnet/", "/internal/")):
         body["detail"] = body["error"]["message"]
     return JSONResponse(body, status_code=status, headers=headers)

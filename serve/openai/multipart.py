@@ -17,6 +17,7 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect
 from starlette.types import Message
 
+from serve.openai.body import check_encoding
 from serve.openai.schemas import RequestRefused
 
 _EXTENDED: Final = re.compile(rb"\bfilename\*=(utf-8|iso-8859-1)'[^']*'([^;\s]*)", re.IGNORECASE)
@@ -33,6 +34,7 @@ async def form_of(
     Raises RequestRefused: `too_long` where the body has more than `max_bytes`, 400 where it is none, or not all of it
     is there: of several photos the last would be missing, and nobody would know.
     """
+    check_encoding(request)
     body = _from_boundary(limited(request, too_long, max_bytes).stream(), request.headers.get("content-type", ""))
     parser = _Parser(request.headers, body, max_files=max_files, max_fields=max_fields, max_part_size=max_field)
     try:

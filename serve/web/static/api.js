@@ -64,7 +64,13 @@ async function ask(path, { method = "GET", json, form, signal, headers = {} } = 
 
 export async function call(path, options) {
   const answer = await ask(path, options);
-  return answer.status === 204 ? null : JSON.parse(await answer.text(), exact);
+  if (answer.status === 204) return null;
+  const said = await answer.text();
+  try {
+    return JSON.parse(said, exact);
+  } catch { // a page that asks who is there
+    throw new ApiError(0, { error: { message: "something in front of this server answered in its place: load this page again, and sign in if you are asked to", code: "no_answer" } });
+  }
 }
 
 /** A whole number that has more digits than a number here keeps (a seed of the command line), as a text of all of them. */
