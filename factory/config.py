@@ -27,7 +27,7 @@ class PrepareConfig(Config):
     """Limits for photos and faces."""
 
     max_bytes: int = Field(default=64 * 2**20, ge=1)  # bytes of the encoded file
-    max_pixels: int = Field(default=50_000_000, ge=1)  # width x height, checked before decoding
+    max_pixels: int = Field(default=64_000_000, ge=1)  # width x height, checked before decoding; cameras: 61e6
     min_side_px: int = Field(default=64, ge=1)  # shorter side of the photo
     salvage: bool = False  # use the whole rows of files that are cut short, however few
     faces: Literal["all", "largest"] = "all"  # which faces of a photo become identities

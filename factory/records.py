@@ -38,6 +38,7 @@ class Photo:
     name: str  # the caller's name for it: the `name` column, or the file's stem
     image: np.ndarray  # uint8 [H, W, 3], RGB, EXIF orientation applied
     origin: Origin = Origin()
+    unread: int = 0  # further pages of its file, pictures of their own
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -69,6 +69,20 @@ def test_transparency_of_deep_greys() -> None:
     assert error_of(png16(pair), GREYS / 2 + 127.5) < 1
 
 
+def test_a_last_channel_that_is_zero_everywhere_hides_nothing() -> None:
+    """Of renderers and screenshots that leave it alone; who looks at such a picture without alpha sees it."""
+    none, four = np.zeros_like(GREY), np.dstack([TRUE, np.zeros_like(GREY)])
+    assert error_of(saved(Image.fromarray(four), "PNG"), TRUE) == 0
+    assert error_of(saved(Image.fromarray(four), "WEBP", lossless=True, exact=True), TRUE) == 0
+    assert error_of(saved(Image.fromarray(np.dstack([GREY, none])), "PNG"), GREYS) == 0
+    assert error_of(png16(four.astype(np.uint16) * 257), TRUE) < 1
+    assert error_of(tiff(four, photometric="rgb", extrasamples=["unassalpha"]), TRUE) == 0
+    four[0, 0, 3] = 255
+    seen = np.full_like(TRUE, 255)
+    seen[0, 0] = TRUE[0, 0]
+    assert error_of(saved(Image.fromarray(four), "PNG"), seen) == 0, "a dot that is to be seen alone stays so"
+
+
 def test_full_scale() -> None:
     for top, full in ((200, 255), (1023, 1023), (3000, 4095), (16000, 16383), (17000, 65535), (70000, 2**24 - 1)):
         assert full_scale(np.array([0, top], np.uint32)) == full

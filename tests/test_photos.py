@@ -82,7 +82,8 @@ def test_damaged_exif_does_not_cost_the_photo() -> None:
 def test_transparency_becomes_white() -> None:
     image = corners().convert("RGBA")
     image.putalpha(Image.new("L", image.size, 0))
-    assert near(decode(encoded(image, "PNG")), WHITE, 0)
+    image.putpixel((0, 0), (*GREEN, 255))
+    assert near(decode(encoded(image, "PNG"))[1:], WHITE, 0)
     grey = Image.merge("LA", (Image.new("L", (64, 64), 10), Image.new("L", (64, 64), 128)))
     assert abs(int(decode(encoded(grey, "PNG"))[0, 0, 0]) - 132) <= 1
 
@@ -205,7 +206,7 @@ def test_limits() -> None:
     assert decode(data, PrepareConfig(max_bytes=len(data), max_pixels=8000, min_side_px=80)).shape == (80, 100, 3)
 
 
-@pytest.mark.parametrize("side", [8_000, 12_000, 60_000])
+@pytest.mark.parametrize("side", [8_001, 12_000, 60_000])
 def test_decompression_bomb_is_refused_before_decoding(side: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """A few bytes that claim a huge picture; Pillow itself only warns between 89 and 178 million pixels."""
 
@@ -236,6 +237,24 @@ def test_of_a_tiff_the_largest_page_counts() -> None:
     assert photo.origin.frame == 1 and photo.image.shape == (128, 192, 3)
     huge = Image.new("1", (9000, 9000))
     assert reason(encoded(small, "TIFF", save_all=True, append_images=[huge])) == "too_large"
+
+
+@pytest.mark.parametrize(
+    ("sizes", "unread"),
+    [([(96, 64)], 0), ([(96, 64)] * 3, 2), ([(96, 64), (80, 60)], 1), ([(256, 256), (128, 128), (64, 64)], 0)],
+)
+def test_pages_beside_the_one_that_is_read_are_counted(sizes: list[tuple[int, int]], unread: int) -> None:
+    """Of a scanner with a feeder; the levels of a pyramid are the same picture again."""
+    first, *others = (corners(size) for size in sizes)
+    photo = decode_photo(encoded(first, "TIFF", save_all=True, append_images=others), name="x", config=CONFIG)
+    assert photo.unread == unread and photo.image.shape[:2] == sizes[0][::-1]
+
+
+def test_limits_are_told_with_the_setting_that_changes_them() -> None:
+    data = encoded(corners((96, 64)), "PNG")
+    for name, limit in (("max_bytes", 9), ("max_pixels", 6143), ("min_side_px", 65)):
+        with pytest.raises(PhotoRejected, match=rf"\({name}\)"):
+            decode(data, PrepareConfig.model_validate({name: limit}))
 
 
 def test_of_a_picture_in_several_views_the_first_counts() -> None:

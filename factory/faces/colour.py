@@ -44,6 +44,8 @@ def deep_to_rgb(
     scaled = np.clip(values.astype(np.float32) * (1 / full), 0, 1)
     if white_is_zero:
         scaled = 1 - scaled
+    if scaled.ndim == 3 and scaled.shape[2] == 4 and not values[..., 3].any():
+        scaled = scaled[..., :3]  # as in `_with_alpha`
     if scaled.ndim == 3 and scaled.shape[2] == 4:
         scale = full_scale(values[..., 3]) if values.dtype.kind == "f" else np.iinfo(values.dtype).max
         alpha = np.clip(values[..., 3:].astype(np.float32) / scale, 0, 1)
@@ -83,15 +85,27 @@ def _grey(image: Image.Image) -> Image.Image:
 
 
 def _with_alpha(image: Image.Image) -> Image.Image:
-    """Over white, in the picture's own colours, so that its profile still fits: grey stays grey."""
+    """Over white, in the picture's own colours, so that its profile still fits: grey stays grey.
+
+    Where nothing would be left, whoever wrote the file left the last channel alone: the colours are the picture.
+    """
     if image.mode in ("LA", "La"):
         pair = image.convert("LA")
+        if _is_zero(pair.getchannel(1)):
+            return pair.getchannel(0)
         over = Image.new("L", image.size, _WHITE)
         over.paste(pair.getchannel(0), mask=pair.getchannel(1))
         return over
+    four = image.convert("RGBA")
+    if _is_zero(four.getchannel(3)):
+        return four.convert("RGB")
     opaque = Image.new("RGBA", image.size, "white")
-    opaque.alpha_composite(image.convert("RGBA"))
+    opaque.alpha_composite(four)
     return opaque.convert("RGB")
+
+
+def _is_zero(channel: Image.Image) -> bool:
+    return channel.getextrema() == (0, 0)
 
 
 def _deep(image: Image.Image) -> Image.Image:

@@ -43,7 +43,8 @@ class FaceDetector:
         turns, image, found = self._scan.upright(photo.image)
         if not found:
             height, width = photo.image.shape[:2]
-            raise PhotoRejected("no_face", f"no face scores {self._config.min_score} in {width} x {height} pixels")
+            least = f"{self._config.min_score:g} (min_score)"
+            raise PhotoRejected("no_face", f"no face scores {least} in {width} x {height} pixels")
         faces: list[Face] = []
         refused: list[tuple[int, PhotoRejected]] = []
         for index, face in enumerate(found[:1] if self._config.faces == "largest" else found):
@@ -58,17 +59,18 @@ class FaceDetector:
         config = self._config
         if found.size.min() < config.min_face_px:
             width, height = found.size
-            raise PhotoRejected("face_too_small", f"{width:.0f} x {height:.0f} px; a side needs {config.min_face_px:g}")
+            least = f"{config.min_face_px:g} (min_face_px)"
+            raise PhotoRejected("face_too_small", f"{width:.0f} x {height:.0f} px; a side needs {least}")
         matrix = similarity(found.landmarks, FFHQ_512 * (self._resolution / 512))
         visible = visible_share(matrix, np.asarray(FACE_BOX) * self._resolution, image.shape)
         if visible < config.min_visible:
             there = floor(visible * 1000) / 10  # rounded up, it might agree with the limit
-            must = f"{config.min_visible * 100:g}% must"
+            must = f"{config.min_visible * 100:g}% must (min_visible)"
             raise PhotoRejected("face_cut_off", f"{there:.1f}% of it, forehead to chin, lies in the photo; {must}")
         crop = align(image, matrix, self._resolution)
         detail = sharpness(crop, float(found.size.min()))
         if detail < config.min_sharpness:
-            raise PhotoRejected("blurred", f"sharpness {detail:.3f}; it needs {config.min_sharpness:g}")
+            raise PhotoRejected("blurred", f"sharpness {detail:.3f}; it needs {config.min_sharpness:g} (min_sharpness)")
         return Face(
             face_id=face_id(photo_id, index),
             face_index=index,

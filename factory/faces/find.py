@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from factory.config import PrepareConfig
 from factory.errors import PhotoRejected
 from factory.faces.detect import FaceDetector
@@ -24,12 +26,17 @@ class FaceFinder:
 
         `photo_id` is its `content_id`, where it is known.
         """
-        photo_id = photo_id or content_id(data)
+        photo_id, photo = photo_id or content_id(data), None
         try:
             photo = decode_photo(data, name=name, config=self._config, photo_id=photo_id)
-            return self._detector.find(photo)
+            found = self._detector.find(photo)
         except PhotoRejected as error:
-            refusal = error
+            found = FoundFaces(photo_id=photo_id, name=name, faces=[], refused=[(0, error)])
         except MemoryError:
             refusal = PhotoRejected("out_of_memory", f"{len(data)} bytes need more memory than there is")
-        return FoundFaces(photo_id=photo_id, name=name, faces=[], refused=[(0, refusal)])
+            found = FoundFaces(photo_id=photo_id, name=name, faces=[], refused=[(0, refusal)])
+        if photo is None or not photo.unread:
+            return found
+        pages = f"{photo.unread} more page{'s' if photo.unread > 1 else ''} of this TIFF"
+        told = PhotoRejected("unsupported", f"{pages}: one is read of a file; save each page as a file of its own")
+        return replace(found, refused=[*found.refused, (len(found.faces) + len(found.refused), told)])

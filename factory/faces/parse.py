@@ -70,8 +70,8 @@ def check_masks(masks: FaceMasks, config: PrepareConfig) -> None:
     """Raises PhotoRejected("masks_empty") if the face mask covers less of the crop than the config asks for."""
     share = float(masks.face.mean())
     if share < config.min_mask_fraction or not masks.face.any():
-        detail = f"the face mask covers {share:.1%} of the crop; {config.min_mask_fraction:.1%} is the least"
-        raise PhotoRejected("masks_empty", detail)
+        least = f"{config.min_mask_fraction:.1%} is the least (min_mask_fraction)"
+        raise PhotoRejected("masks_empty", f"the face mask covers {share:.1%} of the crop; {least}")
 
 
 def _resize(images: torch.Tensor, side: int, *, antialias: bool) -> torch.Tensor:

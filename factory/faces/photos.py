@@ -38,13 +38,14 @@ def decode_photo(data: bytes, *, name: str, config: PrepareConfig, photo_id: str
     """Decode an image file to an upright sRGB photo of its full size. `photo_id` is its `content_id`, where known.
 
     Transparent parts become white; deep pixels are scaled by their range; colours go through the file's profile. Of an
-    animation the first frame counts in which something is to be seen, of a TIFF the largest page. Of a file that is cut
-    short the whole rows count: of a JPEG that lacks its last few, and of any with `config.salvage`.
+    animation the first frame counts in which something is to be seen, of a TIFF the largest page (`unread`: of so
+    many others). Of a file that is cut short the whole rows count: of a JPEG that lacks its last few, and of any with
+    `config.salvage`.
 
     Raises PhotoRejected: not_an_image, unsupported, damaged (also cut short), too_large (bytes or pixels), too_small.
     """
     if len(data) > config.max_bytes:
-        raise PhotoRejected("too_large", f"{len(data)} bytes; the limit is {config.max_bytes}")
+        raise PhotoRejected("too_large", f"{len(data):,} bytes; the limit is {config.max_bytes:,} bytes (max_bytes)")
     if not data:
         raise PhotoRejected("not_an_image", "the file is empty")
     kind = kind_of(data)
@@ -53,7 +54,7 @@ def decode_photo(data: bytes, *, name: str, config: PrepareConfig, photo_id: str
     try:
         decoded = READERS[kind.name](data, config)
     except Image.DecompressionBombError as error:  # of a later frame that is larger than the first
-        raise PhotoRejected("too_large", f"a frame of more than {config.max_pixels} pixels") from error
+        raise PhotoRejected("too_large", f"a frame of more than {config.max_pixels:,} pixels (max_pixels)") from error
     except CORRUPT as error:
         raise _fault(data, kind.name) from error
     turn = _UPRIGHT.get(decoded.orientation)
@@ -64,6 +65,7 @@ def decode_photo(data: bytes, *, name: str, config: PrepareConfig, photo_id: str
         name=name,
         image=np.array(upright),
         origin=Origin(frame=decoded.frame, salvaged=decoded.salvaged),
+        unread=decoded.unread,
     )
 
 

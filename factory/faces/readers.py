@@ -9,7 +9,7 @@ import struct
 import warnings
 import zlib
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from io import BytesIO
 from typing import Final, TypeAlias
 
@@ -58,6 +58,7 @@ class Decoded:
     orientation: int = 1  # EXIF's number
     frame: int = 0  # of an animation, page of a TIFF
     salvaged: bool = False  # rows are missing
+    unread: int = 0  # pages beside it
 
 
 Reader: TypeAlias = Callable[[bytes, PrepareConfig], Decoded]
@@ -67,9 +68,10 @@ def check_size(size: tuple[int, int], config: PrepareConfig) -> None:
     """Raises PhotoRejected for a picture of more pixels, or of a shorter side, than the limits allow."""
     width, height = size
     if width * height > config.max_pixels:
-        raise PhotoRejected("too_large", f"{width} x {height} pixels; the limit is {config.max_pixels} in all")
+        limit = f"the limit is {config.max_pixels:,} in all (max_pixels)"
+        raise PhotoRejected("too_large", f"{width} x {height} pixels; {limit}")
     if min(size) < config.min_side_px:
-        raise PhotoRejected("too_small", f"{width} x {height} pixels; a side needs {config.min_side_px}")
+        raise PhotoRejected("too_small", f"{width} x {height} pixels; a side needs {config.min_side_px} (min_side_px)")
 
 
 def _read_jpeg(data: bytes, config: PrepareConfig) -> Decoded:
@@ -115,9 +117,10 @@ def _read_png(data: bytes, config: PrepareConfig) -> Decoded:
 
 
 def _read_tiff(data: bytes, config: PrepareConfig) -> Decoded:
-    page = tiff.photo_page(data)
-    if page is None:
+    found = tiff.photo_page(data)
+    if found is None:
         raise ValueError("no page")
+    page, unread = found
     check_size(page.size, config)
     if not page.needs_opencv:
         try:
@@ -126,7 +129,7 @@ def _read_tiff(data: bytes, config: PrepareConfig) -> Decoded:
             raise tiff.unsupported(page) from error
         image, salvaged = _loaded(opened, config)
         rgb = to_rgb(image, image.info.get("icc_profile"))
-        return Decoded(rgb, _orientation(image), frame=page.number, salvaged=salvaged)
+        return Decoded(rgb, _orientation(image), frame=page.number, salvaged=salvaged, unread=unread)
     values = tiff.read_deep(data, page)
     if values is None:
         raise tiff.unsupported(page) if page.is_rarely_packed else ValueError("damaged or cut short")
@@ -136,7 +139,7 @@ def _read_tiff(data: bytes, config: PrepareConfig) -> Decoded:
         white_is_zero=page.white_is_zero,
         premultiplied=page.is_premultiplied,
     )
-    return Decoded(rgb, page.one(_ORIENTATION, 1), frame=page.number)
+    return Decoded(rgb, page.one(_ORIENTATION, 1), frame=page.number, unread=unread)
 
 
 def _read_heif(data: bytes, config: PrepareConfig) -> Decoded:
@@ -162,15 +165,6 @@ def _read_jxl(data: bytes, config: PrepareConfig) -> Decoded:
     check_size((header["width"], header["height"]), config)
     values, metadata = pylibjxl.decode(data, metadata=True)  # upright, 8 bits
     return Decoded(to_rgb(Image.fromarray(values), metadata.get("icc")))
-
-
-def _read_bmp(data: bytes, config: PrepareConfig) -> Decoded:
-    image = BmpImageFile(BytesIO(data), "")
-    check_size(image.size, config)
-    shown = _shown(image, image.info.get("icc_profile"), config)
-    if image.mode != "RGBA" or image.getchannel("A").getextrema() != (0, 0):
-        return shown
-    return replace(shown, image=image.convert("RGB"))  # whoever wrote it left the fourth byte alone
 
 
 def _codestream(data: bytes) -> bytes:
@@ -211,7 +205,7 @@ READERS: Final[dict[str, Reader]] = {
     "JPEG XL": _read_jxl,
     "WebP": _plain(WebPImageFile),
     "GIF": _plain(GifImageFile),
-    "BMP": _read_bmp,
+    "BMP": _plain(BmpImageFile),
     "JPEG 2000": _plain(Jpeg2KImageFile),
     "PPM": _plain(PpmImageFile),
 }

@@ -56,6 +56,11 @@ class Page:
         return (self.tags.get(tag) or (default,))[0]
 
     @property
+    def num_pixels(self) -> int:
+        """Width times height."""
+        return self.size[0] * self.size[1]
+
+    @property
     def is_reduced(self) -> bool:
         """Whether it says of itself that it is a thumbnail or a mask."""
         return bool(self.one(_KIND, 0) & 5)
@@ -123,8 +128,9 @@ class Page:
         return True
 
 
-def photo_page(data: bytes) -> Page | None:
-    """The page that is the photo: the largest, of those that are no thumbnails. None if there is none to be read.
+def photo_page(data: bytes) -> tuple[Page, int] | None:
+    """The page that is the photo: the largest, of those that are no thumbnails; and how many others are pictures of
+    their own, such as the next ones in a scanner's feeder. None if there is none to be read.
 
     Raises PhotoRejected("unsupported") for a camera's raw file, and for pixels that are not read.
     """
@@ -134,10 +140,10 @@ def photo_page(data: bytes) -> Page | None:
     whole = [page for page in found if not page.is_reduced] or found
     if not whole:
         return None
-    page = max(whole, key=lambda page: (page.size[0] * page.size[1], -page.number))
+    page = max(whole, key=lambda page: (page.num_pixels, -page.number))
     if page.unsupported:
         raise unsupported(page)
-    return page
+    return page, sum(page.num_pixels <= 2 * other.num_pixels for other in whole) - 1  # not the levels of a pyramid
 
 
 def unsupported(page: Page) -> PhotoRejected:

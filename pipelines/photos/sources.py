@@ -121,7 +121,7 @@ def _photo(entry: Entry, listed_id: str | None, max_bytes: int) -> dict[str, Any
         return {**row, "photo_id": "", "reject_id": entry.source_id, "reason": "unreadable", "detail": str(error)}
     if data is not None:
         return {**row, "photo_id": photo_id, "reject_id": photo_id, "image": data}
-    detail = f"{size:,} bytes; the limit is {max_bytes:,} bytes"
+    detail = f"{size:,} bytes; the limit is {max_bytes:,} bytes (max_bytes)"
     return {**row, "photo_id": photo_id, "reject_id": photo_id, "reason": "too_large", "detail": detail}
 
 
