@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from factory.faces.align import FFHQ_512, align, inside_photo, photo_corners, similarity, visible_share
+from factory.faces.align import FFHQ_512, align, inside_photo, nearer_to, photo_corners, similarity, visible_share
 
 
 def known(scale: float, degrees: float, shift: tuple[float, float]) -> np.ndarray:
@@ -85,6 +85,15 @@ def test_what_of_a_crop_shows_the_photo() -> None:
         padded = cv2.warpAffine(photo, matrix, (64, 64), flags=cv2.INTER_NEAREST)[..., 0] == 200
         assert (inside == padded).mean() > 0.97 and inside.any() and not inside.all()
     assert inside_photo(photo_corners(known(1, 0, (-5, -5)), (90, 90)), 64).all()
+
+
+def test_a_crop_is_parted_between_faces_by_their_sizes() -> None:
+    own, turned = np.array([10.0, 10, 30, 30]), known(1.0, 90, (50, 5))
+    assert nearer_to(own, [], turned, 64).all()
+    for matrix in (known(1.0, 0, (0, 0)), turned):
+        part = nearer_to(own, [np.array([40.0, 15, 50, 25])], matrix, 64)  # half as large, 25 px to the right
+        across = [matrix[:, :2] @ (x, 20) + matrix[:, 2] for x in (5, 20, 36, 37.4, 44)]
+        assert [bool(part[round(y), round(x)]) for x, y in across] == [True, True, True, False, False]
 
 
 def test_visible_share() -> None:

@@ -52,6 +52,7 @@ def test_a_good_photo_has_nothing_against_it() -> None:
         ("sharpness", {"crop": cv2.GaussianBlur(ASTRONAUT, (0, 0), 3.0)}),
         ("size", {"box": LARGE * 0.3}),
         ("exposure", {"crop": ASTRONAUT // 8}),
+        ("exposure", {"crop": (ASTRONAUT * np.where(np.arange(SIDE) < SIDE / 2, 1, 0.15)[:, None]).astype(np.uint8)}),
         ("exposure", {"crop": np.clip(ASTRONAUT.astype(int) + 235, 0, 255).astype(np.uint8)}),
         ("visible", {"masks": replace(WHOLE, face=WHOLE.face & (np.arange(SIDE)[:, None] < 78))}),
         ("frontal", {"points": np.array([[40, 60], [70, 60], [30, 78], [42, 92], [64, 92]], float)}),

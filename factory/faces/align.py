@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import cv2
 import numpy as np
 
@@ -68,6 +70,22 @@ def inside_photo(corners: np.ndarray, side: int) -> np.ndarray:
     for (x0, y0), (x1, y1) in zip(corners, np.roll(corners, -1, axis=0), strict=True):
         within &= (x1 - x0) * (y - y0) >= (y1 - y0) * (x - x0)  # on the inner side of this edge
     return within
+
+
+def nearer_to(box: np.ndarray, others: Sequence[np.ndarray], matrix: np.ndarray, side: int) -> np.ndarray:
+    """Which pixels of a crop are nearer to its own face than to other ones, bool [side, side].
+
+    Boxes are x0 y0 x1 y1 in pixels of the photo. The line between two faces parts the way from one's middle to the
+    other's by their sizes: where cheeks touch, they do so there.
+    """
+    y, x = np.mgrid[:side, :side]
+    nearer = np.ones((side, side), bool)
+    middle, size = matrix[:, :2] @ (box[:2] + box[2:]) / 2 + matrix[:, 2], float((box[2:] - box[:2]).sum())
+    for other in others:
+        way = matrix[:, :2] @ (other[:2] + other[2:]) / 2 + matrix[:, 2] - middle
+        reach = size / (size + float((other[2:] - other[:2]).sum())) * float(way @ way)
+        nearer &= (x - middle[0]) * way[0] + (y - middle[1]) * way[1] <= reach
+    return nearer
 
 
 def visible_share(matrix: np.ndarray, box: np.ndarray, shape: tuple[int, ...]) -> float:

@@ -24,6 +24,7 @@ _COVERED, _WHOLE = 0.5, 0.95  # share of the middle of the face that the parser 
 _MIDDLE = (0.5, 0.62, 0.17, 0.22)  # of the aligned crop: x and y of an ellipse from the brows to the chin, its radii
 _DARK, _LIT = 0.12, 0.35  # luma 0..1 of the brightest twentieth of the face: dark skin in good light, too
 _BURNT, _TONED = 0.92, 0.65  # of the darkest twentieth
+_NOSE = 0.08  # of the crop's side: half of what lies between the cheeks
 _LOOKED_AT_PX = 64  # side of what exposure and cover are counted on
 
 # How far nose and mouth lie before or behind the eyes on the head that everybody shares (factory/faces/pose.py), and
@@ -44,7 +45,7 @@ def photo_quality(crop: np.ndarray, masks: FaceMasks, landmarks: np.ndarray, box
         size=_ramp(log(max(face_px, 1.0)), log(_TINY_PX), log(enough_px)),
         frontal=_ramp(max(abs(turned[0]), abs(turned[1]) - _NOD_SLACK), _AWAY, _FRONT),
         visible=_ramp(float(face[middle].mean()), _COVERED, _WHOLE),
-        exposure=_exposure(crop[::step, ::step][face]),
+        exposure=min(_exposure(crop[::step, ::step][part]) for part in _lit_alike(face)),
     )
 
 
@@ -76,6 +77,14 @@ def head_turn(landmarks: np.ndarray) -> tuple[float, float]:
     share = nose_y / max(mouth_y, 1e-6)  # of the way from the eyes to the mouth
     nod = (_MOUTH_DOWN * share - _NOSE_DOWN) / max(_NOSE_BEFORE + _MOUTH_BEHIND * share, 1e-6)
     return yaw, degrees(atan(nod))
+
+
+def _lit_alike(face: np.ndarray) -> list[np.ndarray]:
+    """Parts of a face's mask, bool [H, W], each of which light must reach: all of it, and what is left and right of
+    the nose. A profile has one cheek."""
+    across = (np.arange(face.shape[1]) + 0.5) / face.shape[1]
+    cheeks = face & (across < 0.5 - _NOSE), face & (across > 0.5 + _NOSE)
+    return [face, *(cheek for cheek in cheeks if 8 * cheek.sum() > face.sum())]
 
 
 def _exposure(pixels: np.ndarray) -> float:

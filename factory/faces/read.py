@@ -11,7 +11,7 @@ import torch
 
 from factory.config import PrepareConfig
 from factory.errors import PhotoRejected
-from factory.faces.align import inside_photo
+from factory.faces.align import FFHQ_512, inside_photo, nearer_to, similarity
 from factory.faces.encode import FeatureEncoder
 from factory.faces.parse import FaceParser, check_masks
 from factory.faces.quality import photo_quality
@@ -34,6 +34,14 @@ class ReadFaces:
         if not self.faces:
             raise self.refused[0][1]
         return self.faces
+
+
+def _own_part(face: Face, of_photo: Sequence[Face]) -> np.ndarray:
+    """Which pixels of a crop may be learned: not the streaks beside a tight one, nor who stands cheek to cheek."""
+    side = len(face.crop)
+    matrix = similarity(face.landmarks, FFHQ_512 * (side / 512))
+    others = [other.box for other in of_photo if other is not face]
+    return inside_photo(face.inside, side) & nearer_to(face.box, others, matrix, side)
 
 
 class FaceReader:
@@ -70,7 +78,7 @@ class FaceReader:
                 if isinstance(outcome, PhotoRejected):
                     raise outcome
                 masks, features = outcome
-                within = inside_photo(face.inside, len(face.crop))  # else the streaks beside a tight one are learned
+                within = _own_part(face, photo.faces)
                 masks = FaceMasks(face=masks.face & within, hair=masks.hair & within)
                 check_masks(masks, self._config)
             except PhotoRejected as error:
