@@ -29,7 +29,8 @@ _DOUBTFUL = 0.72  # a score below which what was found may be no face at all
 _BETTER_TURNED = 0.02  # in score: by this much a face must be found better in the turned photo, both looks together
 _FOUND_TURNED = 0.6  # the score of a face that is found in a turned photo alone
 _MUCH_BETTER = 0.1  # in score: by this much one face of several must be better turned, in one look at all four
-_LEVEL, _LEVELLINGS = 4.0, 4  # degrees of tilt from which landmarks are looked for again, and how often
+_SURELY_LEVEL = 0.87  # a score that no head reaches that is tilted by 20 degrees and seems level
+_LEVEL, _LEVELLINGS = 5.0, 4  # degrees of tilt from which landmarks are looked for again, and how often
 _AROUND, _AROUND_PX = 1.2, 320  # sides of the face's box, from its middle: what is looked at then, and how large
 _REGION = 1.6  # sides of the face's box: what is looked at in all four rotations at once
 _CELL = 160  # px of each of the four in that view
@@ -110,11 +111,12 @@ class Scan:
             least = _FOUND_TURNED if best is None else best.score + _BETTER_TURNED - lead
             if max((face.score for face in again), default=0.0) >= least:
                 return turns, turned, self._each_upright(turned, again)
-        return 0, image, self._each_upright(image, found)
+        return 0, image, self._each_upright(image, found, best)
 
-    def _each_upright(self, image: np.ndarray, found: list[Found]) -> list[Found]:
+    def _each_upright(self, image: np.ndarray, found: list[Found], looked_at: Found | None = None) -> list[Found]:
         """The faces of a photo that is upright, the eyes of each where they are. Points stay the photo's."""
-        settled = [face if face.score >= _SURELY_UPRIGHT else self._stood_up(image, face) for face in found]
+        sure = [face is looked_at or face.score >= _SURELY_UPRIGHT for face in found]
+        settled = [face if is_sure else self._stood_up(image, face) for face, is_sure in zip(found, sure, strict=True)]
         if any(face is not same for face, same in zip(settled, found, strict=True)):
             for turns in (1, 2, 3):  # where one lies, others may that were not even found
                 again = self(np.ascontiguousarray(np.rot90(image, -turns)))
@@ -135,7 +137,7 @@ class Scan:
         """A face with its landmarks as they are found where its eyes are level: of a tilted head the detector draws
         them too level."""
         tilt = 0.0
-        for _ in range(_LEVELLINGS):
+        for _ in range(0 if face.score >= _SURELY_LEVEL and abs(face.tilt) < 2 * _LEVEL else _LEVELLINGS):
             if abs(face.tilt - tilt) < _LEVEL:
                 break
             tilt = face.tilt
