@@ -136,8 +136,9 @@ def serve(
     """
     with user_errors():
         from factory.pack import load_pack
+        from pipelines.jobs.joining import join_or_start
         from serve.app import run as serve_app
 
         loaded = load_pack(pack)
         loaded.folder(loaded.base)
-        serve_app(root, pack, host, port, insecure=insecure, cors=cors or ())
+        serve_app(root, pack, host, port, insecure=insecure, cors=cors or (), reach_ray=join_or_start)

@@ -114,7 +114,7 @@ def _why_not(address: str, working_dir: Path | None, error: Exception) -> str:
     """Why a cluster takes no job, and the remedy."""
     from ray.exceptions import AuthenticationError
 
-    from pipelines.jobs.cluster import TOKEN
+    from pipelines.jobs.joining import TOKEN
 
     text = str(error).strip().partition("\n")[0]
     if isinstance(error, AuthenticationError):

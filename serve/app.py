@@ -10,7 +10,7 @@ import shlex
 import socket
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing, redirect_stderr, redirect_stdout
 from errno import EADDRINUSE
 from http.client import HTTPConnection
@@ -111,7 +111,7 @@ def start(
     store, used_pack = _checked(root, pack, port)
     pages = [*settings.cors, *map(page_origin, cors)]
     settings = settings.model_copy(update={"keyless": _keyless(store, host, insecure), "cors": pages})
-    _connect()
+    _connect(_start_ray)
     if settings.num_threads is None and len(ray.nodes()) == 1:  # type: ignore[no-untyped-call]
         # `num_cpus` is a share for the scheduler; alone on a machine, use all of it
         settings = settings.model_copy(update={"num_threads": max(1, int(_cluster("CPU")))})
@@ -168,7 +168,19 @@ def _keyless(store: Store, host: str, insecure: bool) -> Keyless:
     return "refuse"
 
 
-def _connect() -> None:
+def _start_ray() -> None:
+    try:
+        ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+    except (OSError, SystemExit) as error:  # the last one where a process does not come up
+        raise OSError(f"Ray cannot start on this machine{why_not(error) or f': {error}'}") from error
+    except Exception as error:  # of no kind of its own: Ray's processes have half a minute
+        if "timed out" not in str(error):
+            raise
+        why = why_not() or ": this machine is too busy just now; try again"
+        raise OSError(f"Ray did not start in time{why}") from error
+
+
+def _connect(reach_ray: Callable[[], None]) -> None:
     # What is said to the terminal is ours; errors of Ray's and Serve's are told all the same.
     for name in ("ray", "ray.serve"):
         logging.getLogger(name).setLevel(logging.ERROR)
@@ -177,15 +189,7 @@ def _connect() -> None:
         # Replicas share cores: a thread that spins in one holds up the others.
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
         set_environment()
-        try:
-            ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
-        except (OSError, SystemExit) as error:  # the last one where a process does not come up
-            raise OSError(f"Ray cannot start on this machine{why_not(error) or f': {error}'}") from error
-        except Exception as error:  # of no kind of its own: Ray's processes have half a minute
-            if "timed out" not in str(error):
-                raise
-            why = why_not() or ": this machine is too busy just now; try again"
-            raise OSError(f"Ray did not start in time{why}") from error
+        reach_ray()
 
 
 def _answers(host: str, port: int) -> bool:
@@ -217,13 +221,15 @@ def run(
     *,
     insecure: bool = False,
     cors: Sequence[str] = (),
+    reach_ray: Callable[[], None] = _start_ray,
 ) -> None:
-    """Serves until Ctrl-C or SIGTERM, then finishes what is being drawn; prints the URL and an example."""
+    """Serves until Ctrl-C or SIGTERM, then finishes what is being drawn; prints the URL and an example. `reach_ray`
+    joins or starts the Ray to serve from."""
     store, used_pack = _checked(root, pack, port)
     cors = [page_origin(one) for one in cors]
     _keyless(store, host, insecure)
     _check_free(host, port)
-    _connect()  # before the signals: Ray puts a handler of its own in the place of SIGTERM's
+    _connect(reach_ray)  # before the signals: Ray puts a handler of its own in the place of SIGTERM's
     with StopSignals() as signals:
         try:
             try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import resource
 import socket
 import time
@@ -10,9 +11,10 @@ from collections.abc import Iterator
 import pytest
 import ray
 
-import pipelines.jobs.cluster
+import pipelines.jobs.joining
 from factory.errors import ClusterError
-from pipelines.jobs.cluster import _start, connect
+from pipelines.jobs.cluster import connect
+from pipelines.jobs.joining import _start, join_or_start
 from pipelines.jobs.journal import explained
 
 
@@ -51,8 +53,8 @@ def test_the_address_of_a_dashboard_is_told_from_a_clusters(monkeypatch: pytest.
 
 def test_a_port_behind_which_there_is_no_ray_is_told_in_20_s(monkeypatch: pytest.MonkeyPatch, deaf: int) -> None:
     monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{deaf}")
-    assert pipelines.jobs.cluster._CONNECT_S + pipelines.jobs.cluster._LIMIT_S <= 20
-    monkeypatch.setattr(pipelines.jobs.cluster, "_LIMIT_S", 2.0)
+    assert pipelines.jobs.joining._CONNECT_S + pipelines.jobs.joining._LIMIT_S <= 20
+    monkeypatch.setattr(pipelines.jobs.joining, "_LIMIT_S", 2.0)
     with pytest.raises(ClusterError, match="no Ray cluster answers there"):
         connect()
 
@@ -82,6 +84,23 @@ def test_a_machine_that_is_too_busy_to_start_ray_is_told_in_one_line(monkeypatch
     monkeypatch.setattr(resource, "getrlimit", lambda _: (2**32, -1))
     with pytest.raises(ClusterError, match="ulimit -v unlimited"):
         _start()
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:6379", "auto", ""])
+def test_a_cluster_of_another_version_is_told_with_both(monkeypatch: pytest.MonkeyPatch, address: str) -> None:
+    def another(**_: object) -> None:
+        raise RuntimeError(
+            "Version mismatch: The cluster was started with:\n    Ray: 2.44.1\n    Python: 3.10.2\n"
+            "This process on node 10.0.0.1 was started with:\n    Ray: 2.60.0\n    Python: 3.11.7\n"
+        )
+
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    monkeypatch.setattr(pipelines.jobs.joining, "_no_cluster", lambda _: "")
+    monkeypatch.setattr(ray, "init", another)
+    with pytest.raises(ClusterError, match=r"Ray 2\.44\.1 and Python 3\.10\.2, this program Ray 2\.60\.0") as told:
+        join_or_start()
+    remedy = f"RAY_ADDRESS={address}: .* or unset RAY_ADDRESS$" if address else "set RAY_ADDRESS=local$"
+    assert re.search(remedy, str(told.value))
 
 
 @pytest.mark.parametrize("address", [None, "", "local"])

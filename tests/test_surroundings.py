@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from cli.__main__ import app
 from cli.options import made_folder
-from pipelines.jobs.cluster import _in_folder
+from pipelines.jobs.joining import _in_folder
 
 REPO = Path(__file__).parents[1]
 runner = CliRunner()
