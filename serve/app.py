@@ -24,7 +24,6 @@ from ray.serve import Application
 from ray.serve.schema import LoggingConfig
 
 from factory.files import check_root
-from factory.limits import why_not
 from factory.pack import Pack, load_pack
 from factory.store.keys import list_keys
 from factory.store.tables import Store
@@ -169,15 +168,7 @@ def _keyless(store: Store, host: str, insecure: bool) -> Keyless:
 
 
 def _start_ray() -> None:
-    try:
-        ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
-    except (OSError, SystemExit) as error:  # the last one where a process does not come up
-        raise OSError(f"Ray cannot start on this machine{why_not(error) or f': {error}'}") from error
-    except Exception as error:  # of no kind of its own: Ray's processes have half a minute
-        if "timed out" not in str(error):
-            raise
-        why = why_not() or ": this machine is too busy just now; try again"
-        raise OSError(f"Ray did not start in time{why}") from error
+    ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
 
 
 def _connect(reach_ray: Callable[[], None]) -> None:
@@ -224,7 +215,7 @@ def run(
     reach_ray: Callable[[], None] = _start_ray,
 ) -> None:
     """Serves until Ctrl-C or SIGTERM, then finishes what is being drawn; prints the URL and an example. `reach_ray`
-    joins or starts the Ray to serve from."""
+    joins or starts the Ray to serve from, and tells why it cannot."""
     store, used_pack = _checked(root, pack, port)
     cors = [page_origin(one) for one in cors]
     _keyless(store, host, insecure)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
+import zipfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -56,6 +57,20 @@ def test_the_same_words_are_the_same_bytes(tmp_path: Path) -> None:
         assert len(made) == 1
         (words,) = load_file(tmp_path / "0.safetensors").values()
         np.testing.assert_array_equal(words.numpy(), who.words[TEXT_ENCODER])
+
+
+@pytest.mark.parametrize("format", ["a1111", "release"])
+def test_a_pt_file_has_no_part_that_a_check_for_what_is_safe_does_not_know(
+    format: ExportFormat, tmp_path: Path
+) -> None:
+    who = identity("Ada", "a" * 16)
+    file = export_identity(who, tmp_path, format)
+    with zipfile.ZipFile(file) as parts:
+        names = sorted(name.partition("/")[2] for name in parts.namelist())
+    assert names == ["data.pkl", "data/0", "version"]
+    read = torch.load(file, weights_only=True)
+    words = read["string_to_param"]["*"] if format == "a1111" else read[0]
+    assert torch.equal(words.detach(), torch.from_numpy(who.words[TEXT_ENCODER]))
 
 
 def test_two_people_in_one_prompt_keep_apart(tiny_pack: Pack, tmp_path: Path) -> None:

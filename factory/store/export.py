@@ -9,6 +9,7 @@ import io
 import json
 import re
 import unicodedata
+import zipfile
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -29,6 +30,7 @@ SUFFIXES: Final[dict[ExportFormat, str]] = {
 }
 _OF_WEIGHTS = re.compile(r"[()\[\]]")  # in prompts of ComfyUI and AUTOMATIC1111, unless a \ is before them
 _APART = re.compile(r"[ ,()\[\]{}]+")
+_PARTS_OF_PT = re.compile(r"[^/]+/(data/\d+|version|data\.pkl)")
 _NAME_BYTES = 200  # of a stem in UTF-8: file systems take 255, with what is put behind it
 _TOKEN_CHARS = 40
 _RESERVED = frozenset({"CON", "PRN", "AUX", "NUL", *(f"{port}{n}" for port in ("COM", "LPT") for n in "0123456789¹²³")})
@@ -88,9 +90,15 @@ def _sorted(data: bytes) -> bytes:
 
 
 def _pickled(value: object) -> bytes:
-    buffer = io.BytesIO()
+    """As `torch.save`, with those parts of its zip alone that every version knows: AUTOMATIC1111's check for what is
+    safe refuses files with others (modules/safe.py), and what newer versions add is how to map them to memory."""
+    buffer, plain = io.BytesIO(), io.BytesIO()
     torch.save(value, buffer)
-    return buffer.getvalue()
+    with zipfile.ZipFile(buffer) as saved, zipfile.ZipFile(plain, "w") as kept:
+        for part in saved.infolist():
+            if _PARTS_OF_PT.fullmatch(part.filename):
+                kept.writestr(zipfile.ZipInfo(part.filename), saved.read(part))
+    return plain.getvalue()
 
 
 def export_identities(
