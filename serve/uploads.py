@@ -17,7 +17,7 @@ from factory.errors import PhotoRejected
 from factory.ids import content_id, identity_id, photo_of
 from factory.pack import Pack
 from factory.settings import train_settings
-from factory.store.consents import set_photos_consent
+from factory.store.consents import set_photo_consents
 from factory.store.erase import finish
 from factory.store.policy import read_policy
 from factory.store.queries import add_name, faces_by_id, learned, photo_rows
@@ -271,7 +271,7 @@ class Uploads:
         """What an upload tells anew of a photo that is known."""
         photo_id = found.faces[0]["photo_id"]
         if found.kept and consent.reference is not None:
-            await asyncio.to_thread(set_photos_consent, self._store, {photo_id}, consent)
+            await asyncio.to_thread(set_photo_consents, self._store, {photo_id: consent})
         if found.kept and name and found.faces[0]["name"] != name:
             await asyncio.to_thread(add_name, self._store, photo_id, name)
 

@@ -51,6 +51,11 @@ def looked_at(store: Store, pack: Pack, src: Path, person_from: Any = None) -> S
     return summary
 
 
+def versions_of(store: Store) -> list[int]:
+    tables = store.open("faces"), store.open("identities")
+    return [table.version for table in tables if table is not None]
+
+
 @pytest.mark.parametrize("is_table", [False, True])
 def test_a_consent_that_is_taken_back_holds_for_whom_is_learned(
     tmp_path: Path, tiny_pack: Pack, is_table: bool
@@ -73,7 +78,9 @@ def test_a_consent_that_is_taken_back_holds_for_whom_is_learned(
 
     assert told(YES, None, "2999-01-01").ended_consents == 0
     assert {who.name for who in agreed_people(store, None)} == {"ada", "bob2", "eve33"}
+    versions = versions_of(store)
     told_now = told(NO, "2020-01-01", "2999-01-01")
+    assert versions_of(store) == [version + 1 for version in versions], "one commit each, of however many photos"
     assert told_now.ended_consents == 2 and "consent over" in "\n".join(told_now.lines())
     assert [who.name for who in agreed_people(store, None)] == ["eve33"]
     with pytest.raises(ConsentExpired):

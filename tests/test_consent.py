@@ -20,7 +20,7 @@ from factory.errors import ConsentExpired, PhotoRejected
 from factory.pack import Pack
 from factory.records import ImageRequest
 from factory.settings import generate_settings, train_settings
-from factory.store.consents import expired_people, set_consent, set_photos_consent, still_agreed
+from factory.store.consents import expired_people, set_consent, set_photo_consents, still_agreed
 from factory.store.erase import erase, find_person
 from factory.store.policy import read_policy
 from factory.store.queries import identities_by_id, people_to_draw
@@ -193,7 +193,7 @@ def test_of_several_photos_the_first_consent_that_is_over_counts(store: Store, t
     faces = [row | {"photo_id": name, "face_id": f"{name}-0"} for row, name in zip(faces, ("one", "two"), strict=True)]
     store.upsert("faces", faces)
     for photo, consent, ends in (("one", first, 5.0), ("two", other, 5.0), ("one", told, 9.0)):
-        assert set_photos_consent(store, {photo}, consent) == 2
+        assert set_photo_consents(store, {photo: consent}) == 2
         assert store.find_identity("ada").consent_expires == ends
     assert store.find_identity("ada").consent == "c; b" and expired_people(store, 10.0) == {f"{1:016x}"}
     assert set_consent(store, "ada", first) == 3 and store.find_identity("ada").consent == "a"

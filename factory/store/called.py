@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Collection
 from typing import Any, Final
 
@@ -39,15 +40,14 @@ def namesakes(store: Store, texts: Collection[str]) -> dict[str, list[str]]:
     names = {spelling: text for text in texts for spelling in spellings(text)}
     columns = ["identity_id", "name", "photo_id", "more_faces", "created_at"]
     rows = store.read("identities", columns=columns, where=where_in("name", sorted(names))).to_pylist()
-    found: dict[str, list[tuple[str, set[str]]]] = {}
+    found = defaultdict[str, list[str]](list)
+    photos = defaultdict[str, set[str]](set)  # of those found, by text
     for row in sorted(rows, key=lambda row: (row["created_at"], row["identity_id"]), reverse=True):
-        mine, theirs = (
-            {row["photo_id"], *map(photo_of, row["more_faces"] or ())},
-            found.setdefault(names[row["name"]], []),
-        )
-        if all(mine.isdisjoint(photos) for _, photos in theirs):
-            theirs.append((row["identity_id"], mine))
-    return {text: [an_id for an_id, _ in theirs] for text, theirs in found.items() if len(theirs) > 1}
+        text, mine = names[row["name"]], {row["photo_id"], *map(photo_of, row["more_faces"] or ())}
+        if mine.isdisjoint(photos[text]):
+            found[text].append(row["identity_id"])
+            photos[text] |= mine
+    return {text: ids for text, ids in found.items() if len(ids) > 1}
 
 
 def names_of_all(store: Store) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from factory.consent import COLUMNS, Consent
@@ -22,25 +22,43 @@ def set_consent(store: Store, name_or_id: str, consent: Consent) -> int:
     """Writes a consent to everything that was learned from a person's photos; returns how many rows. Raises
     IdentityNotFound."""
     found = store.find_identity(name_or_id)
-    return set_photos_consent(store, {found.photo_id, *map(photo_of, found.more_faces or ())}, consent)
+    return set_photo_consents(store, dict.fromkeys(_photos(found.photo_id, found.more_faces), consent))
 
 
-def set_photos_consent(store: Store, photo_ids: Set[str], consent: Consent) -> int:
-    """Writes a consent to everything that was learned from these photos; returns how many rows. Of whom other photos
-    were learned, too, it is what all of them agree to."""
-    mine = where_in("photo_id", sorted(photo_ids))
+def set_photo_consents(store: Store, told: Mapping[str, Consent]) -> int:
+    """Writes consents, by photo_id, to everything that was learned from these photos; returns how many rows. Of whom
+    other photos were learned, too, it is what all of them agree to."""
+    mine = where_in("photo_id", sorted(told))
     faces = store.read("faces", where=mine).to_pylist()
-    store.upsert("faces", [row | consent.columns() for row in faces])
-    several = store.read("identities", columns=["identity_id", "more_faces"], where="more_faces IS NOT NULL")
-    rows = several.to_pylist()
-    among = [row["identity_id"] for row in rows if not photo_ids.isdisjoint(map(photo_of, row["more_faces"]))]
+    store.upsert("faces", [row | told[row["photo_id"]].columns() for row in faces])
+    several = store.read(
+        "identities", columns=["identity_id", "photo_id", "more_faces"], where="more_faces IS NOT NULL"
+    )
+    among = [
+        row["identity_id"]
+        for row in several.to_pylist()
+        if not told.keys().isdisjoint(_photos(row["photo_id"], row["more_faces"]))
+    ]
     people = store.read("identities", where=f"{mine} OR {where_in('identity_id', among)}").to_pylist()
+    photos = {row["identity_id"]: _photos(row["photo_id"], row["more_faces"]) for row in people}
+    others = {photo for each in photos.values() for photo in each} - told.keys()
+    consents = {**_kept(store, others), **told}
     for row in people:
-        others = {row["photo_id"], *map(photo_of, row["more_faces"] or ())} - photo_ids
-        told = store.read("faces", columns=["photo_id", *COLUMNS], where=where_in("photo_id", sorted(others)))
-        row |= Consent.of_all([consent, *map(Consent.of, told.to_pylist())]).columns()
+        row |= Consent.of_all([consents[one] for one in photos[row["identity_id"]] if one in consents]).columns()
     store.upsert("identities", people)
     return len(faces) + len(people)
+
+
+def _photos(photo_id: str, more_faces: Iterable[str] | None) -> list[str]:
+    """The photos that an identity was learned from."""
+    return list(dict.fromkeys([photo_id, *map(photo_of, more_faces or ())]))
+
+
+def _kept(store: Store, photo_ids: Iterable[str]) -> dict[str, Consent]:
+    """What is written down of photos, by photo_id; all faces of one have the same."""
+    columns = ["photo_id", *COLUMNS]
+    rows = store.read("faces", columns=columns, where=where_in("photo_id", sorted(photo_ids)))
+    return {row["photo_id"]: Consent.of(row) for row in rows.to_pylist()}
 
 
 def told_anew(store: Store, told: Mapping[str, Consent], now: float) -> tuple[dict[str, Consent], set[str]]:
@@ -50,11 +68,8 @@ def told_anew(store: Store, told: Mapping[str, Consent], now: float) -> tuple[di
     Written is what takes something back: a no, and an earlier end of what is written down already; and what is told
     where nothing was. A later end may as well be older than one that somebody wrote down by hand.
     """
-    columns = ["photo_id", *COLUMNS]
-    rows = store.read("faces", columns=columns, where=where_in("photo_id", sorted(told))).to_pylist() if told else []
-    kept = {row["photo_id"]: Consent.of(row) for row in rows}
     new, other = dict[str, Consent](), set[str]()
-    for photo_id, old in kept.items():
+    for photo_id, old in _kept(store, told).items():
         mine = told[photo_id]
         if mine.refuses:
             if not old.has_expired(now):

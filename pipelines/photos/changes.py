@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 from factory.consent import COLUMNS, Consent
 from factory.store.audit import note
 from factory.store.commits import retried
-from factory.store.consents import set_photos_consent, told_anew
+from factory.store.consents import set_photo_consents, told_anew
 from factory.store.digests import DigestSet, digests, pairs
 from factory.store.queries import of_pack
 from factory.store.tables import Store
@@ -32,7 +32,7 @@ class Changes:
         self._num_ended, self._num_other = 0, 0  # photos, by their consents
         self._known: tuple[DigestSet, DigestSet] | None = None  # photos with a person, and these with theirs
         self._kept = list[np.ndarray]()  # digests of photos that lie with whom they did before
-        self._elsewhere = dict[str, str]()  # photo_ids of others, with whom they lie now
+        self._elsewhere = set[str]()  # photo_ids of those that lie with somebody else
 
     def look(self, content: pa.Table) -> None:
         """Compares rows of CONTENT with what is kept, and writes down what was taken back."""
@@ -48,25 +48,18 @@ class Changes:
     def tell(self, summary: Summary, new: pa.Table) -> None:
         """Counts it all, with the photos of CONTENT that are new and lie with two people; these are lines of the
         report, too."""
-        kept, people = DigestSet(self._kept), dict[str, dict[str, str]]()
-        for photo_id, person, where in zip(
-            *(new[name].to_pylist() for name in ("photo_id", "person", "where")), strict=True
-        ):
-            if photo_id is not None and person is not None:
-                people.setdefault(photo_id, {}).setdefault(person, where)
-        twice = {photo_id: places for photo_id, places in people.items() if len(places) > 1}
-        moved = [one for one in sorted(self._elsewhere) if not kept.hold(digests([one]))[0]]
+        twice = _of_two_people(new)
+        num_moved = len(self._elsewhere) - int(DigestSet(self._kept).hold(digests(self._elsewhere)).sum())
         summary.ended_consents += self._num_ended
         summary.other_consents += self._num_other
-        summary.of_two_people += len(self._elsewhere) - len(moved) + len(twice)
-        summary.of_others_before += len(moved)
+        summary.of_two_people += len(self._elsewhere) - num_moved + len(twice)
+        summary.of_others_before += num_moved
         summary.samples += [_line(photo_id, places) for photo_id, places in sorted(twice.items())[:_LINES]]
 
     def _look_at_consents(self, told: Mapping[str, Consent]) -> None:
         new, other = told_anew(self._store, told, now := time.time())
-        for photo_id, consent in new.items():
-            set_photos_consent(self._store, {photo_id}, consent)
         if new:
+            set_photo_consents(self._store, new)
             note(self._store, "told consents", num=len(new))
         self._num_ended += sum(consent.has_expired(now) for consent in new.values())
         self._num_other += len(other)
@@ -79,7 +72,7 @@ class Changes:
         is_theirs = theirs.hold(digests(pairs(photo_ids, persons)))
         self._kept.append(each[is_theirs])
         for row in np.flatnonzero(photos.hold(each) & ~is_theirs):
-            self._elsewhere[photo_ids[row]] = persons[row]
+            self._elsewhere.add(photo_ids[row])
 
     def _people_before(self) -> tuple[DigestSet, DigestSet]:
         photos, theirs = list[np.ndarray](), list[np.ndarray]()
@@ -89,6 +82,17 @@ class Changes:
             photos.append(digests(ids))
             theirs.append(digests(pairs(ids, persons)))
         return DigestSet(photos), DigestSet(theirs)
+
+
+def _of_two_people(rows: pa.Table) -> dict[str, dict[str, str]]:
+    """Photos of CONTENT, by photo_id, that come with several people: where, by person."""
+    told = rows.select(["photo_id", "person", "where"]).drop_null()
+    counts = pc.value_counts(told["photo_id"])
+    again = counts.field("values").filter(pc.greater(counts.field("counts"), 1))  # of a million photos few
+    people = dict[str, dict[str, str]]()
+    for row in told.filter(pc.is_in(told["photo_id"], again)).to_pylist():
+        people.setdefault(row["photo_id"], {}).setdefault(row["person"], row["where"])
+    return {photo_id: places for photo_id, places in people.items() if len(places) > 1}
 
 
 def _line(photo_id: str, places: Mapping[str, str]) -> Sample:
