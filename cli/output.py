@@ -47,7 +47,7 @@ def show_summary(summary: Summary, root: str) -> None:
     from factory.store.tables import Store
 
     for line in summary.lines():
-        print(line)
+        say(line)
     say(f"{Store(root).root}/jobs/{summary.job_id}/summary.json")
     if summary.all_refused():
         say("no photo could be used: `rejects` and the job's report.html say why", error=True)

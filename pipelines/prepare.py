@@ -26,7 +26,7 @@ from pipelines.jobs.cluster import connect
 from pipelines.jobs.committer import commit_stage
 from pipelines.jobs.job import Summary, open_job
 from pipelines.jobs.pools import Pool, Workers, cpu_and_model_pools
-from pipelines.jobs.progress import Progress
+from pipelines.jobs.progress import Progress, say
 from pipelines.jobs.stage import Stage, counts_table, tally
 from pipelines.photos.allowed import Allowed
 from pipelines.photos.batches import BATCH, IsolatedBatches, read_batches
@@ -62,6 +62,7 @@ def prepare(
     required, allowed = read_policy(store.root).require_consent, Allowed.of(store.root)
     places = photos if isinstance(photos, Places) else find_places(photos, store.root, person_from)
     with open_job("prepare", store, within) as summary:
+        say(places.told)
         connect()
         new, recovered = find_new_photos(places, store, loaded, summary, retry)
         if new.num_rows:

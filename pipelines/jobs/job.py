@@ -46,6 +46,7 @@ class Summary:
     identities: int = 0  # newly learned; of `generate`, `evaluate`: whose pictures it made, measured
     rejected: dict[str, int] = field(default_factory=dict)  # photos without a usable face, by reason
     left_out: dict[str, int] = field(default_factory=dict)  # files and folders of SRC that are no photos, by kind
+    told: list[str] = field(default_factory=list)  # what there is to say of them, in sentences
     skipped_existing: int = 0  # done by an earlier job: photos; of `train` faces, of the others images
     seconds: float = 0.0
     photos_with_faces: int = 0
@@ -107,6 +108,7 @@ class Summary:
         return [
             f"{self.job} took {self.seconds:.1f} s",
             *(f"  {label:<15} {num:>8,}  {note}".rstrip() for label, num, note in rows),
+            *(f"  note: {sentence}" for sentence in self.told),
             *([] if new else ["nothing was left to do"]),
         ]
 

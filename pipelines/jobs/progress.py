@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self, TypeAlias, cast
 
@@ -25,6 +25,14 @@ Board: TypeAlias = ActorHandle[Any]  # of a StepBoard
 _PATIENCE_S = 20.0  # nothing came for so long: others may hold the CPUs
 _NOTICEABLE = 0.05  # CPUs; below it is rounding
 _LINE_EVERY_S = 10.0  # between lines where the output is a file and a line cannot be redrawn
+
+
+def say(sentences: Sequence[str]) -> None:
+    """Tells what a job is to be begun with in mind, on stderr."""
+    console = Console(stderr=True)
+    for sentence in sentences:
+        text = "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in sentence)
+        console.print(f"note: {text}", highlight=False, soft_wrap=True, markup=False)
 
 
 class Progress:

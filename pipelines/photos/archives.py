@@ -17,8 +17,8 @@ from typing import IO, Final, cast
 from factory.errors import SourceError
 from factory.files import shown
 from factory.storage import scheme_of
+from pipelines.photos.beside import CONSENTS, SIDECAR, left_out_path
 from pipelines.photos.entries import Entry, faults_of, open_file, what_is
-from pipelines.photos.listing import CONSENTS, left_out_path
 from pipelines.photos.masks import OF_A_PHOTO, masks_among
 
 SUFFIXES: Final = (".tar", ".zip")
@@ -87,7 +87,7 @@ def list_members(uri: str) -> Members:
     masks = masks_among(member.name for member, kind in zip(found, kinds, strict=True) if kind is None)
     kinds = [kind or (OF_A_PHOTO if member.name in masks else None) for member, kind in zip(found, kinds, strict=True)]
     photos = [member for member, kind in zip(found, kinds, strict=True) if kind is None]
-    lists = [m for m, kind in zip(found, kinds, strict=True) if kind == "sidecar" and _file_name(m).lower() == CONSENTS]
+    lists = [m for m, kind in zip(found, kinds, strict=True) if kind == SIDECAR and _file_name(m).lower() == CONSENTS]
     return Members(photos, Counter(kind for kind in kinds if kind is not None), lists, fault)
 
 

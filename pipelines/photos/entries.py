@@ -67,7 +67,9 @@ class Entry:
         except faults_of(is_far=self.is_far) as error:
             raise _as_os_error(error, self.uri) from error
         if size == 0:
-            raise OSError("empty: 0 bytes")
+            raise OSError(
+                "empty: 0 bytes, as a copy that broke off leaves it, or a file that is only in a cloud; copy it again"
+            )
         return size
 
     def chunks(self) -> Iterator[bytes]:

@@ -8,7 +8,6 @@ import stat
 from collections import Counter, deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from itertools import pairwise
 from pathlib import Path, PurePosixPath
 from typing import Final
 from urllib.parse import unquote, urlsplit
@@ -20,28 +19,11 @@ from factory.files import is_stored, local_path, photo_files, s3_endpoint, shown
 from factory.storage import AZURE, STORES, s3_keys, scheme_of
 from pipelines.jobs.journal import remedy_of
 from pipelines.photos.allowed import Allowed
+from pipelines.photos.beside import CONSENTS, DVC, SIDECAR, TABLES, folder_left_out_as, left_out_as, left_out_path
 from pipelines.photos.lakes import is_log
 
-_SYSTEM: Final = frozenset(  # what systems and NAS leave beside photos, thumbnails and bins among it
-    "@eadir @recycle @tmp #recycle #snapshot __macosx $recycle.bin recycler lost+found thumbs.db ehthumbs.db "
-    "ehthumbs_vista.db desktop.ini picasa.ini icon\r".split(" ")
-) | {"system volume information"}
-_LIBRARIES: Final = (".photoslibrary", ".photolibrary", ".aplibrary")  # of Apple's programs: folders, where
-_ORIGINALS: Final = ("originals", "masters")  # photos are in these, and thumbnails and copies in others
-_CATALOGS: Final = (".lrdata", ".cocatalog", ".c1catalog")  # of other programs: previews
-_OF_CACHES: Final = ("datasets--", "models--")  # how Hugging Face's folders begin, whose files are links (snapshots)
-_BEHIND_LINKS: Final = ("blobs", "refs")  # to these
-_OF_EMR: Final = "_$folder$"  # end of the keys that stand for folders
+_CARD: Final = "readme.md"  # what a data set's page is made of
 _MADE_BY_IMMICH: Final = ("thumbs", "encoded-video", "backups")  # where it has put its mark, .immich
-_DVC: Final = ".dvc"  # suffix of what stands for a file or folder
-_SIDECARS: Final = frozenset(  # what programs and people write about photos; .thm: a camera's thumbnail, .npz: a cache
-    "xmp aae json jsonl ndjson txt xml csv tsv md rst html htm yaml yml toml ini log pp3 dop thm cos vrd cls npy npz "
-    "url lnk db md5 sha1 sha256 sfv crc caption cap tags pts idx lst safetensors ckpt pt pth".split()
-)
-_MARK_OF_THE_WEB: Final = "zone.identifier"  # behind the name of a file that Windows downloaded, where others see it
-_TEXTS: Final = frozenset("readme license licence copying notice pax_global_header".split())
-CONSENTS: Final = "consent.csv"  # who agreed to what (consents.py)
-TABLES: Final = ".lance"  # suffix of a folder that is a table
 _LISTS: Final = frozenset(".txt .csv .tsv .json .jsonl .ndjson .xls .xlsx".split())  # as SRC itself
 _OF_AWS: Final = re.compile(r"(?:s3|https?)://(?:([^/]+)\.)?s3[.-][a-z0-9.-]*amazonaws\.com/*([^/]*)")
 _MAY_READ: Final = "let this user read all of it, or give a part"
@@ -61,6 +43,8 @@ class Listed:
     left_out: Counter[str] = field(default_factory=Counter)  # files and whole folders, by kind
     consents: list[str] = field(default_factory=list)  # uris of files consent.csv
     logs: list[str] = field(default_factory=list)  # uris of what says which files of a table count (lakes.py)
+    cards: list[str] = field(default_factory=list)  # uris of files README.md
+    told: list[str] = field(default_factory=list)  # what there is to say of what was left out, in sentences
 
     def leave_out(self, kind: str, num: int = 1) -> None:
         """Counts what is no photo."""
@@ -73,12 +57,16 @@ class Listed:
         self.tables += sorted(set(other.tables) - set(self.tables))
         self.left_out += other.left_out
         self.consents += sorted(set(other.consents) - set(self.consents))
+        self.told += other.told
 
     def leave_out_file(self, kind: str, uri: str) -> None:
         """Counts a file, or a folder, and keeps where it is if it tells of the others."""
         self.leave_out(kind)
-        if kind == "sidecar" and PurePosixPath(uri).name.lower() == CONSENTS:
+        name = PurePosixPath(uri).name.lower()
+        if kind == SIDECAR and name == CONSENTS:
             self.consents.append(uri)
+        if kind == SIDECAR and name == _CARD:
+            self.cards.append(uri)
         if is_log(uri):
             self.logs.append(uri)
 
@@ -106,26 +94,6 @@ def list_files(src: str, root: str | None = None) -> Listed:
     if listed.files == [own] and PurePosixPath(own.lower()).suffix in _LISTS:
         raise SourceError(f"{shown(src)} is a list of rows, which is read as Parquet alone; {_TO_PARQUET}")
     return listed
-
-
-def left_out_as(name: str, folder: str = "") -> str | None:
-    """Why an entry of this name, in a folder of that name, is no photo, by its kind; None if it may be one."""
-    low, within = name.lower(), folder.lower()
-    if name.startswith(".") and name not in (".", ".."):  # which may be parts of a key in S3
-        return "hidden"
-    in_library = within.endswith(_LIBRARIES) and low not in _ORIGINALS
-    in_cache = within.startswith(_OF_CACHES) and low in _BEHIND_LINKS
-    if low in _SYSTEM or low.endswith((*_CATALOGS, _MARK_OF_THE_WEB, _OF_EMR)) or in_library or in_cache:
-        return "system"
-    stem, dot, suffix = low.rpartition(".")
-    return "sidecar" if (suffix in _SIDECARS if dot and stem else low in _TEXTS) else None
-
-
-def left_out_path(path: str) -> str | None:
-    """As `left_out_as`, of a file by its path: also if one of its folders is left out."""
-    parts = ("", *PurePosixPath(path).parts) if path else ("", "")
-    kinds = [left_out_as(name, folder) for folder, name in pairwise(parts)]
-    return next((kind for kind in kinds[:-1] if kind in ("hidden", "system")), kinds[-1])
 
 
 def _local_files(src: str, root: str | None, listed: Listed) -> Iterator[str]:
@@ -179,8 +147,8 @@ def _why_not(entry: os.DirEntry[str], folder: str, jobs: tuple[int, int] | None)
     if _is_dir(entry):
         if entry.name.endswith(TABLES) or (jobs is not None and _id_of(entry.path) == jobs):
             return "table or job of a root"
-        return why if why in ("hidden", "system") else None
-    if entry.name.endswith(_DVC) and Path(entry.path).with_suffix("").exists():
+        return folder_left_out_as(entry.name, PurePosixPath(folder).name)
+    if entry.name.endswith(DVC) and Path(entry.path).with_suffix("").exists():
         return "sidecar"
     return why or ("neither file nor folder" if _is_special(entry) else None)
 
@@ -288,7 +256,7 @@ def _nothing(src: str) -> SourceError:
 
 def _other_than(src: str) -> str:
     """What to give in place of a source that is not there."""
-    if Path(f"{src.rstrip('/')}{_DVC}").is_file():
+    if Path(f"{src.rstrip('/')}{DVC}").is_file():
         return "DVC keeps it elsewhere: run `dvc pull` there"
     if re.search(r"[*?]|\[.*\]|\{.*\}", src):
         return (

@@ -55,7 +55,7 @@ def find_new_photos(
     first = known.first_copies(rows)
     changes.tell(summary, rows)
     summary.photos += places.num_photos
-    summary.left_out = dict(places.left_out)
+    summary.left_out, summary.told = dict(places.left_out), places.told
     summary.duplicates += rows.num_rows - len(first)
     summary.skipped_existing += places.num_photos - len(first)
     store.upsert("names", [{"photo_id": photo_id, "name": name} for photo_id, name in sorted(known.more_names)])

@@ -74,6 +74,20 @@ def row_groups(uri: str) -> list[int]:
     return rows
 
 
+def why_no_photos(uri: str) -> str:
+    """Why a file's columns neither hold photos nor name them; empty if they do, or cannot be read."""
+    try:
+        with open_file(uri) as stream, pq.ParquetFile(stream) as parquet:
+            schema = parquet.schema_arrow
+    except faults_of(uri):
+        return ""
+    try:
+        _check(shown(uri), schema)
+    except SourceError as error:
+        return str(error)
+    return ""
+
+
 def _unpacks(packing: str) -> bool:
     """Whether this pyarrow reads pages that are packed so, as the footer calls it: LZO is in no build of it."""
     try:

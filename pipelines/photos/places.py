@@ -20,13 +20,15 @@ from factory.files import shown
 from factory.storage import plain, scheme_of
 from pipelines.photos.alike import Alike
 from pipelines.photos.archives import Archives, Members, list_members
+from pipelines.photos.beside import CONSENTS, REMEDIES
 from pipelines.photos.consents import CONSENT, read_consents, with_consents
 from pipelines.photos.entries import Entry, of_file
-from pipelines.photos.listing import CONSENTS, Listed, list_files
-from pipelines.photos.named import kind_of, sorted_out
+from pipelines.photos.listing import Listed, list_files
+from pipelines.photos.named import kind_of
 from pipelines.photos.names import unique_names
 from pipelines.photos.parquet import row_groups
 from pipelines.photos.persons import PersonFrom, with_folders
+from pipelines.photos.sorting import sorted_out
 
 PLACE: Final = pa.schema(
     [
@@ -61,6 +63,7 @@ class Places:
     table: pa.Table  # PLACE
     num_photos: int
     left_out: Counter[str]  # files and folders that are no photos, by kind
+    told: list[str] = field(default_factory=list)  # what there is to say of them, in sentences
     alike: Alike = field(default_factory=Alike)  # rows of `table` that are called as others
 
 
@@ -80,19 +83,21 @@ def find_places(src: str | Sequence[str], root: str | None = None, person_from: 
         lists += [(f"{uri.rpartition('/')[0]}/", of_file(uri, uri)) for uri in listed.consents]
         rows, num_unused = with_consents(rows, read_consents(lists))
     listed.leave_out("rows of consent.csv whose file is not there", num_unused)
+    aside = [(kind, num) for kind, num in listed.left_out.items() if kind in REMEDIES]
+    told = [*listed.told, *(f"{num} {kind}; {REMEDIES[kind]}" for kind, num in aside)]
     if person_from is not None:
         rows = with_folders(rows, sources)
     table = pa.Table.from_pylist(rows, PLACE)
     num_photos = sum(row["num_rows"] for row in rows)
     if num_photos == 0:
         left_out = ", ".join(f"{num} {kind}" for kind, num in listed.left_out.items())
+        remedy = "; ".join(told) or "give a folder of images, or Parquet with a column image or uri"
         raise SourceError(
-            f"{shown(' and '.join(sources))} holds no photos{left_out and f' ({left_out} left out)'}; "
-            "give a folder of images, or Parquet with a column image or uri"
+            f"{shown(' and '.join(sources))} holds no photos{left_out and f' ({left_out} left out)'}; {remedy}"
         )
     tables = {(unpacked(row["uri"]), row["stem"]): None for row in rows if row["row_group"] >= 0}
     alike = Alike.among(list(tables), (row["stem"] for row in rows if row["row_group"] < 0))
-    return Places(table=table, num_photos=num_photos, left_out=listed.left_out, alike=alike)
+    return Places(table=table, num_photos=num_photos, left_out=listed.left_out, told=told, alike=alike)
 
 
 def _places(listed: Listed, archives: Archives) -> tuple[list[dict[str, Any]], list[tuple[str, Entry]]]:
