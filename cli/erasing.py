@@ -117,8 +117,8 @@ def _check_gone(traces: list[str], others: list[str], versions: str) -> None:
     if others:
         more = f"; and {len(others) - _NAMED} more" if len(others) > _NAMED else ""
         raise OSError(
-            "nothing is left in the tables, but these files, which somebody put under the root, hold the person; "
-            f"remove them: {'; '.join(others[:_NAMED])}{more}"
+            "nothing is left in the tables, but these files, which somebody put under the root, hold the person, or "
+            f"may: remove them, or let this user read them; {'; '.join(others[:_NAMED])}{more}"
         )
     if versions:
         raise OSError(versions)

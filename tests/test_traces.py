@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import base64
+import os
 import random
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import quote
@@ -11,10 +14,12 @@ from urllib.parse import quote
 import lance
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from factory.store.traces import Search, pieces_of, scan, tellable, with_base64
 
+REPO = Path(__file__).parents[1]
 RANDOM = random.Random(0)
 
 
@@ -40,6 +45,43 @@ def test_a_needle_across_two_pieces_of_a_file_is_found(tmp_path: Path, monkeypat
         searched = scan(str(tmp_path), {needle: "it"})
         assert (searched.num_files, searched.num_bytes, searched.found) == (1, start + 27, [])
         assert searched.others == [f"{tmp_path}/file: it"]
+
+
+@pytest.mark.parametrize("is_category", [False, True])
+def test_what_parquet_packs_is_found(tmp_path: Path, is_category: bool) -> None:
+    ids = [f"{RANDOM.getrandbits(256):064x}" for _ in range(3000)]
+    column = pa.array(ids).dictionary_encode() if is_category else pa.array(ids)  # as pandas' categories
+    pq.write_table(pa.table({"id": column}), tmp_path / "ids.parquet", compression="zstd")
+    needle = ids[777].encode()
+    assert Search({needle: "it"}).found_in((tmp_path / "ids.parquet").read_bytes()) == set(), "it shows nothing else"
+    assert scan(str(tmp_path), {needle: "it"}).others == [f"{tmp_path}/ids.parquet: it"]
+
+
+def test_links_that_lead_round_are_followed_once(tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos/a").write_bytes(b"12345678")
+    for name in ("one", "two"):  # followed each time, some 2 to the power of 40 folders
+        (tmp_path / "photos" / name).symlink_to(tmp_path)
+    assert scan(str(tmp_path), {b"12345678": "it"}).others == [f"{tmp_path}/photos/a: it"]
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root may become somebody else")
+def test_what_cannot_be_read_is_told_and_does_not_end_the_search(tmp_path: Path) -> None:
+    for name in ("lost+found/a", "private/a", "x.lance/a", "locked", "open"):
+        file = tmp_path / name
+        file.parent.mkdir(exist_ok=True)
+        file.write_bytes(b"12345678")
+    for name in ("lost+found", "private", "locked"):
+        (tmp_path / name).chmod(0)
+    for folder in (tmp_path, *tmp_path.parents[:3]):
+        folder.chmod(0o755)
+    code = f"import os; from factory.store.traces import scan; os.setuid(61042); it = scan({str(tmp_path)!r}, "
+    code += "{b'12345678': 'it'}); print(it.found, sorted(it.others))"
+    environment = {**os.environ, "PYTHONPATH": str(REPO)}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    cannot = "cannot be looked through (Permission denied)"
+    others = [f"{tmp_path}/locked: {cannot}", f"{tmp_path}/open: it", f"{tmp_path}/private: {cannot}"]
+    assert done.stdout == f"{[f'{tmp_path}/x.lance/a: it']} {others}\n", done.stderr
 
 
 def _quoted(data: bytes) -> bytes:

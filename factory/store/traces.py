@@ -28,6 +28,7 @@ from factory.store.connection import Options, lance_uri, storage_options
 Buffer: TypeAlias = Any  # bytes, or what gives them to numpy as they are
 MIN_BYTES: Final = 8  # of a needle
 ERASING: Final = "erasing"  # folder of a root: whom erasures that have begun are about (unfinished.py)
+_OF_DISKS: Final = "lost+found"  # of a disk that is mounted there: root's alone
 _CHUNK: Final = 2**24  # bytes read at a time
 _ROWS: Final = 4096
 _PARQUET_ROWS: Final = 64  # there may be pictures in them
@@ -138,7 +139,8 @@ class Searched:
     num_files: int
     num_bytes: int
     found: list[str]  # "file: what" of the root's own files: tables and what jobs leave
-    others: list[str]  # the same of files that somebody put under the root, such as photos and pictures
+    others: list[str]  # the same of files that somebody put under the root, such as photos and pictures; also of
+    # those, and of folders, that cannot be read
 
 
 def scan(root: str, needles: Mapping[bytes, str], photos: Collection[str] = ()) -> Searched:
@@ -152,13 +154,19 @@ def scan(root: str, needles: Mapping[bytes, str], photos: Collection[str] = ()) 
     search, options = Search(needles), storage_options(root)
     scheme = f"{scheme_of(root)}://" if is_stored(root) else ""
     elsewhere = tuple(f"{path}/{folder}/" for folder in (TENANTS, ERASING))
-    infos = [info for info in list_files(files, path) if not info.path.startswith(elsewhere)]
+    unread = list[str]()
+    infos = [info for info in list_files(files, path, unread) if not info.path.startswith(elsewhere)]
 
     def found_in(info: pafs.FileInfo) -> tuple[bool, list[str]]:
         within = info.path.removeprefix(f"{path}/")
         first = within.partition("/")[0]
         is_own = first == "jobs" or first.endswith(".lance")
-        found = search.found_in_file(files, info.path, () if is_own else photos)
+        try:
+            found = search.found_in_file(files, info.path, () if is_own else photos)
+        except OSError as error:
+            if is_own:
+                raise
+            return is_own, [_unread(info.path, error)]
         if info.path.endswith(".lance") and info.size:
             found |= _found_unpacked(search, lance_uri(scheme + info.path), options)
         if not is_own:
@@ -170,13 +178,38 @@ def scan(root: str, needles: Mapping[bytes, str], photos: Collection[str] = ()) 
     with ThreadPoolExecutor(_THREADS) as threads:
         hits = list(threads.map(found_in, infos))
     own, others = ([hit for is_own, some in hits for hit in some if is_own is kind] for kind in (True, False))
+    others += unread
     return Searched(num_files=len(infos), num_bytes=sum(info.size for info in infos), found=own, others=others)
 
 
-def list_files(files: pafs.FileSystem, path: str) -> Iterator[pafs.FileInfo]:
-    """Every file below a folder, which need not exist."""
-    selector = pafs.FileSelector(path, recursive=True, allow_not_found=True)
-    return (info for info in files.get_file_info(selector) if info.type == pafs.FileType.File)
+def list_files(files: pafs.FileSystem, path: str, unread: list[str] | None = None) -> Iterator[pafs.FileInfo]:
+    """Every file below a folder, which need not exist. On a disk links are followed, each folder once. Folders that
+    cannot be read are told in `unread`; without it they raise OSError."""
+    if not isinstance(files, pafs.LocalFileSystem):
+        selector = pafs.FileSelector(path, recursive=True, allow_not_found=True)
+        yield from (info for info in files.get_file_info(selector) if info.type == pafs.FileType.File)
+        return
+    folders, seen = [path], set[str]()
+    while folders:
+        folder = folders.pop()
+        if (real := os.path.realpath(folder)) in seen:
+            continue
+        seen.add(real)
+        try:
+            infos = files.get_file_info(pafs.FileSelector(folder, allow_not_found=True))
+        except OSError as error:
+            if unread is None:
+                raise
+            if not folder.endswith(f"/{_OF_DISKS}"):
+                unread.append(_unread(folder, error))
+            continue
+        folders += [info.path for info in infos if info.type == pafs.FileType.Directory]
+        yield from (info for info in infos if info.type == pafs.FileType.File)
+
+
+def _unread(path: str, error: OSError) -> str:
+    why = os.strerror(error.errno) if error.errno else str(error)  # Arrow's own text has the path again
+    return f"{path}: cannot be looked through ({why})"
 
 
 def _found_unpacked(search: Search, uri: str, options: Options) -> set[str]:
@@ -187,9 +220,7 @@ def _found_unpacked(search: Search, uri: str, options: Options) -> set[str]:
         columns = [field.name for field in schema if not pa.types.is_binary(field.type)]
         reader = LanceFileReader(uri, storage_options=options, columns=columns)
         for batch in reader.read_all(batch_size=_ROWS).to_batches():
-            for column in batch.columns:
-                for buffer in column.buffers():
-                    found |= search.found_in(buffer) if buffer is not None else set()
+            found |= _found_in_columns(search, batch)
     except (ValueError, OSError) as error:  # gone, or cut off by a kill: then its bytes are all there is to look at
         if not any(sign in str(error).lower() for sign in ("not found", "invalid user input")):
             raise
@@ -202,11 +233,18 @@ def _found_in_parquet(search: Search, files: pafs.FileSystem, path: str) -> set[
     try:
         with files.open_input_file(path) as stream, pq.ParquetFile(stream) as table:
             for batch in table.iter_batches(_PARQUET_ROWS):
-                for column in batch.columns:
-                    for buffer in column.buffers():
-                        found |= search.found_in(buffer) if buffer is not None else set()
-    except (ValueError, OSError):  # gone, or no Parquet
+                found |= _found_in_columns(search, batch)
+    except (ValueError, OSError, pa.ArrowException):  # gone, or no Parquet that is read
         return found
+    return found
+
+
+def _found_in_columns(search: Search, batch: pa.RecordBatch) -> set[str]:
+    found: set[str] = set()
+    for column in batch.columns:
+        values = [column.dictionary] if pa.types.is_dictionary(column.type) else []  # which its buffers leave out
+        for buffer in [buffer for part in (column, *values) for buffer in part.buffers()]:
+            found |= search.found_in(buffer) if buffer is not None else set()
     return found
 
 

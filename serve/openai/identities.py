@@ -153,7 +153,7 @@ class Identities:
             )
             raise RequestRefused(text, status=409)
         if done.others:
-            text = f"erased, but {len(done.others)} files that somebody put under the root hold the person: remove them"
+            text = f"erased, but {len(done.others)} files put under the root hold the person, or may: remove them"
             raise RequestRefused(text, status=409)
         return {
             "id": found.identity_id,
