@@ -73,7 +73,7 @@ def test_what_cannot_be_read_is_told_and_does_not_end_the_search(tmp_path: Path)
         file.write_bytes(b"12345678")
     for name in ("lost+found", "private", "locked"):
         (tmp_path / name).chmod(0)
-    for folder in (tmp_path, *tmp_path.parents[:3]):
+    for folder in (tmp_path, *list(tmp_path.parents)[:2]):
         folder.chmod(0o755)
     code = f"import os; from factory.store.traces import scan; os.setuid(61042); it = scan({str(tmp_path)!r}, "
     code += "{b'12345678': 'it'}); print(it.found, sorted(it.others))"
