@@ -68,6 +68,7 @@ def list_people(
 ) -> None:  # fmt: skip
     """Who comes more than once: faces of the person, or nearly of the very picture, that a larger one shows.
 
+    Also photos that are called as a copy of another (IMG_E0001, ada-edited) and are like it, if less.
     Nothing is merged by this; `run --merge-people` and `train --merge-people` learn one face of each person.
 
     Example: `identity-factory identities people --root out/people`
@@ -76,10 +77,14 @@ def list_people(
         from dataclasses import asdict
 
         from factory.pack import load_pack
+        from factory.store.copies import called_copies
         from factory.store.people import seen_again
         from factory.store.tables import Store
 
-        found = sorted(seen_again(Store(root), load_pack(pack), least=at), key=lambda face: (face.of_name, face.name))
+        store, loaded = Store(root), load_pack(pack)
+        found = seen_again(store, loaded, least=at)
+        found += called_copies(store, loaded, found) if at is None else []
+        found.sort(key=lambda face: (face.of_name, face.name))
         if as_json:
             for face in found:
                 print(json.dumps(asdict(face)))

@@ -31,6 +31,7 @@ class Again:
     of_name: str
     similarity: float  # cosine of the features, -1..1
     near_duplicate: bool  # as alike as a photo and a copy of it: saved again, scaled, mirrored
+    by_name: bool = False  # less alike than that, and called as a copy (copies.py)
 
     def __str__(self) -> str:
         return f"{self.name}: {self.kind} as {self.of_name} ({self.similarity:.3f})"
@@ -38,6 +39,8 @@ class Again:
     @property
     def kind(self) -> str:
         """In words."""
+        if self.by_name:
+            return "probably the same photo (by name)"
         return "nearly the same picture" if self.near_duplicate else "the same person"
 
 
@@ -56,7 +59,7 @@ def seen_again(
     if table.num_rows < 2:
         return []
     table, first = _in_order(table, before)
-    faces_NF = embeddings(_matrix(table["features"]), _matrix(table["features_mirror"]))
+    faces_NF = embeddings(matrix(table["features"]), matrix(table["features_mirror"]))
     rows = table.select(["face_id", "photo_id", "name"]).to_pylist()
     copies, people = seen_before(faces_NF, copy, first), seen_before(faces_NF, person, first)
     near = copies[0] >= 0
@@ -77,13 +80,13 @@ def same_person(pack: Pack) -> float:
 
 def _in_order(table: pa.Table, before: Collection[str]) -> tuple[pa.Table, int]:
     """Those of `before` first, and how many they are; then by size, the largest first."""
-    face_ids, boxes_N4 = table["face_id"].to_pylist(), _matrix(table["box"])
+    face_ids, boxes_N4 = table["face_id"].to_pylist(), matrix(table["box"])
     area = np.prod(boxes_N4[:, 2:] - boxes_N4[:, :2], axis=1)
     order = sorted(range(len(face_ids)), key=lambda i: (face_ids[i] not in before, -area[i], face_ids[i]))
     return table.take(order), sum(face_id in before for face_id in face_ids)
 
 
-def _matrix(column: pa.ChunkedArray) -> np.ndarray:
+def matrix(column: pa.ChunkedArray) -> np.ndarray:
     """float32 [N, ...] of lists of one length."""
     return np.asarray(column.combine_chunks().flatten(), np.float32).reshape(len(column), -1)
 

@@ -6,11 +6,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
-import numpy as np
-import pyarrow as pa
-
 from factory.faces.people import embeddings, strangers
 from factory.pack import Pack
+from factory.store.people import matrix
 from factory.store.queries import faces_by_id
 from factory.store.tables import Store
 from factory.store.told import ToldPerson, unclear_row
@@ -42,7 +40,7 @@ def _looked_at(store: Store, pack: str, people: Sequence[ToldPerson], least: flo
     if not found.num_rows:  # all of them were erased meanwhile
         yield from people
         return
-    compared_NF = embeddings(_matrix(found["features"]), _matrix(found["features_mirror"]))
+    compared_NF = embeddings(matrix(found["features"]), matrix(found["features_mirror"]))
     row_of = {face_id: row for row, face_id in enumerate(found["face_id"].to_pylist())}
     rows = found.drop_columns(["features", "features_mirror"])
     for person in people:
@@ -62,8 +60,3 @@ def _refused(row: dict[str, Any], mean: float, least: float, *, unknown: bool) -
     far = f"its mean cosine to the person's other photos is {mean:.2f}, and below {least:.2f} it is somebody else's"
     which = "; which of them show the person cannot be told: add another photo, or" if unknown else ";"
     return unclear_row(row, "other_person", f"{far}{which} {_REMEDY}")
-
-
-def _matrix(column: pa.ChunkedArray) -> np.ndarray:
-    """float32 [N, F] of lists of one length."""
-    return np.asarray(column.combine_chunks().flatten(), np.float32).reshape(len(column), -1)

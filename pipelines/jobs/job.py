@@ -54,6 +54,7 @@ class Summary:
     duplicates: int = 0  # part of skipped_existing: photos with the same bytes as an earlier one of this input
     near_duplicates: int = 0  # new faces as alike to another one as a photo's and its copy's
     same_person: int = 0  # other new faces of somebody who is there already, or comes more than once
+    called_copies: int = 0  # other new faces of photos that are called as copies of another, and may be
     not_compared: int = 0  # faces, too many for a job to look for either
     ended_consents: int = 0  # photos of known people whose consent is over sooner now, or was taken back
     other_consents: int = 0  # photos of known people of which the source tells another consent than is kept
@@ -117,6 +118,7 @@ class Summary:
         told = [
             ("near-duplicates", self.near_duplicates, "faces as alike as those of a photo and its copy"),
             ("same person", self.same_person, "faces of somebody who is there on another photo"),
+            ("called copies", self.called_copies, "faces of photos that are called as a copy of another, and seem it"),
             ("not compared", self.not_compared, "faces are too many for a job to look who comes more than once"),
             ("merged", self.merged, "faces not learned, as another face of the same person is"),
         ]

@@ -7,6 +7,7 @@ from html import escape
 from typing import Final
 
 from factory.pack import Pack
+from factory.store.copies import called_copies
 from factory.store.people import MOST_FACES, Again, seen_again
 from factory.store.queries import faces_of_pack
 from factory.store.tables import Store
@@ -32,7 +33,9 @@ def tell_people(summary: Summary, store: Store, pack: Pack, photo_ids: Collectio
     found = [one for one in seen_again(store, pack, before=before) if told.get(one.face_id) != told.get(one.of_face_id)]
     summary.near_duplicates = sum(face.near_duplicate for face in found)
     summary.same_person = len(found) - summary.near_duplicates
-    summary.samples += [_line(face) for face in found[:_LINES]]
+    copies = called_copies(store, pack, found, {photo_id for photo_id in photo_ids if photo_id})
+    summary.called_copies = len(copies)
+    summary.samples += [_line(face) for face in [*found, *copies][:_LINES]]
 
 
 def _line(face: Again) -> Sample:
