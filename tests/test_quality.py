@@ -12,7 +12,7 @@ import skimage.data
 
 from factory.config import PrepareConfig
 from factory.faces.pose import HeadPose, landmarks
-from factory.faces.quality import head_turn, photo_quality
+from factory.faces.quality import head_turn, photo_quality, sharpness
 from factory.faces.read import FaceReader
 from factory.pack import Pack
 from factory.records import Face, FaceMasks, FoundFaces
@@ -61,6 +61,21 @@ def test_a_good_photo_has_nothing_against_it() -> None:
 def test_what_is_wrong_is_its_worst_part(part: str, spoiled: dict[str, np.ndarray]) -> None:
     found = quality(**spoiled)  # type: ignore[arg-type]
     assert found.faults[0] == FAULTS[part] and found.score == getattr(found, part) < 0.4
+
+
+@pytest.mark.parametrize("round_it", [False, True])
+@pytest.mark.parametrize("box", [(0.2, 0.2, 0.79, 0.93), (0.17, 0.15, 0.82, 0.95), (0.05, 0.05, 0.95, 0.99)])
+def test_a_face_that_was_blurred_alone_is_blurred(box: tuple[float, ...], round_it: bool) -> None:
+    """As anonymising tools do it: the edges of what they blurred are sharp, and so is what lies around."""
+    x0, y0, x1, y1 = (round(share * SIDE) for share in box)
+    inside = np.zeros((SIDE, SIDE), np.uint8)
+    if round_it:
+        middle, half = ((x0 + x1) // 2, (y0 + y1) // 2), ((x1 - x0) // 2, (y1 - y0) // 2)
+        cv2.ellipse(inside, middle, half, 0, 0, 360, 1, -1)
+    else:
+        inside[y0:y1, x0:x1] = 1
+    crop = np.where(inside[..., None], cv2.GaussianBlur(ASTRONAUT, (0, 0), 7.0), ASTRONAUT)
+    assert sharpness(crop, 90) < PrepareConfig().min_sharpness < 0.2 < sharpness(ASTRONAUT, 90)
 
 
 def test_dark_skin_in_good_light_is_no_dark_photo() -> None:
