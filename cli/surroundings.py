@@ -21,7 +21,8 @@ def settle() -> None:
 
     What is closed of the three standard files (`<&- >&-`, some cron) leads nowhere: else the next file that is opened
     would take its number, and what C++ prints. A user id without a name (`docker run --user 1042`) gets one, as
-    libraries ask who that is and where at home.
+    libraries ask who that is and where at home; and who has another user's home (`su` without -, `docker run --user`
+    with a HOME) has none.
     """
     if sys.getfilesystemencoding() != "utf-8" and os.environ.get("PYTHONUTF8") != "1":  # -I and -X utf8=0 outdo it
         _begin_anew("PYTHONUTF8", "1")
@@ -44,6 +45,8 @@ def settle() -> None:
     except KeyError:
         os.environ.setdefault("USER", f"user{os.getuid()}")
         os.environ.setdefault("HOME", tempfile.gettempdir())
+    if not _may_look_into(Path.home()):
+        os.environ["HOME"] = tempfile.gettempdir()
     _hold_token()
 
 
@@ -51,10 +54,26 @@ def _hold_token() -> None:
     """Local clusters of Ray ask for a token, which Ray keeps in the home folder. Where nothing can be written there
     (HOME=/ of containers without a user, a read-only file system) it lives as long as the program."""
     kept = Path.home() / ".ray" / "auth_token"
-    nearest = next(path for path in (kept, *kept.parents) if path.exists())
     local = os.environ.get("RAY_ADDRESS", "") in ("", "local") and "RAY_AUTH_TOKEN_PATH" not in os.environ
-    if local and nearest != kept and not os.access(nearest, os.W_OK):
+    if local and not _can_keep(kept):
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+
+
+def _can_keep(file: Path) -> bool:
+    """Whether a file can be read, or made where it is not there yet."""
+    if not _may_look_into(file.parent):
+        return False
+    nearest = next(path for path in (file, *file.parents) if path.exists())
+    return os.access(nearest, os.R_OK if nearest == file else os.W_OK)
+
+
+def _may_look_into(folder: Path) -> bool:
+    """Whether what is in a folder can be asked for; also of one that is not there."""
+    try:
+        (folder / "any").stat()
+    except OSError as error:
+        return not isinstance(error, PermissionError)
+    return True
 
 
 def _begin_anew(variable: str, value: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import resource
 import shutil
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -26,8 +27,10 @@ def why_not(error: BaseException | None = None) -> str:
 
 
 def _free(folder: str) -> int:
-    there = next(path for path in (Path(folder), *Path(folder).absolute().parents) if path.exists())
-    return shutil.disk_usage(there).free
+    for place in (Path(folder).absolute(), *Path(folder).absolute().parents):
+        with suppress(OSError):  # not there yet, or another user's
+            return shutil.disk_usage(place).free
+    return 0
 
 
 def _limited() -> str:

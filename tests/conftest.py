@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before the hub's client is imported: no test may reach for a network
@@ -58,6 +60,14 @@ def tiny_pack_moving(tmp_path_factory: pytest.TempPathFactory) -> Pack:
 def tiny_pack_video(tmp_path_factory: pytest.TempPathFactory) -> Pack:
     """The first one with a whole text-to-video model of 32 px."""
     return load_pack(make_pack(tmp_path_factory.mktemp("packs_video") / "tiny_video", clips="video"))
+
+
+@pytest.fixture
+def for_anyone() -> Iterator[Path]:
+    """A folder that any user may look into, which `tmp_path` is not."""
+    with tempfile.TemporaryDirectory() as name:
+        Path(name).chmod(0o755)
+        yield Path(name)
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -79,6 +80,23 @@ def test_a_user_id_without_a_name() -> None:
         text=True,
     )
     assert done.stdout == "user61042 /tmp/x\n", done.stderr
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root may become somebody else")
+def test_a_home_of_somebody_else_is_not_looked_into(for_anyone: Path) -> None:
+    home = for_anyone / "home"
+    home.mkdir(mode=0o700)
+    code = "import os; os.setuid(61042); cli.surroundings.settle(); "
+    code += "print(os.environ['HOME'], limits.why_not(), files.s3_endpoint())"
+    others = ("RAY_", "AWS_")
+    bare = {name: value for name, value in os.environ.items() if not name.startswith(others)}
+    done = subprocess.run(
+        [sys.executable, "-c", f"import cli.surroundings; from factory import files, limits; {code}"],
+        env={**bare, "PYTHONPATH": str(REPO), "HOME": str(home), "RAY_TMPDIR": f"{home}/ray"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout == f"{tempfile.gettempdir()}  None\n", done.stderr
 
 
 def test_a_folder_that_is_gone_is_left_and_come_back_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

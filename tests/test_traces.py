@@ -66,22 +66,20 @@ def test_links_that_lead_round_are_followed_once(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root may become somebody else")
-def test_what_cannot_be_read_is_told_and_does_not_end_the_search(tmp_path: Path) -> None:
+def test_what_cannot_be_read_is_told_and_does_not_end_the_search(for_anyone: Path) -> None:
     for name in ("lost+found/a", "private/a", "x.lance/a", "locked", "open"):
-        file = tmp_path / name
+        file = for_anyone / name
         file.parent.mkdir(exist_ok=True)
         file.write_bytes(b"12345678")
     for name in ("lost+found", "private", "locked"):
-        (tmp_path / name).chmod(0)
-    for folder in (tmp_path, *list(tmp_path.parents)[:2]):
-        folder.chmod(0o755)
-    code = f"import os; from factory.store.traces import scan; os.setuid(61042); it = scan({str(tmp_path)!r}, "
+        (for_anyone / name).chmod(0)
+    code = f"import os; from factory.store.traces import scan; os.setuid(61042); it = scan({str(for_anyone)!r}, "
     code += "{b'12345678': 'it'}); print(it.found, sorted(it.others))"
     environment = {**os.environ, "PYTHONPATH": str(REPO)}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
     cannot = "cannot be looked through (Permission denied)"
-    others = [f"{tmp_path}/locked: {cannot}", f"{tmp_path}/open: it", f"{tmp_path}/private: {cannot}"]
-    assert done.stdout == f"{[f'{tmp_path}/x.lance/a: it']} {others}\n", done.stderr
+    others = [f"{for_anyone}/locked: {cannot}", f"{for_anyone}/open: it", f"{for_anyone}/private: {cannot}"]
+    assert done.stdout == f"{[f'{for_anyone}/x.lance/a: it']} {others}\n", done.stderr
 
 
 def _quoted(data: bytes) -> bytes:
