@@ -41,6 +41,7 @@ _MADE_OF: Final = tuple(
 _OF_A_ROW: Final = re.compile(r"#\d+$")  # end of a uri
 _AT_ONCE: Final = 1024  # pairs whose features are in memory
 _COLUMNS: Final = ["face_id", "photo_id", "name", "face_index", "uri", "person"]
+_NAMED: Final = ("face_id", "photo_id", "name")
 
 _Face: TypeAlias = dict[str, Any]  # of _COLUMNS
 
@@ -103,7 +104,7 @@ def _file_of(*, uri: str, name: str, face_index: int, **_: Any) -> tuple[str, st
     """Where a face's photo lies, and what it is called there, without suffix."""
     if _OF_A_ROW.search(uri):
         return uri.rpartition("#")[0], name.removesuffix(f"-{face_index}") if face_index else name
-    *_, last = re.split("[/#]", uri)
+    last = re.split("[/#]", uri)[-1]
     return uri.removesuffix(last), PurePosixPath(last).stem
 
 
@@ -117,6 +118,6 @@ def _compared(store: Store, pack: str, pairs: Sequence[tuple[_Face, _Face]]) -> 
     for copy, original in pairs:
         if copy["face_id"] in row_of and original["face_id"] in row_of:
             cosine = float(faces_NF[row_of[copy["face_id"]]] @ faces_NF[row_of[original["face_id"]]])
-            face = {name: copy[name] for name in ("face_id", "photo_id", "name")}
-            named = {f"of_{name}": original[name] for name in face}
+            face = {column: copy[column] for column in _NAMED}
+            named = {f"of_{column}": original[column] for column in _NAMED}
             yield Again(**face, **named, similarity=cosine, near_duplicate=False, by_name=True)
