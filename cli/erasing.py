@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from shlex import quote
 from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
@@ -11,6 +12,7 @@ from cli.options import Root, photo_bytes
 from cli.output import say, show_table
 
 if TYPE_CHECKING:
+    from factory.store.erase import Erasure
     from factory.store.tables import Store
 
 _NAMED: Final = 20  # files that an error names
@@ -30,8 +32,9 @@ def erase_identity(
 ) -> None:
     """Erase a person: rows of every table, old versions, leftovers of jobs; then search every byte under ROOT.
 
-    The same photo is not learned again (docs/tables.md). Photos and files outside ROOT stay as they are. Tenants' roots
-    are others, unless --all-tenants is given: then each is erased from and searched.
+    The same photo is not learned again (docs/tables.md). Photos and files outside ROOT stay as they are. Whoever else
+    looks like the person, as on another photo, stays and is told. Tenants' roots are others, unless --all-tenants is
+    given: then each is erased from and searched.
 
     Example: `identity-factory identities erase --name Ada --root out/people`
     """
@@ -63,6 +66,7 @@ def erase_identity(
             _confirm(f"Erase {what} from {store.root} for good?")
         done = erase(store, person)
         note(store, "erased", sorted(person.identity_ids), sum(done.rows.values()))
+        _tell_others([(store, done)])
         show_table(["table", "rows removed"], [[table, str(num)] for table, num in done.rows.items()])
         print(f"{done.job_files} files of jobs cleaned, {done.orphans} leftovers of killed jobs removed")
         num = len(done.found) + len(done.others)
@@ -78,6 +82,7 @@ def _finish(store: Store) -> set[str]:
     asked = set[str]()
     for person, done in finish(store):
         say(f"an erasure that had ended between is finished: {sum(done.rows.values())} more rows removed")
+        _tell_others([(store, done)])
         _check_gone(done.found, done.others, done.older_versions)
         asked |= {person.asked, *person.identity_ids}
     return asked
@@ -95,16 +100,19 @@ def _erase_everywhere(store: Store, photo_id: str | None, identity: str | None, 
         num = sum(bool(person.identity_ids) for _, person in found)
         _confirm(f"Erase the person from {len(found)} roots, {num} of which learned them, for good?")
     rows, whom, num_bytes, versions = [], set[str](), 0, ""
+    erased: list[tuple[Store, Erasure]] = []
     traces, others = list[str](), list[str]()
     for one, person, done in erase_everywhere(store.root, found):
         removed = sum(done.rows.values())
         rows.append([one.root, str(removed), f"{done.files_scanned} files", str(len(done.found) + len(done.others))])
         traces, others, num_bytes = traces + done.found, others + done.others, num_bytes + done.bytes_scanned
         versions = versions or done.older_versions
+        erased.append((one, done))
         if person is not None:
             note(one, "erased", sorted(person.identity_ids), removed)
             whom |= person.identity_ids
     note(store, "erased from all tenants", sorted(whom), len(rows))
+    _tell_others(erased)
     show_table(["root", "rows removed", "searched", "traces left"], rows)
     print(f"searched {len(rows)} roots, {num_bytes:,} bytes: {len(traces) + len(others)} traces left")
     _check_gone(traces, others, versions)
@@ -122,6 +130,28 @@ def _check_gone(traces: list[str], others: list[str], versions: str) -> None:
         )
     if versions:
         raise OSError(versions)
+
+
+def _tell_others(erased: list[tuple[Store, Erasure]]) -> None:
+    """Who looks like somebody that was erased, and stays until it is said that they are to go, too."""
+    from factory.store.alike import still_there
+
+    others = {(store.root, one): one for store, done in erased for one in still_there(store, done.alike)}
+    rows = [
+        [one.name, one.kind, f"{one.similarity:.3f}", f"identities erase {one.chosen_by} --root {quote(root)}"]
+        for (root, _), one in others.items()
+    ]
+    if rows:
+        say(f"{len(rows)} others look alike and stay; look at them, and erase those that are the same person:")
+        show_table(["name", "looks like", "similarity", "erased by"], rows[:_NAMED])
+        if len(rows) > _NAMED:
+            say(f"and {len(rows) - _NAMED} more")
+    if packs := sorted({pack for _, done in erased for pack in done.not_compared}):
+        say(
+            f"whether others are the same person is not known: pack {', '.join(packs)} is not here, or does not say "
+            "how alike two faces of one person are (same_person in its pack.toml)",
+            error=True,
+        )
 
 
 def _confirm(question: str) -> None:
@@ -160,6 +190,7 @@ def expire(
             where = f"{operators.root}{' and its tenants' if all_tenants else ''}"
             _confirm(f"Erase everybody on {len(over)} photos from {where} for good?")
         found, others, versions = list[str](), list[str](), ""
+        erased: list[tuple[Store, Erasure]] = []
         for store in stores:
             _finish(store)
         for store, photo in over:
@@ -168,6 +199,8 @@ def expire(
             note(store, "erased, consent over", sorted(person.identity_ids), sum(done.rows.values()))
             found, others = found + done.found, others + done.others
             versions = versions or done.older_versions
+            erased.append((store, done))
+        _tell_others(erased)
         if all_tenants:
             note(operators, "erased whose consent was over, in all tenants", num=len(over))
         say(f"{len(over)} photos erased, whose consent was over; {len(found) + len(others)} traces left")

@@ -97,3 +97,18 @@ def test_files_that_somebody_put_under_the_root_are_told(store: Store, tiny_pack
         shutil.rmtree(root / name)
     again = run.invoke(app, ["identities", "erase", "--root", store.root, "--photo", photo_id(1), "--yes"])
     assert again.exit_code == 0 and "0 traces left" in again.output
+
+
+@pytest.mark.parametrize("text", ["[]", "{}", "null", '{"photo_ids": "x"}', '{"asked": "ada", "photo_ids": [7]}'])
+def test_a_file_of_another_shape_is_told_and_holds_nobody_up(
+    text: str, store: Store, tiny_pack: Pack, caplog: pytest.LogCaptureFixture
+) -> None:
+    fill(store, tiny_pack)
+    file = Path(store.root) / "erasing" / "1.json"
+    (file.parent / "a folder.json").mkdir(parents=True)
+    (file.parent / ".DS_Store").write_bytes(b"\x00\x00\x00\x01Bud1")
+    file.write_text(text)
+    done = run.invoke(app, ["identities", "erase", "--root", store.root, "--name", "person 1", "--yes"])
+    assert done.exit_code == 0 and "0 traces left" in done.output, done.output
+    assert f"{file} does not say whom" in caplog.text and file.read_text() == text, "it may be another version's"
+    assert store.count("faces") == 6

@@ -14,9 +14,9 @@ import re
 import secrets
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Final
 
@@ -24,6 +24,7 @@ import numpy as np
 
 from factory.files import filesystem
 from factory.ids import any_face, photo_of
+from factory.store.alike import SAME_PICTURE, Alike, Looks, alike, looks_of, still_there
 from factory.store.audit import note, redact
 from factory.store.files import drop_requests
 from factory.store.jobs import clean_jobs
@@ -43,6 +44,7 @@ _WINDOW = 8  # numbers of an embedding that are looked for together, 32 bytes
 _PNG_HEADER, _PICTURE_BYTES = 41, 256  # all PNGs begin alike; of what follows, so many bytes are looked for
 _VIDEO_HEADER = 4096  # bytes; so do clips of one length: their tables of frames, and the encoder's remarks; and PLYs
 _TABLES: Final[list[Table]] = [table for table in SCHEMAS if table not in ("tombstones", "keys", "audit")]
+_OF_FACES: Final = ["features", "features_mirror", "crop"]
 _HASH = re.compile("(?:[0-9a-f]{2}){8,}")
 
 
@@ -58,16 +60,24 @@ class Erasure:
     found: list[str] = field(default_factory=list)  # "file: what" of the root's own files, which must be empty
     others: list[str] = field(default_factory=list)  # the same of files that somebody put under the root
     older_versions: str = ""  # that the store keeps removed files, and the remedy (versions.py)
+    alike: list[Alike] = field(default_factory=list)  # who stays, and looks like them
+    not_compared: list[str] = field(default_factory=list)  # packs of whose other faces nobody can say that
 
 
-def erase(store: Store, person: Person, *, waits_s: Sequence[float] = (1.0, 5.0, 60.0)) -> Erasure:
+def erase(
+    store: Store, person: Person, *, looks: Looks | None = None, waits_s: Sequence[float] = (1.0, 5.0, 60.0)
+) -> Erasure:
     """Removes a person from a root, and looks through every byte of it afterwards.
 
     The tombstone comes first: whatever a running job commits from then on is refused. Safe to repeat after an
     interruption, also by `finish`. What is refused may still be written to a file, which nothing names then: if the
-    person is found, that is removed after each of these waits. `found` of the result must be empty.
+    person is found, that is removed after each of these waits. `found` of the result must be empty. `looks`: what the
+    root's faces are compared with, where other roots know more of the person's.
     """
-    needles, photos = needles_of(store, person), photos_of(person)
+    own = person.clauses("faces")
+    others, not_compared = alike(store, looks_of(store, own) if looks is None else looks, own)
+    person = replace(person, alike=(*others, *(one for one in person.alike if one not in others)))
+    needles, photos = without_copies(store, needles_of(store, person), person.alike), photos_of(person)
     kept = begun(store, person)
     salt = min(store.tombstones().salts, default=secrets.token_hex(16))  # the root's own, once there is one
     now = datetime.now(UTC).isoformat(timespec="seconds")
@@ -100,6 +110,8 @@ def erase(store: Store, person: Person, *, waits_s: Sequence[float] = (1.0, 5.0,
         found=found,
         others=searched.others,
         older_versions=older_versions(store.root),
+        alike=still_there(store, person.alike),
+        not_compared=not_compared,
     )
 
 
@@ -127,24 +139,39 @@ def needles_of(store: Store, person: Person) -> dict[bytes, str]:
     needles = {an_id.encode(): "an erased id" for an_id in ids}
     wanted: list[tuple[Table, list[str]]] = [
         ("identities", ["words"]),
-        ("faces", ["features", "features_mirror", "crop"]),
+        ("faces", _OF_FACES),
         ("images", ["image"]),
         ("videos", ["poster", "video"]),
         ("models", ["poster", "turntable", "splats"]),  # a checkpoint's file goes with its id, of which it holds few
         ("metrics", ["face_embedding", "features"]),
     ]
     for table, columns in wanted:
-        for row in store.read(table, columns=columns, where=person.clauses(table)).to_pylist():
-            for column, value in row.items():
-                if column in ("video", "turntable", "splats"):
-                    needles |= dict.fromkeys(pieces_of(value[_VIDEO_HEADER:]), f"{table}.{column}")
-                elif isinstance(value, bytes):
-                    needles[value[_PNG_HEADER:][:_PICTURE_BYTES]] = f"{table}.{column}"
-                else:
-                    needles[np.array(value[:_WINDOW], np.float32).tobytes()] = f"{table}.{column}"
+        needles |= _pieces(store, table, columns, person.clauses(table))
     raw_ids = {bytes.fromhex(an_id): "an erased id's bytes" for an_id in ids if _HASH.fullmatch(an_id)}
     photo = dict.fromkeys(pieces_of(person.content), "a piece of the photo")
     return with_base64(needles | raw_ids | photo)
+
+
+def without_copies(store: Store, needles: Mapping[bytes, str], others: Iterable[Alike]) -> dict[bytes, str]:
+    """The needles that are not those of others, too: the same picture in another file, as one without its EXIF, has the
+    same crop and features, and stays."""
+    same = sorted({one.face_id for one in others if one.similarity >= SAME_PICTURE})
+    theirs = with_base64(_pieces(store, "faces", _OF_FACES, where_in("face_id", same)) if same else {})
+    return {needle: what for needle, what in needles.items() if needle not in theirs}
+
+
+def _pieces(store: Store, table: Table, columns: list[str], where: str) -> dict[bytes, str]:
+    """Of these rows: pieces of pictures and of what is encoded, numbers of embeddings."""
+    needles: dict[bytes, str] = {}
+    for row in store.read(table, columns=columns, where=where).to_pylist():
+        for column, value in row.items():
+            if column in ("video", "turntable", "splats"):
+                needles |= dict.fromkeys(pieces_of(value[_VIDEO_HEADER:]), f"{table}.{column}")
+            elif isinstance(value, bytes):
+                needles[value[_PNG_HEADER:][:_PICTURE_BYTES]] = f"{table}.{column}"
+            else:
+                needles[np.array(value[:_WINDOW], np.float32).tobytes()] = f"{table}.{column}"
+    return needles
 
 
 def _purge(store: Store, person: Person) -> tuple[Counter[Table], int]:

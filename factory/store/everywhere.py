@@ -11,7 +11,8 @@ from collections.abc import Iterator, Sequence
 from factory.errors import IdentityNotFound
 from factory.files import all_roots
 from factory.ids import photo_of
-from factory.store.erase import Erasure, Person, erase, find_person, needles_of, photos_of
+from factory.store.alike import alike, joined, looks_of
+from factory.store.erase import Erasure, Person, erase, find_person, needles_of, photos_of, without_copies
 from factory.store.schemas import Table
 from factory.store.sql import where_in
 from factory.store.tables import Store
@@ -46,17 +47,19 @@ def erase_everywhere(
     root: str, found: Sequence[tuple[Store, Person]]
 ) -> Iterator[tuple[Store, Person | None, Erasure]]:
     """Erases what `find_everywhere` found, root by root, and looks through the roots that had nothing (no Person): for
-    all that was looked for elsewhere."""
+    all that was looked for elsewhere. Faces of all roots are compared with the person's of any."""
     needles, photos = dict[bytes, str](), set[str]()
+    looks = joined([looks_of(store, person.clauses("faces")) for store, person in found])
     for store, person in found:
         needles |= needles_of(store, person)
         photos |= photos_of(person)
     for store, person in found:
-        yield store, person, erase(store, person)
+        yield store, person, erase(store, person, looks=looks)
     erased = {store.root for store, _ in found}
     for one in all_roots(root):
         if one not in erased:
-            done = scan(one, needles, photos)
+            others, not_compared = alike(Store(one), looks, "FALSE")
+            done = scan(one, without_copies(Store(one), needles, others), photos)
             yield (
                 Store(one),
                 None,
@@ -66,6 +69,8 @@ def erase_everywhere(
                     bytes_scanned=done.num_bytes,
                     found=done.found,
                     others=done.others,
+                    alike=others,
+                    not_compared=not_compared,
                 ),
             )
 

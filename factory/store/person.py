@@ -10,6 +10,7 @@ import pyarrow as pa
 
 from factory.errors import IdentityNotFound
 from factory.ids import any_face, index_of, photo_of, spellings
+from factory.store.alike import Alike
 from factory.store.schemas import KEYS, SCHEMAS, Table
 from factory.store.sql import where_in
 from factory.store.tables import Store
@@ -39,6 +40,7 @@ class Person:
     content: bytes = b""  # of the photo, where it is at hand
     names: set[str] = field(default_factory=set)  # that mean this person, and nobody else who is called so
     asked: str = ""  # the photo_id, identity_id or name that they were found by
+    alike: tuple[Alike, ...] = ()  # others of the root who look like them, once somebody has looked
 
     def clauses(self, table: Table) -> str:
         """The person's rows of a table, as an SQL condition."""

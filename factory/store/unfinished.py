@@ -8,28 +8,29 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import fields
-from typing import Any, Final
+import logging
+from dataclasses import asdict, replace
+from typing import Final
 
 import pyarrow.fs as pafs
+from pydantic import TypeAdapter, ValidationError
 
 from factory.files import filesystem
 from factory.store.person import Person
 from factory.store.tables import Store
 from factory.store.traces import ERASING
 
-_TEXTS: Final = ("content", "asked")  # all other fields are sets of ids or names; a photo's bytes are not kept
+logger = logging.getLogger(__name__)
+_PERSON: Final = TypeAdapter(Person)
 
 
 def begun(store: Store, person: Person) -> str:
     """Writes down who is to go, and gives the uri of it. The same person's, begun again, is the same file."""
-    kept = {one.name: sorted(getattr(person, one.name)) for one in fields(person) if one.name not in _TEXTS}
-    text = json.dumps({**kept, "asked": person.asked}, sort_keys=True)
-    uri = f"{store.root}/{ERASING}/{hashlib.sha256(text.encode()).hexdigest()[:16]}.json"
+    uri = f"{store.root}/{ERASING}/{hashlib.sha256(_written(replace(person, alike=()))).hexdigest()[:16]}.json"
     files, path = filesystem(uri)
     files.create_dir(path.rpartition("/")[0], recursive=True)
     with files.open_output_stream(path) as stream:
-        stream.write(text.encode())
+        stream.write(_written(person))
     return uri
 
 
@@ -41,18 +42,30 @@ def ended(uri: str) -> None:
 
 
 def unfinished(store: Store) -> list[Person]:
-    """Who was begun with and not ended; what was cut off while it was written is nobody, as nothing had gone yet."""
+    """Who was begun with and not ended. What was cut off while it was written is nobody, as nothing had gone yet; what
+    is something else stays, and is told."""
     files, folder = filesystem(f"{store.root}/{ERASING}")
     found = files.get_file_info(pafs.FileSelector(folder, allow_not_found=True))
     people = []
-    for path in sorted(info.path for info in found):
+    for path in sorted(info.path for info in found if info.type == pafs.FileType.File and info.extension == "json"):
         with files.open_input_stream(path) as stream:
             text = stream.read()
         try:
-            kept: dict[str, Any] = json.loads(text)
-        except ValueError:
-            files.delete_file(path)
-            continue
-        sets: dict[str, Any] = {name: set(value) for name, value in kept.items() if name not in _TEXTS}
-        people.append(Person(**sets, asked=kept["asked"]))
+            people.append(_PERSON.validate_json(text))
+        except ValidationError as error:
+            if error.errors()[0]["type"] == "json_invalid":
+                files.delete_file(path)
+                continue
+            logger.warning(
+                "%s does not say whom an erasure was about, so it was not gone on with: run one with the version that "
+                "wrote it, or remove the file if it is none of ours",
+                path,
+            )
     return people
+
+
+def _written(person: Person) -> bytes:
+    """As JSON, which is the same of the same person; a photo's bytes are not kept."""
+    kept = {name: sorted(value) if isinstance(value, set) else value for name, value in asdict(person).items()}
+    del kept["content"]
+    return json.dumps(kept, sort_keys=True).encode()

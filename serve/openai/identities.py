@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from functools import partial
+from itertools import chain
 from typing import Annotated, Any
 from weakref import WeakValueDictionary
 
@@ -15,6 +16,7 @@ from pydantic import ConfigDict, Field
 from factory.errors import IdentityNotFound
 from factory.faces.people import MOST_PHOTOS
 from factory.ids import content_id
+from factory.store.alike import Alike, still_there
 from factory.store.erase import Person, erase, find_person, finish
 from factory.store.quality import quality_cards
 from factory.store.queries import faces_by_id, find_work
@@ -33,6 +35,7 @@ from serve.uploads import KIND, Chosen, LearnOrder, Upload, Uploads
 from serve.work import Once, Work, WorkBook
 
 _MAX_PAGE = 10_000  # identities of one answer
+_MAX_ALIKE = 100  # of those who look alike, the likest, that an answer names
 
 
 class UploadFields(PhotoFields):
@@ -134,7 +137,7 @@ class Identities:
         """Erases a person: rows, old versions and leftovers; then every byte of the root is searched for traces."""
         found = await asyncio.to_thread(self._catalog.find, identity)
         async with self._erasing:  # two at once would throw back each other's commits
-            await asyncio.to_thread(finish, self._store)
+            before = [done.alike for _, done in await asyncio.to_thread(finish, self._store)]
             try:
                 person = await asyncio.to_thread(find_person, self._store, identity_id=found.identity_id)
             except IdentityNotFound as error:  # erased meanwhile
@@ -145,26 +148,30 @@ class Identities:
             for work_id in sorted(person.work_ids):
                 await self._book.cancel(work_id)
             done = await asyncio.to_thread(erase, self._store, person)
+        looks_alike = await asyncio.to_thread(still_there, self._store, chain(done.alike, *before))
+        also = f"; {len(looks_alike)} others look alike and stay, such as {looks_alike[0]}" if looks_alike else ""
         tell(request, "erased", sorted(person.identity_ids), sum(done.rows.values()))
         if done.found:
             text = (
                 f"erased, but {len(done.found)} traces are left in files that jobs hold: when none runs, "
                 "`identity-factory identities erase --photo FILE` removes them"
             )
-            raise RequestRefused(text, status=409)
+            raise RequestRefused(text + also, status=409)
         if done.others:
             text = f"erased, but {len(done.others)} files put under the root hold the person, or may: remove them"
-            raise RequestRefused(text, status=409)
+            raise RequestRefused(text + also, status=409)
         return {
             "id": found.identity_id,
             "object": "identity.deleted",
             "deleted": True,
+            "looks_alike": [_stays(one) for one in looks_alike[:_MAX_ALIKE]],
             "proof": {
                 "rows": dict(done.rows),  # removed, by table
                 "files_searched": done.files_scanned,
                 "bytes_searched": done.bytes_scanned,
                 "traces_found": len(done.found),
                 "older_versions": done.older_versions,  # of a bucket that keeps them: what to do; else empty
+                "not_compared": done.not_compared,  # packs of whose faces nobody can say whether they look alike
             },
         }
 
@@ -209,6 +216,19 @@ def identity_routes(identities: Identities) -> APIRouter:
     router.add_api_route("/v1/identities", identities.list_all, methods=["GET"])
     router.add_api_route("/v1/identities/{identity:name}", identities.delete, methods=["DELETE"])
     return router
+
+
+def _stays(one: Alike) -> dict[str, Any]:
+    """Somebody who looks like whoever was erased, and how they would be."""
+    return {
+        "id": one.identity_id or None,  # None: nobody learned this face
+        "name": one.name,
+        "looks_like": one.kind,
+        "similarity": round(one.similarity, 3),
+        "erased_by": f"DELETE /v1/identities/{one.identity_id}"
+        if one.identity_id
+        else f"identity-factory identities erase {one.chosen_by}",
+    }
 
 
 def _once(request: Request, fields: UploadFields, photos: Sequence[Upload]) -> Once | None:

@@ -5,7 +5,7 @@ import { openAdding } from "./adding.js";
 import { ago, button, empty, h, icon, notice, openDialog, plural, toast } from "./dom.js";
 import { face, masks, masksKey } from "./faces.js";
 import { photoText, VERDICTS, verdictPill } from "./goodness.js";
-import { composition, erase, loadPeople, on, people, peopleError, peopleLoaded, tell } from "./state.js";
+import { composition, erase, legible, loadPeople, on, people, peopleError, peopleLoaded, tell } from "./state.js";
 
 const SHOWN = 240; // cards; the search finds the others
 
@@ -76,6 +76,11 @@ export function choose(id) {
   location.hash = "#/draw";
 }
 
+function tellOthers(who, others) {
+  const rows = others.map((one) => h("li", {}, `${legible(one.name)}: ${one.looks_like}`));
+  openDialog(`${who.name} is erased`, [h("p", {}, "These look alike and stay. If they are the same person, erase them, too:"), h("ul", {}, rows)]);
+}
+
 async function confirmDeletion(who, parent) {
   const fault = h("div", {});
   const what = h("p", {}, "The photo's face, its masks and features, the learned words, and whatever was drawn of them and kept on the server: pictures, clips, heads, measures, and their lines in the reports of jobs. It leaves every version of every table.");
@@ -83,10 +88,11 @@ async function confirmDeletion(who, parent) {
     yes.disabled = true;
     yes.lastChild.textContent = "Erasing…";
     try {
-      await erase(who.identity_id);
+      const { looks_alike: others } = await erase(who.identity_id);
       dialog.close();
       parent.close();
-      toast(`${who.name} is erased.`);
+      if (others.length) tellOthers(who, others);
+      else toast(`${who.name} is erased.`);
     } catch (error) {
       yes.disabled = false;
       fault.replaceChildren(notice(error.message));
