@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from pathlib import PurePosixPath
+from posixpath import splitext
 from typing import Final
 
 from pipelines.photos.archives import SUFFIXES
@@ -19,6 +19,8 @@ _OTHERS: Final = frozenset(  # videos, also of live photos; sounds; documents; a
     "mov mp4 m4v avi mkv 3gp mts m2ts webm wmv mpg mpeg insv lrv m4a mp3 wav aac amr opus pdf ai eps doc docx odt "
     "ppt pptx zip tar 7z rar gz tgz bz2 xz zst".split()
 )
+_IMAGES: Final = _READ | _RAWS | _PICTURES
+_NEVER_READ: Final = _RAWS | _PICTURES | _OTHERS
 _PARQUET: Final = re.compile(r"\.(?:parquet|parq|pq)(?:\.(?:gz|gzip|snappy|zst|zstd|lz4|brotli))?$")  # as pandas' own
 # examples call it (df.parquet.gzip), which says how its pages are packed
 
@@ -30,13 +32,13 @@ def kind_of(file: str) -> str:
         return "parquet"
     if low.endswith(SUFFIXES):
         return "archive"
-    return "image" if _suffix(low) in _READ | _RAWS | _PICTURES else "other"
+    return "image" if _suffix(low) in _IMAGES else "other"
 
 
 def is_never_read(file: str) -> bool:
     """Whether a file is of a kind that gives no photo, such as a raw file or a video, if its suffix is right."""
-    return _suffix(file.lower()) in _RAWS | _PICTURES | _OTHERS
+    return _suffix(file.lower()) in _NEVER_READ
 
 
 def _suffix(low: str) -> str:
-    return PurePosixPath(low).suffix[1:]
+    return splitext(low)[1][1:]

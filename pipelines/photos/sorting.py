@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from os.path import commonpath
 from pathlib import PurePosixPath
 from typing import Final
@@ -23,7 +23,6 @@ from pipelines.photos.masks import OF_A_PHOTO, masks_among
 from pipelines.photos.named import kind_of
 from pipelines.photos.parquet import why_no_photos
 
-_KINDS: Final = ("parquet", "archive", "image")
 _OF_A_PAGE: Final = "picture of a data set's page"  # as what it is left out
 _TO_PARQUET: Final = (
     'write it so: datasets.load_from_disk("DIR").to_parquet("people.parquet") (split by split, if it has several), or '
@@ -48,7 +47,10 @@ _LOOKED_AT: Final = 16  # tables, to see whether there is one with pictures
 def sorted_out(listed: Listed) -> Listed:
     """What one source holds, its Parquet put apart where it is a data set. Raises SourceError for tables whose files
     hold more than their rows (lakes.py), and for Arrow's own tables, which are not read."""
-    parquet, archives, pictures = ([f for f in listed.files if kind_of(f) == kind] for kind in _KINDS)
+    by_kind: dict[str, list[str]] = {"parquet": [], "archive": [], "image": [], "other": []}
+    for file in listed.files:
+        by_kind[kind_of(file)].append(file)
+    parquet, archives, pictures = by_kind["parquet"], by_kind["archive"], by_kind["image"]
     arrow = [file for file in listed.files if file.lower().endswith(_ARROW)]
     tables = [file for file in parquet if not _MARKED.search(file)]
     of_a_page = _of_a_page(pictures, parquet or arrow, archives, listed.cards)
@@ -70,7 +72,8 @@ def sorted_out(listed: Listed) -> Listed:
         _leave_out_pictures(listed, of_a_page)
     else:  # these are all that there is, or some of many
         of_a_page = set()
-    files = [file for file in listed.files if file not in of_a_page and kind_of(file) != "parquet"]
+    gone = of_a_page.union(parquet)
+    files = [file for file in listed.files if file not in gone]
     masks = masks_among(files)
     listed.leave_out(OF_A_PHOTO, len(masks))
     listed.files = [file for file in files if file not in masks]
@@ -88,12 +91,13 @@ def _of_a_page(
     named = {file for file in pictures if tables and _is_named_so(file, top)}
     if len(named) == len(pictures):
         return named
-    in_all, found = Counter(_folder(file) for file in pictures), set[str]()
-    for folder, names in map(_shown_by, cards):
-        seen = {file for file in pictures if file.startswith(f"{folder}/") and PurePosixPath(file).name in names}
-        few = {own for own in map(_folder, seen) if in_all[own] <= _MOST_SHOWN}
-        found |= {file for file in pictures if _folder(file) in few} if tables else seen
-    return named | found
+    shown_by = dict(map(_shown_by, cards))
+    seen = {file for file in pictures if any(_name(file) in shown_by.get(above, ()) for above in _folders_above(file))}
+    if not tables:
+        return named | seen
+    in_all = Counter(map(_folder, pictures))
+    few = {own for own in map(_folder, seen) if in_all[own] <= _MOST_SHOWN}
+    return named | {file for file in pictures if _folder(file) in few}
 
 
 def _is_named_so(picture: str, top: int) -> bool:
@@ -143,3 +147,12 @@ def _parts(path: str) -> list[str]:
 
 def _folder(file: str) -> str:
     return file.rpartition("/")[0]
+
+
+def _folders_above(file: str) -> Iterator[str]:
+    while folder := _folder(file):
+        yield (file := folder)
+
+
+def _name(file: str) -> str:
+    return file.rpartition("/")[2]
