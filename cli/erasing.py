@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from shlex import quote
 from typing import TYPE_CHECKING, Annotated, Final
 
@@ -12,7 +13,7 @@ from cli.options import Root, photo_bytes
 from cli.output import say, show_table
 
 if TYPE_CHECKING:
-    from factory.store.erase import Erasure
+    from factory.store.erase import Erasure, Person
     from factory.store.tables import Store
 
 _NAMED: Final = 20  # files that an error names
@@ -48,16 +49,18 @@ def erase_identity(
             raise typer.BadParameter("give one of --photo, --identity and --name")
         store = Store(root)
         photo_id, content = photo_bytes(photo) if photo else (None, b"")
-        finished = _finish(store)
-        if all_tenants:
-            _erase_everywhere(store, photo_id, identity, content, yes)
-            return
+        finished = _finish(store, all_tenants=all_tenants)
+        before = [done for _, done in finished]
         try:
+            if all_tenants:
+                _erase_everywhere(store, photo_id, identity, content, yes, before)
+                return
             person = find_person(store, photo_id=photo_id, identity_id=identity, name=name, content=content)
         except IdentityNotFound:
-            if (identity or name) in finished:
-                return
-            raise
+            if not any((identity or name) in (person.asked, *person.identity_ids) for person, _ in finished):
+                raise
+            _check_gone(before)
+            return
         what = (
             f"{len(person.photo_ids)} photos, {len(person.identity_ids)} identities, "
             f"{len(person.image_ids)} pictures, {len(person.video_ids)} clips"
@@ -71,25 +74,28 @@ def erase_identity(
         print(f"{done.job_files} files of jobs cleaned, {done.orphans} leftovers of killed jobs removed")
         num = len(done.found) + len(done.others)
         print(f"searched {done.files_scanned} files, {done.bytes_scanned:,} bytes: {num} traces left")
-        _check_gone(done.found, done.others, done.older_versions)
+        _check_gone([*before, done])
 
 
-def _finish(store: Store) -> set[str]:
-    """Goes on with erasures that ended between, which somebody had agreed to; returns by what these people were asked
-    for. Raises OSError as `_check_gone`."""
+def _finish(store: Store, *, all_tenants: bool) -> list[tuple[Person, Erasure]]:
+    """Goes on with erasures that ended between, which somebody had agreed to."""
+    from factory.files import all_roots
     from factory.store.erase import finish
+    from factory.store.tables import Store
 
-    asked = set[str]()
-    for person, done in finish(store):
-        say(f"an erasure that had ended between is finished: {sum(done.rows.values())} more rows removed")
-        _tell_others([(store, done)])
-        _check_gone(done.found, done.others, done.older_versions)
-        asked |= {person.asked, *person.identity_ids}
-    return asked
+    finished: list[tuple[Person, Erasure]] = []
+    for one in map(Store, all_roots(store.root)) if all_tenants else [store]:
+        for person, done in finish(one):
+            say(f"an erasure that had ended between is finished: {sum(done.rows.values())} more rows removed")
+            _tell_others([(one, done)])
+            finished.append((person, done))
+    return finished
 
 
-def _erase_everywhere(store: Store, photo_id: str | None, identity: str | None, content: bytes, yes: bool) -> None:
-    """From an operator's root and all its tenants'."""
+def _erase_everywhere(
+    store: Store, photo_id: str | None, identity: str | None, content: bytes, yes: bool, before: list[Erasure]
+) -> None:
+    """From an operator's root and all its tenants'; what is left of erasures `before` is told, too."""
     from factory.store.audit import note
     from factory.store.everywhere import erase_everywhere, find_everywhere
 
@@ -99,14 +105,12 @@ def _erase_everywhere(store: Store, photo_id: str | None, identity: str | None, 
     if not yes:
         num = sum(bool(person.identity_ids) for _, person in found)
         _confirm(f"Erase the person from {len(found)} roots, {num} of which learned them, for good?")
-    rows, whom, num_bytes, versions = [], set[str](), 0, ""
+    rows, whom, num_traces, num_bytes = [], set[str](), 0, 0
     erased: list[tuple[Store, Erasure]] = []
-    traces, others = list[str](), list[str]()
     for one, person, done in erase_everywhere(store.root, found):
-        removed = sum(done.rows.values())
-        rows.append([one.root, str(removed), f"{done.files_scanned} files", str(len(done.found) + len(done.others))])
-        traces, others, num_bytes = traces + done.found, others + done.others, num_bytes + done.bytes_scanned
-        versions = versions or done.older_versions
+        removed, num = sum(done.rows.values()), len(done.found) + len(done.others)
+        rows.append([one.root, str(removed), f"{done.files_scanned} files", str(num)])
+        num_traces, num_bytes = num_traces + num, num_bytes + done.bytes_scanned
         erased.append((one, done))
         if person is not None:
             note(one, "erased", sorted(person.identity_ids), removed)
@@ -114,12 +118,15 @@ def _erase_everywhere(store: Store, photo_id: str | None, identity: str | None, 
     note(store, "erased from all tenants", sorted(whom), len(rows))
     _tell_others(erased)
     show_table(["root", "rows removed", "searched", "traces left"], rows)
-    print(f"searched {len(rows)} roots, {num_bytes:,} bytes: {len(traces) + len(others)} traces left")
-    _check_gone(traces, others, versions)
+    print(f"searched {len(rows)} roots, {num_bytes:,} bytes: {num_traces} traces left")
+    _check_gone([*before, *(done for _, done in erased)])
 
 
-def _check_gone(traces: list[str], others: list[str], versions: str) -> None:
+def _check_gone(erasures: Sequence[Erasure]) -> None:
     """Raises OSError, with the remedy, if something is left, or can be brought back."""
+    traces = [one for done in erasures for one in done.found]
+    others = list(dict.fromkeys(one for done in erasures for one in done.others))  # one file may hold several people
+    versions = next((done.older_versions for done in erasures if done.older_versions), "")
     if traces:
         raise OSError(f"traces are left, erase again when no job runs: {'; '.join(traces[:5])}")
     if others:
@@ -189,19 +196,16 @@ def expire(
         if over and not yes:
             where = f"{operators.root}{' and its tenants' if all_tenants else ''}"
             _confirm(f"Erase everybody on {len(over)} photos from {where} for good?")
-        found, others, versions = list[str](), list[str](), ""
+        before = [done for _, done in _finish(operators, all_tenants=all_tenants)]
         erased: list[tuple[Store, Erasure]] = []
-        for store in stores:
-            _finish(store)
         for store, photo in over:
             person = find_person(store, photo_id=photo)
             done = erase(store, person)
             note(store, "erased, consent over", sorted(person.identity_ids), sum(done.rows.values()))
-            found, others = found + done.found, others + done.others
-            versions = versions or done.older_versions
             erased.append((store, done))
         _tell_others(erased)
         if all_tenants:
             note(operators, "erased whose consent was over, in all tenants", num=len(over))
-        say(f"{len(over)} photos erased, whose consent was over; {len(found) + len(others)} traces left")
-        _check_gone(found, others, versions)
+        num_traces = sum(len(done.found) + len(done.others) for _, done in erased)
+        say(f"{len(over)} photos erased, whose consent was over; {num_traces} traces left")
+        _check_gone([*before, *(done for _, done in erased)])

@@ -12,7 +12,7 @@ from factory.errors import IdentityNotFound
 from factory.files import all_roots, tenant_root
 from factory.pack import Pack
 from factory.store.audit import read_audit
-from factory.store.everywhere import find_everywhere
+from factory.store.everywhere import erase_everywhere, find_everywhere
 from factory.store.rows import identity_row
 from factory.store.tables import Store
 from tests.make_people import fill, found, photo_id, traces
@@ -49,6 +49,18 @@ def test_one_command_erases_everywhere_and_proves_it(theirs: dict[str, Store], t
         assert [row["action"] for row in rows] == actions
     again = run.invoke(app, [*base, "--identity", identities[1].identity_id, "--yes"])
     assert again.exit_code == 1 and "nor a tenant of it knows" in again.stderr
+
+
+def test_an_erasure_that_is_killed_between_two_roots_is_gone_on_with(theirs: dict[str, Store], tiny_pack: Pack) -> None:
+    store, acme, _ = theirs.values()
+    _, identities, _ = fill(store, tiny_pack)
+    who = identities[1].identity_id
+    next(erase_everywhere(store.root, find_everywhere(store.root, identity_id=who)))
+    acme.delete("identities", f"identity_id = '{who}'")  # nothing leads to them by this id any more
+    base = ["identities", "erase", "--all-tenants", "--yes", "--root", store.root]
+    done = CliRunner().invoke(app, [*base, "--identity", who])
+    assert done.exit_code == 0 and "an erasure that had ended between is finished" in done.output, done.output
+    assert [len(one.faces()) for one in (store, acme)] == [6, 6]
 
 
 def test_of_a_group_photo_one_goes_everywhere_and_the_other_stays(theirs: dict[str, Store], tiny_pack: Pack) -> None:

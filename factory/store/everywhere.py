@@ -17,6 +17,7 @@ from factory.store.schemas import Table
 from factory.store.sql import where_in
 from factory.store.tables import Store
 from factory.store.traces import scan
+from factory.store.unfinished import begun
 
 
 def find_everywhere(
@@ -53,6 +54,7 @@ def erase_everywhere(
     for store, person in found:
         needles |= needles_of(store, person)
         photos |= photos_of(person)
+        begun(store, person)  # all before the first goes, by which the others were found
     for store, person in found:
         yield store, person, erase(store, person, looks=looks)
     erased = {store.root for store, _ in found}

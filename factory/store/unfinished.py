@@ -42,8 +42,8 @@ def ended(uri: str) -> None:
 
 
 def unfinished(store: Store) -> list[Person]:
-    """Who was begun with and not ended. What was cut off while it was written is nobody, as nothing had gone yet; what
-    is something else stays, and is told."""
+    """Who was begun with and not ended. What cannot be understood stays, and is told: it was cut off while it was
+    written, which another process may be about, or is something else."""
     files, folder = filesystem(f"{store.root}/{ERASING}")
     found = files.get_file_info(pafs.FileSelector(folder, allow_not_found=True))
     people = []
@@ -52,10 +52,7 @@ def unfinished(store: Store) -> list[Person]:
             text = stream.read()
         try:
             people.append(_PERSON.validate_json(text))
-        except ValidationError as error:
-            if error.errors()[0]["type"] == "json_invalid":
-                files.delete_file(path)
-                continue
+        except ValidationError:
             logger.warning(
                 "%s does not say whom an erasure was about, so it was not gone on with: run one with the version that "
                 "wrote it, or remove the file if it is none of ours",
