@@ -16,6 +16,8 @@ from starlette.middleware import Middleware
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from serve.upgrades import ignore_unknown
+
 # Serve's controller looks after its replicas ten times a second otherwise, and takes 5 % of a core for it.
 # A proxy whose event loop does not answer in time is replaced, at once when it starts, else the third time, and all
 # connections with it. Ray's own limits, 5 and 10 s, are missed by one that only waits for a core on a busy machine.
@@ -78,7 +80,8 @@ class NotYet:
 
 
 def middlewares() -> list[Middleware]:
-    """For Ray Serve's proxies; the last one is asked first."""
+    """For Ray Serve's proxies, which ask for them before they listen; the last one is asked first."""
+    ignore_unknown()
     return [Middleware(PlainHeaders), Middleware(NotYet)]
 
 
