@@ -66,11 +66,10 @@ def prepare(
         connect()
         new, recovered = find_new_photos(places, store, loaded, summary, retry)
         if new.num_rows:
+            how = {"max_bytes": config.max_bytes, "require_consent": required, "allowed": allowed}
             chain = (
                 work_units(new),
-                Stage(
-                    partial(read_batches, max_bytes=config.max_bytes, require_consent=required, allowed=allowed), cut=1
-                ),
+                Stage(partial(read_batches, **how, sources=places.sources), cut=1),
                 *_face_stages(loaded, config, *cpu_and_model_pools(workers)),
                 commit_stage(partial(commit, replaces=retry is not None), store),
             )

@@ -16,7 +16,7 @@ import skimage.data
 from PIL import Image
 
 from factory.config import GenerateConfig, PrepareConfig, Recipe, TrainConfig
-from factory.errors import IdentityNotFound, IncompatibleIdentity, PackError
+from factory.errors import IdentityNotFound, IncompatibleIdentity, PackError, SourceError
 from factory.faces.isolated import Isolated
 from factory.pack import Pack
 from factory.provenance.xmp import without_marks
@@ -31,6 +31,7 @@ from pipelines.jobs.pools import Pool
 from pipelines.jobs.stage import Stage, stream, tally
 from pipelines.photos.faces import OUTCOME, FindFaces, ReadFaces
 from pipelines.photos.sources import PHOTO
+from pipelines.photos.standing import check_sources
 from pipelines.prepare import commit
 from pipelines.run import run
 from pipelines.train import train
@@ -176,6 +177,19 @@ def test_a_full_disk_of_a_worker_is_told_in_one_line(cluster: None, tmp_path: Pa
     with pytest.raises(OSError, match="the disk is full: free some space") as told, open_job("prepare", store):
         list(tally([pa.table({"n": range(4)})], Stage(full)))
     assert "\n" not in str(told.value) and "UDF" not in str(told.value)
+
+
+@pytest.mark.cluster
+def test_a_source_that_goes_away_ends_the_job_in_one_line(cluster: None, tmp_path: Path) -> None:
+    def gone(batch: pa.Table) -> pa.Table:
+        check_sources([str(tmp_path / "share")])
+        return batch
+
+    told_so = (
+        r"share is not there on \S+ any more: mount it, or put it back; then the same command goes on where it was$"
+    )
+    with pytest.raises(SourceError, match=told_so), open_job("prepare", Store(tmp_path / "root")):
+        list(tally([pa.table({"n": range(4)})], Stage(gone)))
 
 
 @pytest.mark.cluster

@@ -29,6 +29,7 @@ _MADE: Final = {
     "sculpt": "models",
     "assess": "assessed",
 }
+_ADVICE: Final = "\nFailed to apply UDF transform"  # how Ray Data's begins
 _THINGS: Final = {**_MADE, "train": "faces", "evaluate": "images", "assess": "identities"}
 
 
@@ -211,11 +212,12 @@ def _lost(cause: BaseException) -> ClusterError | None:
 
 
 def _cause(error: BaseException) -> BaseException:
-    """What a worker raised, out of Ray's wrappings."""
+    """What a worker raised, out of Ray's wrappings, and without what Ray Data writes behind its message."""
     while True:
         inner = error.cause if isinstance(error, RayTaskError) else None
         if inner is None and isinstance(error, RayError):
             inner = error.__cause__
         if inner is None or inner is error:
+            error.args = tuple(one.partition(_ADVICE)[0] if isinstance(one, str) else one for one in error.args)
             return error
         error = inner

@@ -22,7 +22,7 @@ PACKED: Final = pa.schema([("batch", pa.large_binary())])  # PHOTO in Arrow's st
 def read_batches(contents: pa.Table, **how: Any) -> Iterator[pa.Table]:
     """CONTENT -> PACKED, one row at a time: up to BATCH photos, or 32 MB of them and the rest of the last one.
 
-    `how` is `read_rows`'s: max_bytes, require_consent, allowed.
+    `how` is `read_rows`'s: max_bytes, require_consent, allowed, sources.
     """
     waiting, num_bytes = list[dict[str, Any]](), 0
     for photo in read_rows(contents, **how):

@@ -40,7 +40,7 @@ def find_new_photos(
     """
     known, changes = _known_photos(store, pack, retry), Changes(store, pack.name)
     fresh: list[pa.Table] = []
-    hashing = Stage(partial(hash_contents, allowed=Allowed.of(store.root)), num_cpus=1)
+    hashing = Stage(partial(hash_contents, allowed=Allowed.of(store.root), sources=places.sources), num_cpus=1)
     with Progress("look for new photos", "photos", places.num_photos) as progress:
         for content in stream(work_units(places.table), hashing):
             batch = places.alike.told_apart(content)

@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from factory.consent import Consent
 from factory.errors import SourceError
-from factory.files import shown
+from factory.files import local_path, shown
 from factory.storage import plain, scheme_of
 from pipelines.photos.alike import Alike
 from pipelines.photos.archives import Archives, Members, list_members
@@ -62,6 +62,7 @@ class Places:
 
     table: pa.Table  # PLACE
     num_photos: int
+    sources: tuple[str, ...]  # SRC, as absolute paths and uris
     left_out: Counter[str]  # files and folders that are no photos, by kind
     told: list[str] = field(default_factory=list)  # what there is to say of them, in sentences
     alike: Alike = field(default_factory=Alike)  # rows of `table` that are called as others
@@ -97,7 +98,14 @@ def find_places(src: str | Sequence[str], root: str | None = None, person_from: 
         )
     tables = {(unpacked(row["uri"]), row["stem"]): None for row in rows if row["row_group"] >= 0}
     alike = Alike.among(list(tables), (row["stem"] for row in rows if row["row_group"] < 0))
-    return Places(table=table, num_photos=num_photos, left_out=listed.left_out, told=told, alike=alike)
+    return Places(
+        table=table,
+        num_photos=num_photos,
+        sources=tuple(one if scheme_of(one) else local_path(one) for one in sources),
+        left_out=listed.left_out,
+        told=told,
+        alike=alike,
+    )
 
 
 def _places(listed: Listed, archives: Archives) -> tuple[list[dict[str, Any]], list[tuple[str, Entry]]]:

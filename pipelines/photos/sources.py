@@ -7,7 +7,7 @@ stored is that of the bytes that are decoded: a file that is replaced after it w
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import islice
@@ -25,6 +25,7 @@ from pipelines.photos.entries import Entry, faulty, in_order, of_file
 from pipelines.photos.named import kind_of
 from pipelines.photos.parquet import rows_of
 from pipelines.photos.places import PLACE, unpacked, why_not_listed, why_not_read
+from pipelines.photos.standing import check_sources
 
 _OF_PLACE: Final = [field for field in PLACE if field.name not in COLUMNS]  # the same in all rows of a place
 CONTENT: Final = pa.schema(
@@ -55,11 +56,14 @@ PHOTO: Final = pa.schema(
 _ROWS: Final = 1024  # of CONTENT in a table
 
 
-def hash_contents(places: pa.Table, allowed: Allowed | None = None) -> Iterator[pa.Table]:
-    """PLACE -> CONTENT: the id of every photo, null where it cannot be read, or may not."""
+def hash_contents(places: pa.Table, allowed: Allowed | None = None, sources: Sequence[str] = ()) -> Iterator[pa.Table]:
+    """PLACE -> CONTENT: the id of every photo, null where it cannot be read, or may not.
+
+    Raises SourceError or OSError if that is because one of `sources` is gone as a whole.
+    """
     with Archives() as archives:
         looked = in_order(
-            (entry.is_far, partial(_looked, number, row, entry, place))
+            (entry.is_far, partial(_looked, number, row, entry, place, sources))
             for number, place in enumerate(places.to_pylist())
             for row, entry in enumerate(_entries(place, archives, allowed))
         )
@@ -70,10 +74,12 @@ def hash_contents(places: pa.Table, allowed: Allowed | None = None) -> Iterator[
             yield pa.Table.from_arrays([*whose, *arrays], schema=CONTENT)
 
 
-def _looked(number: int, row: int, one: Entry, place: dict[str, Any]) -> tuple[Any, ...]:
+def _looked(number: int, row: int, one: Entry, place: dict[str, Any], sources: Sequence[str]) -> tuple[Any, ...]:
     """The place's number, and what is found out (_FOUND)."""
-    consent = one.consent or Consent.of(place)
-    return number, *consent.columns().values(), row, one.digest(), one.name, one.uri, one.person
+    consent, digest = one.consent or Consent.of(place), one.digest()
+    if digest is None:
+        check_sources(sources)
+    return number, *consent.columns().values(), row, digest, one.name, one.uri, one.person
 
 
 def read_photos(contents: pa.Table, **how: Any) -> Iterator[pa.Table]:
@@ -82,17 +88,22 @@ def read_photos(contents: pa.Table, **how: Any) -> Iterator[pa.Table]:
 
 
 def read_rows(
-    contents: pa.Table, *, max_bytes: int, require_consent: bool = False, allowed: Allowed | None = None
+    contents: pa.Table,
+    *,
+    max_bytes: int,
+    require_consent: bool = False,
+    allowed: Allowed | None = None,
+    sources: Sequence[str] = (),
 ) -> Iterator[dict[str, Any]]:
     """Rows of PHOTO; photos over `max_bytes` are not read but refused, as are those whose consent is over, or required
-    and not there."""
+    and not there. Raises SourceError or OSError if one of `sources` is gone as a whole."""
     wanted: dict[tuple[Any, ...], dict[int, tuple[Consent, str | None, str]]] = {}
     for row in contents.to_pylist():
         place = tuple(row[name] for name in _PLACED)
         wanted.setdefault(place, {})[row["row"]] = Consent.of(row), row["photo_id"], row["name"]
     with Archives() as archives:
         yield from in_order(
-            (entry.is_far, partial(_agreed_photo, entry, *listed[row], max_bytes, require_consent))
+            (entry.is_far, partial(_agreed_photo, entry, *listed[row], max_bytes, require_consent, sources))
             for fields, listed in wanted.items()
             for place in [dict(zip(_PLACED, fields, strict=True))]
             for row, entry in enumerate(_entries(place, archives, allowed))
@@ -101,10 +112,18 @@ def read_rows(
 
 
 def _agreed_photo(
-    entry: Entry, told: Consent, listed_id: str | None, name: str, max_bytes: int, require_consent: bool
+    entry: Entry,
+    told: Consent,
+    listed_id: str | None,
+    name: str,
+    max_bytes: int,
+    require_consent: bool,
+    sources: Sequence[str],
 ) -> dict[str, Any]:
     consent = entry.consent or told
     photo = _photo(entry, listed_id, max_bytes) | {"name": name} | consent.columns()
+    if photo["reason"] == "unreadable":
+        check_sources(sources)
     why = consent.lacking(time.time(), required=require_consent)
     if why and photo["image"] is not None:
         photo |= {"image": None, "reason": "no_consent", "detail": why}
@@ -112,7 +131,7 @@ def _agreed_photo(
 
 
 def _photo(entry: Entry, listed_id: str | None, max_bytes: int) -> dict[str, Any]:
-    row = {"name": entry.name, "uri": entry.uri, "image": None, "person": entry.person}
+    row = {"name": entry.name, "uri": entry.uri, "image": None, "reason": None, "person": entry.person}
     try:
         data = entry.read(max_bytes)
         size = entry.num_bytes() if data is None else 0
