@@ -22,7 +22,7 @@ def n18(desk: Desk) -> Got:
     photos, left_out = desk.read(write(desk.folder("n18"), {**files, **others}))
     names = {photo["name"] for photo in photos}
     right = len(names) == len(photos) == 5 and "IMG_1" in names and not {"IMG_1-1", "IMG_1-2345"} & names
-    return Got(right and left_out["hidden"] == 1, words_of(photos))
+    return Got(right and left_out == {"only in iCloud": 1}, words_of(photos))
 
 
 def n19(desk: Desk) -> Got:
