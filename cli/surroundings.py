@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import os
 import pwd
 import secrets
@@ -10,8 +12,11 @@ import sys
 import tempfile
 from contextlib import suppress
 from pathlib import Path
+from typing import Any, Final
 
 from cli.output import say
+
+_UNREAD: Final = (errno.EPIPE, errno.EIO)  # who read a pipe has had enough; a terminal was closed
 
 
 def settle() -> None:
@@ -20,9 +25,9 @@ def settle() -> None:
     (PYTHONOPTIMIZE=2), without which Ray does not run, and where warnings are errors, of which Ray has some.
 
     What is closed of the three standard files (`<&- >&-`, some cron) leads nowhere: else the next file that is opened
-    would take its number, and what C++ prints. A user id without a name (`docker run --user 1042`) gets one, as
-    libraries ask who that is and where at home; and who has another user's home (`su` without -, `docker run --user`
-    with a HOME) has none.
+    would take its number, and what C++ prints. What is printed for nobody any more (`| head -1`) is dropped, and the
+    work goes on to its end. A user id without a name (`docker run --user 1042`) gets one, as libraries ask who that is
+    and where at home; and who has another user's home (`su` without -, `docker run --user` with a HOME) has none.
     """
     if sys.getfilesystemencoding() != "utf-8" and os.environ.get("PYTHONUTF8") != "1":  # -I and -X utf8=0 outdo it
         _begin_anew("PYTHONUTF8", "1")
@@ -40,6 +45,8 @@ def settle() -> None:
     for name in ("stdin", "stdout", "stderr"):
         if getattr(sys, name) is None:  # as Python leaves what is closed
             setattr(sys, name, open(os.devnull, "r" if name == "stdin" else "w"))  # noqa: SIM115 (as long as the program)
+        elif name != "stdin" and isinstance(stream := getattr(sys, name), io.TextIOWrapper):
+            setattr(sys, name, _dropped_where_unread(stream))
     try:
         pwd.getpwuid(os.getuid())
     except KeyError:
@@ -48,6 +55,41 @@ def settle() -> None:
     if not _may_look_into(Path.home()):
         os.environ["HOME"] = tempfile.gettempdir()
     _hold_token()
+
+
+class _Standard(io.FileIO):
+    """A standard output; what is written once nobody reads it any more leads nowhere. Of errors and notes (2) nothing
+    that cannot be written, as on a full disk, ends the work."""
+
+    def write(self, data: Any) -> int:
+        """As a file's."""
+        try:
+            return super().write(data)
+        except OSError as error:
+            if error.errno in _UNREAD:
+                _lead_nowhere(self.fileno())
+            elif self.fileno() != 2:
+                raise
+            return memoryview(data).nbytes
+
+
+def _dropped_where_unread(stream: io.TextIOWrapper) -> io.TextIOWrapper:
+    """A standard output like this one, that stays usable where its reader goes."""
+    raw = _Standard(stream.fileno(), "wb", closefd=False)
+    unbuffered = isinstance(stream.buffer, io.RawIOBase)
+    return io.TextIOWrapper(
+        raw if unbuffered else io.BufferedWriter(raw),  # type: ignore[arg-type]  # as Python itself does
+        encoding=stream.encoding,
+        errors=stream.errors,
+        line_buffering=stream.line_buffering,
+        write_through=stream.write_through,
+    )
+
+
+def _lead_nowhere(number: int) -> None:
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, number)
+    os.close(nowhere)
 
 
 def _hold_token() -> None:
@@ -82,20 +124,12 @@ def _begin_anew(variable: str, value: str) -> None:
 
 
 def finish() -> None:
-    """What was printed is written; where it cannot be, as on a full disk, the program ends with status 1. Whoever has
-    read enough of a pipe is no error."""
+    """What was printed is written; where it cannot be, as on a full disk, the program ends with status 1."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # pressed once more it would only disturb how Ray ends
     try:
         sys.stdout.flush()
-    except BrokenPipeError:
-        _give_up()
     except OSError as error:
-        _give_up()
+        _lead_nowhere(sys.stdout.fileno())  # Python writes what is left at its end, and would tell of it once more
         with suppress(OSError):
             say(f"error: {error}", error=True)
         raise SystemExit(1) from None
-
-
-def _give_up() -> None:
-    """Python writes what is left at its end, and would tell of the error once more."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -39,6 +39,33 @@ def test_standard_files_that_are_closed_or_full() -> None:
         assert (full.returncode, full.stderr) == (1, "error: [Errno 28] No space left on device\n")
 
 
+def test_a_reader_that_has_enough_is_no_error() -> None:
+    for words in ("--version", "packs list", "run --help"):
+        for unbuffered in ("", "1"):
+            for both in ("", "2>&1"):
+                unread, output = os.pipe()
+                os.close(unread)
+                done = subprocess.run(
+                    ["sh", "-c", f'"{sys.executable}" -m cli {words} {both}'],
+                    env={**os.environ, "PYTHONPATH": str(REPO), "PYTHONUNBUFFERED": unbuffered},
+                    stdout=output,
+                    stderr=subprocess.PIPE,
+                    timeout=60,
+                )
+                os.close(output)
+                assert (done.returncode, done.stderr) == (0, b""), (words, unbuffered, both)
+
+
+def test_work_goes_on_where_nobody_reads_of_it(tmp_path: Path) -> None:
+    """A pipe that is closed behind a command, and a log on a full disk."""
+    code = "import sys; from cli.surroundings import settle; settle(); "
+    code += f"print('a', flush=True); print('b', file=sys.stderr); open(r'{tmp_path}/done', 'a').write('c')"
+    environment = {**os.environ, "PYTHONPATH": str(REPO)}
+    for shell in ("2>&1 | true", "2>/dev/full | true"):
+        subprocess.run(["bash", "-c", f'"{sys.executable}" -c "{code}" {shell}'], env=environment, timeout=60)
+    assert (tmp_path / "done").read_text() == "cc"
+
+
 def test_help_is_there_on_terminals_without_a_width() -> None:
     for columns in ("0", "", "-5", "wide"):
         assert "--photos" in version("", "run --help", COLUMNS=columns).stdout
