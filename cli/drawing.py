@@ -21,8 +21,8 @@ from cli.options import (
     parse_seeds,
     parse_settings,
     prompts_of,
-    tell_cut,
     tell_namesakes,
+    tell_unread,
 )
 from cli.output import say, show_summary
 
@@ -83,7 +83,7 @@ def generate(
 
         texts = prompts_of(prompt, prompts)
         loaded = load_pack(pack)
-        tell_cut(texts, loaded)
+        tell_unread(texts, loaded)
         tell_namesakes(root, identity)
         config = generate_settings(loaded, parse_settings(settings, num_inference_steps=steps))
         numbers = parse_seeds(seeds)

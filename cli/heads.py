@@ -22,8 +22,8 @@ from cli.options import (
     made_folder,
     on_disk,
     parse_settings,
-    tell_cut,
     tell_namesakes,
+    tell_unread,
 )
 from cli.output import say, show_summary, show_table
 
@@ -73,7 +73,7 @@ def sculpt(
         from pipelines.sculpt import sculpt as sculpt_job
 
         config = sculpt_settings(parse_settings(settings, num_iterations=steps))
-        tell_cut(prompt or [], load_pack(pack))
+        tell_unread(prompt or [], load_pack(pack))
         tell_namesakes(root, identity)
         made_folder(out)
         summary = sculpt_job(

@@ -6,7 +6,7 @@ import codecs
 import json
 import re
 import sys
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -154,8 +154,15 @@ def prompts_of(prompt: list[str] | None, file: Path | None) -> list[str]:
     return texts
 
 
-def tell_cut(texts: list[str], pack: Pack) -> None:
-    """A warning for each prompt that is longer than the pack's text encoder reads."""
+def tell_unread(texts: Sequence[str], pack: Pack) -> None:
+    """A warning for each prompt that asks for networks and the like, or is longer than the pack's text encoder
+    reads."""
+    from factory.prompts import asked_in_vain, words_of
+
+    for text in texts:
+        if kinds := asked_in_vain(text):
+            say(f"warning: {', '.join(kinds)} of the prompt {text[:60]!r} is not followed here: left out", error=True)
+    texts = [words_of(text) for text in texts]
     if any(len(text) > _SHORT for text in texts):  # else nothing need be loaded
         from factory.base.text import cut_prompts
 

@@ -24,8 +24,8 @@ from cli.options import (
     parse_seeds,
     parse_settings,
     prompts_of,
-    tell_cut,
     tell_namesakes,
+    tell_unread,
 )
 from cli.output import say, show_summary, show_table
 
@@ -113,7 +113,7 @@ def animate(
 
             size = config.generate.width_px or loaded.resolution, config.generate.height_px or loaded.resolution
             paths = {text: read_path(loaded, text, size, config.num_frames) for text in pose_path}
-        tell_cut(texts, loaded)
+        tell_unread(texts, loaded)
         tell_namesakes(root, identity)
         made_folder(out)
         summary = animate_job(

@@ -29,9 +29,32 @@ def _templates() -> tuple[str, ...]:
 TEMPLATES = _templates()
 
 
+# What front ends write for programs of their own: networks, <lora:NAME:0.8>, and the break between a text's chunks.
+# Other tags, such as <person:BREAK>, are passed over whole.
+_ASIDE = re.compile(
+    r"<(?P<kind>(?i:lora|lyco|locon|loha|lokr|hypernet)):(?P<name>[^<>:]{1,200})[^<>]*>|<[^<>]*>|(?P<break>\bBREAK\b)"
+)
+
+
+def networks(prompt: str) -> dict[str, str]:
+    """Names of the networks that a prompt asks for, <lora:NAME:1>, with their kinds; there are none here."""
+    return {found["name"].strip(): found["kind"].lower() for found in _ASIDE.finditer(prompt) if found["kind"]}
+
+
+def asked_in_vain(prompt: str) -> list[str]:
+    """What a prompt asks for beside its words, each kind once, such as "lora" and "BREAK". Nothing is done about it."""
+    kinds = (found["break"] or (found["kind"] or "").lower() for found in _ASIDE.finditer(prompt))
+    return list(dict.fromkeys(filter(None, kinds)))
+
+
+def words_of(prompt: str) -> str:
+    """A prompt without what it asks for beside its words: a text encoder would read that as words, too."""
+    return _ASIDE.sub(lambda found: "" if found["kind"] or found["break"] else found[0], prompt)
+
+
 def with_person(prompt: str) -> str:
     """`prompt` with the identity in it: a prompt without `<person>` gets it in front, as in the paper."""
-    prompt = prompt.strip()
+    prompt = words_of(prompt).strip()
     if PERSON in prompt:
         return prompt
     return f"{PERSON} {prompt}".strip()
@@ -78,6 +101,7 @@ def texts_by_person(prompt: str) -> dict[str | None, str]:
     one alone: "a photo of <person> in a red hat and <person:Bob> on the beach" says "a photo of <person> in a red hat
     on the beach" of the first, "a photo of <person> on the beach" of Bob.
     """
+    prompt = words_of(prompt)
     mentions = list(_MENTION.finditer(prompt))
     if not mentions:
         return {None: with_person(prompt)}

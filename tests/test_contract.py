@@ -83,6 +83,16 @@ def test_fields_without_effect_are_taken_and_named_where_they_ask_for_what_is_no
         assert strict.status_code == (200 if asks_nothing else 422) and (asks_nothing or name in strict.text), value
 
 
+def test_what_a_prompt_asks_for_beside_its_words_is_left_out_and_told(http: TestClient, fake: FakeGenerator) -> None:
+    asked = {"prompt": "<lora:film:0.8>a photo of <person> BREAK at sea", "negative_prompt": "<hypernet:old:1>fog"}
+    for fields in ({}, {"stream": True}):
+        answer = ask(http, **asked, **fields)
+        assert answer.headers["x-ignored-fields"] == "prompt.lora, prompt.BREAK, negative_prompt.hypernet"
+        assert fake.jobs[-1].prompt.split() == "a photo of <person> at sea".split()
+    assert ask(http, **asked, strict=True).status_code == 422
+    assert "x-ignored-fields" not in ask(http, prompt="<person> takes a break").headers
+
+
 def test_an_address_in_a_stream_is_told_as_ignored(http: TestClient) -> None:
     assert ask(http, stream=True, response_format="url").headers["x-ignored-fields"] == "response_format"
     assert ask(http, stream=True, response_format="url", strict=True).status_code == 422

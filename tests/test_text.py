@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from cli.options import tell_cut
+from cli.options import tell_unread
 from factory.base.diffusion import DiffusionBase
 from factory.base.text import inject, tokenise
 from factory.learn.celebs import celeb_prior
@@ -84,8 +84,11 @@ def test_an_overlong_prompt_is_cut_but_never_the_person(base: DiffusionBase, cap
 
 def test_prompts_that_are_cut_are_told_with_numbers(tiny_pack: Pack, capsys: pytest.CaptureFixture[str]) -> None:
     texts = [f"a photo of {PERSON}", f"{PERSON} " + "snow " * 500]
-    tell_cut(texts, tiny_pack)
+    tell_unread(texts, tiny_pack)
     [line] = capsys.readouterr().err.splitlines()
     assert re.fullmatch(r"warning: \d+ of [\d,]{3,} tokens are read of the prompt '<person> snow snow.*'\.\.\.", line)
-    tell_cut(texts[:1], tiny_pack)
+    tell_unread([f"{PERSON} <lora:film:1> BREAK"], tiny_pack)
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.startswith("warning: lora, BREAK of the prompt '<person> <lora:film:1> BREAK' ")
+    tell_unread(texts[:1], tiny_pack)
     assert capsys.readouterr().err == ""

@@ -25,7 +25,7 @@ from factory.draw.regions import RegionalAttention, region_masks
 from factory.draw.rows import Clip, Row, Sample
 from factory.draw.samplers import Level, Sampler, Schedule
 from factory.draw.texts import Text, TextStates
-from factory.prompts import with_person
+from factory.prompts import with_person, words_of
 from factory.records import TEXT_ENCODER, ClipRequest, ImageRequest
 
 _MAX_SAMPLES = 64  # of one UNet call
@@ -136,7 +136,7 @@ class Engine:
             guidance=config.guidance_scale,
             num_guided=round(config.guidance_until * len(plan)),
             prompt=max((count_tokens(prompt, base.tokenizer) for _, prompt in texts[:-1]), key=lambda c: c.given),
-            negative_prompt=count_tokens(config.negative_prompt, base.tokenizer),
+            negative_prompt=count_tokens(texts[-1][1], base.tokenizer),
         )
 
     def _plan(self, config: GenerateConfig) -> Schedule:
@@ -217,7 +217,7 @@ def _texts_of(request: ImageRequest) -> list[Text]:
     """The texts of a row, one or one for each region, and the negative prompt."""
     people = [(region.identity, region.prompt) for region in request.regions] or [(request.identity, request.prompt)]
     own: list[Text] = [(who.words[TEXT_ENCODER], with_person(prompt)) for who, prompt in people]
-    return [*own, (None, request.config.negative_prompt)]
+    return [*own, (None, words_of(request.config.negative_prompt))]
 
 
 def _frames_of(request: ClipRequest) -> list[ImageRequest]:

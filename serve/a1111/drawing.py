@@ -17,12 +17,12 @@ from fastapi.responses import JSONResponse, Response
 from PIL import Image
 
 from factory.pack import Pack
-from factory.prompts import people_in
+from factory.prompts import networks, people_in
 from factory.provenance.marks import mark, tells_how
 from factory.provenance.xmp import SYSTEM
 from factory.store.called import called, called_in_any_case
 from serve.a1111.infotext import infotext, with_infotext
-from serve.a1111.prompts import has_emphasis, has_syntax, networks, plain, with_people
+from serve.a1111.prompts import has_emphasis, has_syntax, plain, with_people
 from serve.a1111.schemas import SAMPLERS, Txt2Img
 from serve.a1111.tasks import Task, Tasks
 from serve.catalog import Catalog

@@ -7,12 +7,13 @@ from collections.abc import Callable, Collection, Mapping
 from itertools import islice
 from typing import Final
 
+from factory.prompts import words_of
+
 _WORDS: Final = 5  # of a name, at most
 _READ: Final = 300  # words of a prompt in which names are looked for: no text encoder here reads as many
 _TAG: Final = re.compile(r"(<[^<>]*>)")
 _WORD: Final = re.compile(r"[^\s,;()\[\]{}<>]+")
 _WHOLE: Final = re.compile(r"[^\s,;{}<>]+")  # a word of a name that has brackets: "Ada (2)"
-_NETWORK: Final = re.compile(r"<(lora|lyco|hypernet):([^<>:]{1,200})[^<>]*>", re.IGNORECASE)
 _WEIGHT: Final = re.compile(r":\s*[0-9.]+\s*(?=[)\]])")
 _CLOSING: Final = ".!?:\"'\u2019"
 _LETTER: Final = re.compile("[A-Za-z]?")
@@ -20,28 +21,24 @@ _BRACKET: Final = re.compile(r"(?<!\\)[()\[\]]")
 
 
 # Of A1111's own and of its common extensions: choices, wildcards, composition
-_SYNTAX: Final = re.compile(r"\{[^{}]{0,1000}\|[^{}]{0,1000}\}|__[\w/-]{1,100}__|\bAND\b")
+_SYNTAX: Final = re.compile(r"\{[^{}]{0,1000}\|[^{}]{0,1000}\}|__[\w/-]{1,100}__|\b(?:AND|BREAK)\b")
 
 
 def has_syntax(prompt: str) -> bool:
-    """Whether a prompt has signs that are no words, {a|b}, __a__ or AND, which are drawn here as if they were."""
+    """Whether a prompt has signs that are no words and not followed here: {a|b}, __a__ and AND, which are drawn as if
+    they were words, and BREAK, which is left out."""
     return _SYNTAX.search(prompt) is not None
-
-
-def networks(prompt: str) -> dict[str, str]:
-    """Names of the networks that a prompt asks for, <lora:NAME:1>, with their kinds; there are none here."""
-    return {match[2].strip(): match[1].lower() for match in _NETWORK.finditer(prompt)}
 
 
 def has_emphasis(prompt: str) -> bool:
     """Whether a prompt has marks of emphasis."""
-    return plain(prompt) != _NETWORK.sub("", prompt)
+    return plain(prompt) != words_of(prompt)
 
 
 def plain(prompt: str) -> str:
-    """A prompt without networks and marks of emphasis, (word:1.2), ((word)), [word], which are not followed here; tags
+    """The words of a prompt without marks of emphasis, (word:1.2), ((word)), [word], which are not followed here; tags
     such as <person:Ada (2)> stay as they are."""
-    parts = _TAG.split(_NETWORK.sub("", prompt))
+    parts = _TAG.split(words_of(prompt))
     parts[::2] = [re.sub(r"\\([()\[\]])", r"\1", _BRACKET.sub("", _WEIGHT.sub("", text))) for text in parts[::2]]
     return "".join(parts)
 

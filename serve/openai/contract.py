@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 from urllib.parse import quote
 
+from factory.prompts import asked_in_vain
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fates:
@@ -80,6 +82,12 @@ def ignoring(names: Iterable[str]) -> dict[str, str]:
     if len(text) > 1000:
         text = f"{text[:1000].rpartition(', ')[0]}, ..."
     return {"x-ignored-fields": text} if text else {}
+
+
+def beside_words(prompt: str, negative_prompt: str | None) -> list[str]:
+    """What prompts ask for beside their words, as fields: "prompt.lora"."""
+    texts = {"prompt": prompt, "negative_prompt": negative_prompt or ""}
+    return [f"{name}.{kind}" for name, text in texts.items() for kind in asked_in_vain(text)]
 
 
 def _asks_nothing(name: str, value: Any) -> bool:

@@ -21,6 +21,7 @@ from serve.catalog import Catalog
 from serve.ledger import tell
 from serve.modelling import KIND, HeadOrder, Modelling
 from serve.openai.body import described, read_body
+from serve.openai.contract import beside_words
 from serve.openai.ranges import Lately, answer
 from serve.openai.schemas import RequestRefused, ignoring
 from serve.openai.values import Prompt
@@ -79,7 +80,7 @@ class Heads:
             cost, asked = head_pictures(order.config), order.model_dump(mode="json")
             work = await self._book.submit(KIND, asked, [order.identity], once, pictures=cost)
             tell(request, "asked for a head", [order.identity], prompt=order.prompt)
-        headers = ignoring(body.model_extra or ())
+        headers = ignoring([*(body.model_extra or ()), *beside_words(body.prompt, None)])
         return JSONResponse(self._card(work), status_code=202, headers={**headers, **poll_headers(work)})
 
     async def list_all(self, limit: Limit = 20, after: str | None = None, order: Order = "desc") -> dict[str, Any]:

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validat
 from factory.config import GenerateConfig
 from factory.draw.compose import MAX_PEOPLE
 from factory.prompts import people_in
-from serve.openai.contract import IMAGES_GENERATE, Fates
+from serve.openai.contract import IMAGES_GENERATE, Fates, beside_words
 from serve.openai.contract import ignoring as ignoring
 from serve.openai.pictures import OutputFormat
 from serve.openai.values import Prompt, Real, Whole
@@ -180,6 +180,7 @@ class ImagesRequest(BaseModel):
         """The fields that nothing was done about, as a header names them: events hold pictures, not addresses."""
         events = ["response_format"] if self.stream and self.response_format == "url" else []
         names = [*self.fates.in_vain(self.__dict__), *events, *(self.model_extra or ())]
+        names += beside_words(self.prompt, self.negative_prompt)
         names += ["model"] if self.model and chosen_model(self.model, self.prompt) is None else []
         return ", ".join(ignoring(dict.fromkeys(names)).values())
 

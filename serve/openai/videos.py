@@ -31,6 +31,7 @@ from serve.catalog import Catalog
 from serve.filming import KIND, ClipOrder, Filming
 from serve.ledger import tell
 from serve.openai.body import MAX_BODY, described, first_fault, read_body
+from serve.openai.contract import beside_words
 from serve.openai.multipart import form_of
 from serve.openai.pictures import encode, resized
 from serve.openai.ranges import Lately, answer
@@ -107,6 +108,7 @@ class Videos:
             work = await self._book.submit(KIND, order.model_dump(), [order.identity], once, pictures=frames)
             tell(request, "asked for a clip", [order.identity], prompt=order.prompt)
         unused = ["model"] if body.model and chosen_model(body.model, body.prompt) is None else []
+        unused += beside_words(body.prompt, body.negative_prompt)
         headers = ignoring([*(body.model_extra or ()), *unused])
         return JSONResponse(self._card(work), headers={**headers, **poll_headers(work)})
 

@@ -1,5 +1,7 @@
 // The server's routes. A key that the user types stays in this tab: sessionStorage, and no address ever carries it.
 
+import { toast } from "./dom.js";
+
 export const facts = JSON.parse(document.getElementById("facts").textContent);
 export const has = (part) => facts.has.includes(part);
 
@@ -59,6 +61,8 @@ async function ask(path, { method = "GET", json, form, signal, headers = {} } = 
     if (fault.code === "model_not_found") dispatchEvent(new Event("people-changed")); // erased, in another tab perhaps
     throw fault;
   }
+  const ignored = answer.headers.get("x-ignored-fields");
+  if (ignored) toast(`Left out, as nothing here follows it: ${decodeURIComponent(ignored)}`);
   return answer;
 }
 
