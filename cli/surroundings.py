@@ -78,7 +78,7 @@ def _dropped_where_unread(stream: io.TextIOWrapper) -> io.TextIOWrapper:
     raw = _Standard(stream.fileno(), "wb", closefd=False)
     unbuffered = isinstance(stream.buffer, io.RawIOBase)
     return io.TextIOWrapper(
-        raw if unbuffered else io.BufferedWriter(raw),  # type: ignore[arg-type]  # as Python itself does
+        raw if unbuffered else io.BufferedWriter(raw),  # as Python itself does
         encoding=stream.encoding,
         errors=stream.errors,
         line_buffering=stream.line_buffering,
