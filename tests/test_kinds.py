@@ -76,6 +76,8 @@ REFUSED = {
     b"HTTP/1.1 200 OK\r\n\r\n\xff\xd8\xff\xe0" + bytes(90): ("not_an_image", "behind 19 other bytes", "take these"),
     b"\xef\xbb\xbf\x89PNG\r\n\x1a\n" + bytes(90): ("not_an_image", "behind 3 other bytes", "take these away"),
     bytes(1000): ("not_an_image", "all of them zero", "copy it again"),
+    bytes(512) + b"\xff\xd9" * 300: ("not_an_image", "damaged at its beginning (512 bytes of 0x00)", "from where it"),
+    b"\xff" * 700 + b"\xd8\xff\xe0" * 300: ("not_an_image", "damaged at its beginning (700 bytes of 0xFF)", "copy it"),
     b"\x89PNG\n\x1a\n\0\0\0\rIHDR": ("not_an_image", "a PNG whose line ends", "as binary"),
     bytes(range(7, 200)): ("not_an_image", "of no kind that is known here", "if it opens elsewhere"),
 }

@@ -156,6 +156,7 @@ _RIFF: Final = {
     b"WAVE": Kind("a sound (WAV)", "sound"),
 }
 _HEAD: Final = 4096  # bytes that are looked at
+_SECTOR: Final = 512  # bytes that disks and transfers lose together
 # JPEG and PNG whose bytes above 127 were replaced by U+FFFD or a question mark, or written as two
 _RECODED: Final = re.compile(
     rb"(?:(?:\xef\xbf\xbd|\?)PNG\r?\n|\xc2\x89PNG\r?\n|(?:\xef\xbf\xbd){4}|\xc3\xbf\xc3\x98\xc3\xbf|\?{4})"
@@ -226,6 +227,9 @@ def _text(data: bytes) -> Kind | None:
 def _nothing(data: bytes) -> Kind:
     if not data.strip(b"\0"):
         return Kind(f"{len(data)} bytes, all of them zero, as a broken copy leaves them", "data", "copy it again")
+    if len(data) > _SECTOR and data[:_SECTOR] == data[:1] * _SECTOR:
+        lost = f"{len(data) - len(data.lstrip(data[:1]))} bytes of 0x{data[0]:02X}"
+        return Kind(f"damaged at its beginning ({lost})", "data", "copy it again from where it came")
     if data[:4] == b"\x89PNG":
         return Kind("a PNG whose line ends a transfer has changed", "data", "copy it again, as binary")
     if _RECODED.match(data):
