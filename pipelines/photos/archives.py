@@ -7,7 +7,7 @@ import stat
 import tarfile
 import zipfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -20,19 +20,22 @@ from factory.storage import scheme_of
 from pipelines.photos.beside import CONSENTS, SIDECAR, left_out_path
 from pipelines.photos.entries import Entry, faults_of, open_file, what_is
 from pipelines.photos.masks import OF_A_PHOTO, masks_among
+from pipelines.photos.zips import Unpacked, open_zip
 
 SUFFIXES: Final = (".tar", ".zip")
 _PACKED: Final = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst", ".7z", ".rar", ".gz", ".bz2", ".xz", ".zst")
 # as 7-Zip, zip, RAR and `split` call parts: .7z.001, .zip.part1, .z01, .r00, .part1.rar, .tar.gz.partaa, .tar.aa
 _PART: Final = re.compile(
-    r"\.(?:tar|tgz|gz|bz2|xz|zst|zip|7z|rar)\.(?:(?:part)?[-_.]?\d{1,4}|part[-_.]?[a-z]{2}|a[a-z])$"
-    r"|\.[rz]\d\d$|\.part\d+\.rar$"
+    r"\.(?P<of>tar|tgz|gz|bz2|xz|zst|zip|7z|rar)\.(?:(?:part)?[-_.]?\d{1,4}|part[-_.]?[a-z]{2}|a[a-z])$"
+    r"|\.(?P<old>[rz])\d{2,3}$|\.part\d+\.rar$"
 )
+FURTHER_PART: Final = "further part of an archive"  # as what it is left out
 
 _IS_UTF8: Final = 1 << 11  # of a zip's member: what its name is written in
 _UNIX: Final = 3  # of a zip's member: what it was packed on, where links are
 _ZIP: Final = (b"PK\3\4", b"PK\5\6")  # how one begins; the second has no members
-_PACKINGS: Final = {9: "Deflate64", 93: "Zstandard", 95: "xz", 98: "PPMd"}  # of zips, which Python does not unpack
+_TAR: Final = b"ustar"
+_TAR_AT: Final = 257  # where that is
 _UNREAD: Final = {-1: "link in an archive", -2: "sparse file in an archive"}  # by a member's size
 
 
@@ -71,16 +74,30 @@ def unread_archive(file: str) -> str:
     return "archives of this kind are not read, only .tar and .zip; unpack it" if low.endswith(_PACKED) else ""
 
 
+def further_parts(files: Sequence[str]) -> set[str]:
+    """Of archives in parts (sorted) all but one: the first, which is told as what is not read, or the file that is
+    called as all of them, such as the .zip beside .z01."""
+    found, known = set[str](), {file.lower() for file in files}
+    for file in files:
+        low = file.lower()
+        if part := _PART.search(low):
+            whole = f"{low[: part.start()]}.{part['of'] or {'z': 'zip'}.get(part['old'], 'rar')}"
+            if whole in known:
+                found.add(file)
+            known.add(whole)
+    return found
+
+
 def list_members(uri: str) -> Members:
     """What an archive holds. Raises SourceError if it is none."""
     found, fault = list[Member](), ""
     try:
         with open_file(uri) as stream:
-            for member in _zip_members(stream) if _is_zip(stream, uri) else _tar_members(stream):
+            for member in _zip_members(stream, uri) if _is_zip(stream, uri) else _tar_members(stream):
                 found.append(member)
     except faults_of(uri) as error:
         if not found:
-            why = what_is(uri, *_ZIP) or shown(str(error))[:300]
+            why = what_is(uri, *_ZIP, _TAR) or shown(str(error))[:300]
             raise SourceError(f"no readable archive: {why}") from None
         fault = f"cut short or damaged behind its member {len(found)}: {shown(str(error))[:300]}; copy it again"
     kinds = [_UNREAD.get(member.size) or left_out_path(member.name) for member in found]
@@ -95,11 +112,15 @@ def _is_zip(stream: IO[bytes], uri: str) -> bool:
     """By its first bytes, as archives are called by each other's names; of a zip there may be others before it."""
     head = stream.read(tarfile.BLOCKSIZE)
     stream.seek(0)
-    return head.startswith(_ZIP) or (uri.lower().endswith(".zip") and head[257:262] != b"ustar")
+    return head.startswith(_ZIP) or (uri.lower().endswith(".zip") and not head.startswith(_TAR, _TAR_AT))
 
 
 def _file_name(member: Member) -> str:
     return member.name[len(member.folder) :]
+
+
+def _file_of(uri: str) -> str:
+    return shown(uri.rpartition("/")[2])
 
 
 class Archives:
@@ -128,19 +149,13 @@ class Archives:
             return cast(IO[bytes], _Part(stream, member.size))
         with self._opening:
             if uri not in self._zips:
-                archive = self._stack.enter_context(zipfile.ZipFile(self._stack.enter_context(open_file(uri))))
-                self._zips[uri] = (archive, archive.infolist())
+                archive, _ = open_zip(self._stack.enter_context(open_file(uri)), _file_of(uri))
+                self._zips[uri] = (self._stack.enter_context(archive), archive.infolist())
             archive, infos = self._zips[uri]
         info = infos[member.number] if member.number < len(infos) else None
-        if info is not None and info.flag_bits & 1:
-            raise OSError("it is encrypted: unpack the archive with its password")
         if info is None or _path_of(info) != member.name:
             raise OSError("the archive was replaced meanwhile")
-        try:
-            return archive.open(info)
-        except NotImplementedError:
-            how = _PACKINGS.get(info.compress_type, f"method {info.compress_type}")
-            raise OSError(f"it is packed by {how}, which is not read: unpack the archive") from None
+        return cast(IO[bytes], Unpacked(archive, info))
 
 
 class _Part:
@@ -159,7 +174,7 @@ class _Part:
         """At most so many bytes; none at the end. Raises EOFError if the archive ends before."""
         data = self._stream.read(min(size, self._left))
         if not data and self._left:
-            raise EOFError("the archive ends within it")
+            raise EOFError("the archive ends within it; copy it again")
         self._left -= len(data)
         return data
 
@@ -177,6 +192,9 @@ def _tar_members(stream: IO[bytes]) -> Iterator[Member]:
                     yield Member(info.name, number, info.offset_data, size)
                 number += 1
             end = archive.offset
+        stream.seek(end)
+        if not stream.read(1):
+            raise tarfile.ReadError("its end is not marked, so that others may be missing")
         if end == start and start > 0:
             raise tarfile.ReadError(f"no member begins at byte {start}")
         start = _next_block(stream, end)
@@ -192,12 +210,15 @@ def _next_block(stream: IO[bytes], start: int) -> int:
     return -1
 
 
-def _zip_members(stream: IO[bytes]) -> Iterator[Member]:
-    with zipfile.ZipFile(stream) as archive:
-        for number, info in enumerate(archive.infolist()):
-            if not (name := _path_of(info)).endswith("/"):
-                is_link = info.create_system == _UNIX and stat.S_ISLNK(info.external_attr >> 16)
-                yield Member(name, number, -1, -1 if is_link else info.file_size)
+def _zip_members(stream: IO[bytes], uri: str) -> Iterator[Member]:
+    """Raises BadZipFile, also behind its members if some may be missing."""
+    archive, fault = open_zip(stream, _file_of(uri))
+    for number, info in enumerate(archive.infolist()):
+        if not (name := _path_of(info)).endswith("/"):
+            is_link = info.create_system == _UNIX and stat.S_ISLNK(info.external_attr >> 16)
+            yield Member(name, number, -1, -1 if is_link else info.file_size)
+    if fault:
+        raise zipfile.BadZipFile(fault)
 
 
 def _path_of(info: zipfile.ZipInfo) -> str:

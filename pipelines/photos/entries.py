@@ -208,14 +208,14 @@ def data_uri(uri: str) -> bytes:
 
 def what_is(uri: str, *expected: bytes) -> str:
     """What a file is that is not what its name says, and what to do: a Git LFS pointer, a web page, a gzip file. Empty
-    if that is not known, or if it begins as it should: with one of `expected`."""
+    if that is not known, or if it begins as it should: with one of `expected`, or that is a tar's mark."""
     try:
         with open_file(uri) as stream:
             head = stream.read(_HEAD)
     except faults_of(uri):
         return ""
     kind = kind_of(head)
-    if not head.strip(b"\0") or head.startswith(expected) or not kind.is_known:
+    if not head.strip(b"\0") or head.startswith(expected) or head[257:262] in expected or not kind.is_known:
         return ""
     remedy = kind.remedy.replace("the photo", "it") or {"read": "rename it", "archive": "unpack it"}.get(kind.group)
     return f"{kind.name}; {remedy or 'take it away'}"

@@ -16,6 +16,7 @@ from urllib.parse import unquote
 
 from factory.errors import SourceError
 from factory.files import shown
+from pipelines.photos.archives import FURTHER_PART, further_parts
 from pipelines.photos.entries import faults_of, open_file
 from pipelines.photos.lakes import check_whole
 from pipelines.photos.listing import Listed
@@ -74,6 +75,9 @@ def sorted_out(listed: Listed) -> Listed:
         of_a_page = set()
     gone = of_a_page.union(parquet)
     files = [file for file in listed.files if file not in gone]
+    parts = further_parts(files)
+    listed.leave_out(FURTHER_PART, len(parts))
+    files = [file for file in files if file not in parts]
     masks = masks_among(files)
     listed.leave_out(OF_A_PHOTO, len(masks))
     listed.files = [file for file in files if file not in masks]
