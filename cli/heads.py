@@ -47,7 +47,7 @@ def sculpt(
         list[str] | None, typer.Option("--identity", metavar="NAME", help="Name or id; may be repeated. [default: all]")
     ] = None,
     out: Annotated[
-        Path | None, typer.Option("--out", metavar="DIR", help="Also write <name>_<n>.ply and .mp4 there.")
+        Path | None, typer.Option("--out", metavar="DIR", help="Also write <name>-<model_id>.ply and .mp4 there.")
     ] = None,
     file_format: Annotated[
         Literal["ply", "spz", "gltf"],

@@ -6,8 +6,7 @@ there, and erasing a person reaches them. Networks are imported where they are n
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -62,7 +61,7 @@ def sculpt(
 ) -> Summary:
     """Fills `models` with every identity (or the named ones) in every prompt, where not there yet.
 
-    With `out` the heads asked for are also written there, as <name>_<n>.ply (.spz, .glb) and <name>_<n>.mp4.
+    With `out` the heads asked for are also written there, as <name>-<model_id>.ply (.spz, .glb) and .mp4.
     Raises IdentityNotFound, IncompatibleIdentity, PackError, or ValueError for views that the pack's pose control does
     not know, before anything is done.
     """
@@ -84,7 +83,9 @@ def sculpt(
         # a job that was killed between the two left them
         drop_checkpoints(store, [row["model_id"] for row in wanted if row["model_id"] in known])
         if out is not None:
-            write_files(store, wanted, Path(out), file_format)
+            asked = [row["model_id"] for row in wanted]
+            write_heads(store, asked, Path(out), file_format)
+            write_heads(store, asked, Path(out), "mp4")
     return summary
 
 
@@ -161,40 +162,18 @@ def _requests(
         yield {**ids, "name": identity.name, "prompt": prompt}
 
 
-def write_files(store: Store, requests: Sequence[dict[str, Any]], out: Path, file_format: SplatFormat = "ply") -> None:
-    """The stored heads of these requests as files."""
-    from factory.store.export import file_stem
-
-    counters: Counter[str] = Counter()
-    stems = {}
-    for request in requests:
-        stem = file_stem(request["name"])
-        stems[request["model_id"]] = out / f"{stem}_{counters[stem]}"
-        counters[stem] += 1
-    for kind in (file_format, "mp4"):
-        _write(store, stems, kind)
-
-
 def write_heads(store: Store, model_ids: Sequence[str], out: Path, file_format: HeadFormat) -> list[Path]:
     """Stored heads as files <name>-<model_id>.ply and so on: no two are called alike, and a head that is written again
     is the same file. Those that are not there, as after an erasure, are left out."""
-    from factory.store.export import file_stem
-
-    rows = heads(store, model_ids, ["model_id", "name"]).to_pylist()
-    names = {row["model_id"]: row["name"] for row in rows}
-    stems = {an_id: out / f"{file_stem(names[an_id])}-{an_id}" for an_id in model_ids if an_id in names}
-    return _write(store, stems, file_format)
-
-
-def _write(store: Store, stems: Mapping[str, Path], file_format: HeadFormat) -> list[Path]:
-    """Heads by their ids; whoever was erased meanwhile is left out."""
     from factory.draw.splat_files import SplatFormat, write_head
     from factory.provenance.marks import Marker
+    from factory.store.export import file_stem
 
     marker, written = Marker.of(store.root), []
-    for an_id, stem in stems.items():  # one by one, as each may be megabytes
-        for row in heads(store, [an_id], ["prompt", "splats", "turntable"]).to_pylist():
+    for an_id in model_ids:  # one by one, as each may be megabytes
+        for row in heads(store, [an_id], ["name", "prompt", "splats", "turntable"]).to_pylist():
             marked = partial(marker.mark, made={"prompt": row["prompt"]})
+            stem = out / f"{file_stem(row['name'])}-{an_id}"
             file = write_head(row["splats"], row["turntable"], stem, file_format, marked)
             written.append(file)
             if file_format in get_args(SplatFormat):  # these have no place for content credentials

@@ -126,7 +126,10 @@ def test_the_job_on_a_cluster_and_its_files(posed: Pack, store: Store, tmp_path:
         ray.shutdown()
     assert (first.models, first.skipped_existing) == (2, 0) and (again.models, again.skipped_existing) == (2, 2)
     assert store.count("models") == 4 and store.count("checkpoints") == 0
-    files = sorted(file.name for file in (tmp_path / "out").iterdir())
+    heads = store.read("models", columns=["model_id", "name"]).to_pylist()
     kinds = ("mp4", "ply", "ply.c2pa")
-    assert files == [f"{name}_{n}.{kind}" for name in ("ada", "bob") for n in (0, 1) for kind in kinds]
-    assert len(from_ply((tmp_path / "out" / "ada_0.ply").read_bytes())) > 8
+    stems = {f"{head['name']}-{head['model_id']}" for head in heads}
+    assert {file.name for file in (tmp_path / "out").iterdir()} == {
+        f"{stem}.{kind}" for stem in stems for kind in kinds
+    }
+    assert all(len(from_ply((tmp_path / "out" / f"{stem}.ply").read_bytes())) > 8 for stem in stems)
