@@ -21,17 +21,13 @@ from pipelines.jobs.journal import remedy_of
 from pipelines.photos.allowed import Allowed
 from pipelines.photos.beside import CONSENTS, DVC, SIDECAR, TABLES, folder_left_out_as, left_out_as, left_out_path
 from pipelines.photos.lakes import is_log
+from pipelines.photos.lists import is_list, tells_of_others, to_parquet
 
 _CARD: Final = "readme.md"  # what a data set's page is made of
 _MADE_BY_IMMICH: Final = ("thumbs", "encoded-video", "backups")  # where it has put its mark, .immich
-_LISTS: Final = frozenset(".txt .csv .tsv .json .jsonl .ndjson .xls .xlsx".split())  # as SRC itself
 _OF_AWS: Final = re.compile(r"(?:s3|https?)://(?:([^/]+)\.)?s3[.-][a-z0-9.-]*amazonaws\.com/*([^/]*)")
 _MAY_READ: Final = "let this user read all of it, or give a part"
 _ASK: Final = "check the network, and what its package asks for (--storage KEY=VALUE)"
-_TO_PARQUET: Final = (
-    "write it so, with a column image (bytes) or uri, and optionally name: "
-    'pandas.read_csv("people.csv").to_parquet("people.parquet")'
-)
 
 
 @dataclass(slots=True)
@@ -43,6 +39,7 @@ class Listed:
     left_out: Counter[str] = field(default_factory=Counter)  # files and whole folders, by kind
     consents: list[str] = field(default_factory=list)  # uris of files consent.csv
     logs: list[str] = field(default_factory=list)  # uris of what says which files of a table count (lakes.py)
+    lists: list[str] = field(default_factory=list)  # uris of other files that may be tables (lists.py)
     cards: list[str] = field(default_factory=list)  # uris of files README.md
     told: list[str] = field(default_factory=list)  # what there is to say of what was left out, in sentences
 
@@ -57,6 +54,7 @@ class Listed:
         self.tables += sorted(set(other.tables) - set(self.tables))
         self.left_out += other.left_out
         self.consents += sorted(set(other.consents) - set(self.consents))
+        self.lists += sorted(set(other.lists) - set(self.lists))
         self.told += other.told
 
     def leave_out_file(self, kind: str, uri: str) -> None:
@@ -65,6 +63,8 @@ class Listed:
         name = PurePosixPath(uri).name.lower()
         if kind == SIDECAR and name == CONSENTS:
             self.consents.append(uri)
+        elif kind == SIDECAR and tells_of_others(name):
+            self.lists.append(uri)
         if kind == SIDECAR and name == _CARD:
             self.cards.append(uri)
         if is_log(uri):
@@ -91,8 +91,8 @@ def list_files(src: str, root: str | None = None) -> Listed:
         remedy = _MAY_READ if "write" in remedy else remedy  # of a place where tables are
         raise SourceError(f"{shown(src)} cannot be listed: {remedy} ({shown(str(error))[:300]})") from None
     own = src if scheme_of(src) else local_path(src)
-    if listed.files == [own] and PurePosixPath(own.lower()).suffix in _LISTS:
-        raise SourceError(f"{shown(src)} is a list of rows, which is read as Parquet alone; {_TO_PARQUET}")
+    if listed.files == [own] and is_list(own):
+        raise SourceError(f"{shown(src)} is a list of rows, which is read as Parquet alone; {to_parquet(src)}")
     return listed
 
 

@@ -21,6 +21,7 @@ from factory.files import local_path, shown
 from factory.storage import AZURE, plain, scheme_of
 from pipelines.photos.allowed import Allowed
 from pipelines.photos.entries import Entry, data_uri, faults_of, faulty, of_bytes, of_file, open_file, what_is
+from pipelines.photos.lists import to_download
 from pipelines.photos.names import text_name
 
 _LONGEST: Final = 4096  # characters of a path or uri
@@ -106,6 +107,7 @@ def _check(uri: str, schema: pa.Schema) -> None:
         near = [name for name in schema.names if name.strip().lower().rstrip("s") in ("image", "uri", "img", "picture")]
         packed = [field.name for field in schema if _is_image(field.type) and not pa.types.is_null(field.type)]
         hint = f"; rename {(near or packed)[0]}" if near or len(packed) == 1 else ""
+        hint = f"; {downloads}" if (downloads := to_download(schema.names)) else hint
         raise SourceError(
             f"{uri} has columns {', '.join(schema.names)}; it needs image (bytes) or uri, and optionally name{hint}"
         )

@@ -24,6 +24,7 @@ from pipelines.photos.beside import CONSENTS, REMEDIES
 from pipelines.photos.consents import CONSENT, read_consents, with_consents
 from pipelines.photos.entries import Entry, of_file
 from pipelines.photos.listing import Listed, list_files
+from pipelines.photos.lists import told_of
 from pipelines.photos.named import kind_of
 from pipelines.photos.names import unique_names
 from pipelines.photos.parquet import row_groups
@@ -85,7 +86,7 @@ def find_places(src: str | Sequence[str], root: str | None = None, person_from: 
         rows, num_unused = with_consents(rows, read_consents(lists))
     listed.leave_out("rows of consent.csv whose file is not there", num_unused)
     aside = [(kind, num) for kind, num in listed.left_out.items() if kind in REMEDIES]
-    told = [*listed.told, *(f"{num} {kind}; {REMEDIES[kind]}" for kind, num in aside)]
+    told = [*listed.told, *told_of(listed.lists), *(f"{num} {kind}; {REMEDIES[kind]}" for kind, num in aside)]
     if person_from is not None:
         rows = with_folders(rows, sources)
     table = pa.Table.from_pylist(rows, PLACE)

@@ -64,7 +64,7 @@ def sorted_out(listed: Listed) -> Listed:
             check_whole(listed.logs)
         listed.leave_out("beside Parquet", len(listed.files) - len(tables) - len(pictures))
         _leave_out_pictures(listed, of_a_page)
-        listed.tables, listed.files = tables, []
+        listed.tables, listed.files, listed.lists = tables, [], []
         return listed
     if tables:
         listed.told.append(_told_of_tables(tables, why))
