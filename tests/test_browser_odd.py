@@ -121,8 +121,20 @@ def test_a_server_that_goes_away_is_told_and_can_be_asked_again(page: Any) -> No
     page.wait_for_timeout(700)  # more than a double click
     page.route("**/generations", lambda route: route.abort())
     send.click()
-    playwright.expect(notice.filter(has_text="does not answer")).to_have_count(1)
+    gone = notice.filter(has_text="does not answer")
+    playwright.expect(gone).to_have_count(1)
     playwright.expect(send).to_be_enabled()
+    page.unroute("**/generations")
+    gone.get_by_role("button", name="Try again").click()
+    playwright.expect(page.locator(".batch button.tile img")).to_have_count(2)
+    playwright.expect(page.locator(".batch [role=status]").first).to_have_text("2 pictures drawn")
+
+
+def test_a_prompt_of_which_not_all_is_read_is_told_so(page: Any) -> None:
+    page.locator(".who[data-who]").filter(has_text="Brien").click()
+    page.locator("#prompt").fill("<person> " + "very " * 40 + "old")
+    page.locator(".send .button").click()
+    playwright.expect(page.locator(".batch .advice")).to_contain_text("the first 30 of its")
 
 
 def test_a_page_that_was_opened_too_early_shows_everybody_once_the_server_is_there(page: Any) -> None:

@@ -18,11 +18,17 @@ export class ApiError extends Error {
   }
 }
 
-export const BROKEN = "the connection to the server broke off; try again";
+/** Of an answer that began and did not come to its end. */
+export const brokenOff = () => new ApiError(0, { error: { message: "the connection to the server broke off; try again", code: "no_answer" } });
 export const hasKey = () => key !== "";
+
+/** Takes a key as it was copied; false where the text can be none, as no header may carry it. */
 export function setKey(text) {
-  key = text.trim();
+  const given = text.replace(/^\s*bearer\s+|[\s\u200b-\u200f\u2060]+/gi, "");
+  if (!/^[!-~]*$/.test(given)) return false;
+  key = given;
   write("key", key);
+  return true;
 }
 
 export function read(name) {
@@ -44,8 +50,9 @@ export function write(name, text) {
   }
 }
 
-async function ask(path, { method = "GET", json, form, signal, headers = {} } = {}) {
-  const sent = { ...headers };
+/** `quiet`: what the page asks by itself, again and again; nobody is asked for a key then. */
+async function ask(path, { method = "GET", json, form, signal, quiet = false } = {}) {
+  const sent = {};
   if (key) sent.authorization = `Bearer ${key}`;
   if (json !== undefined) sent["content-type"] = "application/json";
   let answer;
@@ -57,7 +64,7 @@ async function ask(path, { method = "GET", json, form, signal, headers = {} } = 
   }
   if (!answer.ok) {
     const fault = new ApiError(answer.status, await answer.json().catch(() => null));
-    if (answer.status === 401) dispatchEvent(new Event("key-needed"));
+    if (answer.status === 401 && !quiet) dispatchEvent(new CustomEvent("key-needed", { detail: fault.message }));
     if (fault.code === "model_not_found") dispatchEvent(new Event("people-changed")); // erased, in another tab perhaps
     throw fault;
   }
@@ -69,7 +76,7 @@ async function ask(path, { method = "GET", json, form, signal, headers = {} } = 
 export async function call(path, options) {
   const answer = await ask(path, options);
   if (answer.status === 204) return null;
-  const said = await answer.text();
+  const said = await answer.text().catch(broken);
   try {
     return JSON.parse(said, exact);
   } catch { // a page that asks who is there
@@ -80,8 +87,12 @@ export async function call(path, options) {
 /** A whole number that has more digits than a number here keeps (a seed of the command line), as a text of all of them. */
 const exact = (_, value, found) => (typeof value === "number" && !Number.isSafeInteger(value) && /^\d+$/.test(found?.source ?? "") ? found.source : value);
 
-export const text = async (path) => (await ask(path)).text();
-export const blob = async (path) => (await ask(path)).blob();
+export const text = async (path) => (await ask(path)).text().catch(broken);
+export const blob = async (path) => (await ask(path)).blob().catch(broken);
+
+function broken(error) {
+  throw error.name === "AbortError" ? error : brokenOff();
+}
 
 /** Server-sent events of a POST. An event "error" is thrown, and so is a connection that breaks. */
 export async function* events(path, json, signal) {
@@ -89,9 +100,7 @@ export async function* events(path, json, signal) {
   const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
   let rest = "";
   for (;;) {
-    const { done, value } = await reader.read().catch((error) => {
-      throw error.name === "AbortError" ? error : new ApiError(0, { error: { message: BROKEN, code: "no_answer" } });
-    });
+    const { done, value } = await reader.read().catch(broken);
     if (done) return;
     const parts = (rest + value).split("\n\n");
     rest = parts.pop();

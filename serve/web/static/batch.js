@@ -1,11 +1,12 @@
 // One request and its pictures, from the first preview on.
 
-import { BROKEN, call, events, facts, follow, part, show } from "./api.js";
-import { button, h, iconButton, notice, timeLeft } from "./dom.js";
+import { brokenOff, call, events, facts, follow, part, show } from "./api.js";
+import { button, h, icon, iconButton, notice, plural, timeLeft } from "./dom.js";
 import { look } from "./look.js";
 import { addPicture, person, requestOf, shownPrompt } from "./state.js";
 
 const PREVIEWS = 3;
+const passing = ({ status, code }) => [0, 429, 502, 503, 504].includes(status) || code === "queue_full";
 
 export function makeBatch(chosen, onGone) {
   const body = requestOf(chosen);
@@ -16,12 +17,13 @@ export function makeBatch(chosen, onGone) {
   const abort = new AbortController();
   const meta = h("p", { class: "soft small numbers" }, chosen.people.map((id) => names[id]).join(" and "));
   const stop = button("Cancel", { kind: "quiet", onclick: () => abort.abort() });
+  const said = h("span", { class: "sr", role: "status" }); // for who does not see that it is done
   const tiles = h("div", { class: "tiles" });
   const [width, height] = (body.size ?? "1x1").split("x").map(Number);
   const ratio = body.size ? width / height : chosen.people.length > 1 ? 2 : 1;
   const kind = chosen.clip || body.n === 1 ? "single" : "";
   const element = h("article", { class: `batch ${kind} ${ratio > 1.2 ? "broad" : ""}` },
-    h("header", {}, h("div", {}, h("h2", {}, shownPrompt(body.prompt, names)), meta), stop), tiles);
+    h("header", {}, h("div", {}, h("h2", {}, shownPrompt(body.prompt, names)), meta, said), stop), tiles);
   const places = Array.from({ length: chosen.clip ? 1 : body.n }, () => {
     const meter = h("i", {});
     const tile = h("div", { class: "tile making", role: "img", "aria-label": "being drawn" }, h("div", { class: "meter" }, meter));
@@ -39,8 +41,15 @@ export function makeBatch(chosen, onGone) {
     if (made.clip) tile.setAttribute("aria-label", shownPrompt(made.prompt, made.names));
     tile.style.aspectRatio = made.size.replace("x", " / ");
     place.tile.replaceWith(tile);
+    if (!places.some((other) => other.tile.isConnected)) said.textContent = chosen.clip ? "finished" : `${plural(places.length, "picture")} drawn`;
     addPicture(made);
   };
+
+  /** A text encoder reads so much of a prompt, and not the rest. */
+  function tellCut(tokens) {
+    if (!tokens || tokens.read >= tokens.given || element.querySelector(".advice")) return;
+    tiles.after(h("p", { class: "advice small" }, icon("warn"), `The prompt is too long: the first ${tokens.read} of its ${tokens.given} tokens are read, and not its end.`));
+  }
 
   async function pictures() {
     const request = { ...body, stream: true, partial_images: PREVIEWS };
@@ -58,8 +67,9 @@ export function makeBatch(chosen, onGone) {
       }
       meta.textContent = `${chosen.people.map((id) => names[id]).join(" and ")} · ${event.num_inference_steps} steps · seed ${first}${body.n > 1 ? ` to ${first + body.n - 1}` : ""}`;
       finish(place, drawn(event, event));
+      tellCut(event.prompt_tokens);
     }
-    if (places.some(({ tile }) => tile.isConnected)) throw new Error(BROKEN); // ended without all that was asked for
+    if (places.some(({ tile }) => tile.isConnected)) throw brokenOff(); // ended without all that was asked for
   }
 
   const drawn = (one, answer) => ({ id: `${Date.now()}-${one.seed}`, src: `data:image/${answer.output_format};base64,${one.b64_json}`, prompt: body.prompt, people: chosen.people, names,
@@ -72,6 +82,7 @@ export function makeBatch(chosen, onGone) {
     const answer = await call("/v1/images/generations", { method: "POST", json: body, signal: abort.signal });
     meta.textContent = `${names[""]} · ${answer.num_inference_steps} steps · best of ${body.best_of}`;
     for (const [number, one] of answer.data.entries()) finish(places[number], drawn(one, answer));
+    tellCut(answer.prompt_tokens);
   }
 
   async function clip() {
@@ -97,7 +108,7 @@ export function makeBatch(chosen, onGone) {
       onGone();
       return;
     }
-    element.append(notice(error.message));
+    element.append(notice([error.message, " ", passing(error) && button("Try again", { onclick: () => element.replaceWith(makeBatch(chosen, onGone)) })]));
   }).finally(() => stop.replaceWith(iconButton("close", "Take this away", () => { element.remove(); onGone(); })));
   return element;
 }

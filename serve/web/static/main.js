@@ -3,7 +3,7 @@
 import { call, hasKey, setKey } from "./api.js";
 import { activityView } from "./activity.js";
 import { drawView } from "./draw.js";
-import { button, h, icon, openDialog, toast } from "./dom.js";
+import { button, h, icon, notice, openDialog, toast } from "./dom.js";
 import { galleryView } from "./gallery.js";
 import { peopleView } from "./people.js";
 import { loadPeople, tell } from "./state.js";
@@ -16,7 +16,7 @@ let shown = null;
 
 function route() {
   const wanted = location.hash.replace(/^#\//, "").split("/")[0];
-  const name = wanted in MAKERS ? wanted : "draw";
+  const name = Object.hasOwn(MAKERS, wanted) ? wanted : "draw";
   if (name === shown) return;
   views[shown]?.leave?.();
   views[name] ??= MAKERS[name]();
@@ -52,24 +52,26 @@ themeButton.addEventListener("click", () => {
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", showTheme);
 
 let asking = false;
-function askForKey() {
+/** `why`: what the server said to a request without a key, or with one that is none. */
+function askForKey(why = "") {
   if (asking) return;
   asking = true;
+  const fault = h("div", {}, why && notice(why));
   const input = h("input", { class: "input", type: "password", autocomplete: "off", spellcheck: false, id: "key-text" });
   const form = h("form", { class: "field", onsubmit: (event) => {
     event.preventDefault();
-    setKey(input.value);
+    if (!setKey(input.value)) return fault.replaceChildren(notice("A key has only letters, digits, - and _, as it was printed when it was made: copy it anew."));
     dialog.close();
     toast(hasKey() ? "The key is kept until this tab is closed." : "The key is forgotten.");
     start();
-  } }, h("label", { class: "label", htmlFor: "key-text" }, "Key"), input,
+  } }, fault, h("label", { class: "label", htmlFor: "key-text" }, "Key"), input,
   h("p", { class: "soft small" }, "Sent with every request of this tab, and forgotten when it is closed. Leave it empty to forget it now."),
   h("div", { class: "row end" }, button("Use this key", { kind: "primary", type: "submit" })));
   const dialog = openDialog("API key", form, { onclose: () => (asking = false) });
   input.focus();
 }
-document.getElementById("key").addEventListener("click", askForKey);
-addEventListener("key-needed", askForKey);
+document.getElementById("key").addEventListener("click", () => askForKey());
+addEventListener("key-needed", (event) => askForKey(event.detail));
 addEventListener("people-changed", loadPeople);
 
 const state = document.getElementById("state");
@@ -77,7 +79,7 @@ let busyMs = 0;
 let away = false; // once it is back, what could not be shown is asked for again
 async function watch() {
   try {
-    const stats = await call("/v1/stats");
+    const stats = await call("/v1/stats", { quiet: true });
     const making = stats.in_the_making + stats.waiting;
     state.className = `state ${making ? "busy" : ""}`;
     state.textContent = making ? `drawing ${making}` : "ready";
@@ -87,7 +89,7 @@ async function watch() {
   } catch (error) {
     away ||= !error.status || error.status >= 502;
     state.className = "state away";
-    state.textContent = error.status ? "not available" : "no answer";
+    state.textContent = error.status === 401 ? "needs a key" : error.status ? "not available" : "no answer";
     busyMs = 6000;
   }
   setTimeout(() => (document.hidden ? addEventListener("visibilitychange", watch, { once: true }) : watch()), busyMs);
@@ -102,6 +104,10 @@ document.getElementById("key").append(icon("key"));
 for (const link of document.querySelectorAll("[data-icon]")) link.prepend(icon(link.dataset.icon));
 showTheme();
 addEventListener("hashchange", route);
+document.querySelector(".skip").addEventListener("click", (event) => {
+  event.preventDefault(); // its address would be that of a view
+  main.focus();
+});
 route();
 start();
 watch();
