@@ -1,7 +1,7 @@
 // Work that is under way or was done, and the jobs of this root with their reports.
 
 import { at, call, has, part, text } from "./api.js";
-import { ago, button, empty, h, icon, notice, openDialog, plural, timeLeft } from "./dom.js";
+import { ago, button, empty, h, icon, inStep, notice, openDialog, plural, timeLeft, toast } from "./dom.js";
 import { legible, person } from "./state.js";
 
 const NAMES = { identity: "Learning", assessment: "Assessing", video: "Clip", head: "Head", batch: "Batch" };
@@ -10,50 +10,80 @@ const SAID = { queued: "waiting", in_progress: "under way", completed: "done", f
 const COUNTS = { photos: ["photo"], faces: ["face"], identities: ["person", "people"], images: ["picture"], videos: ["clip"], models: ["head"], metrics: ["measure"] };
 
 export function activityView() {
-  const works = h("div", {});
-  const jobs = h("div", {});
+  const works = section("Work", newWork, "pulse", "Nothing under way", "Who is being learned, and clips in the making, are shown here.");
+  const jobs = section("Jobs", newJob, "file", "No jobs yet", "Jobs of the command line on this root are shown here, with their reports.");
   let timer = null;
 
-  const pill = (status) => h("span", { class: `pill ${status}` }, SAID[status] ?? status);
-
-  function workLine(work) {
-    const under = ["queued", "in_progress"].includes(work.status);
-    const who = legible(work.name ?? work.model ?? person(work.identity ?? work.identity_id)?.name ?? "");
-    const bar = h("i", {});
-    bar.style.width = `${work.progress}%`;
-    const facts = [ago(work.created_at), work.queue_position ? `${work.queue_position} before it` : "", under ? timeLeft(work.seconds_left) : "", work.error?.message].filter(Boolean).join(" · ");
-    return h("li", { class: "line" }, icon(GLYPHS[work.kind] ?? "pulse"), h("div", {}, h("p", {}, h("b", {}, NAMES[work.kind] ?? work.kind), who && ` ${who}`), h("p", { class: "soft small numbers" }, facts)),
-      h("div", { class: "row" }, pill(work.status), under && button("Cancel", { kind: "quiet", onclick: () => call(`/v1/work/${part(work.id)}/cancel`, { method: "POST" }).then(fill, fill) })),
-      under && h("div", { class: "meter" }, bar));
+  async function fill(quiet = false) {
+    clearTimeout(timer);
+    const [work, done] = await Promise.allSettled([has("work") ? call("/v1/work?limit=30", { quiet }) : null, has("jobs") ? call("/v1/jobs?limit=50", { quiet }) : null]);
+    works.show(work);
+    jobs.show(done);
+    if (element.isConnected) timer = setTimeout(fill, work.value?.data.some(isUnder) ? 1000 : 8000, true);
   }
 
-  function jobLine(job) {
+  const element = h("div", {}, h("div", { class: "title" }, h("h1", {}, "Activity")), works.element, jobs.element);
+  element.addEventListener("cancelled", () => fill());
+  return { element, enter: fill, leave: () => clearTimeout(timer) };
+}
+
+/** A list with its title, or what is said in its place. */
+function section(title, make, glyph, ...none) {
+  const list = h("ul", { class: "lines" });
+  const instead = h("div", {});
+  const keep = inStep(list, make);
+  const element = h("div", { hidden: true }, h("h2", { class: "section" }, title), instead, list);
+  let fault = "";
+
+  function show({ value, reason }) {
+    element.hidden = value === null; // this server has none
+    list.hidden = !value?.data.length;
+    if (reason && fault !== reason.message) instead.replaceChildren(notice(reason.message)); // said once, not each time
+    if (!reason) instead.replaceChildren(list.hidden ? h("div", { class: "card" }, empty(glyph, ...none)) : "");
+    fault = reason?.message ?? "";
+    if (value) keep(value.data);
+  }
+  return { element, show };
+}
+
+const isUnder = (work) => ["queued", "in_progress"].includes(work.status);
+const pill = (status) => h("span", { class: `pill ${status}` }, SAID[status] ?? status);
+
+function newWork({ id, kind }) {
+  const [name, facts, state, bar] = [h("span", {}), h("p", { class: "soft small numbers" }), h("span", {}), h("i", {})];
+  const cancel = button("Cancel", { kind: "quiet", onclick: () => call(`/v1/work/${part(id)}/cancel`, { method: "POST" })
+    .catch((error) => toast(error.message)).then(() => element.dispatchEvent(new Event("cancelled", { bubbles: true }))) });
+  const meter = h("div", { class: "meter" }, bar);
+  const element = h("li", { class: "line" }, icon(GLYPHS[kind] ?? "pulse"), h("div", {}, h("p", {}, h("b", {}, NAMES[kind] ?? kind), name), facts), h("div", { class: "row" }, state, cancel), meter);
+
+  function update(work) {
+    const under = isUnder(work);
+    const who = legible(work.name ?? work.model ?? person(work.identity ?? work.identity_id)?.name ?? "");
+    name.textContent = who && ` ${who}`;
+    facts.textContent = [ago(work.created_at), work.queue_position ? `${work.queue_position} before it` : "", under ? timeLeft(work.seconds_left) : "", work.error?.message].filter(Boolean).join(" · ");
+    state.replaceChildren(pill(work.status));
+    cancel.hidden = meter.hidden = !under;
+    bar.style.width = `${work.progress}%`;
+  }
+  return { element, update };
+}
+
+function newJob(first) {
+  const [began, facts, state] = [h("span", { class: "soft" }), h("p", { class: "soft small numbers" }), h("span", {})];
+  const report = button("Report", { onclick: () => openReport(first) });
+  const element = h("li", { class: "line" }, icon("file"), h("div", {}, h("p", {}, h("b", {}, first.kind), began), facts), h("div", { class: "row" }, state, report));
+
+  function update(job) {
     const counts = Object.entries(COUNTS).filter(([name]) => job.counts[name]).map(([name, words]) => plural(job.counts[name], ...words));
     const refused = Object.values(job.rejected).reduce((sum, number) => sum + number, 0);
     if (refused) counts.push(`${refused} refused`);
     if (job.counts.seconds) counts.push(`${Math.round(job.counts.seconds)} s`);
-    return h("li", { class: "line" }, icon("file"), h("div", {}, h("p", {}, h("b", {}, job.kind), h("span", { class: "soft" }, ` ${job.created_at ? ago(job.created_at) : ""}`)), h("p", { class: "soft small numbers" }, counts.join(" · ") || "nothing new")),
-      h("div", { class: "row" }, pill(job.status), job.report && button("Report", { onclick: () => openReport(job) })));
+    began.textContent = job.created_at ? ` ${ago(job.created_at)}` : "";
+    facts.textContent = counts.join(" · ") || "nothing new";
+    state.replaceChildren(pill(job.status));
+    report.hidden = !job.report;
   }
-
-  async function fill() {
-    clearTimeout(timer);
-    let under = false;
-    const [work, done] = await Promise.allSettled([has("work") ? call("/v1/work?limit=30") : null, has("jobs") ? call("/v1/jobs?limit=50") : null]);
-    const list = (result, line, title, glyph, none) => {
-      if (result.status === "rejected") return [notice(result.reason.message)];
-      if (!result.value) return [];
-      const rows = result.value.data;
-      return [h("h2", { class: "section" }, title), rows.length ? h("ul", { class: "lines" }, rows.map(line)) : h("div", { class: "card" }, empty(glyph, ...none))];
-    };
-    works.replaceChildren(...list(work, workLine, "Work", "pulse", ["Nothing under way", "Who is being learned, and clips in the making, are shown here."]));
-    jobs.replaceChildren(...list(done, jobLine, "Jobs", "file", ["No jobs yet", "Jobs of the command line on this root are shown here, with their reports."]));
-    under = work.value?.data.some((one) => ["queued", "in_progress"].includes(one.status));
-    if (element.isConnected) timer = setTimeout(fill, under ? 1000 : 8000);
-  }
-
-  const element = h("div", {}, h("div", { class: "title" }, h("h1", {}, "Activity")), works, jobs);
-  return { element, enter: fill, leave: () => clearTimeout(timer) };
+  return { element, update };
 }
 
 /** The report in a frame that may do nothing: no scripts, no requests but the page's own style. */

@@ -141,6 +141,10 @@ export function composer(onDraw) {
     h("fieldset", {}, h("legend", {}, "Best of"), best),
     h("details", {}, h("summary", {}, "Fine tuning"), fine)),
   h("div", { class: "send" }, send));
+  form.addEventListener("invalid", ({ target }) => { // what is folded away cannot say what is wrong with it
+    const folded = target.closest("details");
+    if (folded) folded.open = true;
+  }, true);
 
   on("people", () => { showFaces(); showSent(); showPoses(); });
   on("composition", showAll);

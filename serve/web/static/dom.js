@@ -67,14 +67,41 @@ export function segments(label, name, options, value, onchange) {
       h("span", {}, shown))));
 }
 
+/** Above all that is there: what lies beside the uppermost dialog is covered by it, and screen readers pass it over. */
 export function toast(text) {
   const element = h("p", { class: "toast" }, text);
-  document.getElementById("toasts").append(element);
+  holdToasts().append(element);
   setTimeout(() => element.remove(), 5000);
+}
+
+function holdToasts() {
+  const holder = document.getElementById("toasts");
+  const uppermost = [...document.querySelectorAll("dialog[open]")].at(-1) ?? document.body;
+  if (holder.parentElement !== uppermost) uppermost.append(holder);
+  return holder;
 }
 
 export function empty(glyph, title, text, ...more) {
   return h("div", { class: "empty" }, icon(glyph), h("h2", {}, title), h("p", {}, text), ...more);
+}
+
+/** Keeps a list in step with rows that have an `id`: an element stays as long as its row does, with the focus and the
+    finger that are on it. `make(row)` gives {element, update}. */
+export function inStep(list, make) {
+  const known = new Map();
+  return (rows) => {
+    const ids = new Set(rows.map((row) => row.id));
+    for (const id of [...known.keys()]) if (!ids.has(id)) known.delete(id);
+    const elements = rows.map((row) => {
+      if (!known.has(row.id)) known.set(row.id, make(row));
+      const { element, update } = known.get(row.id);
+      update(row);
+      return element;
+    });
+    const shown = new Set(elements);
+    for (const other of [...list.children]) if (!shown.has(other)) other.remove();
+    for (const [place, element] of elements.entries()) if (list.children[place] !== element) list.insertBefore(element, list.children[place] ?? null);
+  };
 }
 
 export function notice(text) {
@@ -86,13 +113,17 @@ export function openDialog(title, content, { wide = false, onclose } = {}) {
   const dialog = h("dialog", { class: wide ? "wide" : "", "aria-label": title });
   const close = () => dialog.close();
   dialog.append(h("header", {}, h("h2", {}, title), iconButton("close", "Close", close)), h("div", { class: "body" }, content));
-  dialog.addEventListener("click", (event) => event.target === dialog && close());
+  let pressed = null; // who selects a text may let go of it outside
+  dialog.addEventListener("pointerdown", (event) => { pressed = event.target; });
+  dialog.addEventListener("click", (event) => event.target === dialog && pressed === dialog && close());
   dialog.addEventListener("close", () => {
+    holdToasts();
     dialog.remove();
     onclose?.();
   });
   document.body.append(dialog);
   dialog.showModal();
+  holdToasts();
   return dialog;
 }
 

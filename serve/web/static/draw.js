@@ -4,7 +4,7 @@ import { facts, has } from "./api.js";
 import { composer } from "./composer.js";
 import { button, empty, h } from "./dom.js";
 import { makeBatch } from "./batch.js";
-import { on, people, peopleError, peopleLoaded } from "./state.js";
+import { loadPeople, on, people, peopleError, peopleLoaded } from "./state.js";
 import { openAdding } from "./adding.js";
 
 export function drawView() {
@@ -16,7 +16,7 @@ export function drawView() {
     if (stage.children.length > 1 || !peopleLoaded) {
       hint.replaceChildren();
     } else if (peopleError) {
-      hint.replaceChildren(empty("warn", "The people could not be listed", peopleError.message));
+      hint.replaceChildren(empty("warn", "The people could not be listed", peopleError.message, button("Try again", { onclick: loadPeople })));
     } else if (!people.length && has("learn")) {
       hint.replaceChildren(empty("face", "Start with a photo", "One photo of a face is enough: it is learned here, on this server, and can then be drawn anywhere you can describe.",
         button("Add a person", { kind: "primary", glyph: "plus", onclick: () => openAdding() })));

@@ -4,7 +4,7 @@ import { has, part, show } from "./api.js";
 import { h } from "./dom.js";
 
 export function face(who, classes = "face") {
-  const letter = () => h("span", { class: `${classes} letter`, "aria-hidden": "true" }, (who.name || "?").slice(0, 1).toUpperCase());
+  const letter = () => h("span", { class: `${classes} letter`, "aria-hidden": "true" }, ([...who.name][0] ?? "?").toUpperCase());
   if (!has("faces")) return letter();
   const image = h("img", { class: classes, alt: "", loading: "lazy", decoding: "async" });
   image.addEventListener("error", () => image.replaceWith(letter()), { once: true });

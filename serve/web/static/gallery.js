@@ -3,7 +3,7 @@
 import { call, has, part, show } from "./api.js";
 import { button, empty, h, notice, segments } from "./dom.js";
 import { look } from "./look.js";
-import { on, people, person, session, shownPrompt } from "./state.js";
+import { legible, on, people, person, session, shownPrompt } from "./state.js";
 
 export function galleryView() {
   const grid = h("div", { class: "tiles" });
@@ -41,7 +41,7 @@ export function galleryView() {
     try {
       const page = await call(`/v1/images?limit=60${more && `&after=${part(more)}`}${who.value && `&identity=${part(who.value)}`}`);
       if (mine !== asked) return;
-      kept.push(...page.data.map((image) => ({ ...image, people: image.people, names: { "": image.model, [image.identity]: image.model }, steps: image.num_inference_steps, guidance: image.guidance_scale,
+      kept.push(...page.data.map((image) => ({ ...image, people: image.people, names: { "": legible(image.model), [image.identity]: legible(image.model) }, steps: image.num_inference_steps, guidance: image.guidance_scale,
         src: `/v1/images/${part(image.id)}/content`, thumbnail: `/v1/images/${part(image.id)}/thumbnail` })));
       more = page.last_id;
       grid.replaceChildren(...kept.map((drawn) => tile(drawn, kept)));

@@ -8,14 +8,24 @@ import { composition, person, shownPrompt, tell } from "./state.js";
 export function look(drawn, list = [drawn]) {
   let at = list.indexOf(drawn);
   const content = h("div", { class: "look" });
-  const dialog = openDialog("Picture", content, { wide: true });
-  dialog.addEventListener("keydown", (event) => {
-    const step = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
-    if (step && list[at + step]) fill((at += step));
-  });
-  const fill = () => content.replaceChildren(...parts(list[at], () => dialog.close()), list.length > 1 && h("div", { class: "row" },
-    iconButton("left", "Previous picture", () => list[at - 1] && fill((at -= 1))), h("span", { class: "soft small numbers" }, `${at + 1} of ${list.length}`),
-    iconButton("right", "Next picture", () => list[at + 1] && fill((at += 1)))) || "");
+  const place = h("span", { class: "soft small numbers", role: "status" });
+  const row = list.length > 1 && h("div", { class: "row" }, iconButton("left", "Previous picture", () => walk(-1)), place, iconButton("right", "Next picture", () => walk(1)));
+  const onkeydown = ({ key, target }) => { // wherever the focus is; an arrow in a film is the film's
+    if (key.startsWith("Arrow") && !target.matches("video, input")) walk({ ArrowLeft: -1, ArrowRight: 1 }[key]);
+  };
+  addEventListener("keydown", onkeydown);
+  const dialog = openDialog("Picture", [content, row || ""], { wide: true, onclose: () => removeEventListener("keydown", onkeydown) });
+
+  function walk(step) {
+    if (!list[at + step]) return;
+    at += step;
+    fill();
+  }
+
+  function fill() {
+    content.replaceChildren(...parts(list[at], () => dialog.close()));
+    place.textContent = `${at + 1} of ${list.length}`;
+  }
   fill();
 }
 

@@ -2,15 +2,17 @@
 
 import { call, has, part } from "./api.js";
 import { openAdding } from "./adding.js";
-import { ago, button, empty, h, icon, notice, openDialog, plural, toast } from "./dom.js";
+import { ago, button, empty, h, icon, inStep, notice, openDialog, plural, toast } from "./dom.js";
 import { face, masks, masksKey } from "./faces.js";
 import { photoText, VERDICTS, verdictPill } from "./goodness.js";
-import { composition, erase, legible, loadPeople, on, people, peopleError, peopleLoaded, tell } from "./state.js";
+import { composition, erase, legible, loadPeople, on, people, peopleError, peopleLoaded, person, tell } from "./state.js";
 
 const SHOWN = 240; // cards; the search finds the others
 
 export function peopleView() {
   const grid = h("div", { class: "people" });
+  const instead = h("div", {});
+  const keep = inStep(grid, (row) => (row.who ? card(row.who) : { element: add, update: () => {} })); // a face is asked for once, not at each letter
   const count = h("p", { class: "soft small", role: "status" });
   const search = h("input", { class: "input", type: "search", placeholder: "Search a name", "aria-label": "Search a name", oninput: fill });
 
@@ -19,15 +21,23 @@ export function peopleView() {
     const found = people.filter((who) => who.name.toLowerCase().includes(wanted) || who.identity_id === wanted);
     count.textContent = !peopleLoaded ? "" : wanted ? `${plural(found.length, "person", "people")} of ${people.length.toLocaleString("en")}` : plural(people.length, "person", "people");
     if (found.length > SHOWN) count.textContent += `, the newest ${SHOWN} are shown`;
-    if (peopleError) return grid.replaceChildren(notice(peopleError.message));
-    const add = has("learn") && !wanted && h("button", { type: "button", class: "card person add", onclick: () => openAdding() }, icon("plus"), "Add a person");
-    grid.replaceChildren(...[add, ...found.slice(0, SHOWN).map(card)].filter(Boolean));
-    if (peopleLoaded && !found.length && !add) grid.replaceChildren(wanted ? empty("people", "Nobody of this name", "The search looks at names, and at whole ids.")
+    const rows = found.slice(0, SHOWN).map((who) => ({ id: who.identity_id, who }));
+    if (has("learn") && !wanted) rows.unshift({ id: "" });
+    grid.hidden = peopleError !== null;
+    keep(rows);
+    instead.replaceChildren(peopleError ? notice([peopleError.message, " ", button("Try again", { onclick: loadPeople })]) : !peopleLoaded || rows.length ? ""
+      : wanted ? empty("people", "Nobody of this name", "The search looks at names, and at whole ids.")
       : empty("people", "Nobody is learned yet", [h("code", {}, "identity-factory run --photos PHOTOS --root ROOT"), " learns everybody in a folder; they appear here by themselves."]));
   }
 
-  const card = (who) => h("button", { type: "button", class: "card person", onclick: () => openPerson(who) }, h("span", { class: "picture" }, face(who, "portrait-face")),
-    h("span", { class: "what" }, h("b", {}, who.name), h("span", { class: "soft small" }, ago(who.created)), verdictPill(verdicts.get(who.identity_id))));
+  const add = h("button", { type: "button", class: "card person add", onclick: () => openAdding() }, icon("plus"), "Add a person");
+
+  function card({ identity_id: id }) {
+    const [name, since, pill] = [h("b", {}), h("span", { class: "soft small" }), h("span", {})];
+    const element = h("button", { type: "button", class: "card person", onclick: () => openPerson(person(id)) }, h("span", { class: "picture" }, face(person(id), "portrait-face")), h("span", { class: "what" }, name, since, pill));
+    const update = ({ who }) => { [name.textContent, since.textContent] = [who.name, ago(who.created)]; pill.replaceChildren(verdictPill(verdicts.get(id))); };
+    return { element, update };
+  }
 
   async function enter() {
     await loadPeople();
@@ -40,7 +50,7 @@ export function peopleView() {
   let verdicts = new Map();
   on("people", fill);
   fill();
-  return { element: h("div", {}, h("div", { class: "title" }, h("h1", {}, "People"), count, search), grid), enter };
+  return { element: h("div", {}, h("div", { class: "title" }, h("h1", {}, "People"), count, search), grid, instead), enter };
 }
 
 async function openPerson(who) {

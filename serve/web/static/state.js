@@ -14,11 +14,17 @@ export let peopleLoaded = false;
 /** A name as it can stand in a sentence: without marks that turn the direction of all that follows. */
 export const legible = (name) => name.replace(/[\u200e\u200f\u202a-\u202e\u2066-\u2069]/g, "");
 
+let loads = 0; // a list that was asked for before does not take the place of a later one
+
 export async function loadPeople() {
+  const mine = ++loads;
   try {
-    people = (await all("/v1/models")).map((who) => ({ ...who, name: legible(who.name) || who.identity_id }));
+    const found = await all("/v1/models");
+    if (mine !== loads) return;
+    people = found.map((who) => ({ ...who, name: legible(who.name) || who.identity_id }));
     peopleError = null;
   } catch (error) {
+    if (mine !== loads) return;
     peopleError = error;
   }
   peopleLoaded = true;
