@@ -35,7 +35,7 @@ test-page: $(STAMP) ## the page in a real browser; installs one where there is n
 	@$(BIN)/python -c 'import playwright' 2>/dev/null || $(BIN)/python -m pip install -qq --disable-pip-version-check -e '.[demo,dev,studio,page]'
 	@command -v chromium chromium-browser google-chrome >/dev/null || $(BIN)/python -m playwright install --with-deps chromium
 	mkdir -p docs/page
-	PAGE_SCREENSHOTS=docs/page $(THREADS) $(BIN)/python -m pytest -q -m page tests/test_browser.py tests/test_browser_uploads.py tests/test_browser_odd.py --timeout=600
+	PAGE_SCREENSHOTS=docs/page $(THREADS) $(BIN)/python -m pytest -q -m page tests/test_browser*.py --timeout=600
 
 lint: $(STAMP) ## ruff, mypy (strict) and import-linter
 	$(BIN)/ruff check .

@@ -11,7 +11,7 @@ export function openAdding(files = [], more = null) {
   if (!adder) {
     const list = h("div", { class: "uploads", "aria-live": "polite" });
     const input = h("input", { type: "file", accept: ACCEPT, multiple: true, hidden: true, id: "photos", onchange: () => { add([...input.files]); input.value = ""; } });
-    const drop = h("div", { class: "drop" }, Object.assign(icon("photo"), {}), h("p", {}, h("b", {}, "Drop photos here"), ", paste them, or"),
+    const drop = h("div", { class: "drop" }, icon("photo"), h("p", {}, h("b", {}, "Drop photos here"), ", paste them, or"),
       h("div", { class: "row" }, button("Choose photos", { kind: "primary", onclick: () => input.click() }), navigator.mediaDevices?.getUserMedia && button("Use the camera", { glyph: "camera", onclick: () => takePhoto(add) })),
       h("p", { class: "soft small" }, "One clear face is enough. Photos are read on this server and go nowhere else."), input);
     drop.firstChild.classList.add("large");
@@ -25,7 +25,9 @@ export function openAdding(files = [], more = null) {
 const isPhoto = (file) => file.type.startsWith("image/") || /\.(heic|heif|avif|jxl|tiff?)$/i.test(file.name);
 function receive(files) {
   const photos = [...files].filter(isPhoto);
-  if (photos.length && has("learn")) openAdding(photos);
+  const others = [...files].filter((file) => !isPhoto(file)).map((file) => file.name);
+  if (others.length) toast(`${others.slice(0, 3).join(", ")}${others.length > 3 ? ", …" : ""}: no photo. Of a folder or an archive, add the photos that are in it.`);
+  if (photos.length) openAdding(photos);
   return photos.length > 0;
 }
 if (has("learn")) {

@@ -9,9 +9,12 @@ import { loadPeople, person } from "./state.js";
 
 export const ACCEPT = "image/*,.heic,.heif,.avif,.jxl,.tif,.tiff";
 const MEGABYTE = 2 ** 20;
+const MAX_NAME = 200; // characters, as the server's
+const LONG = new RegExp(`^(.{${MAX_NAME}}).*$`, "su");
 let turn = Promise.resolve(); // photos are looked at one after the other: a browser has few connections to a server
 const passing = (fault) => !fault.status || fault.status === 429 || fault.status >= 500; // no fault of the photo
-
+const ROOM = facts.maxForm - MEGABYTE / 4; // for photos: the rest of the form is small
+const inMegabytes = (bytes) => `${Math.ceil(bytes / MEGABYTE)} MB, and ${Math.floor(ROOM / MEGABYTE)} are the most`;
 
 /** A photo as a browser shows it: the card's, until `free`. Not each kind of file that the server reads can be shown. */
 export function shownPhoto(file) {
@@ -26,9 +29,11 @@ export function upload(files, more = null) {
   const photos = files.map(shownPhoto); // with `faces` or `fault` once they were looked at; `odd`: of somebody else
   const picture = h("div", { class: "photo" });
   const shots = h("ul", { class: "shots" });
-  const name = h("input", { class: "input", value: more?.name ?? files.map((file) => titled(file.name)).find(Boolean) ?? "", maxLength: 100, required: true });
+  const name = h("input", { class: "input", value: more?.name ?? files.map((file) => titled(file.name)).find(Boolean) ?? "", maxLength: MAX_NAME, required: true });
   const consent = { reference: h("input", { class: "input", maxLength: 1000, required: true, placeholder: "a form, a contract, a message" }), until: h("input", { class: "input", type: "date" }) };
-  const what = h("div", { class: "what" });
+  const what = h("div", { class: "what", onkeydown: (event) => { // Enter in a field does what the first button does; not one that ends a word of an input method
+    if (event.key === "Enter" && event.target.matches("input") && !event.isComposing) what.querySelector(".primary:enabled")?.click();
+  } });
   const element = h("div", { class: "card upload", tabIndex: -1 }, picture, what);
   const several = () => photos.length > 1 || more !== null;
   const usable = () => (several() ? photos.filter((photo) => photo.faces?.length === 1) : photos);
@@ -75,6 +80,9 @@ export function upload(files, more = null) {
     looking = true;
     for (const photo of photos) photo.odd = false;
     what.replaceChildren(h("div", { class: "meter waiting" }, h("i", {})), h("span", { class: "small soft", role: "status" }, several() ? "looking for the faces…" : "looking for the face…"));
+    for (const photo of photos) { // a server that is sent more hangs up, and what it says of that is lost
+      if (photo.file.size > ROOM) photo.fault = { code: "too_large", status: 413, message: `It has ${inMegabytes(photo.file.size)}: save it smaller, as JPEG for example.` };
+    }
     show();
     for (let photo; (photo = photos.find((one) => !one.faces && !one.fault)); show()) {
       const look = () => photos.includes(photo) && element.isConnected && call("/v1/identities", { method: "POST", form: form([photo], { dry_run: "true" }) });
@@ -104,7 +112,7 @@ export function upload(files, more = null) {
 
   function ask(found, which) {
     show();
-    if (which.face !== undefined) picture.replaceChildren(h("img", { src: `data:image/jpeg;base64,${found.thumbnail}`, alt: "the face" }));
+    if (which.face !== undefined || !photos[0].image.naturalWidth) picture.replaceChildren(thumbnail(found, "the face"));
     what.replaceChildren(photoAdvice(found.photo_quality), named(which.all ? "Name of the largest face; the others get numbers" : "Name"), h("div", { class: "row" },
       button(which.all ? "Learn all of them" : "Learn this face", { kind: "primary", onclick: () => name.reportValidity() && send(which) }), Object.keys(which).length ? "" : others(), away()));
   }
@@ -113,8 +121,8 @@ export function upload(files, more = null) {
     const good = usable();
     const size = good.reduce((sum, { file }) => sum + file.size, 0);
     if (!good.length) return refused("None of these photos can be used.");
-    const fits = size < facts.maxForm - MEGABYTE / 4; // the rest of the form is small
-    what.replaceChildren(fits ? "" : notice(`These photos are ${Math.ceil(size / MEGABYTE)} MB together, and ${Math.floor(facts.maxForm / MEGABYTE)} are the most: take some away.`), more ? "" : named("Name"), h("div", { class: "row" },
+    const fits = size <= ROOM;
+    what.replaceChildren(fits ? "" : notice(`Together these photos have ${inMegabytes(size)}: take some away.`), more ? "" : named("Name"), h("div", { class: "row" },
       button(more ? `Add ${plural(good.length, "photo")} to ${more.name}` : `Learn one person from ${plural(good.length, "photo")}`, { kind: "primary", disabled: !fits, onclick: () => (more || name.reportValidity()) && send({}) }),
       photos.some(({ fault }) => fault && passing(fault)) && button("Look again", { onclick: () => again(({ fault }) => fault) }), others(), away()));
   }
@@ -122,9 +130,9 @@ export function upload(files, more = null) {
   function pick(faces) {
     element.classList.add("pick");
     what.replaceChildren(h("p", {}, h("b", {}, `${faces.length} faces are in this photo. `), "Which one?"),
-      h("div", { class: "row" }, faces.map((found, number) => button(`Face ${number + 1}`, { onclick: () => ask(found, { face: found.face }) })), button("All of them", { kind: "quiet", onclick: () => ask(faces[0], { all: "true" }) }), away()));
-    const { image } = photos[0];
-    const [width, height] = [image.naturalWidth || 1, image.naturalHeight || 1];
+      h("div", { class: "row" }, faces.map((found, number) => h("button", { type: "button", class: "button", onclick: () => ask(found, { face: found.face }) }, thumbnail(found, ""), `Face ${number + 1}`)), button("All of them", { kind: "quiet", onclick: () => ask(faces[0], { all: "true" }) }), away()));
+    const { naturalWidth: width, naturalHeight: height } = photos[0].image;
+    if (!width) return; // such as HEIC, which few browsers show
     for (const [number, found] of faces.entries()) {
       const [x0, y0, x1, y1] = found.box;
       const box = h("button", { type: "button", class: "box", "aria-label": `Choose face ${number + 1}`, onclick: () => ask(found, { face: found.face }) }, h("span", {}, number + 1));
@@ -201,5 +209,6 @@ export function upload(files, more = null) {
   return element;
 }
 
+const thumbnail = (found, alt) => h("img", { src: `data:image/jpeg;base64,${found.thumbnail}`, alt });
 const free = (photos) => photos.forEach((photo) => photo.free());
-const titled = (file) => (file || "").replace(/\.[^.]*$/, "").replace(/[_-]+/g, " ").replace(/^(image|img \d+.*|photo|blob)$/i, "").trim();
+const titled = (file) => (file || "").replace(/\.[^.]*$/, "").replace(/[_-]+/g, " ").replace(/^(image|img \d+.*|photo|blob)$/i, "").trim().replace(LONG, "$1");
