@@ -28,29 +28,48 @@ def to_rgb(image: Image.Image, profile: bytes | None = None) -> Image.Image:
 
 
 def deep_to_rgb(
-    values: np.ndarray, profile: bytes | None = None, *, white_is_zero: bool = False, premultiplied: bool = False
+    values: np.ndarray,
+    profile: bytes | None = None,
+    *,
+    alpha: np.ndarray | None = None,
+    white_is_zero: bool = False,
+    premultiplied: bool = False,
 ) -> Image.Image:
-    """Numbers of any type, [H, W], or [H, W, 3 or 4] (red, green, blue and, if it is transparent, alpha), as `to_rgb`.
+    """Numbers of any type, [H, W] grey, [H, W, 3] red, green, blue or [H, W, 4] inks (CMYK), as `to_rgb`.
 
     Floating-point numbers are taken as they would be shown, 1 being white, and what is above it (up to a half) as
-    white too. `white_is_zero`: of a grey scan. Raises ValueError if they are hardly numbers at all.
+    white too. `alpha` [H, W] is of the same type; `white_is_zero`: of a grey scan. Raises ValueError if they are hardly
+    numbers at all.
     """
     if values.dtype.kind == "f":
         finite = np.isfinite(values)
         if finite.mean() < 0.99:
             raise ValueError("not all pixels are finite numbers")
         values = np.where(finite, values, 0)
-    full = full_scale(values[..., :3] if values.ndim == 3 else values)
-    scaled = np.clip(values.astype(np.float32) * (1 / full), 0, 1)
+    scaled = np.clip(values.astype(np.float32) * (1 / full_scale(values)), 0, 1)
     if white_is_zero:
         scaled = 1 - scaled
-    if scaled.ndim == 3 and scaled.shape[2] == 4 and not values[..., 3].any():
-        scaled = scaled[..., :3]  # as in `_with_alpha`
-    if scaled.ndim == 3 and scaled.shape[2] == 4:
-        scale = full_scale(values[..., 3]) if values.dtype.kind == "f" else np.iinfo(values.dtype).max
-        alpha = np.clip(values[..., 3:].astype(np.float32) / scale, 0, 1)
-        scaled = scaled[..., :3] * (1 if premultiplied else alpha) + (1 - alpha)
-    return to_srgb(Image.fromarray((np.clip(scaled, 0, 1) * 255 + 0.5).astype(np.uint8)), profile)
+    has_inks = scaled.ndim == 3 and scaled.shape[2] == 4
+    if alpha is not None and alpha.any():  # else as in `_with_alpha`
+        full = full_scale(alpha) if alpha.dtype.kind == "f" else np.iinfo(alpha.dtype).max
+        share = np.clip(alpha.astype(np.float32) / full, 0, 1).reshape(*alpha.shape, *[1] * (scaled.ndim - 2))
+        scaled = scaled * (1 if premultiplied else share) + (0 if has_inks else 1 - share)
+    pixels = (np.clip(scaled, 0, 1) * 255 + 0.5).astype(np.uint8)
+    return to_srgb(
+        Image.frombytes("CMYK", pixels.shape[1::-1], pixels.tobytes()) if has_inks else Image.fromarray(pixels), profile
+    )
+
+
+def lab_to_rgb(values: np.ndarray, *, is_signed: bool) -> Image.Image:
+    """CIELab of 8 or 16 bits, unsigned [H, W, 3], as `to_rgb`. `is_signed`: a and b as two's complement, not from their
+    middle on."""
+    light, chroma = values[..., :1], values[..., 1:]
+    if values.dtype != np.uint8:
+        light, chroma = light / (257 if is_signed else 256), chroma >> 8
+    if not is_signed:
+        chroma = chroma ^ 128
+    pixels = np.concatenate([light, chroma], axis=2).round().astype(np.uint8)
+    return to_srgb(Image.frombytes("LAB", pixels.shape[1::-1], pixels.tobytes()), None)
 
 
 def full_scale(values: np.ndarray) -> float:

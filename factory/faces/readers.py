@@ -25,7 +25,6 @@ from PIL.Jpeg2KImagePlugin import Jpeg2KImageFile
 from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
 from PIL.PpmImagePlugin import PpmImageFile
-from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 from pillow_heif import HeifImageFile
 
@@ -111,8 +110,8 @@ def _read_png(data: bytes, config: PrepareConfig) -> Decoded:
         image.load()
         values = cv2.imdecode(np.frombuffer(png.data, np.uint8), cv2.IMREAD_UNCHANGED)
         if values is not None and values.dtype == np.uint16 and values.ndim == 3:
-            channels = [2, 1, 0, 3] if values.shape[2] == 4 else [2, 1, 0]
-            return Decoded(deep_to_rgb(values[..., channels], profile), _orientation(image))
+            alpha = values[..., 3] if values.shape[2] == 4 else None
+            return Decoded(deep_to_rgb(values[..., 2::-1], profile, alpha=alpha), _orientation(image))
     return _shown(image, profile, config)
 
 
@@ -122,24 +121,13 @@ def _read_tiff(data: bytes, config: PrepareConfig) -> Decoded:
         raise ValueError("no page")
     page, unread = found
     check_size(page.size, config)
-    if not page.needs_opencv:
-        try:
-            opened = TiffImageFile(BytesIO(tiff.only(data, page)), "")
-        except CORRUPT as error:  # its tags could be read, so it is their values
-            raise tiff.unsupported(page) from error
-        image, salvaged = _loaded(opened, config)
-        rgb = to_rgb(image, image.info.get("icc_profile"))
-        return Decoded(rgb, _orientation(image), frame=page.number, salvaged=salvaged, unread=unread)
-    values = tiff.read_deep(data, page)
-    if values is None:
-        raise tiff.unsupported(page) if page.is_rarely_packed else ValueError("damaged or cut short")
-    rgb = deep_to_rgb(
-        values,
-        page.profile(data),
-        white_is_zero=page.white_is_zero,
-        premultiplied=page.is_premultiplied,
-    )
-    return Decoded(rgb, page.one(_ORIENTATION, 1), frame=page.number, unread=unread)
+    image = tiff.opened(data, page) if page.is_for_pillow else None
+    if image is None:
+        rgb = tiff.numbers_to_rgb(data, page)
+        return Decoded(rgb, page.one(_ORIENTATION, 1), frame=page.number, unread=unread)
+    picture, salvaged = _loaded(image, config)
+    rgb = to_rgb(picture, image.info.get("icc_profile"))
+    return Decoded(rgb, _orientation(picture), frame=page.number, salvaged=salvaged, unread=unread)
 
 
 def _read_heif(data: bytes, config: PrepareConfig) -> Decoded:

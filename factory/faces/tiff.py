@@ -1,45 +1,52 @@
-"""TIFF: which of its pages is the photo, whether it is a camera's raw file, and pixels of more than 8 bits.
+"""TIFF: which of its pages is the photo, whether it is a camera's raw file, and pixels of which Pillow knows nothing.
 
-Pillow opens the first page, be it a thumbnail, and few of the pixel types; OpenCV opens deep ones, but shows a negative
-where white is zero, and garbage where colours are in separate planes.
+Pillow opens the first page, be it a thumbnail, and few of the pixel types. Those of more than 8 bits, and other numbers
+of samples, are read as numbers (samples.py).
 """
 
 from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
+from io import BytesIO
 from typing import Final
 
-import cv2
-import numpy as np
+from PIL import Image, ImagePalette
+from PIL.TiffImagePlugin import TiffImageFile
 
 from factory.errors import PhotoRejected
+from factory.faces.colour import deep_to_rgb, lab_to_rgb, to_rgb
 from factory.faces.kinds import Kind
+from factory.faces.samples import UNPACKED, colour_differences, samples
 
 _MAX_PAGES: Final = 1000
+_MAX_SAMPLES: Final = 8
 _SIZES: Final = {1: 1, 2: 1, 3: 2, 4: 4, 6: 1, 7: 1, 8: 2, 9: 4, 13: 4, 16: 8, 18: 8}  # bytes, by the type's number
 _FORMATS: Final = {1: "B", 3: "H", 4: "I", 13: "I", 16: "Q", 18: "Q"}
 _KIND, _WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC = 254, 256, 257, 258, 259, 262
-_SAMPLES, _PLANAR, _SUB_PAGES, _EXTRA, _FORMAT = 277, 284, 330, 338, 339
+_SAMPLES, _PLANAR, _PREDICTOR, _COLOUR_MAP, _SUB_PAGES, _EXTRA, _FORMAT = 277, 284, 317, 320, 330, 338, 339
 _PLACES: Final = ((273, 279), (324, 325))  # offsets and lengths of strips, of tiles
 _PROFILE, _DNG_VERSION = 34675, 50706
 _COLOURS: Final = {0: "grey", 1: "grey", 2: "RGB", 3: "palette", 5: "CMYK", 6: "YCbCr", 8: "Lab", 9: "Lab", 10: "Lab"}
 _NUMBERS: Final = {1: "", 2: "signed ", 3: "floating-point ", 4: "undefined ", 5: "complex ", 6: "complex "}
+_CHANNELS: Final = {0: 1, 1: 1, 2: 3, 5: 4, 8: 3, 9: 3}  # without alpha, by photometric interpretation
 _RARE_COMPRESSIONS: Final = {
-    32909: ", packed as PixarLog",
-    34712: ", packed as JPEG 2000",
-    34887: ", packed with LERC",
-    34925: ", packed with LZMA",
-    50000: ", packed with Zstandard",
-    50001: ", packed as WebP",
-    50002: ", packed as JPEG XL",
+    32771: "CCITT's run lengths in words",
+    32909: "PixarLog",
+    33003: "JPEG 2000",
+    33005: "JPEG 2000",
+    34661: "JBIG",
+    34712: "JPEG 2000",
+    34887: "LERC",
+    34933: "PNG",
+    34934: "JPEG XR",
+    50001: "WebP",
+    50002: "JPEG XL",
+    52546: "JPEG XL",
 }
-_OPENCV_NUMBERS: Final = {(8, 1), (10, 1), (12, 1), (14, 1), (16, 1), (16, 2), (32, 1), (32, 2), (32, 3), (64, 3)}
-# None, LZW, Deflate twice, PackBits, and what it may lack. OpenCV's libtiff is asked for nothing else: what unpacks
-# PixarLog in its 4.7.1 writes past its memory (CVE-2026-12912).
-_OPENCV_COMPRESSIONS: Final = {1, 5, 8, 32773, 32946, *_RARE_COMPRESSIONS} - {32909}
+_USUAL_COMPRESSIONS: Final = {2, 3, 4, 6, 7, 32809, 34676, 34677, *UNPACKED}
+_NUMBER_TYPES: Final = {*((bits, 1) for bits in (*range(1, 17), 32, 64)), (16, 2), (32, 2), (16, 3), (32, 3), (64, 3)}
 _SENSOR: Final = (32803, 34892)  # photometric interpretations of a sensor's own values
-cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # it tells stderr of every unknown tag
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,43 +83,46 @@ class Page:
         return self.one(_PHOTOMETRIC, 0) == 0
 
     @property
-    def needs_opencv(self) -> bool:
-        """Deep pixels, and colour differences that are neither compressed nor as many as pixels."""
+    def is_for_pillow(self) -> bool:
+        """Whether Pillow may know it: not deep pixels, nor colour differences that pixels share without compression."""
         colours = self.one(_PHOTOMETRIC, 0)
-        return (self.bits > 8 and colours in (0, 1, 2)) or (colours == 6 and self.one(_COMPRESSION, 1) == 1)
+        shares = colours == 6 and self.one(_COMPRESSION, 1) == 1
+        return not shares and not (self.bits > 8 and colours in _CHANNELS)
+
+    @property
+    def has_numbers(self) -> bool:
+        """Whether its pixels can be read as numbers of a type, as many as its colours need."""
+        fits = _CHANNELS.get(self.one(_PHOTOMETRIC, 0), 99) <= self.one(_SAMPLES, 1) <= _MAX_SAMPLES
+        types = {(bits, self.one(_FORMAT, 1)) for bits in self.tags.get(_BITS, (1,))}
+        is_plain = self.bits in (8, 16, 32, 64) or self.one(_PREDICTOR, 1) == 1
+        is_packed_well = is_plain and self.one(_COMPRESSION, 1) in UNPACKED
+        return fits and len(types) == 1 and types <= _NUMBER_TYPES and is_packed_well
 
     @property
     def description(self) -> str:
         """Of its pixels, with an article."""
-        colours = self.one(_PHOTOMETRIC, 0)
+        colours, packing = self.one(_PHOTOMETRIC, 0), self.one(_COMPRESSION, 1)
         name = _COLOURS.get(colours, f"photometric interpretation {colours}")
         planes = " in separate planes" if self._is_planar else ""
-        how = _RARE_COMPRESSIONS.get(self.one(_COMPRESSION, 1), "")
-        return f"a TIFF of {self.bits}-bit {_NUMBERS.get(self.one(_FORMAT, 1), '')}{name}{planes}{how}"
+        more = max(self.one(_SAMPLES, 1) - _CHANNELS.get(colours, 99), 0)
+        beside = f" with {more} more channel{'s' if more > 1 else ''}" if more else ""
+        is_usual = packing in _USUAL_COMPRESSIONS
+        how = "" if is_usual else f", packed as {_RARE_COMPRESSIONS.get(packing, f'no. {packing}')}"
+        return f"a TIFF of {self.bits}-bit {_NUMBERS.get(self.one(_FORMAT, 1), '')}{name}{beside}{planes}{how}"
 
     @property
     def unsupported(self) -> bool:
         """What no decoder at hand gets right."""
-        numbers, is_packed_well = (self.bits, self.one(_FORMAT, 1)), self.one(_COMPRESSION, 1) in _OPENCV_COMPRESSIONS
-        if self.needs_opencv and not (
-            numbers in _OPENCV_NUMBERS and self.one(_SAMPLES, 1) in (1, 3, 4) and is_packed_well
-        ):
+        number_type = self.one(_FORMAT, 1)
+        if self.one(_COMPRESSION, 1) not in _USUAL_COMPRESSIONS:
             return True
-        return numbers[1] > 3 or (numbers[1] == 2 and self.bits <= 8) or (self.bits > 8 and self._is_planar)
-
-    @property
-    def is_rarely_packed(self) -> bool:
-        """With a compression that builds of libtiff may lack."""
-        return self.one(_COMPRESSION, 1) in _RARE_COMPRESSIONS
+        if not self.is_for_pillow and self.one(_PHOTOMETRIC, 0) != 6 and not self.has_numbers:
+            return True
+        return number_type > 3 or (number_type == 2 and self.bits <= 8)
 
     @property
     def _is_planar(self) -> bool:
         return self.one(_PLANAR, 1) == 2 and self.one(_SAMPLES, 1) > 1
-
-    @property
-    def is_premultiplied(self) -> bool:
-        """Whether colours are multiplied by their alpha already."""
-        return self.one(_EXTRA, 0) == 1
 
     def profile(self, data: bytes) -> bytes | None:
         """Its ICC profile."""
@@ -148,7 +158,9 @@ def photo_page(data: bytes) -> tuple[Page, int] | None:
 
 def unsupported(page: Page) -> PhotoRejected:
     """The refusal of a page whose pixels are not read."""
-    return PhotoRejected("unsupported", f"{page.description}, which is not read; save it as 8-bit or 16-bit RGB")
+    is_usual = page.one(_COMPRESSION, 1) in _USUAL_COMPRESSIONS
+    remedy = "save it as 8-bit or 16-bit RGB" if is_usual else "save it with LZW or without compression"
+    return PhotoRejected("unsupported", f"{page.description}, which is not read; {remedy}")
 
 
 def only(data: bytes, page: Page) -> bytes:
@@ -159,15 +171,38 @@ def only(data: bytes, page: Page) -> bytes:
     return data[:4] + struct.pack(order + "I", page.offset) + data[8:]
 
 
-def read_deep(data: bytes, page: Page) -> np.ndarray | None:
-    """Pixels of a page that `needs_opencv`, [H, W] or [H, W, 3 or 4] in RGB(A); None if they cannot be decoded."""
-    values = cv2.imdecode(np.frombuffer(only(data, page), np.uint8), cv2.IMREAD_UNCHANGED)
-    if values is None or (values.ndim == 3 and values.shape[2] not in (3, 4)):
+def opened(data: bytes, page: Page) -> TiffImageFile | None:
+    """The page by Pillow, not loaded yet; None if Pillow knows no such pixels."""
+    try:
+        image = TiffImageFile(BytesIO(only(data, page)), "")
+    except (OSError, SyntaxError, ValueError, TypeError, LookupError):  # its tags could be read, so it is their values
         return None
-    if values.ndim == 2:
-        return values
-    has_alpha = values.shape[2] == 4 and page.one(_EXTRA, 2) != 0  # 0: a fourth channel without a meaning
-    return values[..., [2, 1, 0, 3] if has_alpha else [2, 1, 0]]
+    colours = page.tags.get(_COLOUR_MAP, ())
+    if image.mode == "P" and len(colours) == 3 * 256 and max(colours) < 256:  # written as 8 bits, by mistake
+        image.palette = ImagePalette.raw("RGB;L", bytes(colours))
+    return image
+
+
+def numbers_to_rgb(data: bytes, page: Page) -> Image.Image:
+    """The picture of a page that is not for Pillow, mode RGB. Raises PhotoRejected if its pixels are not read, and
+    whatever decoders raise."""
+    colours, profile = page.one(_PHOTOMETRIC, 0), page.profile(data)
+    if colours == 6 and page.one(_COMPRESSION, 1) == 1 and page.bits == 8:
+        values = colour_differences(data, page)
+        return to_rgb(Image.frombytes("YCbCr", page.size, values.tobytes()), profile)
+    if not page.has_numbers:
+        raise unsupported(page)
+    values, num = samples(data, page), _CHANNELS[colours]
+    if colours in (8, 9):
+        return lab_to_rgb(values[..., :3], is_signed=colours == 8)
+    extra = page.one(_EXTRA, 2 if colours == 2 else 0)  # who writes four colours of RGB and says nothing means alpha
+    return deep_to_rgb(
+        values[..., 0] if num == 1 else values[..., :num],
+        profile,
+        alpha=values[..., num] if values.shape[2] > num and extra else None,
+        white_is_zero=colours == 0,
+        premultiplied=extra == 1,
+    )
 
 
 def pages(data: bytes) -> list[Page]:
