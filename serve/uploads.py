@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -31,7 +32,9 @@ from serve.one_person import fits, other_person, photo_cards
 from serve.unlearned import Erased, NoSuchFace, PhotosRefused, SeveralFaces
 from serve.work import OnProgress, Work
 
+logger = logging.getLogger(__name__)
 KIND: Final = "identity"  # of work
+_TOLD: Final = 20  # files, of what an erasure left
 _FORMS: Final = 8  # of a root that are in memory at once, with up to 64 MiB of photos each
 _NOBODYS: Final = Consent()
 _TRIES: Final = 2  # a learner that is lost is started again by Serve
@@ -227,9 +230,11 @@ class Uploads:
 
     async def sweep(self) -> None:
         """Forgets what is left of photos of failed and cancelled orders, whose server died before it had done so, and
-        goes on with erasures that ended so."""
+        goes on with erasures that ended so; what these leave is told to whoever runs the server."""
         await asyncio.to_thread(forget_nobodys_uploads, self._store)
-        await asyncio.to_thread(finish, self._store)
+        for _, done in await asyncio.to_thread(finish, self._store):
+            if left := [*done.found, *done.others, *filter(None, [done.older_versions])]:
+                logger.warning("an erasure that had ended between was gone on with, and this is left: %s", left[:_TOLD])
 
     async def _learn_one(self, person: Person, recipe: Recipe, tell: OnProgress) -> None:
         for tries_left in reversed(range(_TRIES)):

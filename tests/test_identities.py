@@ -14,12 +14,14 @@ from starlette.testclient import TestClient
 from factory.ids import content_id, face_id, identity_id
 from factory.pack import Pack
 from factory.settings import train_settings
+from factory.store.erase import find_person, finish
 from factory.store.tables import Store
+from factory.store.unfinished import begun
 from serve.learning import Diverged
 from serve.openai.forms import MAX_PHOTOS
 from tests import uploading
 from tests.serving import error_of
-from tests.uploading import MAX_WAITING, FakeLearner, finished, serving, upload, upload_several
+from tests.uploading import MAX_WAITING, FakeLearner, finished, serving, until, upload, upload_several
 
 store, learner, http = uploading.store, uploading.learner, uploading.http  # fixtures
 
@@ -192,6 +194,41 @@ def test_erasing_ends_what_is_under_way_and_leaves_nothing(
     again = upload(http)
     assert again.status_code == 409 and error_of(again)["code"] == "erased"
     assert http.get("/v1/identities/ada").status_code == 200  # nobody else is touched
+
+
+def test_an_erasure_that_had_ended_between_is_told_with_the_one_that_goes_on_with_it(
+    http: TestClient, store: Store, learner: FakeLearner
+) -> None:
+    learner.go.set()
+    finished(http, upload(http).json())
+    zoe, bob = (find_person(store, name=name) for name in ("zoe", "bob"))
+    put = Path(store.root) / "mine" / "notes.txt"
+    put.parent.mkdir()
+    put.write_text(f"{zoe.identity_ids} is Zoe")
+    begun(store, zoe)
+    told = http.delete("/v1/identities/bob")
+    assert told.status_code == 409 and "1 files put under the root hold the person" in error_of(told)["message"]
+    assert store.count("identities") == 2, "both are erased: ada and cleo are left"
+    put.unlink()
+    begun(store, bob)  # killed behind the tables
+    again = http.delete("/v1/identities/bob")
+    assert again.status_code == 200 and [again.json()["id"]] == list(bob.identity_ids)
+    assert http.delete("/v1/identities/bob").status_code == 404 and finish(store) == []
+
+
+def test_what_a_server_that_starts_cannot_erase_is_told_to_its_operator(
+    store: Store, tiny_pack: Pack, learner: FakeLearner, caplog: pytest.LogCaptureFixture
+) -> None:
+    put = Path(store.root) / "notes.txt"
+    with serving(store, tiny_pack, learner) as http:
+        learner.go.set()
+        finished(http, upload(http).json())
+        zoe = find_person(store, name="zoe")
+        put.write_text(f"{zoe.identity_ids} is Zoe")
+    begun(store, zoe)
+    with serving(store, tiny_pack, learner) as http:
+        until(lambda: "this is left" in caplog.text)
+        assert http.get("/v1/identities/zoe").status_code == 404 and str(put) in caplog.text
 
 
 def test_where_consent_is_required_a_photo_without_one_is_refused_and_not_kept(

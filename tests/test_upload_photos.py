@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,7 +25,7 @@ from tests import uploading
 from tests.local_chain import use_local_chain
 from tests.serving import error_of
 from tests.sources import write
-from tests.uploading import FakeLearner, finished, serving, upload, upload_several
+from tests.uploading import FakeLearner, finished, serving, until, upload, upload_several
 
 store, learner, http = uploading.store, uploading.learner, uploading.http  # fixtures
 
@@ -119,14 +118,6 @@ def test_what_a_job_learned_an_upload_knows(
     for answer in (upload(http, b"alone"), upload_several(http, b"two", b"one")):
         assert answer.status_code == 200 and answer.json()["identity_id"] in ids.values()
     assert len(learner.learned) == count and to_learn(store, tiny_pack)[0] == []
-
-
-def until(true: Callable[[], bool]) -> None:
-    """Work is over shortly before what is left of it is gone."""
-    deadline = time.monotonic() + 20
-    while not true():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 def cancelled(http: TestClient, work: dict[str, Any]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -145,6 +145,14 @@ def finished(http: TestClient, work: dict[str, Any]) -> dict[str, Any]:
         time.sleep(0.01)
         work = http.get(f"/v1/work/{work['id']}").json()
     return work
+
+
+def until(true: Callable[[], bool]) -> None:
+    """Work is over shortly before what is left of it is gone."""
+    deadline = time.monotonic() + 20
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 def upload_several(http: TestClient, *photos: bytes, **fields: Any) -> Any:

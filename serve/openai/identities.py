@@ -17,7 +17,7 @@ from factory.errors import IdentityNotFound
 from factory.faces.people import MOST_PHOTOS
 from factory.ids import content_id
 from factory.store.alike import Alike, still_there
-from factory.store.erase import Person, erase, find_person, finish
+from factory.store.erase import Erasure, Person, erase, find_person, finish
 from factory.store.quality import quality_cards
 from factory.store.queries import faces_by_id, find_work
 from factory.store.rows import FACE_COLUMNS
@@ -134,34 +134,32 @@ class Identities:
         return {"object": "list", "data": cards, "first_id": first, "last_id": last, "has_more": more}
 
     async def delete(self, identity: str, request: Request) -> dict[str, Any]:
-        """Erases a person: rows, old versions and leftovers; then every byte of the root is searched for traces."""
-        found = await asyncio.to_thread(self._catalog.find, identity)
+        """Erases a person: rows, old versions and leftovers; then every byte of the root is searched for traces. An
+        erasure that had ended between is gone on with first; what is left of it is told, too."""
         async with self._erasing:  # two at once would throw back each other's commits
-            before = [done.alike for _, done in await asyncio.to_thread(finish, self._store)]
+            before = await asyncio.to_thread(finish, self._store)
             try:
-                person = await asyncio.to_thread(find_person, self._store, identity_id=found.identity_id)
-            except IdentityNotFound as error:  # erased meanwhile
-                raise UnknownIdentity(f"no identity {identity[:100]!r}") from error
-            if identity != found.identity_id and await asyncio.to_thread(self._called_alike, found.name, person):
-                message = f"others are called {found.name[:100]!r}, too: ask with an id, such as {found.identity_id}"
-                raise RequestRefused(message, "identity", status=409)
-            for work_id in sorted(person.work_ids):
-                await self._book.cancel(work_id)
-            done = await asyncio.to_thread(erase, self._store, person)
-        looks_alike = await asyncio.to_thread(still_there, self._store, chain(done.alike, *before))
+                an_id, done = await self._erase(identity, request)
+                erased = [*(one for _, one in before), done]
+            except UnknownIdentity:
+                own = [(who, one) for who, one in before if identity in (who.asked, *who.identity_ids)]
+                if not own:
+                    raise
+                person, done = own[-1]
+                an_id, erased = min(person.identity_ids, default=identity), [one for _, one in before]
+        looks_alike = await asyncio.to_thread(still_there, self._store, chain(*(one.alike for one in erased)))
         also = f"; {len(looks_alike)} others look alike and stay, such as {looks_alike[0]}" if looks_alike else ""
-        tell(request, "erased", sorted(person.identity_ids), sum(done.rows.values()))
-        if done.found:
+        if num := sum(len(one.found) for one in erased):
             text = (
-                f"erased, but {len(done.found)} traces are left in files that jobs hold: when none runs, "
+                f"erased, but {num} traces are left in files that jobs hold: when none runs, "
                 "`identity-factory identities erase --photo FILE` removes them"
             )
             raise RequestRefused(text + also, status=409)
-        if done.others:
-            text = f"erased, but {len(done.others)} files put under the root hold the person, or may: remove them"
+        if others := {file for one in erased for file in one.others}:
+            text = f"erased, but {len(others)} files put under the root hold the person, or may: remove them"
             raise RequestRefused(text + also, status=409)
         return {
-            "id": found.identity_id,
+            "id": an_id,
             "object": "identity.deleted",
             "deleted": True,
             "looks_alike": [_stays(one) for one in looks_alike[:_MAX_ALIKE]],
@@ -169,11 +167,29 @@ class Identities:
                 "rows": dict(done.rows),  # removed, by table
                 "files_searched": done.files_scanned,
                 "bytes_searched": done.bytes_scanned,
-                "traces_found": len(done.found),
-                "older_versions": done.older_versions,  # of a bucket that keeps them: what to do; else empty
-                "not_compared": done.not_compared,  # packs of whose faces nobody can say whether they look alike
+                "traces_found": 0,
+                # of a bucket that keeps them: what to do; else empty
+                "older_versions": next((one.older_versions for one in erased if one.older_versions), ""),
+                # packs of whose faces nobody can say whether they look alike
+                "not_compared": sorted({pack for one in erased for pack in one.not_compared}),
             },
         }
+
+    async def _erase(self, identity: str, request: Request) -> tuple[str, Erasure]:
+        """Their id, and what was removed. Raises UnknownIdentity, and RequestRefused where others have the name."""
+        found = await asyncio.to_thread(self._catalog.find, identity)
+        try:
+            person = await asyncio.to_thread(find_person, self._store, identity_id=found.identity_id)
+        except IdentityNotFound as error:  # erased meanwhile
+            raise UnknownIdentity(f"no identity {identity[:100]!r}") from error
+        if identity != found.identity_id and await asyncio.to_thread(self._called_alike, found.name, person):
+            message = f"others are called {found.name[:100]!r}, too: ask with an id, such as {found.identity_id}"
+            raise RequestRefused(message, "identity", status=409)
+        for work_id in sorted(person.work_ids):
+            await self._book.cancel(work_id)
+        done = await asyncio.to_thread(erase, self._store, person)
+        tell(request, "erased", sorted(person.identity_ids), sum(done.rows.values()))
+        return found.identity_id, done
 
     def _called_alike(self, name: str, person: Person) -> bool:
         """Whether a name stands for somebody else, too: what is erased by it is gone, and may be the wrong one."""
