@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import statistics
 from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
@@ -183,7 +184,7 @@ def _figures(one: Contender, baseline: Contender, ceilings: Ceilings) -> dict[st
         "spread": one.spread,
         "gflop_per_step": one.flops / 1e9,
         "fraction_of_floor": one.flops / one.median / (1e12 * ceilings.matmul_tflops),
-        "times_the_release": sorted(ratios)[len(ratios) // 2],
+        "times_the_release": statistics.median(ratios),
         "seconds": one.seconds,
     }
 

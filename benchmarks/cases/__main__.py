@@ -1,6 +1,7 @@
 """The cases by one command: `python -m benchmarks.cases [--only P01,N04] [--out benchmarks/cases_MACHINE_DATE.md]`.
 
-Prints id, what is expected, what was got, and whether that is right. Two CPU cores need some ten minutes.
+Prints id, what is expected, what was got, and whether that is right; status 1 where one is not. Two CPU cores need some
+ten minutes.
 """
 
 from __future__ import annotations
@@ -63,7 +64,9 @@ def main() -> None:
     text = head + markdown(["id", "expected", "got", ""], escaped)
     print(f"\n{text}")
     if arguments.out:
+        arguments.out.parent.mkdir(parents=True, exist_ok=True)
         arguments.out.write_text(text)
+    raise SystemExit(1 if failing else 0)
 
 
 def _arguments() -> argparse.Namespace:
