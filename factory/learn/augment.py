@@ -17,7 +17,6 @@ from factory.records import FaceMasks
 
 _JITTER = 0.2  # brightness, contrast and saturation factors lie in 1 +- 0.2
 _HUE = 0.01  # of the colour circle, +-
-_CROP = 0.75  # of the side
 _MIN_SCALE = 0.5  # of the canvas; up to 1
 _STRETCH = 0.1  # width against height, +-
 

@@ -31,12 +31,12 @@ class Alike:
         self._names = names if names is not None else DigestSet()
 
     @classmethod
-    def among(cls, tables: Sequence[tuple[str, str]], others: Iterable[str]) -> Alike:
-        """Of Parquet files (uri, stem), and of photos that are called otherwise already."""
+    def among(cls, tables: Sequence[str], others: Iterable[str]) -> Alike:
+        """Of Parquet files (uris), and of photos that are called otherwise already."""
         if not tables:
             return cls()
         with ThreadPoolExecutor(16) as threads:
-            rows = list(threads.map(lambda table: _Called.of_all(names_of(*table)), tables))
+            rows = list(threads.map(lambda table: _Called.of_all(names_of(table)), tables))
         files = _Called.of_all(others)
         names, num = np.unique(np.concatenate([one.names for one in (*rows, files)]), return_counts=True)
         known = DigestSet([names])

@@ -205,7 +205,7 @@ def _called(values: dict[str, Any], path: str | None, parquet: str) -> str:
     return told or (text_name(PurePosixPath(path).stem) if path else "")
 
 
-def names_of(uri: str, stem: str) -> Iterator[str]:
+def names_of(uri: str) -> Iterator[str]:
     """What the rows of a Parquet file are called by what they say; of others nothing, as they are called by their
     number. No picture is read."""
     try:

@@ -97,7 +97,7 @@ def find_places(src: str | Sequence[str], root: str | None = None, person_from: 
         raise SourceError(
             f"{shown(' and '.join(sources))} holds no photos{left_out and f' ({left_out} left out)'}; {remedy}"
         )
-    tables = {(unpacked(row["uri"]), row["stem"]): None for row in rows if row["row_group"] >= 0}
+    tables = {unpacked(row["uri"]): None for row in rows if row["row_group"] >= 0}
     alike = Alike.among(list(tables), (row["stem"] for row in rows if row["row_group"] < 0))
     return Places(
         table=table,

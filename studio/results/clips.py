@@ -76,7 +76,7 @@ class ClipMeasurer:
     """The pack's judge and CLIP, and the ruler of motions."""
 
     def __init__(self, pack: Pack, references: Sequence[Person] | None = None) -> None:
-        self._pack, self._clip = pack, ClipScorer(pack)
+        self._clip = ClipScorer(pack)
         self._judge = FaceRecogniser(pack, num_threads=os.cpu_count() or 1)
         self.ruler = MotionRuler(
             pack, [held_out(number) for number in REFERENCES] if references is None else references

@@ -10,7 +10,7 @@ export const at = (path) => new URL(path.replace(/^\//, ""), document.baseURI).h
 
 let key = read("key") ?? "";
 
-export class ApiError extends Error {
+class ApiError extends Error {
   constructor(status, body) {
     const error = body?.error ?? {};
     super(error.message ?? `the server answered ${status}`);

@@ -2,7 +2,7 @@
 
 import { all, call, facts, part, read, write } from "./api.js";
 
-export const changes = new EventTarget();
+const changes = new EventTarget();
 export const tell = (what) => changes.dispatchEvent(new Event(what));
 export const on = (what, then) => changes.addEventListener(what, then);
 
