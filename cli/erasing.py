@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from factory.store.tables import Store
 
 _NAMED: Final = 20  # files that an error names
+_TOGETHER: Final = 64  # photos whose people are looked for in one pass over a root, each with all pictures of them
 
 
 def erase_identity(
@@ -175,7 +176,7 @@ def expire(
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
     all_tenants: Annotated[bool, typer.Option("--all-tenants", help="In ROOT and all its tenants'.")] = False,
 ) -> None:
-    """Erase everybody whose consent is over, photo by photo, as `erase --photo` does. For a daily job.
+    """Erase everybody whose consent is over, with all of their photos, as `erase --photo` does. For a daily job.
 
     What one tenant was told is that tenant's: elsewhere the same photo stays as long as its consent there.
 
@@ -192,20 +193,22 @@ def expire(
 
         operators, now = Store(root), time.time()
         stores = [Store(one) for one in all_roots(operators.root)] if all_tenants else [operators]
-        over = [(store, photo) for store in stores for photo in expired_photos(store, now)]
+        over = [(store, photos) for store in stores if (photos := expired_photos(store, now))]
+        num = sum(len(photos) for _, photos in over)
         if over and not yes:
             where = f"{operators.root}{' and its tenants' if all_tenants else ''}"
-            _confirm(f"Erase everybody on {len(over)} photos from {where} for good?")
+            _confirm(f"Erase everybody on {num} photos from {where} for good?")
         before = [done for _, done in _finish(operators, all_tenants=all_tenants)]
         erased: list[tuple[Store, Erasure]] = []
-        for store, photo in over:
-            person = find_person(store, photo_id=photo)
-            done = erase(store, person)
-            note(store, "erased, consent over", sorted(person.identity_ids), sum(done.rows.values()))
-            erased.append((store, done))
+        for store, photos in over:
+            for first in range(0, len(photos), _TOGETHER):
+                person = find_person(store, photo_ids=photos[first : first + _TOGETHER])
+                done = erase(store, person)
+                note(store, "erased, consent over", sorted(person.identity_ids), sum(done.rows.values()))
+                erased.append((store, done))
         _tell_others(erased)
         if all_tenants:
-            note(operators, "erased whose consent was over, in all tenants", num=len(over))
+            note(operators, "erased whose consent was over, in all tenants", num=num)
         num_traces = sum(len(done.found) + len(done.others) for _, done in erased)
-        say(f"{len(over)} photos erased, whose consent was over; {num_traces} traces left")
+        say(f"{num} photos erased, whose consent was over; {num_traces} traces left")
         _check_gone([*before, *(done for _, done in erased)])

@@ -95,6 +95,36 @@ def test_of_a_group_photo_one_goes_and_the_other_stays(store: Store, tiny_pack: 
     assert found(store, {photo_id(20).encode(): "photo_id"}) == set(), "nobody is left on it, so it goes altogether"
 
 
+def test_those_of_several_photos_go_in_one_pass(store: Store, tiny_pack: Pack, monkeypatch: pytest.MonkeyPatch) -> None:
+    faces, identities, images = fill(store, tiny_pack)
+    passes = list[str]()
+    scan = erase_module.scan
+
+    def counted(root: str, *how: Any) -> Any:
+        passes.append(root)
+        return scan(root, *how)
+
+    monkeypatch.setattr(erase_module, "scan", counted)
+    done = erase(store, find_person(store, photo_ids=[photo_id(1), photo_id(2), photo_id(20)]))
+    assert (done.rows["faces"], done.rows["work"], done.rows["lines"], done.found) == (4, 4, 4, [])
+    assert passes == [store.root] and store.count("identities") == 3
+    gone = [0 if one.photo_id in (photo_id(number) for number in (1, 2, 20)) else 1 for one in faces]
+    for one, identity, image, stays in zip(faces, identities, images, gone, strict=True):
+        needles = traces(one, identity, image)
+        assert found(store, needles) == (set(needles.values()) if stays else set()), one.name
+
+
+def test_a_thousand_people_are_asked_for_at_once(store: Store, tiny_pack: Pack) -> None:
+    """Each in conditions of its own made an expression as deep, and took Lance a minute of a large table."""
+    fill(store, tiny_pack)
+    who = find_person(store, name="person 1")
+    many = replace(who, identity_ids={*who.identity_ids, *(f"{number:016x}" for number in range(2500))})
+    for table in ("work", "files", "lines"):
+        own, all_of_them = (store.read(table, where=one.clauses(table)).to_pylist() for one in (who, many))
+        assert own == all_of_them and len(own) == 1, table
+    assert many.clauses("work").count(" OR ") < 10
+
+
 def test_a_file_that_a_killed_job_left_goes_too(store: Store, tiny_pack: Pack) -> None:
     fill(store, tiny_pack)
     data = Path(store.root) / "faces.lance" / "data"

@@ -49,6 +49,14 @@ def test_diffusers_finds_both_words_of_everybody_in_a_prompt(tiny_pack: Pack, tm
             torch.testing.assert_close(weight[own], torch.from_numpy(who.words[TEXT_ENCODER]), msg=who.name)
 
 
+def test_one_person_alone_is_called_as_among_others(tmp_path: Path) -> None:
+    for name in ("Ada Lovelace", "Ada (2)", "Zoë, Ann"):
+        who = identity(name, "a" * 16)
+        [file] = export_identities([who], tmp_path / "many", "a1111")
+        alone = export_identity(who, tmp_path, "a1111")
+        assert alone.name == file.name and alone.read_bytes() == file.read_bytes()
+
+
 def test_the_same_words_are_the_same_bytes(tmp_path: Path) -> None:
     """safetensors alone writes the entries of a header in any order."""
     who = people(32)[0]

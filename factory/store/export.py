@@ -39,7 +39,8 @@ _RESERVED = frozenset({"CON", "PRN", "AUX", "NUL", *(f"{port}{n}" for port in ("
 def export_identity(
     identity: Identity, path: str | Path, format: ExportFormat = "kohya", *, token: str | None = None
 ) -> Path:
-    """Writes the words [V, D] as one embedding file; gives its path (`<name><suffix>` if `path` is a folder).
+    """Writes the words [V, D] as one embedding file; gives its path (`<name><suffix>` if `path` is a folder, as
+    `export_identities` calls it).
 
     `kohya`: {"emb_params"}, read by kohya, ai-toolkit, InvokeAI, ComfyUI and, given `token=`, diffusers.
     `diffusers`: {token: words}, exactly one key (learned_embeds.safetensors), `token_of` the name unless given.
@@ -47,7 +48,7 @@ def export_identity(
     """
     target = Path(path)
     if target.is_dir() or not target.suffix:
-        target /= file_stem(identity.name) + SUFFIXES[format]
+        target /= _asked_for(identity.name) + SUFFIXES[format]
     data = _file_of(identity, target, format, token or token_of(identity))
     target.parent.mkdir(parents=True, exist_ok=True)
     write_whole(target, data)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Final
@@ -12,7 +13,7 @@ from factory.errors import IdentityNotFound
 from factory.ids import any_face, index_of, photo_of, spellings
 from factory.store.alike import Alike
 from factory.store.schemas import KEYS, SCHEMAS, Table
-from factory.store.sql import where_in
+from factory.store.sql import quoted, where_in
 from factory.store.tables import Store
 from factory.store.told import of_their_other_photos
 from factory.store.traces import Search, pieces_of, with_base64
@@ -22,6 +23,7 @@ _WRITTEN: Final[dict[Table, tuple[str, ...]]] = {
     "files": ("filename",),
     "lines": ("custom_id", "error"),
 }
+_IDS_OF_A_PATTERN: Final = 1000
 _LONG_TEXT = 24  # characters; a shorter one holds no piece of a photo
 
 
@@ -54,11 +56,14 @@ class Person:
             ids["photo_id"] = self.photo_ids | {photo_of(f) for f in self.face_ids if index_of(f) == 0}
         columns = [name for name in SCHEMAS[table].names if ids.get(name)]
         clauses = [where_in(name, sorted(ids[name])) for name in columns]
-        for who in sorted(self.identity_ids):
-            if table in ("files", "lines"):  # they have no other column for the first of several people
-                clauses.append(f"array_has(people, '{who}')")
-            # what a caller wrote may hold an id, too
-            clauses += [f"{column} LIKE '%{who}%'" for column in _WRITTEN.get(table, ())]
+        whose = sorted(self.identity_ids)
+        if whose and table in ("files", "lines"):  # they have no other column for the first of several people
+            clauses.append(f"array_has_any(people, [{', '.join(map(quoted, whose))}])")
+        for column in _WRITTEN.get(table, ()):  # what a caller wrote may hold an id, too
+            clauses += [
+                f"regexp_like({column}, {quoted('|'.join(map(re.escape, whose[first : first + _IDS_OF_A_PATTERN])))})"
+                for first in range(0, len(whose), _IDS_OF_A_PATTERN)
+            ]
         return " OR ".join(clauses) or "FALSE"
 
     def buried(self) -> set[str]:
@@ -73,18 +78,20 @@ def find_person(
     store: Store,
     *,
     photo_id: str | None = None,
+    photo_ids: Collection[str] = (),
     identity_id: str | None = None,
     name: str | None = None,
     face_ids: Collection[str] = (),
     content: bytes = b"",
 ) -> Person:
-    """The person of a photo (everybody on it), of an identity, of faces, or of a name (in all photos called so).
+    """The person of a photo (everybody on it; of several, on any of them), of an identity, of faces, or of a name (in
+    all photos called so).
 
     A photo may be unknown to the root: then only the tombstone is set. `content` is its bytes, where they are at hand:
     rejects that quote them are the person's too. Raises IdentityNotFound for the other two.
     """
     faces = set(face_ids)
-    photos = {photo_id} if photo_id is not None else set()
+    photos = {*photo_ids, *([photo_id] if photo_id is not None else [])}
     rejects = _rejects_that_quote(store, content)
     if identity_id is not None:
         faces |= column_of(store, "identities", "face_id", where_in("identity_id", [identity_id]))
