@@ -11,9 +11,8 @@ import socket
 import sys
 import warnings
 from collections.abc import Callable, Sequence
-from contextlib import closing, redirect_stderr, redirect_stdout
+from contextlib import redirect_stderr, redirect_stdout
 from errno import EADDRINUSE
-from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
 
@@ -33,12 +32,13 @@ from serve.hosts import is_loopback, page_origin
 from serve.ingress import NO_KEYS, Ingress
 from serve.ingress import create_app as create_app
 from serve.learning import learner_deployment
+from serve.neighbours import APP_NAME as APP_NAME
+from serve.neighbours import answers, check_alone, check_listens, end
 from serve.proxy import set_environment
 from serve.sculpting import sculptor_deployment
 from serve.settings import HEALTH_CHECK_S, AppArgs, Keyless, Settings
 from serve.stopping import StopSignals, finish
 
-APP_NAME = "identity-factory"
 DRAIN_S = 60.0  # for what is under way when the server is asked to stop
 _DEFAULTS = Settings()
 
@@ -105,7 +105,7 @@ def start(
         ValueError: Ray's own processes use the ports 10002-19999; there is no such root, or it has no keys; what is no
             origin is in `cors`.
         PackError: the pack is unknown or incomplete.
-        OSError: the port is taken, or this Ray already serves on another one.
+        OSError: the port is taken, or this Ray serves another root already, or by another port.
     """
     store, used_pack = _checked(root, pack, port)
     pages = [*settings.cors, *map(page_origin, cors)]
@@ -114,13 +114,13 @@ def start(
     if settings.num_threads is None and len(ray.nodes()) == 1:  # type: ignore[no-untyped-call]
         # `num_cpus` is a share for the scheduler; alone on a machine, use all of it
         settings = settings.model_copy(update={"num_threads": max(1, int(_cluster("CPU")))})
+    check_alone(store.root, host, port)
     try:
         ray_serve.start(http_options={"host": host, "port": port})
     except RayTaskError as error:
         raise OSError(f"Ray Serve cannot listen: {error.cause} Choose another port.") from error
+    check_listens(host, port)
     ray_serve.run(build(store.root, used_pack.portable_name(), settings, host), name=APP_NAME)
-    if not _answers(host, port):
-        raise OSError(f"{host}:{port} does not answer: this Ray serves elsewhere; `serve shutdown` ends that")
     return f"http://{host}:{port}"
 
 
@@ -183,16 +183,6 @@ def _connect(reach_ray: Callable[[], None]) -> None:
         reach_ray()
 
 
-def _answers(host: str, port: int) -> bool:
-    here = "127.0.0.1" if host == "0.0.0.0" else host
-    with closing(HTTPConnection(here, port, timeout=10)) as connection:  # http.client uses no proxy of the environment
-        try:
-            connection.request("GET", "/healthz")
-            return connection.getresponse().status == 200
-        except OSError:  # refused, reset, or no answer in time
-            return False
-
-
 def _cluster(resource: str) -> float:
     resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
     return resources.get(resource, 0.0)
@@ -201,7 +191,7 @@ def _cluster(resource: str) -> float:
 def stop() -> None:
     """Ends what `start` began, except Ray itself: jobs may use it too."""
     if ray.is_initialized():
-        ray_serve.shutdown()  # type: ignore[no-untyped-call]
+        end()
 
 
 def run(
@@ -221,13 +211,14 @@ def run(
     _keyless(store, host, insecure)
     _check_free(host, port)
     _connect(reach_ray)  # before the signals: Ray puts a handler of its own in the place of SIGTERM's
+    check_alone(store.root, host, port)  # before what ends with us is ours
     with StopSignals() as signals:
         try:
             try:
                 _announce(store, used_pack, start(root, pack, host, port, insecure=insecure, cors=cors))
                 signals.wait()
             except KeyboardInterrupt:
-                if not _answers(host, port):
+                if not answers(host, port):
                     raise
                 # the ingress answers before the start has ended, so somebody may have asked already
             print(f"stopping: what is under way has {DRAIN_S:g} s; asked again, it is dropped", flush=True)

@@ -269,6 +269,10 @@ class Ingress:
         app.add_middleware(LedgerMiddleware, ledger=ledger)
         return app
 
+    async def served_root(self) -> str:
+        """The root of this endpoint."""
+        return self._args.root
+
     async def close(self) -> int:
         """Lets no request in any more and puts work down for the next server; returns how many are being answered."""
         if not self._door.closed:

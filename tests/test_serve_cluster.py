@@ -6,7 +6,9 @@ import io
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
 import numpy as np
@@ -31,7 +33,6 @@ from tests.serving import person
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(120)]
 # small, so that few requests fill a batch and the queue
 SETTINGS = Settings(max_batch=4, max_ongoing=8, max_queued=8, num_threads=1)
-
 
 
 @pytest.fixture(scope="module")
@@ -206,6 +207,16 @@ def test_ray_exports_what_is_drawn_for_prometheus(url: str) -> None:
     assert exported("images") == stats(url)["images"]
 
 
+def test_no_other_root_takes_its_place(url: str, store: Store, tiny_pack: Pack, tmp_path: Path) -> None:
+    """Serve has one application of a name: another root's would answer here, and without this one's keys."""
+    other, port = Store(tmp_path), urlsplit(url).port or 0
+    told = r"this Ray serves .* already.*serve shutdown.*RAY_ADDRESS=local"
+    for root, where in ((other.root, port), (other.root, free_port(20100)), (store.root, free_port(20100))):
+        with pytest.raises(OSError, match=told):
+            start(root, str(tiny_pack.root), port=where, settings=SETTINGS)
+    assert "bob" in {model["id"] for model in httpx.get(f"{url}/v1/models").json()["data"]}
+
+
 def test_stopping_finishes_what_is_under_way(url: str) -> None:
     """The last one that draws: the door stays closed."""
     images = f"{url}/v1/images/generations"
@@ -225,3 +236,13 @@ def test_the_builder_of_serve_yaml(store: Store) -> None:
     assert builder({"root": store.root, "pack": "sd21", "num_gpus": 1, "max_batch": 8}) is not None
     with pytest.raises(ValueError, match="max_bach"):
         builder({"root": store.root, "max_bach": 8})
+
+
+def test_other_applications_stay_when_it_ends(url: str) -> None:
+    """The last one: nothing of ours is served after it."""
+    theirs = ray_serve.deployment(lambda: "theirs").options(ray_actor_options={"num_cpus": 0.1}).bind()
+    ray_serve.run(theirs, name="theirs", route_prefix="/theirs")
+    stop()
+    assert httpx.get(f"{url}/theirs").status_code == 200
+    assert list(ray_serve.status().applications) == ["theirs"]
+    ray_serve.shutdown()
