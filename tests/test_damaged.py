@@ -200,12 +200,13 @@ def scan_of(data: bytes) -> int:
 
 
 @pytest.mark.parametrize("how", [{}, {"progressive": True}, {"restart_marker_rows": 1}])
-@pytest.mark.parametrize("grey", [False, True])
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
 @pytest.mark.parametrize("with_what", ["zeros", "noise", "less", "rest zero", "cut", "line ends"])
-def test_a_jpeg_that_is_damaged_inside_is_no_photo(how: dict[str, Any], grey: bool, with_what: str) -> None:
+def test_a_jpeg_that_is_damaged_inside_is_no_photo(how: dict[str, Any], mode: str, with_what: str) -> None:
     """Its end is there: libjpeg goes on behind the damage with blocks that are shifted, or grey. (Not seen: zeros in a
-    progressive scan that mean "nothing in these blocks" to its end, as in the grey one here.)"""
-    data = saved(picture().convert("L") if grey else picture(), "JPEG", quality=90, **how)
+    progressive scan that mean "nothing in these blocks" to its end, as in the grey one here, and a few of the last
+    refinements of inks, which change nothing that is to be seen.)"""
+    data = saved(picture().convert(mode), "JPEG", quality=90, **how)
     middle = (scan_of(data) + len(data)) // 2
     damaged = {
         "zeros": data[:middle] + bytes(1024) + data[middle + 1024 :],
@@ -215,8 +216,8 @@ def test_a_jpeg_that_is_damaged_inside_is_no_photo(how: dict[str, Any], grey: bo
         "cut": data[:middle] + data[-2:],
         "line ends": data.replace(b"\n", b"\r\n"),  # also in its head
     }[with_what]
-    if how.get("progressive") and grey and with_what == "zeros":
-        assert decode(damaged).image.shape == decode(data).image.shape
+    if how.get("progressive") and (mode, with_what) in (("L", "zeros"), ("CMYK", "less")):
+        assert np.abs(decode(damaged).image.astype(int) - decode(data).image).mean() < (1 if mode == "CMYK" else 20)
         return
     for config in (None, SALVAGE):
         refusal = reject(damaged, config)

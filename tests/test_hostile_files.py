@@ -11,7 +11,7 @@ import pytest
 from pillow_heif import libheif_version
 
 from factory.errors import SourceError
-from factory.faces import readers
+from factory.faces.boxes import jxl_codestream
 from factory.files import tenant_root
 from pipelines.photos.listing import list_files
 from pipelines.photos.parquet import row_groups, rows_of
@@ -70,7 +70,7 @@ def test_parquet_of_a_packing_that_no_build_reads_names_it(tmp_path: Path) -> No
 def test_boxes_around_a_jpeg_xl_are_not_unpacked() -> None:
     grey = np.full((32, 48, 3), 77, np.uint8)
     plain = pylibjxl.encode(grey, effort=3, lossless=True)
-    stream = readers._codestream(plain)
+    stream = jxl_codestream(plain)
     assert stream.startswith(b"\xff\x0a")
 
     def box(kind: bytes, body: bytes, long: bool = False) -> bytes:
@@ -84,10 +84,10 @@ def test_boxes_around_a_jpeg_xl_are_not_unpacked() -> None:
     parts = box(b"jxlp", b"\0\0\0\0" + stream[:half]) + packed + box(b"jxlp", b"\x80\0\0\1" + stream[half:])
     whole = packed + box(b"jxlc", stream), box(b"jxlc", stream, long=True) + packed
     for file in (start + whole[0], start + whole[1], start + parts):
-        assert readers._codestream(file) == stream
-        assert (pylibjxl.decode(readers._codestream(file)) == grey).all()
+        assert jxl_codestream(file) == stream
+        assert (pylibjxl.decode(jxl_codestream(file)) == grey).all()
     with pytest.raises(ValueError, match="no picture"):
-        readers._codestream(start + packed)
+        jxl_codestream(start + packed)
 
 
 def test_the_heif_library_is_one_without_known_holes() -> None:

@@ -61,10 +61,16 @@ def coded_profile(primaries: int, transfer: int) -> bytes | None:
     return rgb_profile(PRIMARIES.get(primaries, _BT709), curve or _srgb)
 
 
-def gamma_profile(gamma: float, primaries: tuple[float, ...] | None) -> bytes | None:
-    """A profile of PNG's gAMA (of the encoding: 0.45455) and cHRM (white first, as x y); None if it would be sRGB's."""
+def gamma_profile(gamma: float | None, primaries: tuple[float, ...] | None) -> bytes | None:
+    """A profile of PNG's gAMA (of the encoding: 0.45455) and cHRM (white first, as x y); None if it would be sRGB's.
+
+    What is not told is sRGB's, as browsers take it, and so are primaries that mean no colours.
+    """
+    gamma = 0.45455 if gamma is None else gamma
     usual = 0.44 < gamma < 0.47
     colours = _BT709 if primaries is None else (*primaries[2:], *primaries[:2])
+    if not _are_colours(colours):
+        colours = _BT709
     if (usual and np.allclose(colours, _BT709, atol=0.01)) or not 0.05 <= gamma <= 5:
         return None
     return rgb_profile(colours, _srgb if usual else lambda values: values ** (1 / gamma))
@@ -91,6 +97,14 @@ def _through(image: Image.Image, source: ImageCms.ImageCmsProfile) -> Image.Imag
     converted = ImageCms.profileToProfile(image, source, SRGB, outputMode="RGB")
     assert converted is not None
     return converted
+
+
+def _are_colours(primaries: tuple[float, ...]) -> bool:
+    """Whether x y of red, green, blue and white are a triangle and a point in it; some programs write zeros."""
+    xy = np.array(primaries, np.float64).reshape(4, 2)
+    if (xy[:, 1] <= 0).any() or abs(np.linalg.det(np.column_stack([xy[:3], np.ones(3)]))) < 1e-3:
+        return False
+    return bool((np.linalg.solve(np.column_stack([xy[:3], np.ones(3)]).T, [*xy[3], 1]) > 0).all())
 
 
 def _colorants(primaries: tuple[float, ...]) -> np.ndarray:

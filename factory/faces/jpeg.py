@@ -19,7 +19,7 @@ from PIL.JpegImagePlugin import JpegImageFile
 
 from factory.errors import PhotoRejected
 
-_COLOURS: Final = {"L": "GRAY", "RGB": "RGB"}  # Pillow's mode -> simplejpeg's name
+_COLOURS: Final = {"L": "GRAY", "RGB": "RGB", "CMYK": "CMYK"}  # Pillow's mode -> simplejpeg's name
 _MISSING: Final = re.compile("premature end|bad (?:Huffman|arithmetic) code|instead of RST", re.IGNORECASE)
 _TOO_MUCH: Final = re.compile(r"(\d+) extraneous bytes before marker 0x(\w\w)")
 _HARMLESS: Final = 3  # bytes too much, which some cameras leave
@@ -65,8 +65,8 @@ class Structure:
 
 
 def pixels(data: bytes, mode: str) -> np.ndarray | None:
-    """The picture, uint8 [H, W] or [H, W, 3], of Pillow's mode L or RGB; None where that is for Pillow to say: of other
-    modes, and of files that libjpeg does not decode, or warns of what does no harm.
+    """The picture, uint8 [H, W], [H, W, 3] or [H, W, 4], of Pillow's mode L, RGB or CMYK; None where that is for Pillow
+    to say: of files that libjpeg does not decode, or warns of what does no harm.
 
     Raises PhotoRejected, damaged, if the coded blocks are more or fewer than the picture has.
     """
@@ -79,6 +79,8 @@ def pixels(data: bytes, mode: str) -> np.ndarray | None:
         if _does_harm(str(error), data):
             raise PhotoRejected("damaged", _DAMAGED) from error
         return None
+    if mode == "CMYK":
+        return 255 - found  # as Adobe writes inks, and Pillow takes all such files
     return found[..., 0] if mode == "L" else found
 
 

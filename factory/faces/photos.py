@@ -15,6 +15,7 @@ from PIL import Image
 from factory.config import PrepareConfig
 from factory.errors import PhotoRejected
 from factory.faces import jpeg, tiff
+from factory.faces.boxes import boxes
 from factory.faces.kinds import kind_of
 from factory.faces.readers import CORRUPT, READERS, check_size
 from factory.ids import content_id
@@ -31,6 +32,7 @@ _UPRIGHT: Final = {  # EXIF orientation -> what turns the picture upright
 }
 
 
+_BLANK: Final = 1024  # zeros at the end of a picture that surely mean nothing
 _BY_ROWS: Final = ("PNG", "GIF", "BMP", "TIFF", "PPM")  # formats of which a part shows a part of the picture
 
 
@@ -51,6 +53,9 @@ def decode_photo(data: bytes, *, name: str, config: PrepareConfig, photo_id: str
     kind = kind_of(data)
     if kind.reason:
         raise PhotoRejected(kind.reason, kind.detail)
+    if (num := _blank_end(data, kind.name)) >= _BLANK:
+        what = f"whose last {num:,} bytes are zero, as a download that broke off leaves them; copy it again"
+        raise PhotoRejected("damaged", f"{_with_article(kind.name)} {what}")
     try:
         decoded = READERS[kind.name](data, config)
     except Image.DecompressionBombError as error:  # of a later frame that is larger than the first
@@ -74,12 +79,28 @@ def _fault(data: bytes, kind: str) -> PhotoRejected:
     rare = jpeg.structure(data).unsupported if kind == "JPEG" else None
     if rare is not None:
         return PhotoRejected("unsupported", f"{rare}, which is not read; save it as an ordinary JPEG or PNG")
-    article = "an" if kind == "AVIF" else "a"
+    name = _with_article(kind)
     if _is_cut_short(data, kind):
         salvage = ", or let --set salvage=true use what is there" if kind in _BY_ROWS else ""
-        return PhotoRejected("damaged", f"{article} {kind} that is cut short; copy it again{salvage}")
+        return PhotoRejected("damaged", f"{name} that is cut short; copy it again{salvage}")
     what = "damaged, or of a rare sort; copy it again, or if it opens elsewhere save it as JPEG or PNG"
-    return PhotoRejected("damaged", f"{article} {kind} that cannot be decoded: {what}")
+    return PhotoRejected("damaged", f"{name} that cannot be decoded: {what}")
+
+
+def _with_article(kind: str) -> str:
+    return f"{'an' if kind == 'AVIF' else 'a'} {kind}"
+
+
+def _blank_end(data: bytes, kind: str) -> int:
+    """How many bytes at the end of a picture are zero, of those kinds whose decoders make something of anything; what
+    lies behind the picture does not count."""
+    if kind not in ("WebP", "HEIF", "AVIF"):
+        return 0
+    end = int.from_bytes(data[4:8], "little") + 8
+    if kind != "WebP":
+        end = max((end for name, _, end in boxes(data) if name.strip(b"\0")), default=0)
+    picture = data[:end]
+    return len(picture) - len(picture.rstrip(b"\0"))
 
 
 def _is_cut_short(data: bytes, kind: str) -> bool:
@@ -99,16 +120,5 @@ def _is_cut_short(data: bytes, kind: str) -> bool:
         header = re.match(rb"P([56])\s+(\d{1,7})\s+(\d{1,7})\s+(\d{1,5})\s", data)
         colours, width, height, top = map(int, header.groups()) if header else (5, 0, 0, 1)
         return width * height * (3 if colours == 6 else 1) * (2 if top > 255 else 1) > len(data)
-    return kind in ("HEIF", "AVIF", "JPEG XL") and _boxes_pass(data)
-
-
-def _boxes_pass(data: bytes) -> bool:
-    """Whether a box of an ISO file is longer than what is left of it."""
-    at = 0
-    while data[4:8] in (b"ftyp", b"JXL ") and at + 8 <= len(data):
-        size = int.from_bytes(data[at : at + 4], "big")
-        size = int.from_bytes(data[at + 8 : at + 16], "big") if size == 1 else size
-        if size == 0:
-            return False
-        at += max(size, 8)
-    return at > len(data)
+    has_boxes = data[4:8] in (b"ftyp", b"JXL ", b"jP  ")
+    return has_boxes and any(end > len(data) for _, _, end in boxes(data))

@@ -5,6 +5,7 @@ Each raises PhotoRejected for what it can name, and whatever its decoder raises 
 
 from __future__ import annotations
 
+import re
 import struct
 import warnings
 import zlib
@@ -31,6 +32,8 @@ from pillow_heif import HeifImageFile
 from factory.config import PrepareConfig
 from factory.errors import PhotoRejected
 from factory.faces import jpeg, tiff
+from factory.faces.bmp import pixels_of_masked, size_of_masked
+from factory.faces.boxes import jp2_profile, jxl_codestream
 from factory.faces.colour import deep_to_rgb, is_uniform, to_rgb
 from factory.faces.icc import adobe_profile, coded_profile, gamma_profile
 from factory.faces.png import Png, pared
@@ -46,7 +49,7 @@ _MAX_FRAMES: Final = 100  # of an animation are looked at for one that shows som
 _LOST_ROWS: Final = 20  # px: a JPEG's last row of blocks, and what smoothing reaches above it
 _LOST_SHARE: Final = 0.05  # of the rows of a JPEG without an end that may be missing
 _ORIENTATION: Final = 274  # tag of EXIF and TIFF
-_JXL_BOXES: Final = b"\0\0\0\x0cJXL "  # how a JPEG XL file with boxes begins
+_OTHER_SIZE: Final = re.compile("size signaled in the file|exceeds the maximum image size")  # as libheif says it
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +96,7 @@ def _read_jpeg(data: bytes, config: PrepareConfig) -> Decoded:
         image = JpegImageFile(BytesIO(ended), "")
     orientation, profile = _orientation(image), image.info.get("icc_profile") or _camera_profile(image)
     if values is not None:
-        image = Image.fromarray(values)
+        image = Image.frombytes(image.mode, image.size, values.tobytes())
     elif 0 < rows < height:
         image = image.crop((0, 0, image.width, rows))
     else:
@@ -135,7 +138,12 @@ def _read_heif(data: bytes, config: PrepareConfig) -> Decoded:
     check_size(image.size, config)
     nclx = image.info.get("nclx_profile") or {}
     coded = coded_profile(int(nclx.get("color_primaries", 1)), int(nclx.get("transfer_characteristics", 13)))
-    image.load()
+    try:
+        image.load()
+    except (ValueError, RuntimeError) as error:
+        if _OTHER_SIZE.search(str(error)):
+            raise PhotoRejected("damaged", _UNLIKE_ITS_HEADER) from error
+        raise
     return Decoded(to_rgb(image, image.info.get("icc_profile") or coded))
 
 
@@ -148,29 +156,27 @@ def _read_avif(data: bytes, config: PrepareConfig) -> Decoded:
 
 
 def _read_jxl(data: bytes, config: PrepareConfig) -> Decoded:
-    data = _codestream(data)
+    data = jxl_codestream(data)
     header = pylibjxl.probe(data)
     check_size((header["width"], header["height"]), config)
     values, metadata = pylibjxl.decode(data, metadata=True)  # upright, 8 bits
     return Decoded(to_rgb(Image.fromarray(values), metadata.get("icc")))
 
 
-def _codestream(data: bytes) -> bytes:
-    """The picture of a JPEG XL file, which holds its size, way up and colours, out of the boxes around it. Other boxes
-    may be packed by Brotli, in whose unpacking a file can do harm (CVE-2026-111497, in pylibjxl 0.5)."""
-    parts, at = [], 0
-    while data.startswith(_JXL_BOXES) and at + 8 <= len(data):
-        size, start = int.from_bytes(data[at : at + 4], "big"), at + 8
-        if size == 1:
-            size, start = int.from_bytes(data[at + 8 : at + 16], "big"), at + 16
-        end = at + max(size, 8) if size else len(data)
-        kind = data[at + 4 : at + 8]
-        if kind in (b"jxlc", b"jxlp"):
-            parts.append(data[start + (4 if kind == b"jxlp" else 0) : end])  # of several, behind its number
-        at = end
-    if data.startswith(_JXL_BOXES) and not parts:
-        raise ValueError("no picture in its boxes")
-    return b"".join(parts) or data
+def _read_bmp(data: bytes, config: PrepareConfig) -> Decoded:
+    try:
+        return _plain(BmpImageFile)(data, config)
+    except OSError:  # of what Pillow does not read, also
+        if (size := size_of_masked(data)) is None:
+            raise
+    check_size(size, config)
+    return Decoded(to_rgb(Image.fromarray(pixels_of_masked(data))))
+
+
+def _read_jp2(data: bytes, config: PrepareConfig) -> Decoded:
+    image = Jpeg2KImageFile(BytesIO(data), "")
+    check_size(image.size, config)
+    return _shown(image, jp2_profile(data), config)
 
 
 def _plain(plugin: Callable[[BytesIO, str], ImageFile]) -> Reader:
@@ -193,10 +199,14 @@ READERS: Final[dict[str, Reader]] = {
     "JPEG XL": _read_jxl,
     "WebP": _plain(WebPImageFile),
     "GIF": _plain(GifImageFile),
-    "BMP": _plain(BmpImageFile),
-    "JPEG 2000": _plain(Jpeg2KImageFile),
+    "BMP": _read_bmp,
+    "JPEG 2000": _read_jp2,
     "PPM": _plain(PpmImageFile),
 }
+_UNLIKE_ITS_HEADER: Final = (
+    "a HEIF that is not as large as its header says, as some programs write it when they scale or cut; save it anew as "
+    "JPEG or PNG"
+)
 _SALVAGE: Final = "copy it again, or let --set salvage=true use what is there"
 
 
@@ -257,6 +267,7 @@ def _png_profile(png: Png, image: PngImageFile) -> bytes | None:
     """By the precedence of PNG's third edition."""
     if png.coded is not None:
         return coded_profile(*png.coded)
-    if png.profile is not None or "srgb" in image.info or "gamma" not in image.info:
+    gamma, primaries = image.info.get("gamma"), image.info.get("chromaticity")
+    if png.profile is not None or "srgb" in image.info or gamma is primaries is None:
         return png.profile
-    return gamma_profile(image.info["gamma"], image.info.get("chromaticity"))
+    return gamma_profile(gamma, primaries)

@@ -225,7 +225,8 @@ def pages(data: bytes) -> list[Page]:
         except struct.error:
             continue
         size = (tags.get(_WIDTH) or (0,))[0], (tags.get(_HEIGHT) or (0,))[0]
-        found.append(Page(number=len(found), offset=offset, tags=tags, size=size))
+        if all(size):  # else it is no page, but zeros, as a copy that broke off leaves them
+            found.append(Page(number=len(found), offset=offset, tags=tags, size=size))
         waiting += [after, *reversed(tags.get(_SUB_PAGES, ()))]
     return found
 
