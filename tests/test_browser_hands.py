@@ -6,6 +6,7 @@ What the server would answer is given here, so that it takes seconds.
 from __future__ import annotations
 
 import json
+from base64 import b64decode
 from collections.abc import Callable
 from typing import Any
 
@@ -162,6 +163,27 @@ def test_who_selects_a_text_and_lets_go_outside_keeps_the_dialog(visit: Visit) -
     playwright.expect(page.locator("dialog")).to_have_count(1)
     page.mouse.click(5, 400)
     playwright.expect(page.locator("dialog")).to_have_count(0)
+
+
+def test_who_is_chosen_by_keyboard_stays_in_their_place(visit: Visit) -> None:
+    page = visit.page
+    face = b64decode("R0lGODlhAQABAIAAAAAAAP///yH5BAEAAAAALAAAAAABAAEAAAIBRAA7")
+    page.route("**/thumbnail", lambda route: route.fulfill(content_type="image/gif", body=face))
+    page.route("**/v1/models?*", answers({"data": [somebody(number) for number in range(30)], "has_more": False}))
+    page.reload()
+    page.get_by_role("button", name="All 30").click()
+    page.locator("dialog .who").nth(20).focus()
+    asked = len(visit.asked)
+    page.keyboard.press("Space")
+    playwright.expect(page.locator("dialog .who[aria-pressed=true]")).to_have_text("person 20")
+    playwright.expect(page.locator("dialog .who").nth(20)).to_be_focused()
+    thumbnails = [url for url in visit.asked[asked:] if url.endswith("/thumbnail")]
+    assert len(thumbnails) <= 1, "of who comes in front, no other"
+
+
+def somebody(number: int) -> dict[str, Any]:
+    """As GET /v1/models tells of them; nobody has their photo."""
+    return {"id": str(number), "identity_id": f"{number:016x}", "name": f"person {number}", "created": 1, "pack": "x"}
 
 
 def test_faces_are_asked_for_once_while_a_name_is_typed(visit: Visit) -> None:

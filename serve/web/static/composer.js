@@ -1,12 +1,13 @@
 // The form of the Draw view: who, the prompt, the pose, the shape, and the finer settings.
 
 import { call, facts, has, part, show, write } from "./api.js";
-import { button, h, icon, openDialog, segments, toast } from "./dom.js";
+import { button, h, icon, inStep, openDialog, segments, toast } from "./dom.js";
 import { face } from "./faces.js";
 import { bestOf, composition as chosen, on, people, person, sentPrompt, shownPrompt, tell } from "./state.js";
 
 const TWICE_MS = 600; // a double click asks once
 const SHOWN = 9; // faces beside the button that opens all of them
+const FOUND = 120; // faces in that dialog; its search finds the others
 const EXAMPLES = {
   "golden crown": "a photo of <person> wearing a golden crown", "on the beach": "a photo of <person> on the beach",
   "in the snow": "a photo of <person> in the snow", "red beanie": "a photo of <person> wearing a red beanie",
@@ -43,25 +44,42 @@ export function composer(onDraw) {
     const row = people.length <= SHOWN + 1 ? [...people] : people.slice(0, SHOWN);
     const hidden = chosen.people.map(person).filter((who) => who && !row.includes(who));
     row.splice(row.length - hidden.length, hidden.length, ...hidden);
-    const focused = document.activeElement?.dataset?.who;
-    faces.replaceChildren(...row.map((who) => {
-      const order = chosen.people.indexOf(who.identity_id);
-      const holder = h("span", { class: "holder" }, face(who), chosen.people.length > 1 && order >= 0 && h("span", { class: "order", "aria-hidden": "true" }, order + 1));
-      const one = h("button", { type: "button", class: "who", "aria-pressed": String(order >= 0), title: who.name, onclick: () => toggle(who.identity_id) }, holder, h("span", {}, who.name));
-      one.dataset.who = who.identity_id;
-      return one;
-    }), people.length > row.length && h("button", { type: "button", class: "who", onclick: pickFromAll }, h("span", { class: "face plus" }, icon("people")), h("span", {}, `All ${people.length}`)) || "");
-    if (focused) faces.querySelector(`[data-who="${CSS.escape(focused)}"]`)?.focus();
+    const rows = row.map((who) => ({ id: who.identity_id, who }));
+    if (people.length > row.length) rows.push({ id: "" });
+    keepFaces(rows);
   }
+
+  /** Somebody who can be chosen; `then` follows a choice. */
+  function choice({ who: { identity_id: id }, who }, then = () => {}) {
+    const order = h("span", { class: "order", "aria-hidden": "true" });
+    const name = h("span", {});
+    const element = h("button", { type: "button", class: "who", onclick: () => { toggle(id); then(); } }, h("span", { class: "holder" }, face(who), order), name);
+    element.dataset.who = id;
+
+    function update({ who: now }) {
+      const place = chosen.people.indexOf(id);
+      element.setAttribute("aria-pressed", String(place >= 0));
+      order.hidden = place < 0 || chosen.people.length < 2;
+      order.textContent = order.hidden ? "" : place + 1;
+      element.title = name.textContent = now.name;
+    }
+    return { element, update };
+  }
+
+  function everybody() {
+    const number = h("span", {});
+    const element = h("button", { type: "button", class: "who", onclick: pickFromAll }, h("span", { class: "face plus" }, icon("people")), number);
+    return { element, update: () => { number.textContent = `All ${people.length}`; } };
+  }
+  const keepFaces = inStep(faces, (row) => (row.who ? choice(row) : everybody()));
 
   function pickFromAll() {
     const grid = h("div", { class: "faces" });
+    const keep = inStep(grid, (row) => choice(row, fill));
     const search = h("input", { class: "input", type: "search", placeholder: "Search a name", "aria-label": "Search a name", oninput: fill });
     function fill() {
       const wanted = search.value.trim().toLowerCase();
-      grid.replaceChildren(...people.filter((who) => who.name.toLowerCase().includes(wanted)).slice(0, 120).map((who) =>
-        h("button", { type: "button", class: "who", "aria-pressed": String(chosen.people.includes(who.identity_id)), title: who.name,
-          onclick: () => { toggle(who.identity_id); fill(); } }, face(who), h("span", {}, who.name))));
+      keep(people.filter((who) => who.name.toLowerCase().includes(wanted)).slice(0, FOUND).map((who) => ({ id: who.identity_id, who })));
     }
     fill();
     const dialog = openDialog("Who is in the picture?", [search, grid, h("div", { class: "row end" }, button("Done", { kind: "primary", onclick: () => dialog.close() }))]);
@@ -134,7 +152,7 @@ export function composer(onDraw) {
     kinds || "",
     h("div", { class: "part" }, h("label", { class: "label", htmlFor: "prompt" }, "Prompt"), prompt,
       h("div", { class: "chips", role: "group", "aria-label": "Examples" }, Object.entries(EXAMPLES).map(([label, text]) =>
-        h("button", { type: "button", class: "chip", title: text, onclick: () => { chosen.prompt = prompt.value = text; showSent(); } }, label))), sent),
+        h("button", { type: "button", class: "chip", title: text, onclick: () => { prompt.value = text; prompt.dispatchEvent(new Event("input")); } }, label))), sent),
     posePart,
     h("fieldset", {}, h("legend", {}, "Shape"), shapes),
     h("fieldset", {}, h("legend", {}, "Pictures"), counts),
