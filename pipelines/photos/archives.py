@@ -8,7 +8,7 @@ import tarfile
 import zipfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from threading import Lock
@@ -19,6 +19,7 @@ from factory.files import shown
 from factory.storage import scheme_of
 from pipelines.photos.beside import CONSENTS, SIDECAR, left_out_path
 from pipelines.photos.entries import Entry, faults_of, open_file, what_is
+from pipelines.photos.letters import paths_of
 from pipelines.photos.masks import OF_A_PHOTO, masks_among
 from pipelines.photos.zips import Unpacked, open_zip
 
@@ -31,7 +32,6 @@ _PART: Final = re.compile(
 )
 FURTHER_PART: Final = "further part of an archive"  # as what it is left out
 
-_IS_UTF8: Final = 1 << 11  # of a zip's member: what its name is written in
 _UNIX: Final = 3  # of a zip's member: what it was packed on, where links are
 _ZIP: Final = (b"PK\3\4", b"PK\5\6")  # how one begins; the second has no members
 _TAR: Final = b"ustar"
@@ -62,6 +62,7 @@ class Members:
     left_out: Counter[str]  # others, by kind
     consents: list[Member]  # files consent.csv, which are left out, too
     fault: str  # what is wrong with what follows them; empty: nothing
+    told: str = ""  # what there is to say of them, behind its name
 
 
 def unread_archive(file: str) -> str:
@@ -90,10 +91,10 @@ def further_parts(files: Sequence[str]) -> set[str]:
 
 def list_members(uri: str) -> Members:
     """What an archive holds. Raises SourceError if it is none."""
-    found, fault = list[Member](), ""
+    found, fault, told = list[Member](), "", list[str]()
     try:
         with open_file(uri) as stream:
-            for member in _zip_members(stream, uri) if _is_zip(stream, uri) else _tar_members(stream):
+            for member in _zip_members(stream, uri, told) if _is_zip(stream, uri) else _tar_members(stream):
                 found.append(member)
     except faults_of(uri) as error:
         if not found:
@@ -105,7 +106,7 @@ def list_members(uri: str) -> Members:
     kinds = [kind or (OF_A_PHOTO if member.name in masks else None) for member, kind in zip(found, kinds, strict=True)]
     photos = [member for member, kind in zip(found, kinds, strict=True) if kind is None]
     lists = [m for m, kind in zip(found, kinds, strict=True) if kind == SIDECAR and _file_name(m).lower() == CONSENTS]
-    return Members(photos, Counter(kind for kind in kinds if kind is not None), lists, fault)
+    return Members(photos, Counter(kind for kind in kinds if kind is not None), lists, fault, "; ".join(told))
 
 
 def _is_zip(stream: IO[bytes], uri: str) -> bool:
@@ -128,7 +129,7 @@ class Archives:
 
     def __init__(self) -> None:
         self._stack, self._opening = ExitStack(), Lock()
-        self._zips: dict[str, tuple[zipfile.ZipFile, list[zipfile.ZipInfo]]] = {}
+        self._zips: dict[str, tuple[zipfile.ZipFile, list[zipfile.ZipInfo], list[str]]] = {}
 
     def __enter__(self) -> Archives:
         return self
@@ -150,12 +151,12 @@ class Archives:
         with self._opening:
             if uri not in self._zips:
                 archive, _ = open_zip(self._stack.enter_context(open_file(uri)), _file_of(uri))
-                self._zips[uri] = (self._stack.enter_context(archive), archive.infolist())
-            archive, infos = self._zips[uri]
-        info = infos[member.number] if member.number < len(infos) else None
-        if info is None or _path_of(info) != member.name:
+                infos = self._stack.enter_context(archive).infolist()
+                self._zips[uri] = (archive, infos, paths_of(infos)[0])
+            archive, infos, paths = self._zips[uri]
+        if paths[member.number : member.number + 1] != [member.name]:
             raise OSError("the archive was replaced meanwhile")
-        return cast(IO[bytes], Unpacked(archive, info))
+        return cast(IO[bytes], Unpacked(archive, infos[member.number]))
 
 
 class _Part:
@@ -210,24 +211,16 @@ def _next_block(stream: IO[bytes], start: int) -> int:
     return -1
 
 
-def _zip_members(stream: IO[bytes], uri: str) -> Iterator[Member]:
-    """Raises BadZipFile, also behind its members if some may be missing."""
+def _zip_members(stream: IO[bytes], uri: str, told: list[str]) -> Iterator[Member]:
+    """Puts what there is to say of their names into `told`. Raises BadZipFile, also behind its members if some may be
+    missing."""
     archive, fault = open_zip(stream, _file_of(uri))
-    for number, info in enumerate(archive.infolist()):
-        if not (name := _path_of(info)).endswith("/"):
+    infos = archive.infolist()
+    paths, of_names = paths_of(infos)
+    told += [of_names] * bool(of_names)
+    for number, (info, name) in enumerate(zip(infos, paths, strict=True)):
+        if not name.endswith("/"):
             is_link = info.create_system == _UNIX and stat.S_ISLNK(info.external_attr >> 16)
             yield Member(name, number, -1, -1 if is_link else info.file_size)
     if fault:
         raise zipfile.BadZipFile(fault)
-
-
-def _path_of(info: zipfile.ZipInfo) -> str:
-    """A member's path. Some programs of Windows (.NET's before 4.6.1) part folders by backslashes, against the format;
-    `unzip` takes them for slashes by the same rule. Others, macOS' Finder first of all, write UTF-8 and do not say so:
-    by chance next to no name in the old letters (CP437) is UTF-8, too."""
-    name = info.filename
-    if not info.flag_bits & _IS_UTF8:
-        with suppress(UnicodeError):
-            name = name.encode("cp437").decode("utf-8")
-    is_windows = info.create_system == 0 and "/" not in name
-    return name.replace("\\", "/") if is_windows else name

@@ -120,7 +120,8 @@ def _places(listed: Listed, archives: Archives) -> tuple[list[dict[str, Any]], l
     alone = [file for file in listed.files if kind_of(file) != "archive"]
     with ThreadPoolExecutor(16) as threads:
         inside = dict(zip(packed, threads.map(_members, packed), strict=True))
-    for own in inside.values():
+    for file, own in inside.items():
+        listed.told += [f"{shown(file)} {own.told}"] * bool(own.told)
         listed.left_out += own.left_out
         listed.leave_out("empty archive", not (own.photos or own.left_out or own.fault))
     lists = [
