@@ -6,6 +6,7 @@ import io
 import json
 import struct
 import time
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ from factory.store.rows import encode_png
 from factory.store.tables import Store
 from tests.serving import FakeGenerator, ask, client_of, people_store
 
-MADE = {"prompt": "a photo of <person> & \x0b\"friends\"", "seed": 7}
+MADE = {"prompt": 'a photo of <person> & \x0b"friends"', "seed": 7}
 PICTURE = np.random.default_rng(0).integers(0, 256, (64, 96, 3), dtype=np.uint8)
 KINDS = ["png", "jpeg", "webp", "webp-lossless", "webp-moving", "gif", "gif-moving", "mp4"]
 
@@ -255,6 +256,28 @@ def test_verify_tells_whose_picture_it_is(tmp_path: Path) -> None:
     assert "1" * 16 in told["ours.png"].output
     assert told["theirs.png"].exit_code == 3 and "somebody else" in told["theirs.png"].output
     assert told["bare.webp"].exit_code == 0 and "1" * 16 in told["bare.webp"].output, "by its pixels alone"
+
+
+def test_verify_tells_changed_from_unknown(tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    row = {"image_id": "1" * 16, "identity_id": "2" * 16, "name": "ada", "prompt": "p", "seed": 1, "config": "{}"}
+    Store(root).upsert("images", [row | {"image": encode_png(PICTURE), "created_at": "2026-01-01", "pose": ""}])
+    signed = Marker.of(str(root)).mark(encode_png(PICTURE))
+    end = signed.rindex(b"IEND") - 4
+    more = b"tEXtnote\0later"
+    changed = (
+        signed[:end] + (len(more) - 4).to_bytes(4, "big") + more + zlib.crc32(more).to_bytes(4, "big") + signed[end:]
+    )
+    jpeg, text = io.BytesIO(), b"no picture"
+    Image.fromarray(PICTURE).save(jpeg, "JPEG")
+    run, told = CliRunner(), dict[str, Any]()
+    for name, data in (("changed.png", changed), ("chat.jpg", jpeg.getvalue()), ("note.txt", text)):
+        (tmp_path / name).write_bytes(data)
+        told[name] = run.invoke(app, ["verify", str(tmp_path / name), "--root", str(root)])
+    assert told["changed.png"].exit_code == 4 and "was changed after it was signed" in told["changed.png"].output
+    assert "1" * 16 in told["changed.png"].output and "made it" not in told["changed.png"].output
+    assert told["chat.jpg"].exit_code == 3 and "no proof that it did not" in told["chat.jpg"].output
+    assert told["note.txt"].exit_code == 1 and "is no PNG, JPEG" in told["note.txt"].output
 
 
 def test_marks_cost_less_than_3_percent_of_a_picture() -> None:

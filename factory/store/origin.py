@@ -53,9 +53,14 @@ def origin_of(store: Store, data: bytes, head_as: Callable[[bytes, ModelKind], b
     return None if found is None else Origin("image_id", found)
 
 
+def is_parquet(data: bytes) -> bool:
+    """Whether a file is a table as Parquet, by how it begins."""
+    return data.startswith(_PARQUET)
+
+
 def exported_rows(store: Store, data: bytes) -> tuple[int, int] | None:
     """How many of the ids in a Parquet file a root has, and how many there are; None: it is no export."""
-    if not data.startswith(_PARQUET):
+    if not is_parquet(data):
         return None
     rows = pq.read_table(pa.BufferReader(data))
     for table, schema in SCHEMAS.items():
