@@ -137,6 +137,15 @@ def test_a_prompt_of_which_not_all_is_read_is_told_so(page: Any) -> None:
     playwright.expect(page.locator(".batch .advice")).to_contain_text("the first 30 of its")
 
 
+def test_a_failure_of_the_server_is_told_with_its_number_in_the_log(page: Any) -> None:
+    body = '{"error": {"message": "the server failed", "code": "internal_error"}}'
+    number = {"x-request-id": "5f3a"}
+    page.route("**/generations", lambda route: route.fulfill(status=500, headers=number, body=body))
+    page.locator(".who[data-who]").filter(has_text="Brien").click()
+    page.locator(".send .button").click()
+    playwright.expect(page.locator(".batch .notice")).to_have_text("the server failed (5f3a) ")
+
+
 def test_a_page_that_was_opened_too_early_shows_everybody_once_the_server_is_there(page: Any) -> None:
     page.clock.install()
     page.route("**/v1/**", lambda route: route.abort())

@@ -11,9 +11,11 @@ export const at = (path) => new URL(path.replace(/^\//, ""), document.baseURI).h
 let key = read("key") ?? "";
 
 class ApiError extends Error {
-  constructor(status, body) {
+  /** `answer`: what it came with, whose number is the one under which the server's log tells more. */
+  constructor(status, body, answer = null) {
     const error = body?.error ?? {};
-    super(error.message ?? `the server answered ${status}`);
+    const number = error.code === "internal_error" && answer?.headers.get("x-request-id");
+    super(`${error.message ?? `the server answered ${status}`}${number ? ` (${number})` : ""}`);
     Object.assign(this, { status, code: error.code ?? "", param: error.param ?? null, details: { ...body, ...error } });
   }
 }
@@ -63,7 +65,7 @@ async function ask(path, { method = "GET", json, form, signal, quiet = false } =
     throw new ApiError(0, { error: { message: "the server does not answer; is it still running?", code: "no_answer" } });
   }
   if (!answer.ok) {
-    const fault = new ApiError(answer.status, await answer.json().catch(() => null));
+    const fault = new ApiError(answer.status, await answer.json().catch(() => null), answer);
     if (answer.status === 401 && !quiet) dispatchEvent(new CustomEvent("key-needed", { detail: fault.message }));
     if (fault.code === "model_not_found") dispatchEvent(new Event("people-changed")); // erased, in another tab perhaps
     throw fault;
@@ -108,7 +110,7 @@ export async function* events(path, json, signal) {
       const line = part.split("\n").find((one) => one.startsWith("data: "));
       if (!line || line === "data: [DONE]") continue;
       const data = JSON.parse(line.slice(6));
-      if (data.error) throw new ApiError(500, data);
+      if (data.error) throw new ApiError(500, data, answer);
       yield data;
     }
   }

@@ -6,7 +6,8 @@ import { look } from "./look.js";
 import { addPicture, person, requestOf, shownPrompt } from "./state.js";
 
 const PREVIEWS = 3;
-const passing = ({ status, code }) => [0, 429, 502, 503, 504].includes(status) || code === "queue_full";
+// an answer that has begun has a code alone
+const passing = ({ status, code }) => [0, 429, 502, 503, 504].includes(status) || ["queue_full", "server_stopping", "generator_unavailable"].includes(code);
 
 export function makeBatch(chosen, onGone) {
   const body = requestOf(chosen);
