@@ -115,8 +115,8 @@ def written_whole(file: Path) -> Iterator[Path]:
     Raises OutputError if it cannot be written. What is read meanwhile and cannot be is not this file's fault: its
     error stays what it is.
     """
-    is_through = file.is_symlink() or (file.exists() and not file.is_file())
-    part = file if is_through else file.with_name(f".{file.name}.{secrets.token_hex(4)}.part")
+    is_through = _is_written_through(file)
+    part = file if is_through else file.with_name(f".{secrets.token_hex(8)}.part")  # short, as its own may be long
     try:
         yield part
         if not is_through:
@@ -130,6 +130,13 @@ def written_whole(file: Path) -> Iterator[Path]:
                 f"{file} cannot be written: {error.strerror or error}".replace(str(part), str(file))
             ) from None
         raise
+
+
+def _is_written_through(file: Path) -> bool:
+    try:
+        return file.is_symlink() or (file.exists() and not file.is_file())
+    except OSError:  # it cannot be there, as its name is too long: told once it is to be written
+        return False
 
 
 def write_whole(file: Path, data: bytes) -> None:

@@ -31,6 +31,12 @@ def test_nobody_is_left_out_for_a_name() -> None:
     assert masks_among([*paths, "the mask.jpg"]) == set()
 
 
+def test_a_normal_face_is_no_map_of_normals() -> None:
+    paths = ["ada.jpg", "ada_normal.jpg", "ada_smiling.jpg", "bob.png", "bob_normal.png", "bob.normals.jpg"]
+    assert masks_among(paths) == {"bob_normal.png", "bob.normals.jpg"}
+    assert masks_among(["ada.HEIC", "ada-normal.HEIC", "x/c.jpg", "x/c-normal.exr"]) == {"x/c-normal.exr"}
+
+
 def test_the_photo_has_its_name_alone(tmp_path: Path) -> None:
     folder = write(tmp_path / "folder", "image/a.png", "mask/a.png", "b.jpg", "b-mask.png")
     with tarfile.open(folder / "0.tar", "w") as archive:

@@ -22,6 +22,15 @@ def test_what_is_written_is_there_and_nothing_beside_it(tmp_path: Path) -> None:
     assert [(file.name, file.read_bytes()) for file in tmp_path.iterdir()] == [("a.png", b"second")]
 
 
+@pytest.mark.parametrize("name", ["a" * 251 + ".png", "ä" * 125 + ".png"])
+def test_a_name_may_be_as_long_as_the_disk_takes(tmp_path: Path, name: str) -> None:
+    write_whole(tmp_path / name, b"whole")
+    assert [(file.name, file.read_bytes()) for file in tmp_path.iterdir()] == [(name, b"whole")]
+    with pytest.raises(OutputError, match=r"\.png cannot be written: File name too long"):
+        write_whole(tmp_path / f"bcdefg{name}", b"whole")
+    assert len(list(tmp_path.iterdir())) == 1
+
+
 def test_of_a_full_disk_no_half_file_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "a.png").write_bytes(b"before")
     with (

@@ -18,8 +18,10 @@ _OF_PHOTOS: Final = frozenset(  # only beside one of these: people's folders may
     "target targets".split()
 )
 _STEM: Final = re.compile(
-    r"(.+)[._-](?:mask|matte|alpha|seg|segmentation|label|parsing|depth|normals?|conditioning)", re.IGNORECASE
+    r"(.+)[._-](?:mask|matte|alpha|seg|segmentation|label|parsing|depth|normals|conditioning)", re.IGNORECASE
 )
+_AS_A_LOOK: Final = re.compile(r"(.+)[._-]normal", re.IGNORECASE)  # of a face, too, beside ada_smiling.jpg
+_PHOTOS: Final = frozenset(".jpg .jpeg .jpe .jfif .heic .heif .avif .gif".split())  # suffixes that no normals have
 _ENDS: Final = ("", *(f"{mark}{end}" for mark in "._-" for end in ("image", "img", "rgb", "photo", "input")))
 
 _Parts = tuple[str, ...]
@@ -28,6 +30,7 @@ _Parts = tuple[str, ...]
 def masks_among(paths: Iterable[str]) -> set[str]:
     """Those of these paths (of files, or of members of one archive) that are a mask of another one's picture."""
     split = {path: _parts(path) for path in paths}
+    other = {path: match[1] for path, parts in split.items() if (match := _of_another(path, parts[-1]))}
     stems, photos = set(split.values()), set[tuple[_Parts, _Parts]]()
     for parts in stems:
         photos.update(_around(parts, _OF_PHOTOS))
@@ -35,8 +38,14 @@ def masks_among(paths: Iterable[str]) -> set[str]:
         path
         for path, parts in split.items()
         if any(place in photos for place in _around(parts, _FOLDERS))
-        or ((match := _STEM.fullmatch(parts[-1])) and any((*parts[:-1], match[1] + end) in stems for end in _ENDS))
+        or (path in other and any((*parts[:-1], other[path] + end) in stems for end in _ENDS))
     }
+
+
+def _of_another(path: str, stem: str) -> re.Match[str] | None:
+    """Whether a file is called as a mask of another, by its suffix as well."""
+    may_be_a_look = PurePosixPath(path).suffix.lower() in _PHOTOS
+    return _STEM.fullmatch(stem) or (None if may_be_a_look else _AS_A_LOOK.fullmatch(stem))
 
 
 def _parts(path: str) -> _Parts:
