@@ -93,7 +93,7 @@ def generate(
 
             size = config.width_px or loaded.resolution, config.height_px or loaded.resolution
             poses = {text: read_pose(loaded, text, size) for text in pose}
-        made_folder(out)
+        made_folder(out, root)
         summary = generate_job(
             root,
             pack,

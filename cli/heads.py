@@ -75,7 +75,7 @@ def sculpt(
         config = sculpt_settings(parse_settings(settings, num_iterations=steps))
         tell_unread(prompt or [], load_pack(pack))
         tell_namesakes(root, identity)
-        made_folder(out)
+        made_folder(out, root)
         summary = sculpt_job(
             root,
             pack,

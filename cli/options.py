@@ -187,14 +187,18 @@ def on_disk(out: Path) -> Path:
     return out
 
 
-def made_folder(out: Path | None) -> None:
-    """Makes the folder of --out, so that a job does not end where it was to write. Raises OSError, which names it, and
-    ValueError as `on_disk`."""
+def made_folder(out: Path | None, root: str) -> None:
+    """Makes the folder of --out, and looks whether what is written there can be signed, so that a job does not end
+    where it was to write. Raises OSError, which names it, and ValueError as `on_disk` and `Credentials.load`."""
+    if out is None:
+        return
     try:
-        if out is not None:
-            on_disk(out).mkdir(parents=True, exist_ok=True)
+        on_disk(out).mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OSError(f"--out {out} is no folder, and cannot be made one: {error.strerror}") from None
+    from factory.provenance.marks import Marker
+
+    Marker.of(root)
 
 
 def photo_bytes(photo: str) -> tuple[str, bytes]:

@@ -51,7 +51,7 @@ def verify(
             raise ValueError(f"{file} is no {_FILES}")
         beside = credentials or file.with_name(file.name + SUFFIX)
         manifest = beside.read_bytes() if credentials is not None or beside.exists() else None
-        claim = read_claim(data, Credentials.of(operator_root(store.root)), manifest)
+        claim = read_claim(data, Credentials.known(operator_root(store.root)), manifest)
         told = "none" if claim is None else f"{_STATES.get(claim.state, _CHANGED)}; signer: {claim.signer}"
         rows = [["credentials", told]]
         if claim is not None:

@@ -115,7 +115,7 @@ def animate(
             paths = {text: read_path(loaded, text, size, config.num_frames) for text in pose_path}
         tell_unread(texts, loaded)
         tell_namesakes(root, identity)
-        made_folder(out)
+        made_folder(out, root)
         summary = animate_job(
             root,
             pack,

@@ -24,6 +24,7 @@ from ray.serve.schema import LoggingConfig
 
 from factory.files import check_root
 from factory.pack import Pack, load_pack
+from factory.provenance.marks import Marker
 from factory.store.keys import list_keys
 from factory.store.tables import Store
 from serve.catalog import Catalog
@@ -135,6 +136,7 @@ def _checked(root: str, pack: str, port: int) -> tuple[Store, Pack]:
     except ValueError as error:
         raise ValueError(f"{error}; an empty folder will do where people are learned from uploads alone") from None
     store.open("identities")  # of another layout than ours: told here
+    Marker.of(store.root)  # its certificate, which may be another user's
     return store, used_pack
 
 

@@ -4,8 +4,8 @@ verifier of its own here (JUMBF, CBOR, COSE: C2PA specification 2.1), which know
 import base64
 import io
 import json
+import shutil
 import struct
-import time
 import zlib
 from pathlib import Path
 from typing import Any
@@ -187,23 +187,6 @@ def test_a_prompt_too_long_for_a_segment_of_jpeg_is_left_out() -> None:
     assert SOURCE_TYPE in text and "xxx" not in text
 
 
-def test_the_certificate_is_made_once_and_read_by_nobody_else(tmp_path: Path) -> None:
-    first, again = Credentials.of(str(tmp_path)), Credentials.of(str(tmp_path))
-    assert first == again and "BEGIN PRIVATE" not in repr(first)
-    assert (tmp_path / "credentials" / "c2pa.pem").stat().st_mode & 0o777 == 0o600
-    assert Marker.of(str(tmp_path)) is Marker.of(str(tmp_path / "tenants" / "acme")), "the operator's signs"
-
-
-def test_an_operators_certificate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    own = make_self_signed()
-    (tmp_path / "own.pem").write_bytes(own.pem())
-    monkeypatch.setenv("IDENTITY_FACTORY_CERTIFICATE", str(tmp_path / "own.pem"))
-    assert Credentials.of(str(tmp_path / "root")) == own and not (tmp_path / "root").exists()
-    (tmp_path / "own.pem").write_bytes(make_self_signed().chain + own.key)
-    with pytest.raises(ValueError, match="not the key's"):
-        Credentials.of(str(tmp_path / "root"))
-
-
 @pytest.mark.parametrize("output_format", ["png", "jpeg", "webp"])
 def test_pictures_of_the_endpoint_are_marked(tiny_pack: Pack, tmp_path: Path, output_format: str) -> None:
     root = people_store(tmp_path, tiny_pack)
@@ -256,6 +239,10 @@ def test_verify_tells_whose_picture_it_is(tmp_path: Path) -> None:
     assert "1" * 16 in told["ours.png"].output
     assert told["theirs.png"].exit_code == 3 and "somebody else" in told["theirs.png"].output
     assert told["bare.webp"].exit_code == 0 and "1" * 16 in told["bare.webp"].output, "by its pixels alone"
+    shutil.rmtree(root / "credentials")
+    again = run.invoke(app, ["verify", str(ours), "--root", str(root)])
+    assert again.exit_code == 0 and "valid, signed by somebody else" in again.output, "it signed nothing"
+    assert not (root / "credentials").exists(), "which may be mounted to be read only"
 
 
 def test_verify_tells_changed_from_unknown(tmp_path: Path) -> None:
@@ -278,12 +265,3 @@ def test_verify_tells_changed_from_unknown(tmp_path: Path) -> None:
     assert "1" * 16 in told["changed.png"].output and "made it" not in told["changed.png"].output
     assert told["chat.jpg"].exit_code == 3 and "no proof that it did not" in told["chat.jpg"].output
     assert told["note.txt"].exit_code == 1 and "is no PNG, JPEG" in told["note.txt"].output
-
-
-def test_marks_cost_less_than_3_percent_of_a_picture() -> None:
-    marker, png, least = Marker(make_self_signed()), encode_png(PICTURE), float("inf")
-    for _ in range(10):
-        began = time.perf_counter()
-        marker.mark(png, MADE)
-        least = min(least, time.perf_counter() - began)
-    assert least < 0.007, "s; a picture takes 0.23 s"

@@ -171,8 +171,8 @@ def test_help_and_version_by_all_their_names() -> None:
 
 def test_only_tables_are_written_to_a_store(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"--out s3://\.\.\. is no folder of this machine"):
-        made_folder(Path("s3://bucket/pictures"))
-    made_folder(tmp_path / "s3:" / "x")
+        made_folder(Path("s3://bucket/pictures"), str(tmp_path))
+    made_folder(tmp_path / "s3:" / "x", str(tmp_path))
     assert (tmp_path / "s3:" / "x").is_dir()
 
 

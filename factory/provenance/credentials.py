@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -14,6 +15,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from factory.errors import OutputError
 from factory.files import filesystem
 
 CERTIFICATE: Final = "IDENTITY_FACTORY_CERTIFICATE"  # environment variable: a PEM file, as `Credentials.load` reads it
@@ -42,21 +44,35 @@ class Credentials:
 
     @classmethod
     def of(cls, root: str) -> Credentials:
-        """The operator's where the environment names a file (CERTIFICATE), else the root's own, made if need be."""
+        """The operator's where the environment names a file (CERTIFICATE), else the root's own, made if need be.
+        Raises as `load`."""
+        if (known := cls.known(root)) is not None:
+            return known
+        _write(f"{root}/{_FILE}", make_self_signed().pem())
+        return cls.load(f"{root}/{_FILE}")
+
+    @classmethod
+    def known(cls, root: str) -> Credentials | None:
+        """The same, but never made: None if nothing was signed by this root yet. Raises as `load`."""
         if own := os.environ.get(CERTIFICATE):
             return cls.load(own)
-        uri = f"{root}/{_FILE}"
-        files, path = filesystem(uri)
-        if files.get_file_info(path).type == pafs.FileType.NotFound:
-            _write(uri, make_self_signed().pem())
-        return cls.load(uri)
+        files, path = filesystem(f"{root}/{_FILE}")
+        try:
+            is_there = files.get_file_info(path).type != pafs.FileType.NotFound
+        except OSError as error:
+            raise _unread(f"{root}/{_FILE}", error) from None
+        return cls.load(f"{root}/{_FILE}") if is_there else None
 
     @classmethod
     def load(cls, uri: str) -> Credentials:
-        """From a PEM file with an EC P-256 key and its certificates, the signer's own first. Raises ValueError."""
+        """From a PEM file with an EC P-256 key and its certificates, the signer's own first. Raises ValueError, and
+        OutputError, with the remedy, if it cannot be read."""
         files, path = filesystem(uri)
-        with files.open_input_stream(path) as stream:
-            pem = stream.read()
+        try:
+            with files.open_input_stream(path) as stream:
+                pem = stream.read()
+        except OSError as error:
+            raise _unread(uri, error) from None
         try:
             key = serialization.load_pem_private_key(pem[pem.index(b"-----BEGIN PRIVATE KEY") :], password=None)
             chain = x509.load_pem_x509_certificates(pem)
@@ -71,6 +87,14 @@ class Credentials:
     def pem(self) -> bytes:
         """As `load` reads it."""
         return self.chain + self.key
+
+
+def _unread(uri: str, error: OSError) -> OutputError:
+    why = {errno.EACCES: "this user may not read it", errno.ENOENT: "it is not there"}.get(error.errno or 0, str(error))
+    return OutputError(
+        f"{uri}, the certificate by which files are signed: {why[:300]}; let whoever runs this read it (it is its "
+        f"maker's alone, mode 0600), or name one of your own: {CERTIFICATE}=FILE.pem"
+    )
 
 
 def make_self_signed() -> Credentials:

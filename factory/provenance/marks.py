@@ -142,10 +142,12 @@ class Claim:
     synthetic: bool  # whether they say that a model made it
 
 
-def read_claim(data: bytes, credentials: Credentials, manifest: bytes | None = None) -> Claim | None:
+def read_claim(data: bytes, credentials: Credentials | None, manifest: bytes | None = None) -> Claim | None:
     """The content credentials of a file, or those in `manifest`, which lay beside it; None if it has none.
-    `credentials` are those that are trusted."""
-    trusted = {"trust": {"trust_anchors": credentials.anchor.decode()}, "verify": {"verify_trust": True}}
+    `credentials` are those that are trusted, None: of nobody."""
+    trusted: dict[str, Any] = {"verify": {"verify_trust": credentials is not None}}
+    if credentials is not None:
+        trusted["trust"] = {"trust_anchors": credentials.anchor.decode()}
     if manifest is None and not has_place(data):
         return None
     context, mime = c2pa.Context.from_dict(trusted), _OTHER if manifest is not None else _mime(data)
