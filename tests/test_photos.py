@@ -74,6 +74,18 @@ def test_exif_orientation_is_undone(kind: str, orientation: int) -> None:
     assert near(pixels[4, 4], GREEN, 60) and near(pixels[50, 20], RED, 60) and near(pixels[30, 80], BLUE, 60)
 
 
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+@pytest.mark.parametrize(
+    ("number", "count", "value", "turns"),
+    [(3, 1, b"\6\0", True), (4, 1, b"\6\0\0\0", True), (3, 1, b"\0\0", False), (3, 1, b"\11\0", False),
+     (2, 2, b"6\0", False), (7, 1, b"6", False), (1, 1, b"\6", False), (3, 2, b"\6\0\6\0", True)],
+)  # fmt: skip
+def test_an_orientation_is_a_whole_number(kind: str, number: int, count: int, value: bytes, *, turns: bool) -> None:
+    """As SHORT, or LONG as some programs write it: "6" as a text or as bytes is none, as it is to browsers."""
+    exif = b"Exif\0\0II*\0" + struct.pack("<IHHHI4sI", 8, 1, 0x0112, number, count, value, 0)
+    assert decode(encoded(corners(), kind, exif=exif)).shape == ((96, 64, 3) if turns else (64, 96, 3))
+
+
 def test_damaged_exif_does_not_cost_the_photo() -> None:
     data = encoded(corners(), "JPEG", exif=b"Exif\x00\x00MM\x00*\xff\xff\xff\xff\x12")
     assert decode(data).shape == (64, 96, 3)

@@ -249,9 +249,10 @@ def _loaded(image: ImageFile, config: PrepareConfig) -> tuple[Image.Image, bool]
 
 def _orientation(image: Image.Image) -> int:
     try:
-        return int(image.getexif().get(ExifTags.Base.Orientation, 1))
+        value = image.getexif().get(ExifTags.Base.Orientation)
     except CORRUPT:  # a damaged EXIF block says nothing about the pixels
         return 1
+    return value if isinstance(value, int) else 1  # a text or a fraction is none, to browsers too
 
 
 def _camera_profile(image: Image.Image) -> bytes | None:
