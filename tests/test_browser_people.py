@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 import numpy as np
 import pytest
@@ -109,3 +111,76 @@ def test_a_phone_does_not_zoom_in_on_fields(browser: Any, address: str) -> None:
     sizes = visit.page.evaluate(f"{fields}.map((one) => getComputedStyle(one).fontSize)")
     assert sizes and {float(size.removesuffix("px")) for size in sizes} == {16.0}
     visit.close()
+
+
+MANY = 601
+
+
+def test_a_list_of_many_people_goes_on_to_the_last_of_them(visit: Visit) -> None:
+    page = visit.page
+    many = [
+        {"id": f"p{number:03}", "identity_id": f"{number:016x}", "name": f"p{number:03}", "created": 1, "pack": "x"}
+        for number in range(MANY)
+    ]
+    page.route(
+        "**/thumbnail",
+        lambda route: route.fulfill(content_type="image/svg+xml", body="<svg xmlns='http://www.w3.org/2000/svg'/>"),
+    )
+    page.route("**/v1/models?*", lambda route: route.fulfill(json={"data": many, "has_more": False}))
+    page.reload()
+    page.get_by_role("button", name=f"All {MANY}").click()
+    in_dialog, more = page.locator("dialog .who"), page.get_by_role("button", name="Show more")
+    playwright.expect(more).to_contain_text(re.compile(r"\d+ are left"))
+    assert in_dialog.count() < MANY, "not all at once"
+    while in_dialog.count() < MANY:
+        before = in_dialog.count()
+        page.locator("dialog").evaluate("dialog => dialog.scrollTo(0, dialog.scrollHeight)")
+        playwright.expect(in_dialog).not_to_have_count(before)
+    playwright.expect(more).to_be_hidden()
+    in_dialog.last.click()
+    playwright.expect(page.locator("dialog .who[aria-pressed=true]")).to_have_text(f"p{MANY - 1}")
+    page.locator("dialog .button", has_text="Done").click()
+
+    page.locator(".tabs a", has_text="People").click()
+    cards = page.locator(".card.person:not(.add)")
+    playwright.expect(cards.first).to_be_visible()
+    assert cards.count() < MANY
+    while cards.count() < MANY:
+        before = cards.count()
+        page.evaluate("scrollTo(0, document.documentElement.scrollHeight)")
+        playwright.expect(cards).not_to_have_count(before)
+    playwright.expect(cards.last).to_contain_text(f"p{MANY - 1}")
+    assert faults(page) == []
+
+
+def test_clips_and_work_beyond_the_first_answer_are_shown_when_asked_for(visit: Visit) -> None:
+    page = visit.page
+
+    def clip(number: int) -> dict[str, Any]:
+        done = {"kind": "video", "status": "completed", "progress": 100, "created_at": 1000 - number, "model": "Ada"}
+        return {"id": f"c{number}", **done, "prompt": f"clip {number}", "seed": number, "size": "64x64"}
+
+    def answer(route: Any) -> None:
+        asked = parse_qs(urlsplit(route.request.url).query)
+        first = int(asked.get("after", ["c-1"])[0][1:]) + 1
+        shown = range(first, min(first + int(asked["limit"][0]), 90))
+        data = [clip(number) for number in shown]
+        route.fulfill(json={"data": data, "last_id": data[-1]["id"], "has_more": shown.stop < 90})
+
+    page.route("**/v1/videos?*", answer)
+    page.route("**/v1/work?*", answer)
+    page.route("**/v1/videos/*/content", lambda route: route.fulfill(body=b""))
+    page.locator(".tabs a", has_text="Gallery").click()
+    page.locator(".segments label", has_text="Clips and heads").click()
+    tiles = page.locator(".tiles .tile", has_text="clip")
+    playwright.expect(tiles).to_have_count(60)
+    page.get_by_role("button", name="Show more").click()
+    playwright.expect(tiles).to_have_count(90)
+    playwright.expect(page.get_by_role("button", name="Show more")).to_have_count(0)
+    page.locator(".tabs a", has_text="Activity").click()
+    lines = page.locator(".lines .line", has_text="Clip")
+    playwright.expect(lines).to_have_count(40)
+    page.get_by_role("button", name="Show more").click()
+    playwright.expect(lines).to_have_count(80)
+    page.get_by_role("button", name="Show more").click()
+    playwright.expect(lines).to_have_count(90)

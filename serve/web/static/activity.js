@@ -8,15 +8,18 @@ const NAMES = { identity: "Learning", assessment: "Assessing", video: "Clip", he
 const GLYPHS = { identity: "face", assessment: "check", video: "film", head: "people", batch: "file" };
 const SAID = { queued: "waiting", in_progress: "under way", completed: "done", failed: "failed", cancelled: "cancelled", unfinished: "no end yet" };
 const COUNTS = { photos: ["photo"], faces: ["face"], identities: ["person", "people"], images: ["picture"], videos: ["clip"], models: ["head"], metrics: ["measure"] };
+const SHOWN = 40; // lines of a list, the newest, and as many more each time
+const MOST = 200; // lines of one answer
 
 export function activityView() {
   const works = section("Work", newWork, "pulse", "Nothing under way", "Who is being learned, and clips in the making, are shown here.");
   const jobs = section("Jobs", newJob, "file", "No jobs yet", "Jobs of the command line on this root are shown here, with their reports.");
   let timer = null;
+  for (const one of [works, jobs]) one.onmore = () => fill();
 
   async function fill(quiet = false) {
     clearTimeout(timer);
-    const [work, done] = await Promise.allSettled([has("work") ? call("/v1/work?limit=30", { quiet }) : null, has("jobs") ? call("/v1/jobs?limit=50", { quiet }) : null]);
+    const [work, done] = await Promise.allSettled([has("work") ? call(`/v1/work?limit=${works.limit}`, { quiet }) : null, has("jobs") ? call(`/v1/jobs?limit=${jobs.limit}`, { quiet }) : null]);
     works.show(work);
     jobs.show(done);
     if (element.isConnected) timer = setTimeout(fill, work.value?.data.some(isUnder) ? 1000 : 8000, true);
@@ -32,7 +35,8 @@ function section(title, make, glyph, ...none) {
   const list = h("ul", { class: "lines" });
   const instead = h("div", {});
   const keep = inStep(list, make);
-  const element = h("div", { hidden: true }, h("h2", { class: "section" }, title), instead, list);
+  const more = button("Show more", { kind: "quiet", hidden: true, onclick: () => { self.limit = Math.min(self.limit + SHOWN, MOST); self.onmore(); } });
+  const element = h("div", { hidden: true }, h("h2", { class: "section" }, title), instead, list, more);
   let fault = "";
 
   function show({ value, reason }) {
@@ -41,9 +45,13 @@ function section(title, make, glyph, ...none) {
     if (reason && fault !== reason.message) instead.replaceChildren(notice(reason.message)); // said once, not each time
     if (!reason) instead.replaceChildren(list.hidden ? h("div", { class: "card" }, empty(glyph, ...none)) : "");
     fault = reason?.message ?? "";
-    if (value) keep(value.data);
+    if (!value) return;
+    keep(value.data);
+    more.hidden = !value.has_more;
+    if ((more.disabled = self.limit === MOST)) more.textContent = `The newest ${MOST} are shown`;
   }
-  return { element, show };
+  const self = { element, show, limit: SHOWN, onmore: null };
+  return self;
 }
 
 const isUnder = (work) => ["queued", "in_progress"].includes(work.status);

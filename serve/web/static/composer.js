@@ -1,13 +1,13 @@
 // The form of the Draw view: who, the prompt, the pose, the shape, and the finer settings.
 
 import { call, facts, has, part, show, write } from "./api.js";
-import { button, h, icon, inStep, openDialog, segments, toast } from "./dom.js";
+import { button, growing, h, icon, inStep, openDialog, segments, toast } from "./dom.js";
 import { face } from "./faces.js";
 import { bestOf, composition as chosen, on, people, person, sentPrompt, shownPrompt, tell } from "./state.js";
 
 const TWICE_MS = 600; // a double click asks once
 const SHOWN = 9; // faces beside the button that opens all of them
-const FOUND = 120; // faces in that dialog; its search finds the others
+const FOUND = 120; // faces in that dialog, until it is scrolled to its end
 const EXAMPLES = {
   "golden crown": "a photo of <person> wearing a golden crown", "on the beach": "a photo of <person> on the beach",
   "in the snow": "a photo of <person> in the snow", "red beanie": "a photo of <person> wearing a red beanie",
@@ -75,14 +75,14 @@ export function composer(onDraw) {
 
   function pickFromAll() {
     const grid = h("div", { class: "faces" });
-    const keep = inStep(grid, (row) => choice(row, fill));
+    const { keep, more } = growing(grid, (row) => choice(row, fill), FOUND);
     const search = h("input", { class: "input", type: "search", placeholder: "Search a name", "aria-label": "Search a name", oninput: fill });
     function fill() {
       const wanted = search.value.trim().toLowerCase();
-      keep(people.filter((who) => who.name.toLowerCase().includes(wanted)).slice(0, FOUND).map((who) => ({ id: who.identity_id, who })));
+      keep(people.filter((who) => who.name.toLowerCase().includes(wanted)).map((who) => ({ id: who.identity_id, who })));
     }
     fill();
-    const dialog = openDialog("Who is in the picture?", [search, grid, h("div", { class: "row end" }, button("Done", { kind: "primary", onclick: () => dialog.close() }))]);
+    const dialog = openDialog("Who is in the picture?", [search, grid, more, h("div", { class: "row end" }, button("Done", { kind: "primary", onclick: () => dialog.close() }))]);
     search.focus();
   }
 

@@ -102,6 +102,30 @@ export function inStep(list, make) {
   };
 }
 
+/** A list of many rows in step with them, of which `number` are shown, and as many more each time its end comes into sight.
+    `more` belongs behind the list; `onmore` follows. */
+export function growing(list, make, number, onmore = () => {}) {
+  const keepShown = inStep(list, make);
+  let [rows, shown] = [[], number];
+  const more = button("", { kind: "quiet", onclick: grow, hidden: true });
+  const end = new IntersectionObserver((seen) => { if (seen.some((one) => one.isIntersecting)) grow(); }, { rootMargin: "400px" });
+
+  function grow() {
+    shown += number;
+    fill();
+    onmore();
+  }
+  function fill() {
+    keepShown(rows.slice(0, shown));
+    more.hidden = rows.length <= shown;
+    more.replaceChildren(`Show more: ${(rows.length - shown).toLocaleString("en")} are left`);
+    end.unobserve(more); // what is observed anew is looked at anew: the list may still end in sight
+    end.observe(more);
+  }
+  const keep = (all) => { rows = all; fill(); };
+  return { keep, more, shown: () => shown };
+}
+
 export function notice(text) {
   return h("div", { class: "notice", role: "alert" }, icon("warn"), h("div", {}, text));
 }

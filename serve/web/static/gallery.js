@@ -12,6 +12,7 @@ export function galleryView() {
   let where = has("images") && !session.length ? "server" : "session";
   let kept = [];
   let more = null;
+  let ends = []; // of what is made: the last of each kind that was read; null where there are no more
   let asked = 0; // what is still under way of before is not shown any more
   const made = [has("clips") && "videos", has("heads") && "heads"].filter(Boolean); // what is made in its time
 
@@ -52,23 +53,28 @@ export function galleryView() {
     }
   }
 
-  async function showMade() {
+  async function showMade(anew) {
     const mine = ++asked;
+    if (anew) [kept, ends] = [[], made.map(() => "")];
     try {
-      const pages = await Promise.all(made.map((kind) => call(`/v1/${kind}?limit=60`)));
+      const pages = await Promise.all(made.map((kind, number) => (ends[number] === null ? { data: [] } : call(`/v1/${kind}?limit=60${ends[number] && `&after=${part(ends[number])}`}`))));
       if (mine !== asked) return;
-      const list = pages.flatMap((page) => page.data).filter((one) => one.status === "completed" && (!who.value || one.model === who.value)).sort((a, b) => b.created_at - a.created_at)
+      ends = pages.map((page) => (page.has_more ? page.last_id : null));
+      const drawn = pages.flatMap((page) => page.data).filter((one) => one.status === "completed" && (!who.value || one.model === who.value))
         .map((one) => ({ ...one, clip: true, head: one.kind === "head", people: [one.model], names: { "": person(one.model)?.name ?? one.model }, created: one.created_at,
           src: one.kind === "head" ? `/v1/heads/${part(one.id)}/content?format=mp4` : `/v1/videos/${part(one.id)}/content` }));
+      kept = [...kept, ...drawn].sort((a, b) => b.created - a.created);
+      const list = kept;
       grid.replaceChildren(...list.map((drawn) => tile(drawn, list)));
-      below.replaceChildren(list.length ? "" : empty("film", "No clips and no heads yet", "What was asked for here is shown when it is finished."));
+      below.replaceChildren(ends.some((end) => end !== null) ? button("Show more", { onclick: () => showMade(false) })
+        : list.length ? "" : empty("film", "No clips and no heads yet", "What was asked for here is shown when it is finished."));
     } catch (error) {
       if (mine === asked) below.replaceChildren(notice(error.message));
     }
   }
 
   function fill(anew = false) {
-    if (where === "made") showMade();
+    if (where === "made") showMade(anew);
     else if (where === "server") showKept(anew);
     else showSession();
   }

@@ -2,17 +2,17 @@
 
 import { call, has, part } from "./api.js";
 import { openAdding } from "./adding.js";
-import { ago, button, empty, h, icon, inStep, notice, openDialog, plural, toast } from "./dom.js";
+import { ago, button, empty, growing, h, icon, notice, openDialog, plural, toast } from "./dom.js";
 import { face, masks, masksKey } from "./faces.js";
 import { photoText, VERDICTS, verdictPill } from "./goodness.js";
 import { composition, erase, legible, loadPeople, on, people, peopleError, peopleLoaded, person, tell } from "./state.js";
 
-const SHOWN = 240; // cards; the search finds the others
+const SHOWN = 240; // cards, until their end is scrolled to
 
 export function peopleView() {
   const grid = h("div", { class: "people" });
   const instead = h("div", {});
-  const keep = inStep(grid, (row) => (row.who ? card(row.who) : { element: add, update: () => {} })); // a face is asked for once, not at each letter
+  const cards = growing(grid, (row) => (row.who ? card(row.who) : { element: add, update: () => {} }), SHOWN, judge); // a face is asked for once, not at each letter
   const count = h("p", { class: "soft small", role: "status" });
   const search = h("input", { class: "input", type: "search", placeholder: "Search a name", "aria-label": "Search a name", oninput: fill });
 
@@ -20,11 +20,10 @@ export function peopleView() {
     const wanted = search.value.trim().toLowerCase();
     const found = people.filter((who) => who.name.toLowerCase().includes(wanted) || who.identity_id === wanted);
     count.textContent = !peopleLoaded ? "" : wanted ? `${plural(found.length, "person", "people")} of ${people.length.toLocaleString("en")}` : plural(people.length, "person", "people");
-    if (found.length > SHOWN) count.textContent += `, the newest ${SHOWN} are shown`;
-    const rows = found.slice(0, SHOWN).map((who) => ({ id: who.identity_id, who }));
+    const rows = found.map((who) => ({ id: who.identity_id, who }));
     if (has("learn") && !wanted) rows.unshift({ id: "" });
     grid.hidden = peopleError !== null;
-    keep(rows);
+    cards.keep(rows);
     instead.replaceChildren(peopleError ? notice([peopleError.message, " ", button("Try again", { onclick: loadPeople })]) : !peopleLoaded || rows.length ? ""
       : wanted ? empty("people", "Nobody of this name", "The search looks at names, and at whole ids.")
       : empty("people", "Nobody is learned yet", [h("code", {}, "identity-factory run --photos PHOTOS --root ROOT"), " learns everybody in a folder; they appear here by themselves."]));
@@ -41,16 +40,28 @@ export function peopleView() {
 
   async function enter() {
     await loadPeople();
-    if (!has("learn")) return; // the same routes tell how good the newest are
-    const page = await call(`/v1/identities?limit=${SHOWN}`).catch(() => ({ data: [] }));
-    verdicts = new Map(page.data.map((one) => [one.identity_id, one.quality?.verdict]));
-    if (page.data.some((one) => one.quality)) fill();
+    [verdicts, last] = [new Map(), ""];
+    await judge();
+  }
+
+  /** How good those are whose cards are shown. */
+  async function judge() {
+    if (!has("learn")) return; // the same routes tell it
+    const mine = verdicts;
+    while (last !== null && verdicts.size < cards.shown()) {
+      const page = await call(`/v1/identities?limit=${SHOWN}${last && `&after=${part(last)}`}`).catch(() => ({ data: [] }));
+      if (mine !== verdicts) return;
+      last = page.has_more ? page.last_id : null;
+      for (const one of page.data) verdicts.set(one.identity_id, one.quality?.verdict);
+      if (page.data.some((one) => one.quality)) fill();
+    }
   }
 
   let verdicts = new Map();
+  let last = ""; // whose verdict was asked for last; null after everybody's
   on("people", fill);
   fill();
-  return { element: h("div", {}, h("div", { class: "title" }, h("h1", {}, "People"), count, search), grid, instead), enter };
+  return { element: h("div", {}, h("div", { class: "title" }, h("h1", {}, "People"), count, search), grid, cards.more, instead), enter };
 }
 
 async function openPerson(who) {
