@@ -42,12 +42,14 @@ def erase_identity(
     """
     with user_errors():
         from factory.errors import IdentityNotFound
+        from factory.files import check_tables
         from factory.store.audit import note
         from factory.store.erase import erase, find_person
         from factory.store.tables import Store
 
         if sum(given is not None for given in (photo, identity, name)) != 1:
             raise typer.BadParameter("give one of --photo, --identity and --name")
+        check_tables(root)
         store = Store(root)
         photo_id, content = photo_bytes(photo) if photo else (None, b"")
         finished = _finish(store, all_tenants=all_tenants)
@@ -68,8 +70,13 @@ def erase_identity(
         )
         if not yes:
             _confirm(f"Erase {what} from {store.root} for good?")
+        names = _names(store, person)
         done = erase(store, person)
         note(store, "erased", sorted(person.identity_ids), sum(done.rows.values()))
+        for name in names:
+            say(f"erased {name}")
+        if photo_id is not None and not any(done.rows.values()):
+            say(f"{store.root} knew nothing of that photo: nobody was removed; it is refused there from now on")
         _tell_others([(store, done)])
         show_table(["table", "rows removed"], [[table, str(num)] for table, num in done.rows.items()])
         print(f"{done.job_files} files of jobs cleaned, {done.orphans} leftovers of killed jobs removed")
@@ -162,6 +169,16 @@ def _tell_others(erased: list[tuple[Store, Erasure]]) -> None:
         )
 
 
+def _names(store: Store, person: Person) -> list[str]:
+    """Whom an erasure is about, as the one who agreed to it knows them: names and ids."""
+    from factory.store.sql import where_in
+
+    ids = sorted(person.identity_ids)
+    rows = store.read("identities", columns=["name", "identity_id"], where=where_in("identity_id", ids)).to_pylist()
+    more = [f"and {len(rows) - _NAMED} more"] if len(rows) > _NAMED else []
+    return [*(f"{row['name']} ({row['identity_id']})" for row in rows[:_NAMED]), *more]
+
+
 def _confirm(question: str) -> None:
     """Ends the command unless somebody says yes."""
     try:
@@ -185,12 +202,13 @@ def expire(
     with user_errors():
         import time
 
-        from factory.files import all_roots
+        from factory.files import all_roots, check_tables
         from factory.store.audit import note
         from factory.store.consents import expired_photos
         from factory.store.erase import erase, find_person
         from factory.store.tables import Store
 
+        check_tables(root)
         operators, now = Store(root), time.time()
         stores = [Store(one) for one in all_roots(operators.root)] if all_tenants else [operators]
         over = [(store, photos) for store in stores if (photos := expired_photos(store, now))]

@@ -159,6 +159,15 @@ def check_root(root: str) -> None:
         raise ValueError(f"--root {root} {what}; `identity-factory run --photos SRC --root ROOT` makes one")
 
 
+def check_tables(root: str) -> None:
+    """Raises ValueError if a folder holds no tables: "nobody is left there" would be true, and of no use."""
+    check_root(root)
+    files, path = filesystem(root)
+    there = files.get_file_info(pafs.FileSelector(path))
+    if not any(info.base_name.endswith(".lance") or info.base_name in (TENANTS, "settings.toml") for info in there):
+        raise ValueError(f"--root {root} is no root of ours: it holds no tables")
+
+
 TENANTS = "tenants"  # folder of a root, with a root for each
 
 

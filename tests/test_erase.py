@@ -208,11 +208,19 @@ def test_the_command(store: Store, tiny_pack: Pack, tmp_path: Path) -> None:
     base = ["identities", "erase", "--root", store.root]
     assert runner.invoke(app, base).exit_code == 2
     unknown = runner.invoke(app, [*base, "--name", "nobody", "--yes"])
-    assert unknown.exit_code == 1 and "knows nobody by 'nobody'" in unknown.stderr
+    assert unknown.exit_code == 1 and "no identity 'nobody'" in unknown.stderr
+    mistyped = runner.invoke(app, [*base, "--name", "persn 1", "--yes"])
+    assert mistyped.exit_code == 1 and "did you mean person 1" in mistyped.stderr
     assert runner.invoke(app, [*base, "--name", "person 1"], input="n\n").exit_code == 1
     assert store.count("faces") == 7
     file = tmp_path / "photo.jpg"
     file.write_bytes(b"photo 1")  # photo_id() hashes the same bytes
     done = runner.invoke(app, [*base, "--photo", str(file), "--yes"])
-    assert done.exit_code == 0 and "0 traces left" in done.output
+    assert done.exit_code == 0 and "0 traces left" in done.output and "erased person 1 (" in done.output
     assert store.count("faces") == 6
+    file.write_bytes(b"somebody else's")
+    told = runner.invoke(app, [*base, "--photo", str(file), "--yes"])
+    assert told.exit_code == 0 and "knew nothing of that photo: nobody was removed" in told.output
+    for command in (["erase", "--name", "person 1"], ["expire"]):
+        elsewhere = runner.invoke(app, ["identities", *command, "--yes", "--root", str(tmp_path)])
+        assert elsewhere.exit_code == 1 and "is no root of ours" in elsewhere.stderr, "not: nothing is left there"

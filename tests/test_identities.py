@@ -15,12 +15,13 @@ from factory.ids import content_id, face_id, identity_id
 from factory.pack import Pack
 from factory.settings import train_settings
 from factory.store.erase import find_person, finish
+from factory.store.rows import identity_row
 from factory.store.tables import Store
 from factory.store.unfinished import begun
 from serve.learning import Diverged
 from serve.openai.forms import MAX_PHOTOS
 from tests import uploading
-from tests.serving import error_of
+from tests.serving import error_of, person
 from tests.uploading import MAX_WAITING, FakeLearner, finished, serving, until, upload, upload_several
 
 store, learner, http = uploading.store, uploading.learner, uploading.http  # fixtures
@@ -194,6 +195,16 @@ def test_erasing_ends_what_is_under_way_and_leaves_nothing(
     again = upload(http)
     assert again.status_code == 409 and error_of(again)["code"] == "erased"
     assert http.get("/v1/identities/ada").status_code == 200  # nobody else is touched
+
+
+def test_a_name_of_several_erases_nobody_and_names_their_ids(http: TestClient, store: Store, tiny_pack: Pack) -> None:
+    store.upsert("identities", [identity_row(person(9, "ada", tiny_pack.fingerprint()))])
+    told = http.delete("/v1/identities/ada")
+    assert told.status_code == 409 and "2 people are called 'ada'" in error_of(told)["message"]
+    ids = {found.identity_id for found in store.identities() if found.name == "ada"}
+    assert len(ids) == 2 and all(an_id in error_of(told)["message"] for an_id in ids)
+    assert http.delete(f"/v1/identities/{min(ids)}").json()["id"] == min(ids)
+    assert [found.identity_id for found in store.identities() if found.name == "ada"] == [max(ids)]
 
 
 def test_an_erasure_that_had_ended_between_is_told_with_the_one_that_goes_on_with_it(

@@ -104,10 +104,8 @@ def find_person(
         photos |= column_of(store, "rejects", "photo_id", whole) - {photo_of(face) for face in faces}
         rejects |= column_of(store, "rejects", "reject_id", f"{named} AND photo_id = ''")
     if not faces and not photos and not rejects:
-        raise IdentityNotFound(
-            f"{store.root} knows nobody by {identity_id or name!r}; "
-            "`identity-factory identities list` shows who is there, and --photo takes the photo itself"
-        )
+        told = store.nobody_called(identity_id or name or "")
+        raise IdentityNotFound(f"{told}; by --photo everybody on a photo is found")
     faces |= of_their_other_photos(store, faces, photos)
     among = {photo_of(face) for face in faces}
     others = column_of(store, "faces", "face_id", where_in("photo_id", sorted(among))) - faces

@@ -229,7 +229,7 @@ class Store:
             others = where_in("face_id", self.faces_by_other_name(name_or_id))
             found = retried(partial(self._newest, others))
         if found is None:
-            raise IdentityNotFound(self._nobody_called(name_or_id))
+            raise IdentityNotFound(self.nobody_called(name_or_id))
         return found
 
     def _newest(self, where: str, an_id: str = "") -> Identity | None:
@@ -248,7 +248,8 @@ class Store:
         [row] = _rows(dataset, "identities", None, f"_rowid = {newest['_rowid']}").to_pylist()
         return identity_from_row(row)
 
-    def _nobody_called(self, name_or_id: str) -> str:
+    def nobody_called(self, name_or_id: str) -> str:
+        """What to tell somebody who asked for this name or id: near names, or some that there are."""
         num = self.count("identities")
         if not num:
             return f"no identity {name_or_id!r}: {self.root} holds no identities yet"

@@ -17,7 +17,7 @@ from factory.errors import IdentityNotFound
 from factory.faces.people import MOST_PHOTOS
 from factory.ids import content_id
 from factory.store.alike import Alike, still_there
-from factory.store.erase import Erasure, Person, erase, find_person, finish
+from factory.store.erase import Erasure, erase, find_person, finish
 from factory.store.quality import quality_cards
 from factory.store.queries import faces_by_id, find_work
 from factory.store.rows import FACE_COLUMNS
@@ -182,19 +182,22 @@ class Identities:
             person = await asyncio.to_thread(find_person, self._store, identity_id=found.identity_id)
         except IdentityNotFound as error:  # erased meanwhile
             raise UnknownIdentity(f"no identity {identity[:100]!r}") from error
-        if identity != found.identity_id and await asyncio.to_thread(self._called_alike, found.name, person):
-            message = f"others are called {found.name[:100]!r}, too: ask with an id, such as {found.identity_id}"
-            raise RequestRefused(message, "identity", status=409)
+        if identity != found.identity_id:
+            called = await asyncio.to_thread(self._called, found.name)
+            if not called <= person.identity_ids:  # what is erased by a name is gone, and may be the wrong one
+                ids = ", ".join(sorted(called)[:_MAX_ALIKE])
+                message = f"{len(called)} people are called {found.name[:100]!r}: ask with an id, of {ids}"
+                raise RequestRefused(message, "identity", status=409)
         for work_id in sorted(person.work_ids):
             await self._book.cancel(work_id)
         done = await asyncio.to_thread(erase, self._store, person)
         tell(request, "erased", sorted(person.identity_ids), sum(done.rows.values()))
         return found.identity_id, done
 
-    def _called_alike(self, name: str, person: Person) -> bool:
-        """Whether a name stands for somebody else, too: what is erased by it is gone, and may be the wrong one."""
+    def _called(self, name: str) -> set[str]:
+        """The ids of all whom a name stands for."""
         rows = self._store.read("identities", columns=["identity_id"], where=where_in("name", [name]))
-        return not set(rows["identity_id"].to_pylist()) <= person.identity_ids
+        return set(rows["identity_id"].to_pylist())
 
     def _more_of(self, fields: UploadFields, num: int) -> dict[str, Any]:
         """What `order_of_one` needs to know of somebody who is learned. Raises RequestRefused."""
