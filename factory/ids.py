@@ -86,6 +86,11 @@ def face_name(photo_name: str, index: int) -> str:
     return photo_name if index == 0 else f"{photo_name}-{index}"
 
 
+def stem_of_face(name: str) -> str | None:
+    """The photo's name, where a name is as a second face's may be: "a" of "a-2"; else None."""
+    return next((stem for stem, number in faces_called(name) if number), None)
+
+
 def faces_called(name: str) -> list[tuple[str, int]]:
     """The (photo's name, face's number) that a name may mean: "a-2" is photo "a-2", or face 2 of photo "a"."""
     stem, _, number = name.rpartition("-")

@@ -1,14 +1,25 @@
-"""Rows of Parquet that are called alike."""
+"""Rows of Parquet that are called alike, and photos that a later job calls as who is there."""
 
 from __future__ import annotations
 
+import zipfile
+from io import BytesIO
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
+import pytest
+import skimage.data
+from PIL import Image
 
+from factory.pack import Pack
+from factory.store.tables import Store
+from pipelines.photos.alike import by_own_names
 from pipelines.photos.places import find_places
 from pipelines.photos.sources import hash_contents, read_photos
-from tests.sources import table, write
+from pipelines.prepare import prepare
+from tests.local_chain import use_local_chain
+from tests.sources import listed, table, write
 
 
 def names(*sources: Path) -> dict[bytes, str]:
@@ -72,3 +83,46 @@ def test_no_row_is_called_as_another_photos_second_face(tmp_path: Path) -> None:
         b"4": "Bob-7",
         b"Zoe-2.jpg": "Zoe-2",
     }
+
+
+def jpeg(*pictures: np.ndarray) -> bytes:
+    file = BytesIO()
+    Image.fromarray(np.concatenate(pictures, axis=1)).save(file, "JPEG")
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("first", ["ada.jpg", "ada-1.jpg"])
+def test_second_faces_and_photos_of_two_jobs(
+    tmp_path: Path, tiny_pack: Pack, monkeypatch: pytest.MonkeyPatch, first: str
+) -> None:
+    """Whichever comes first: nobody new is called as somebody who is there, and nobody changes their name."""
+    use_local_chain(monkeypatch)
+    portrait = np.asarray(skimage.data.astronaut())[:256, 96:352]
+    folder, root = tmp_path / "photos", tmp_path / "root"
+    folder.mkdir()
+    photos = {"ada.jpg": jpeg(portrait, portrait[:, ::-1]), "ada-1.jpg": jpeg(portrait[::-1, ::-1][::-1])}
+
+    def names() -> dict[str, str]:
+        prepare(str(folder), str(root), str(tiny_pack.root))
+        return {face.face_id: face.name for face in Store(root).faces()}
+
+    (folder / first).write_bytes(photos[first])
+    before = names()
+    (folder / first).unlink()
+    [other] = set(photos) - {first}
+    (folder / other).write_bytes(photos[other])
+    after = names()
+    assert len(after) == 3 and before.items() < after.items()
+    new = [name for face_id, name in after.items() if face_id not in before]
+    assert sorted(new) == (["ada-1.jpg"] if first == "ada.jpg" else ["ada.jpg", "ada.jpg-1"])
+    assert names() == after, "nor does it at the next job"
+    (folder / first).write_bytes(photos[first])
+    assert names() == after
+
+
+def test_a_member_is_called_by_where_it_is(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "x.zip", "w") as packed:
+        packed.writestr("d/ada.jpg", b"1")
+    contents = listed(tmp_path)
+    assert by_own_names(contents, np.array([True]))["name"].to_pylist() == ["x.zip/d/ada.jpg"]
+    assert by_own_names(contents, np.array([False])) is contents

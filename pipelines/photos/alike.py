@@ -50,13 +50,18 @@ class Alike:
         if not len(self._names):
             return contents
         names = contents["name"].to_pylist()
-        alike = self._names.hold(digests(names)) & (contents["row_group"].to_numpy() >= 0)
-        if not alike.any():
-            return contents
-        for row in np.flatnonzero(alike):
-            names[row] = _own_name(**contents.slice(row, 1).to_pylist()[0])
-        column = contents.schema.get_field_index("name")
-        return contents.set_column(column, contents.schema.field(column), pa.array(names, pa.string()))
+        return by_own_names(contents, self._names.hold(digests(names)) & (contents["row_group"].to_numpy() >= 0))
+
+
+def by_own_names(contents: pa.Table, which: np.ndarray) -> pa.Table:
+    """CONTENT of which these rows (bool [n]) are called by where they are: "ada.jpg", "Ada/1.jpg", "Ada/people-3"."""
+    if not which.any():
+        return contents
+    names = contents["name"].to_pylist()
+    for row in np.flatnonzero(which):
+        names[row] = _own_name(**contents.slice(row, 1).to_pylist()[0])
+    column = contents.schema.get_field_index("name")
+    return contents.set_column(column, contents.schema.field(column), pa.array(names, pa.string()))
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,8 +82,12 @@ class _Called:
         return cls(*(np.concatenate(each) for each in zip(*parts, strict=True)))
 
 
-def _own_name(*, name: str, uri: bytes, stem: str, where: str, first_row: int, row: int, **_: Any) -> str:
+def _own_name(
+    *, name: str, uri: bytes, stem: str, where: str, member: bytes | None, first_row: int, row: int, **_: Any
+) -> str:
     table = shown(uri.decode("utf-8", "surrogateescape"))
+    if member is not None:
+        return text_name(f"{PurePosixPath(table).name}/{shown(member.decode('utf-8', 'surrogateescape'))}")
     if where.startswith(f"{table}#"):
         return f"{name}/{stem}-{first_row + row}"
     beside = f"{table.rpartition('/')[0]}/"

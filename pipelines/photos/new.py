@@ -21,6 +21,7 @@ from factory.store.tombstones import Tombstones
 from pipelines.jobs.job import Summary
 from pipelines.jobs.progress import Progress
 from pipelines.jobs.stage import Stage, stream
+from pipelines.photos.alike import by_own_names
 from pipelines.photos.allowed import Allowed
 from pipelines.photos.changes import Changes
 from pipelines.photos.places import Places
@@ -43,7 +44,7 @@ def find_new_photos(
     hashing = Stage(partial(hash_contents, allowed=Allowed.of(store.root), sources=places.sources), num_cpus=1)
     with Progress("look for new photos", "photos", places.num_photos) as progress:
         for content in stream(work_units(places.table), hashing):
-            batch = places.alike.told_apart(content)
+            batch = known.told_apart(places.alike.told_apart(content))
             changes.look(batch)
             if wanted := known.wanted(batch):
                 fresh.append(batch.take(pa.array(wanted, pa.int64())))
@@ -69,6 +70,7 @@ class _Known:
 
     photo_ids: DigestSet  # prepared by this pack, or refused
     names: DigestSet  # of (photo_id, name)
+    as_faces: DigestSet  # names by which a new photo, or a face of it, would be called as somebody who is there
     uploads: DigestSet  # photo_ids of photos that no job found yet
     nobodys: Callable[[], DigestSet]  # photo_ids of photos with faces whose person is not known
     unreadable: set[str]  # source_ids of rejects
@@ -77,6 +79,14 @@ class _Known:
     more_names: set[tuple[str, str]] = field(default_factory=set)
     recovered: set[str] = field(default_factory=set)  # source_ids of rejects that can be read again
     told: dict[str, tuple[str, str | None]] = field(default_factory=dict)  # photo_id: where such a photo is, and whose
+
+    def told_apart(self, content: pa.Table) -> pa.Table:
+        """CONTENT in which no photo that is new by its name is called as a second face that is there, nor one of its
+        own would be called as a photo that is there."""
+        names = content["name"].to_pylist()
+        taken = self.as_faces.hold(digests(names))
+        ids = (an_id or "" for an_id in content["photo_id"].to_pylist())
+        return by_own_names(content, taken & ~self.names.hold(digests(pairs(ids, names)))) if taken.any() else content
 
     def wanted(self, batch: pa.Table) -> list[int]:
         """Numbers of the rows of CONTENT that are to be prepared, copies included."""
@@ -137,13 +147,14 @@ class _Known:
 
 
 def _known_photos(store: Store, pack: Pack, retry: Sequence[str] | None) -> _Known:
-    photo_ids, names = prepared(store, pack.name)
+    photo_ids, names, as_faces = prepared(store, pack.name)
     columns = ["reject_id", "photo_id", "reason"]
     rejects = rejects_of_prepare(store, pack.name, columns, unreadable=not retry).to_pylist()
     retried = [row for row in rejects if row["reason"] in (retry or ())]
     return _Known(
         photo_ids=photo_ids,
         names=names,
+        as_faces=as_faces,
         uploads=uploaded_photos(store, pack.name),
         nobodys=cache(partial(photos_of_nobody, store, pack.name)),
         unreadable={row["reject_id"] for row in rejects if not row["photo_id"]},
