@@ -7,15 +7,20 @@ import resource
 import socket
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import ray
 
 import pipelines.jobs.joining
+import pipelines.jobs.memory
 from factory.errors import ClusterError
+from factory.store.tables import Store
 from pipelines.jobs.cluster import connect
 from pipelines.jobs.joining import _start, join_or_start
-from pipelines.jobs.journal import explained
+from pipelines.jobs.journal import Journal, explained
+from pipelines.jobs.memory import short_of_memory
+from pipelines.jobs.watch import Watch
 
 
 @pytest.fixture
@@ -49,6 +54,37 @@ def test_the_address_of_a_dashboard_is_told_from_a_clusters(monkeypatch: pytest.
     monkeypatch.setenv("RAY_ADDRESS", "http://127.0.0.1:8265")
     with pytest.raises(ClusterError, match=r"dashboard's.*HOST:PORT"):
         connect()
+
+
+def test_a_port_of_ray_client_is_told_what_to_give_instead(monkeypatch: pytest.MonkeyPatch, deaf: int) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", f"ray://127.0.0.1:{deaf}")
+    with pytest.raises(ClusterError, match=r"through Ray Client neither jobs nor endpoints run; .*auto.*`submit`"):
+        connect()
+
+
+def test_where_ray_would_end_each_worker_nothing_is_started(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], store: Store
+) -> None:
+    """Its memory monitor tries again for ever."""
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setenv("RAY_memory_usage_threshold", "0.001")
+    with pytest.raises(ClusterError, match=r"% of this machine's memory is in use, and above 0% Ray ends every worker"):
+        connect()
+    with Watch("run", dict, Journal(store.root, "1")) as watch:
+        watch.look()
+        watch.look()
+    assert capsys.readouterr().err.count("memory is in use") == 1
+    monkeypatch.setenv("RAY_memory_monitor_refresh_ms", "0")  # off
+    assert short_of_memory() == ""
+
+
+def test_memory_of_a_container_counts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(pipelines.jobs.memory, "_CGROUP", tmp_path)
+    for name, text in (("max", "1000"), ("current", "990"), ("stat", "anon 1\ninactive_file 10\n")):
+        (tmp_path / f"memory.{name}").write_text(text)
+    assert "98% of this machine's memory" in short_of_memory()
+    (tmp_path / "memory.stat").write_text("anon 1\ninactive_file 900\n")
+    assert short_of_memory() == "", "files that are only kept in mind are given up first"
 
 
 def test_a_port_behind_which_there_is_no_ray_is_told_in_20_s(monkeypatch: pytest.MonkeyPatch, deaf: int) -> None:

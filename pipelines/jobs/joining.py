@@ -20,6 +20,7 @@ from ray.exceptions import AuthenticationError, RayError
 from factory.errors import ClusterError
 from factory.limits import why_not
 from factory.storage import STORAGE
+from pipelines.jobs.memory import short_of_memory
 
 _CONNECT_S: Final = 6.0  # for a port that does not answer at all
 _LIMIT_S: Final = 14.0  # for a port behind which there may be no Ray; with the one before, 20 s
@@ -51,6 +52,8 @@ def _start(**settings: Any) -> None:
     """Raises ClusterError."""
     if 0 <= resource.getrlimit(resource.RLIMIT_AS)[0] < _LEAST_MAPPED:  # else Ray's C++ ends the process without a word
         raise ClusterError("Ray maps more memory than this shell allows: raise its limit (ulimit -v unlimited)")
+    if short := short_of_memory():
+        raise ClusterError(short)
     try:
         ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR, **settings)
     except (OSError, ValueError, RuntimeError, RayError) as error:
@@ -112,13 +115,16 @@ def _no_cluster(address: str) -> str:
         return "that is a dashboard's, which `submit --address` takes; a cluster is joined at HOST:PORT, often 6379"
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if not host or not port.isdecimal():
-        return "an address is HOST:PORT, ray://HOST:PORT or auto"
+        return "an address is HOST:PORT or auto"
     try:
         socket.create_connection((host.strip("[]"), int(port)), timeout=_CONNECT_S).close()
     except (OSError, OverflowError, UnicodeError) as error:
         return f"nobody answers there ({error})"
-    if address.startswith("ray://"):  # it has a limit of its own
-        return ""
+    if address.startswith("ray://"):
+        return (
+            "through Ray Client neither jobs nor endpoints run; give the cluster's own HOST:PORT, often 6379 (on its "
+            "nodes: auto), or `submit` the job to its dashboard"
+        )
     # In a process of its own: Ray reads its limits once, when it is imported, and has no other.
     limits = {"RAY_py_gcs_connect_timeout_s": "3", "PYTHONSAFEPATH": "1"}
     try:

@@ -12,6 +12,8 @@ import ray
 from ray.util.metrics import Counter
 
 from pipelines.jobs.journal import Journal
+from pipelines.jobs.memory import short_of_memory
+from pipelines.jobs.progress import say
 from pipelines.jobs.rate import Rate
 
 
@@ -23,7 +25,7 @@ class Watch:
         self._last: dict[str, int] = {}
         self._rates: defaultdict[str, Rate] = defaultdict(Rate)
         self._exported: Counter | None = None
-        self._stop = threading.Event()
+        self._stop, self._told = threading.Event(), False
         self._thread = threading.Thread(target=self._run, daemon=True)
 
     def __enter__(self) -> Self:
@@ -44,12 +46,19 @@ class Watch:
         grown = {what: num - self._last.get(what, 0) for what, num in counts.items() if num > self._last.get(what, 0)}
         self._last = counts
         if not grown:
+            self._tell_why()
             return
         for what in grown:
             self._rates[what].see(counts[what])
         self._export(grown)
         per_s = {what: round(self._rates[what].per_s, 3) for what in grown}
         self._journal.write("progress", {"counts": counts, "per_s": per_s})
+
+    def _tell_why(self) -> None:
+        """Once: what may hold up a job whose workers Ray ends one after the other, without a word."""
+        if not self._told and (short := short_of_memory()):
+            self._told = True
+            say([short])
 
     def _run(self) -> None:
         while not self._stop.wait(self._journal.every_s):
