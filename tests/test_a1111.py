@@ -83,7 +83,8 @@ def test_webuiapi_draws_by_name_and_reads_the_infotext_back(api: webuiapi.WebUIA
     assert [image.size for image in made.images] == [(96, 64)] * 2 and made.image.getpixel((0, 0)) == (7, 7, 7)
     assert made.info["all_seeds"] == [7, 8] and made.info["sampler_name"] == "DPM++ 2M"
     assert made.info["extra_generation_params"] == {
-        "Sampler asked for": "DPM++ 2M Karras", "Emphasis": "not followed"
+        "Sampler asked for": "DPM++ 2M Karras", "Emphasis": "not followed",
+        "Schedule asked for": "Karras", "Schedule used": "the pack's own",
     }  # fmt: skip
     text = made.images[1].text["parameters"]
     assert text == made.info["infotexts"][1] and made.parameters["seed"] == 7
@@ -200,8 +201,6 @@ def test_a_full_queue_is_told_with_when_to_come_again(http: TestClient, fake: Fa
         ({"prompt": "<lora:ada:1>"}, 422, "<person:NAME>"),
         ({"sampler_name": "LMS"}, 404, "DPM++ 2M, Euler, DDIM"),
         ({"scheduler": "karasu"}, 404, "automatic"),
-        ({"enable_hr": True}, 422, "enable_hr: there is no second pass"),
-        ({"styles": ["x"]}, 422, "styles"),
         ({"script_name": "x/y/z plot"}, 422, "script_name"),
         ({"batch_size": 6, "n_iter": 2}, 422, "at most 10"),
         ({"override_settings": {"sd_model_checkpoint": "v1-5"}}, 422, "v1-5"),
@@ -252,9 +251,9 @@ def test_webuiapis_own_payload_has_no_field_that_is_not_known(
     sent: dict[str, Any] = {}
     monkeypatch.setattr(api, "post_and_get_api_result", lambda _url, payload, _async: sent.update(payload))
     api.txt2img()
-    known = {*schemas.HONOURED, *schemas.WITHOUT_EFFECT, *schemas.REFUSED}
+    known = {*schemas.HONOURED, *schemas.WITHOUT_EFFECT, *schemas.UNDONE}
     assert sent.keys() <= known
-    assert not {*schemas.WITHOUT_EFFECT} & {*schemas.REFUSED} and {*schemas.HONOURED} == {*schemas.Txt2Img.model_fields}
+    assert not {*schemas.WITHOUT_EFFECT} & {*schemas.UNDONE} and {*schemas.HONOURED} == {*schemas.Txt2Img.model_fields}
 
 
 def test_controlnet_units_are_poses(http: TestClient, api: webuiapi.WebUIApi) -> None:

@@ -12,6 +12,8 @@ from factory.pack import Pack
 from factory.store import called
 from factory.store.rows import identity_row
 from factory.store.tables import Store
+from serve.a1111 import schemas
+from serve.a1111.infotext import parse
 from serve.a1111.prompts import with_people
 from tests import test_a1111 as own
 from tests.serving import FakeGenerator, error_of, person
@@ -26,9 +28,51 @@ def test_off_may_be_a_text(http: TestClient, fake: FakeGenerator) -> None:
     body = {"prompt": "ada", **off, "alwayson_scripts": {"controlnet": {"args": [unit]}}}
     answer = http.post("/sdapi/v1/txt2img", json=body)
     assert answer.status_code == 200 and fake.jobs[0].pose is None, answer.text
-    for on in ("true", "True", "1"):
+    for on in ("true", "True", "1", True):
         answer = http.post("/sdapi/v1/txt2img", json={"prompt": "ada", "enable_hr": on})
-        assert answer.status_code == 422 and "enable_hr: there is no second pass" in error_of(answer)["message"]
+        assert answer.status_code == 200 and answer.headers["x-ignored-fields"] == "enable_hr"
+
+
+def test_what_a1111_can_and_this_server_cannot_is_left_undone_and_told(http: TestClient) -> None:
+    asked = dict.fromkeys(schemas.UNDONE, 1) | {"styles": ["film"], "refiner_checkpoint": "x"}
+    asked |= {"hr_scale": 2, "hr_upscaler": "Latent", "clip_skip": 2, "width": 64, "height": 64}
+    answer = http.post("/sdapi/v1/txt2img", json={"prompt": "ada", **asked})
+    assert answer.status_code == 200 and len(answer.json()["images"]) == 1, answer.text
+    info = json.loads(answer.json()["info"])
+    told = info["extra_generation_params"]["Not done"]
+    assert all(f"{name}: {why}" in told for name, why in schemas.UNDONE.items()) and "clip_skip" in told
+    assert parse(info["infotexts"][0])["Not done"] == told
+    assert {*answer.headers["x-ignored-fields"].split(", ")} == {*schemas.UNDONE, "clip_skip"}
+    plain = json.loads(http.post("/sdapi/v1/txt2img", json={"prompt": "ada"}).json()["info"])
+    assert plain["extra_generation_params"] == {}
+
+
+@pytest.mark.parametrize(
+    ("asked", "schedule"),
+    [
+        ({"sampler_index": "DPM++ 2M Karras"}, "Karras"),
+        ({"sampler_name": "DPM++ 2M SGM Uniform "}, "SGM Uniform"),
+        ({"sampler_name": "DPM++ 2M", "scheduler": "Karras"}, "Karras"),
+        ({"sampler_name": "DPM++ 2M Karras", "scheduler": "automatic"}, "Karras"),
+    ],
+)
+def test_another_schedule_than_is_used_is_told(http: TestClient, asked: dict[str, str], schedule: str) -> None:
+    info = json.loads(http.post("/sdapi/v1/txt2img", json={"prompt": "ada", **asked}).json()["info"])
+    told = info["extra_generation_params"]
+    assert info["sampler_name"] == "DPM++ 2M"
+    assert (told["Schedule asked for"], told["Schedule used"]) == (schedule, "the pack's own")
+
+
+def test_fields_that_are_not_given_are_read_from_an_infotext(http: TestClient, fake: FakeGenerator) -> None:
+    text = "ada in the snow\nNegative prompt: blurry\nSteps: 3, Sampler: Euler, CFG scale: 2.5, Seed: 9, Size: 128x64"
+    answer = http.post("/sdapi/v1/txt2img", json={"infotext": text, "seed": 5})
+    assert answer.status_code == 200, answer.text
+    [job] = fake.jobs
+    config = job.config
+    assert (job.seed, config.num_inference_steps, config.guidance_scale, config.sampler) == (5, 3, 2.5, "euler")
+    assert "in the snow" in job.prompt and config.negative_prompt == "blurry"
+    info = json.loads(answer.json()["info"])
+    assert (info["width"], info["height"]) == (128, 64)
 
 
 @pytest.mark.parametrize(
@@ -111,8 +155,6 @@ def test_the_request_of_a1111s_own_documentation_is_drawn(http: TestClient) -> N
     shown = {**dict.fromkeys(texts.split(), "string"), "styles": ["string"], "comments": {}, "script_args": []}
     answer = http.post("/sdapi/v1/txt2img", json={"prompt": "ada", **shown, "sampler_index": "DDIM"})
     assert answer.status_code == 200 and json.loads(answer.json()["info"])["sampler_name"] == "DDIM"
-    refused = http.post("/sdapi/v1/txt2img", json={"prompt": "ada", **shown, "tiling": True, "restore_faces": True})
-    assert all(f"{name}: " in refused.json()["detail"] for name in ("tiling", "restore_faces")), "all at once"
 
 
 def test_a_prompt_that_is_cut_or_too_long_is_told(http: TestClient) -> None:

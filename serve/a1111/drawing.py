@@ -76,15 +76,15 @@ class Painter:
         body.check()
         sampler = body.sampler()
         ignored = [*body.ignored(), *(f"override_settings.{n}" for n in self.check_settings(body.override_settings))]
-        ignored += [f"prompt.{kind}" for kind in dict.fromkeys(networks(body.prompt).values())]
+        lost = [f"prompt.{kind}" for kind in dict.fromkeys(networks(body.prompt).values())]
         asked = await self._compose(body, sampler)
         tell(request, "drew", asked.people, body.num_images, prompt=body.prompt)
         with self._tasks.begun(owner_of(request), body.force_task_id, body.num_images, body.steps) as task:
             pictures, cut = await self._draw(asked, task)
         await self._generations.check_there(asked)
-        notes = self._notes(body, sampler) | {_title(name): text for name, text in cut.items()}
+        notes = self._notes(body, sampler, ignored) | {_title(name): text for name, text in cut.items()}
         answer = await asyncio.to_thread(self._answer, body, asked, sampler, pictures, notes)
-        return JSONResponse(answer, headers=ignoring(ignored) | cut)
+        return JSONResponse(answer, headers=ignoring([*ignored, *lost]) | cut)
 
     async def _compose(self, body: Txt2Img, sampler: str) -> Asked:
         for known in (called, called_in_any_case):  # as a text encoder reads them, which makes all letters small
@@ -183,12 +183,15 @@ class Painter:
         parameters = body.model_dump(include=set(told))
         return {"images": images, "parameters": parameters, "info": json.dumps(info)}
 
-    def _notes(self, body: Txt2Img, sampler: str) -> dict[str, str]:
-        """What was done in another way than it was asked for."""
+    def _notes(self, body: Txt2Img, sampler: str, ignored: list[str]) -> dict[str, str]:
+        """What was done in another way than it was asked for, or not at all."""
         asked = body.sampler_name or body.sampler_index
         notes = {} if asked == sampler else {"Sampler asked for": asked}
-        if body.scheduler.strip().lower() not in ("", "automatic"):
-            notes["Schedule asked for"] = body.scheduler
+        if schedule := body.schedule_asked():
+            notes |= {"Schedule asked for": schedule, "Schedule used": "the pack's own"}
+        if ignored:
+            why = body.undone()
+            notes["Not done"] = "; ".join(f"{name}: {why[name]}" if name in why else name for name in ignored)
         written = body.prompt, body.negative_prompt
         notes |= {"Emphasis": "not followed"} if any(map(has_emphasis, written)) else {}
         if lost := networks(body.prompt):

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from serve.a1111.infotext import parse
 from serve.openai.schemas import MAX_IMAGES, MAX_SEED, MAX_SIDE_PX, MIN_SIDE_PX, PoseField, RequestRefused
 from serve.openai.values import Prompt, Real, Whole
 
@@ -21,21 +22,25 @@ _SCHEDULES: Final = (
     *("kl_optimal", "align your steps", "align_your_steps", "simple", "normal", "ddim", "beta", "turbo"),
 )
 SCHEDULERS: Final = ("automatic", "", *_SCHEDULES)
-# Asked for only by what is no default: then it is refused by name.
-REFUSED: Final[dict[str, str]] = {
+# Asked for only by what is no default: then the picture is drawn without it, and that is told.
+UNDONE: Final[dict[str, str]] = {
     "enable_hr": "there is no second pass: ask for the size itself",
     "tiling": "pictures are not tiled",
     "restore_faces": "there is no face restoration: the identity's own face is drawn",
     "styles": "there are no prompt styles: write them into the prompt",
-    "script_name": "there are no scripts but ControlNet's",
     "subseed_strength": "seeds are not mixed",
     "refiner_checkpoint": "there is one model and no refiner",
     "firstphase_width": "there is no first phase: ask for the size itself",
     "firstphase_height": "there is no first phase: ask for the size itself",
     "seed_resize_from_w": "noise is drawn for the picture's own size",
     "seed_resize_from_h": "noise is drawn for the picture's own size",
-    "infotext": "give the fields themselves; POST /sdapi/v1/png-info reads an infotext",
 }
+_NO_SCRIPT: Final = "script_name: there are no scripts but ControlNet's"  # as A1111 refuses one that it has not
+# An infotext's settings, and the fields that they are read into where a request does not give these.
+_OF_INFOTEXT: Final = {
+    "Prompt": "prompt", "Negative prompt": "negative_prompt", "Seed": "seed", "Steps": "steps", "Size-1": "width",
+    "Size-2": "height", "CFG scale": "cfg_scale", "Sampler": "sampler_name", "Schedule type": "scheduler",
+}  # fmt: skip
 WITHOUT_EFFECT: Final = (  # settings of what is not done, of samplers that are not there, of files on the server
     *("denoising_strength", "hr_scale", "hr_upscaler", "hr_second_pass_steps", "hr_resize_x", "hr_resize_y"),
     *("hr_checkpoint_name", "hr_sampler_name", "hr_scheduler", "hr_prompt", "hr_negative_prompt", "subseed"),
@@ -50,7 +55,7 @@ _PLACEHOLDERS: Final = ("string", ["string"])  # of every text, in the request t
 HONOURED: Final = (
     *("prompt", "negative_prompt", "seed", "steps", "cfg_scale", "width", "height", "batch_size", "n_iter"),
     *("sampler_name", "sampler_index", "scheduler", "send_images", "alwayson_scripts", "force_task_id"),
-    "override_settings",
+    *("override_settings", "infotext", "script_name"),
 )
 Side = Annotated[Whole, Field(ge=MIN_SIDE_PX, le=MAX_SIDE_PX)]
 
@@ -76,6 +81,8 @@ class Txt2Img(BaseModel):
     alwayson_scripts: dict[str, Any] = Field(default={})
     force_task_id: str | None = Field(default=None, max_length=200)
     override_settings: dict[str, Any] = Field(default={})
+    infotext: str | None = None  # what of the fields above is not given is read from it
+    script_name: Any = None
 
     @model_validator(mode="before")
     @classmethod
@@ -85,8 +92,10 @@ class Txt2Img(BaseModel):
         given = {
             name: v for name, v in fields.items() if v is not None and (v not in _PLACEHOLDERS or name == "prompt")
         }
-        if refused := [f"{name}: {why}" for name, why in REFUSED.items() if not _is_off(given.get(name))]:
-            raise ValueError("; ".join(refused))
+        if not _is_off(given.get("script_name")):
+            raise ValueError(_NO_SCRIPT)
+        told = parse(text) if isinstance(text := given.get("infotext"), str) else {}
+        given = {field: told[name] for name, field in _OF_INFOTEXT.items() if told.get(name)} | given
         for name in ("alwayson_scripts", "override_settings"):  # where an object has nothing in it, PHP writes an array
             if given.get(name) == []:
                 del given[name]
@@ -100,11 +109,21 @@ class Txt2Img(BaseModel):
     def sampler(self) -> str:
         """The sampler that is used, by their name. Raises RequestRefused."""
         asked = self.sampler_name or self.sampler_index
-        plain = asked.strip().lower()
-        for name in (plain, *(plain.removesuffix(f" {schedule}") for schedule in _SCHEDULES)):
-            if found := _BY_NAME.get(name):
-                return NEAREST.get(found, found)
+        if found := _BY_NAME.get(asked.strip().lower().removesuffix(f" {_schedule_in(asked)}")):
+            return NEAREST.get(found, found)
         raise RequestRefused(f"no sampler {asked[:100]!r}; there are {', '.join(SAMPLERS)}", "sampler_name", status=404)
+
+    def schedule_asked(self) -> str | None:
+        """The schedule that was asked for, in its own field or in the sampler's name; None is the one that is used."""
+        if self.scheduler.strip().lower() not in ("", "automatic"):
+            return self.scheduler
+        named = _schedule_in(asked := self.sampler_name or self.sampler_index)
+        return asked.strip()[-len(named) :] if named else None
+
+    def undone(self) -> dict[str, str]:
+        """Fields of A1111's that ask for what is not done, and why it is not."""
+        extra = self.model_extra or {}
+        return {name: why for name, why in UNDONE.items() if not _is_off(extra.get(name))}
 
     def check(self) -> None:
         """Raises RequestRefused."""
@@ -121,7 +140,7 @@ class Txt2Img(BaseModel):
             for name, usual in _TOLD.items()
             if not _is_off(value := extra.get(name)) and str(value).removesuffix(".0") != usual
         }
-        known = {*WITHOUT_EFFECT, *REFUSED} - asking
+        known = {*WITHOUT_EFFECT, *UNDONE} - asking - self.undone().keys()
         scripts = [f"alwayson_scripts.{name}" for name, script in self.alwayson_scripts.items() if _asks(name, script)]
         return [*(name for name in extra if name not in known), *scripts]
 
@@ -133,6 +152,12 @@ class Txt2Img(BaseModel):
             for unit in (_args(script) if name.lower() == "controlnet" else ())
             if isinstance(unit, dict) and not _is_off(unit.get("enabled", True))
         ]
+
+
+def _schedule_in(sampler: str) -> str:
+    """The schedule at the end of an older version's name of a sampler, in small letters; empty if there is none."""
+    plain = sampler.strip().lower()
+    return max((name for name in _SCHEDULES if plain.endswith(f" {name}")), key=len, default="")
 
 
 def _args(script: Any) -> list[Any]:
