@@ -123,10 +123,10 @@ class Clock:
         return self._num
 
     def rates(self) -> dict[str, float]:
-        """Seconds until the first rows, and rows a second: of the whole, and steady."""
+        """Seconds until the first rows, and rows a second: of the whole, and steady where they came in turn."""
         first, last = (next(seen for seen in self._seen if seen[1] >= share * self._num) for share in _WINDOW)
-        steady = (last[1] - first[1]) / max(1e-9, last[0] - first[0])
-        return {"start_s": self._seen[1][0], "whole": self._num / self._seen[-1][0], "steady": steady}
+        rates = {"start_s": self._seen[1][0], "whole": self._num / self._seen[-1][0]}
+        return rates | ({"steady": (last[1] - first[1]) / (last[0] - first[0])} if last[0] > first[0] else {})
 
 
 class Watch:
@@ -258,9 +258,12 @@ def _write(given: argparse.Namespace, result: dict[str, Any]) -> None:
     out.parent.mkdir(parents=True, exist_ok=True)
     out.with_suffix(".md").write_text(text)
     out.with_suffix(".json").write_text(json.dumps(result, indent=2) + "\n")
-    rates = {what: {nodes: one[what]["steady"] for nodes, one in result["nodes"].items()} for what in _LEARNED}
+    nodes = [(num, one) for num, one in result["nodes"].items() if all("steady" in one[what] for what in _LEARNED)]
+    rates = {what: {num: one[what]["steady"] for num, one in nodes} for what in _LEARNED}
     title = "Jobs whose models take no time"
-    plot_growth(rates, out.with_suffix(".png"), title=title, size="nodes on one machine", unit="rows a second, steady")
+    if nodes:
+        unit = "rows a second, steady"
+        plot_growth(rates, out.with_suffix(".png"), title=title, size="nodes on one machine", unit=unit)
 
 
 def _by_role(rates: Mapping[str, float]) -> str:

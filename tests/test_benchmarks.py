@@ -3,6 +3,7 @@
 import json
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -176,6 +177,15 @@ def test_jobs_without_models_make_every_row(tiny_pack: Pack, tmp_path: Path) -> 
     assert list(figures) == ["photos listed", "faces", "identities"]
     assert all(rates["whole"] > 0 and rates["start_s"] > 0 for rates in figures.values())
     assert all(figures[what]["cpu_us driver"] > 0 for what in ("faces", "identities"))
+
+
+def test_a_steady_rate_is_told_of_rows_that_came_in_turn_alone() -> None:
+    from benchmarks.machinery import Clock
+
+    at_once, in_turn = Clock(), Clock()
+    at_once.follow(iter([Counter(faces=100)]), "faces")
+    in_turn.follow((Counter(faces=10) for _ in range(10)), "faces")
+    assert "steady" not in at_once.rates() and in_turn.rates()["steady"] > 0
 
 
 def test_what_an_overloaded_server_answers_is_told_by_who_asked() -> None:
