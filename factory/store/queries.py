@@ -7,24 +7,22 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from factory.config import SculptConfig
 from factory.errors import IdentityNotFound
-from factory.ids import photo_name_of, stem_of_face
 from factory.pack import Pack
 from factory.records import Identity, SculptRequest
 from factory.store.commits import retried
-from factory.store.digests import DigestSet, digests, pairs
+from factory.store.digests import DigestSet, digests
 from factory.store.paging import Cursor, cursor, page, page_behind
 from factory.store.rows import FACE_COLUMNS, face_from_row, identity_from_row
 from factory.store.schemas import KEYS, SCHEMAS, Table
 from factory.store.sql import where_in
 from factory.store.tables import Store
 
-_OF_PREPARE = "stage = 'prepare'"
+OF_PREPARE = "stage = 'prepare'"
 
 
 def of_pack(pack: str) -> str:
@@ -49,33 +47,7 @@ def rejects_of_prepare(
 ) -> pa.Table:
     """Photos, and faces of them, that could not be prepared with a pack; `unreadable`: only those that have no id."""
     also = " AND photo_id = ''" if unreadable else ""
-    return store.read("rejects", columns=columns, where=f"{where_in('pack', [pack])} AND {_OF_PREPARE}{also}")
-
-
-def prepared(store: Store, pack: str) -> tuple[DigestSet, DigestSet, DigestSet]:
-    """Digests of the photo_ids that a pack prepared or refused, of the (photo_id, name) that any table knows, and of
-    names that no other photo can have: one of its faces would be called as one that is there ("a-1", the second of "a",
-    beside a photo "a-1")."""
-    return retried(partial(_prepared, store, pack))
-
-
-def _prepared(store: Store, pack: str) -> tuple[DigestSet, DigestSet, DigestSet]:
-    photos, named, taken = list[np.ndarray](), list[np.ndarray](), list[np.ndarray]()
-    of_pack = where_in("pack", [pack])
-    for faces in store.batches("faces", ["photo_id", "name", "face_index"], of_pack):
-        ids, names, indexes = (column.to_pylist() for column in faces.columns)
-        photos.append(digests(ids))
-        named.append(digests(pairs(ids, map(photo_name_of, names, indexes))))
-        others = (name if index else stem_of_face(name) for name, index in zip(names, indexes, strict=True))
-        taken.append(digests(filter(None, others)))
-    for rejects in store.batches("rejects", ["reject_id", "photo_id", "name"], f"{of_pack} AND {_OF_PREPARE}"):
-        reject_ids, ids, names = (column.to_pylist() for column in rejects.columns)
-        # face rejects are no proof that their photo is done
-        photos.append(digests(an_id for an_id, reject in zip(ids, reject_ids, strict=True) if an_id == reject))
-        named.append(digests(pairs(ids, names)))
-    for more in store.batches("names", ["photo_id", "name"]):
-        named.append(digests(pairs(*(column.to_pylist() for column in more.columns))))
-    return DigestSet(photos), DigestSet(named), DigestSet(taken)
+    return store.read("rejects", columns=columns, where=f"{where_in('pack', [pack])} AND {OF_PREPARE}{also}")
 
 
 def ids_known(store: Store, table: Table, where: str | None = None) -> DigestSet:
@@ -93,7 +65,7 @@ def drop_rejects(store: Store, pack: str, reject_ids: Sequence[str]) -> None:
 def drop_older_rejects(store: Store, pack: str, photo_ids: Sequence[str], but: Sequence[str]) -> None:
     """Takes back what was refused of these photos when they were prepared, all but the rejects of these ids."""
     if photo_ids:
-        whose = f"{where_in('photo_id', photo_ids)} AND {where_in('pack', [pack])} AND {_OF_PREPARE}"
+        whose = f"{where_in('photo_id', photo_ids)} AND {where_in('pack', [pack])} AND {OF_PREPARE}"
         store.delete("rejects", f"{whose} AND NOT ({where_in('reject_id', but)})")
 
 

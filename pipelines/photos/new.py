@@ -14,7 +14,8 @@ import pyarrow as pa
 from factory.ids import unread_photo_id
 from factory.pack import Pack
 from factory.store.digests import DigestSet, digests, pairs
-from factory.store.queries import prepared, rejects_of_prepare
+from factory.store.known import prepared
+from factory.store.queries import rejects_of_prepare
 from factory.store.tables import Store
 from factory.store.told import photos_of_nobody, tell, uploaded_photos
 from factory.store.tombstones import Tombstones
