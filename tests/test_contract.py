@@ -108,8 +108,9 @@ def test_refused_fields_are_named(http: TestClient, fake: FakeGenerator, name: s
 
 @pytest.mark.parametrize("name", ["background", "output_format", "response_format", "size"])
 def test_each_value_that_the_client_lists_is_honoured_or_refused_by_name(moving: TestClient, name: str) -> None:
-    refused = {"transparent", "svg"}
-    for value in literals(FIELDS[name]):
+    refused, values = {"transparent", "svg"}, literals(FIELDS[name])
+    assert len(values) > 1
+    for value in values:
         response = ask(moving, **{name: value})
         if value in refused:
             assert response.status_code == 422 and error_of(response)["param"] == name

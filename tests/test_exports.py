@@ -135,6 +135,7 @@ def test_exported_tables_say_what_a_model_made(tmp_path: Path, monkeypatch: pyte
         assert run.invoke(app, ["identities", "export", *out, "--table", table]).exit_code == 0
         file = tmp_path / f"{table}.parquet"
         read = pq.read_table(file)
+        assert len(read) > 0 and read.select(columns).drop_null().num_rows == len(read)
         assert pq.read_schema(file).metadata[b"Iptc4xmpExt:DigitalSourceType"] == SOURCE_TYPE.encode()
         claim = read_claim(file.read_bytes(), credentials, file.with_name(f"{file.name}.c2pa").read_bytes())
         assert claim is not None and claim.state == "Trusted" and claim.synthetic

@@ -58,7 +58,9 @@ def test_what_an_older_version_wrote_is_read_as_it_is(old: Store) -> None:
 def test_ids_are_composed_as_they_were(old: Store) -> None:
     pack = load_pack("studio")
     recipe = train_settings(pack, "paper", {"num_steps": 3})
-    for person in old.identities():
+    people = list(old.identities())
+    assert len(people) == 3
+    for person in people:
         assert person.identity_id == identity_id(person.face_id, recipe, pack.learning_fingerprint())
 
 

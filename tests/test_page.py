@@ -46,11 +46,13 @@ def test_the_page_allows_nothing_but_its_own_files(http: TestClient) -> None:
     policy = page.headers["content-security-policy"]
     assert page.status_code == 200 and "default-src 'none'" in policy and "unsafe" not in policy
     assert "style=" not in page.text and " on" + "click" not in page.text
-    for tag, address in re.findall(r'<(\w+)[^>]+?(?:src|href)="([^"#]+)"', page.text):
+    addresses = re.findall(r'<(\w+)[^>]+?(?:src|href)="([^"#]+)"', page.text)
+    assert {tag for tag, _ in addresses} >= {"script", "link"}
+    for tag, address in addresses:
         assert not address.startswith("/"), "relative: a proxy may have put the page below a path"
         assert http.get(f"/{address}").status_code == 200, (tag, address)
     scripts = re.findall(r"<script(.*?)>(.*?)</script>", page.text, re.DOTALL)
-    assert all("src=" in attributes or "application/json" in attributes for attributes, _ in scripts)
+    assert scripts and all("src=" in attributes or "application/json" in attributes for attributes, _ in scripts)
     assert http.head("/").status_code == 200
 
 
