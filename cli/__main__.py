@@ -28,7 +28,7 @@ from cli.quality import assess
 from cli.surroundings import finish, settle
 from cli.trust import verify
 from cli.videos import animate, videos_app
-from factory.storage import S3_SETTINGS, remember
+from factory.storage import PHOTOS_STORAGE, S3_SETTINGS, remember
 
 app = typer.Typer(
     cls=Commands,
@@ -86,12 +86,24 @@ def main(
             "fsspec takes. May be repeated.",
         ),
     ] = None,
+    photos_storage: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--photos-storage",
+            metavar="KEY=VALUE",
+            help="The same for --photos alone, in place of --storage, if they are in another store than the tables; "
+            "also profile=NAME, of ~/.aws. May be repeated.",
+        ),
+    ] = None,
 ) -> None:
     """Options of every command."""
     any_text()
     if storage:
         with user_errors():
             remember(storage)
+    if photos_storage:
+        with user_errors():
+            remember(photos_storage, PHOTOS_STORAGE)
     if traceback:
         os.environ[TRACEBACK] = "1"
 

@@ -15,7 +15,7 @@ from typer.core import TyperGroup, TyperOption
 
 from cli.errors import user_errors
 from cli.output import say
-from factory.storage import check_used
+from factory.storage import PHOTOS_STORAGE, STORAGE, check_used
 
 _OF_ALL_TENANTS: Final = ("serve",)
 _MAKE_ROOTS: Final = ("run", "prepare", "create")  # `keys create`; to all others a root that is not there is a mistake
@@ -72,11 +72,14 @@ class Commands(TyperGroup):
                 raise typer.BadParameter(f"{option.opts[0]} is given twice, and takes one value")
         if any(option.name == "photos" for option in getattr(command, "params", ())):
             _check_photos(given)
-        if ctx.params.get("storage"):
+        for of, by in (("storage", STORAGE), ("photos_storage", PHOTOS_STORAGE)):
+            if not ctx.params.get(of):
+                continue
             with user_errors():
-                used = check_used(ctx.params["storage"], _places(args))
+                used = check_used(ctx.params[of], _places(args), by)
             if not used and not any(word.startswith("--photos") for word in args):  # a list of photos may name s3://
-                say("warning: nothing of this command is on a store, so nothing reads --storage", error=True)
+                name_of = of.replace("_", "-")
+                say(f"warning: nothing of this command is on a store, so nothing reads --{name_of}", error=True)
         return name, command, rest
 
 
@@ -125,7 +128,8 @@ def _on_stores(command: Callable[..., Any]) -> Callable[..., Any]:
         with suppress(ValueError):  # of a name that is none, which is told by the command
             own = tenant_root(root, others.get("tenant"))  # all that a tenant's credentials need reach
         with user_errors():
-            check_stores([own, *others.get("photos", ()), str(others.get("pack", ""))], tables=[own])
+            check_stores([own, str(others.get("pack", ""))], tables=[own])
+            check_stores(others.get("photos", ()), by=PHOTOS_STORAGE)
         return command(*args, root=root, **others)
 
     return there

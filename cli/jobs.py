@@ -13,7 +13,7 @@ from cli.commands import Commands
 from cli.errors import user_errors
 from cli.options import Root
 from cli.output import say, show_table
-from factory.storage import STORAGE
+from factory.storage import PHOTOS_STORAGE, STORAGE
 
 jobs_app = typer.Typer(cls=Commands, no_args_is_help=True, help="Look at the jobs of a root.")
 
@@ -83,7 +83,8 @@ def submit(
         from ray.job_submission import JobSubmissionClient
 
         program = "identity-factory" if working_dir is None else "python -m cli"
-        settings = ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_REGION", "AWS_DEFAULT_REGION", STORAGE)
+        of_aws = ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_REGION", "AWS_DEFAULT_REGION")
+        settings = (*of_aws, STORAGE, PHOTOS_STORAGE)
         environment = {name: value for name in settings if (value := os.environ.get(name))}
         runtime_env: dict[str, object] = {"env_vars": environment}
         if working_dir is not None:

@@ -16,14 +16,26 @@ from urllib.parse import unquote, urlsplit
 import pyarrow.fs as pafs
 
 from factory.errors import OutputError
-from factory.storage import AZURE, STORES, az_files, gs_files, of_azure, of_fsspec, s3_files, scheme_of, settings
+from factory.storage import (
+    AZURE,
+    PHOTOS_STORAGE,
+    STORAGE,
+    STORES,
+    az_files,
+    gs_files,
+    of_azure,
+    of_fsspec,
+    s3_files,
+    scheme_of,
+    settings,
+)
 
 _OF_DISKS: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)  # errors of what is written alone
 
 
-def filesystem(uri: str) -> tuple[pafs.FileSystem, str]:
+def filesystem(uri: str, by: str = STORAGE) -> tuple[pafs.FileSystem, str]:
     """Arrow's file system and the path in it, for a local path or a uri of s3://, gs:// or az:// (with the variables
-    that these stores' own tools read).
+    that these stores' own tools read, and `by`, the one that holds our settings).
 
     Raises ValueError if the name is no text: a file of any name can be a photo, but not a place that is written to.
     """
@@ -40,7 +52,12 @@ def filesystem(uri: str) -> tuple[pafs.FileSystem, str]:
                 "keys do not belong into an address, which is stored and shown: set AWS_ACCESS_KEY_ID, "
                 "AWS_SECRET_ACCESS_KEY, and write s3://BUCKET/PREFIX"
             )
-        return {"s3": lambda: s3_files(s3_endpoint()), "gs": gs_files, "az": az_files}[scheme](), path
+        files = {
+            "s3": lambda: s3_files(s3_endpoint(by), by),
+            "gs": lambda: gs_files(by),
+            "az": lambda: az_files("", by),
+        }
+        return files[scheme](), path
     return pafs.LocalFileSystem(), local_path(uri)
 
 
@@ -51,10 +68,10 @@ def photo_files(uri: str) -> tuple[pafs.FileSystem, str]:
     """
     scheme = scheme_of(uri)
     if scheme in ("", *STORES):
-        return filesystem(uri)
+        return filesystem(uri, PHOTOS_STORAGE)
     if scheme in AZURE:
         account, path = of_azure(uri)
-        return az_files(account), path
+        return az_files(account, PHOTOS_STORAGE), path
     files = of_fsspec(scheme, uri=uri)
     return files, str(files.handler.fs._strip_protocol(uri))
 
@@ -64,12 +81,18 @@ def is_stored(root: str) -> bool:
     return scheme_of(root) in STORES
 
 
-def s3_endpoint() -> str | None:
-    """The S3 server that `--storage` names, or the environment, by the variable for S3 alone or by that for all of
-    AWS's services, or that the profile in use names; None: AWS itself."""
-    named = settings().get("endpoint") or os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+def s3_endpoint(by: str = STORAGE) -> str | None:
+    """The S3 server that `--storage` names (of photos `--photos-storage`, or its profile), or the environment, by the
+    variable for S3 alone or by that for all of AWS's services, or that the profile in use names; None: AWS itself."""
+    said = settings(by)
     config = Path(os.environ.get("AWS_CONFIG_FILE") or "~/.aws/config").expanduser()
-    return named or (_endpoint_of(str(config), os.environ.get("AWS_PROFILE")) if config.is_file() else None)
+
+    def of_profile(name: str | None) -> str | None:
+        return _endpoint_of(str(config), name) if config.is_file() else None
+
+    named = said.get("endpoint") or ("profile" in said and of_profile(said["profile"]))
+    named = named or os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+    return named or of_profile(os.environ.get("AWS_PROFILE"))
 
 
 @cache

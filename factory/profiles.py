@@ -15,31 +15,44 @@ _TELL: Final = frozenset(
 _FILES: Final = ("AWS_PROFILE", "AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE")
 
 
-def arrow_keys() -> dict[str, str]:
-    """The keys of the profile in use as Arrow takes them, renewed where they end; empty if the environment has keys, or
-    no profile tells any: Arrow then looks where else they are (the machine's or the container's role).
+def arrow_keys(profile: str | None = None) -> dict[str, str]:
+    """The keys of a profile, by default of that in use, as Arrow takes them, renewed where they end; empty if, by
+    default, the environment has keys, or no profile tells any: Arrow then looks where else they are (the machine's or
+    the container's role).
 
     Raises OSError, with the cause, if they cannot be had.
     """
-    if os.environ.get("AWS_ACCESS_KEY_ID"):
+    if profile is None and os.environ.get("AWS_ACCESS_KEY_ID"):
         return {}
     from botocore.exceptions import BotoCoreError, ClientError
 
     try:
-        credentials = _credentials(*map(os.environ.get, _FILES))
+        credentials = _credentials(profile, *map(os.environ.get, _FILES))
         if credentials is None:
             return {}
         keys = credentials.get_frozen_credentials()
     except (BotoCoreError, ClientError) as error:
-        raise OSError(f"the profile of ~/.aws in use gives no keys: {error}") from None
+        raise OSError(f"the profile {profile or 'of ~/.aws in use'} gives no keys: {error}") from None
     told = {"access_key": keys.access_key, "secret_key": keys.secret_key, "session_token": keys.token}
     return {name: text for name, text in told.items() if text}
 
 
 @cache  # which keeps the keys until they end
-def _credentials(profile: str | None, *_files: str | None) -> Any:
-    from botocore.session import get_session
+def _credentials(named: str | None, in_use: str | None, *_files: str | None) -> Any:
+    from botocore.session import Session
 
-    session = get_session()
-    own = session.full_config.get("profiles", {}).get(profile or "default", {})
-    return session.get_credentials() if _TELL & own.keys() else None
+    session = Session(profile=named)
+    own = session.full_config.get("profiles", {}).get(named or in_use or "default", {})
+    return session.get_credentials() if named or _TELL & own.keys() else None
+
+
+def region_of(profile: str) -> str | None:
+    """What a profile says. Raises OSError if there is no such profile."""
+    from botocore.exceptions import BotoCoreError
+    from botocore.session import Session
+
+    try:
+        region: str | None = Session(profile=profile).get_scoped_config().get("region")
+    except BotoCoreError as error:
+        raise OSError(str(error)) from None
+    return region

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 from factory.files import s3_endpoint
-from factory.storage import AZURE, of_azure, s3_keys, scheme_of, settings
+from factory.storage import AZURE, STORAGE, of_azure, s3_keys, scheme_of, settings
 
 _LIMIT_S: Final = 6.0  # to connect, and for the first byte of an answer
 _NO_KEYS: Final = (
@@ -29,7 +29,7 @@ _REFUSALS: Final = {  # S3's codes, and botocore's errors
     **dict.fromkeys(("UnauthorizedSSOTokenError", "TokenRetrievalError", "RequestExpired"), _RENEW),
     "InvalidToken": "AWS_SESSION_TOKEN is of another key; unset it, or renew it",
     "RequestTimeTooSkewed": "the clock of this machine is wrong; set it",
-    "ProfileNotFound": "AWS_PROFILE names no profile of ~/.aws/config; correct it",
+    "ProfileNotFound": "there is no such profile in ~/.aws/config; correct AWS_PROFILE, or --photos-storage profile",
     "PartialCredentialsError": "one of AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY is missing; set both",
     "PermanentRedirect": "the bucket is in another region; set AWS_REGION, or --storage region",
     "AuthorizationHeaderMalformed": "the bucket is in another region; set AWS_REGION, or --storage region",
@@ -48,28 +48,52 @@ _REFUSALS_OF_TABLES: Final = {  # of photos a key that may be read but not liste
     "AccessDenied": "let them list, read and write there, or use others",
     "403": "let them list, read and write there, or use others",
 }
+_ANONYMOUS: Final = (
+    "anonymous=true comes without keys, which tables need: leave it out, and for photos that need none give "
+    "--photos-storage anonymous=true"
+)
+_TWO_STORES: Final = (
+    "--storage, keys and AWS_ENDPOINT_URL count for photos and tables alike: for photos in another store give "
+    "--photos-storage (endpoint=URL, anonymous=true, or profile=NAME of ~/.aws)"
+)
 
 
-def check_stores(uris: Iterable[str], tables: Collection[str] = ()) -> None:
+def asked(by: str = STORAGE) -> str:
+    """At which S3 server is looked, and as whom: what to tell where something is not there, or refused."""
+    said, profile = settings(by), os.environ.get("AWS_PROFILE")
+    key = os.environ.get("AWS_ACCESS_KEY_ID", "")
+    if said.get("anonymous") == "true":
+        whom = "without keys (anonymous=true)"
+    elif named := said.get("profile"):
+        whom = f"as the profile {named}"
+    elif key:
+        whom = f"with the key {key[:8]}{'...' * (len(key) > 8)} of AWS_ACCESS_KEY_ID"
+    else:
+        whom = f"as the profile {profile} of AWS_PROFILE" if profile else "with the keys of this machine, if it has any"
+    return f"at {s3_endpoint(by) or 'AWS'}, {whom}"
+
+
+def check_stores(uris: Iterable[str], tables: Collection[str] = (), by: str = STORAGE) -> None:
     """Raises OSError, with the remedy and within 20 s, if a store that these uris are on does not answer, or takes no
     credentials that are here: else a root would seem empty, or an error in many lines come late. Of Azure it is asked
-    whether its name is known. `tables` are those uris where keys must be listed and there is no going without keys.
+    whether its name is known. `tables` are those uris where keys must be listed and there is no going without keys,
+    `by` is the variable with the settings.
 
     Raises ValueError for an endpoint that is no URL.
     """
     places = [uri for uri in uris if uri.partition("://")[2].strip("/")]  # without a bucket it is none
     schemes = {scheme_of(uri) for uri in places}
     if "s3" in schemes:
-        endpoint = s3_endpoint()
+        endpoint = s3_endpoint(by)
         _check_s3(endpoint)
         for uri in dict.fromkeys(uri for uri in places if scheme_of(uri) == "s3"):
-            _check_bucket(endpoint, uri, has_tables=uri in tables)
+            _check_bucket(endpoint, uri, by, has_tables=uri in tables)
     for uri in (uri for uri in places if scheme_of(uri) in ("http", "https")):
         if fault := fault_at(uri):
             raise OSError(f"{urlsplit(uri).netloc} does not answer ({fault}): check the address, and the network")
     if "gs" in schemes:
-        _check_gs()
-    own = settings().get("account_name") or os.environ.get("AZURE_STORAGE_ACCOUNT_NAME")
+        _check_gs(by)
+    own = settings(by).get("account_name") or os.environ.get("AZURE_STORAGE_ACCOUNT_NAME")
     told = [of_azure(uri)[0] if scheme_of(uri) in AZURE else "" for uri in places if scheme_of(uri) in ("az", *AZURE)]
     for account in dict.fromkeys(account or own for account in told):
         if account:
@@ -122,15 +146,16 @@ def _check_s3(endpoint: str | None) -> None:
         )
 
 
-def _check_bucket(endpoint: str | None, uri: str, *, has_tables: bool) -> None:
+def _check_bucket(endpoint: str | None, uri: str, by: str, *, has_tables: bool) -> None:
     from botocore.exceptions import ClientError  # imported where a store is used at all
 
     bucket, _, prefix = uri.removeprefix("s3://").partition("/")
     if endpoint and urlsplit(endpoint).path.rstrip("/").rpartition("/")[2] == bucket:
         server = endpoint.rstrip("/").removesuffix(f"/{bucket}")
         raise ValueError(f"the S3 server is given with the bucket behind it, {endpoint}: write {server} alone")
+    below = f"{prefix.rstrip('/')}/" if prefix else ""
     try:
-        next(s3_keys(endpoint, bucket, f"{prefix.rstrip('/')}/" if prefix else "", at_once=1, limit_s=_LIMIT_S), None)
+        next(s3_keys(endpoint, bucket, below, at_once=1, limit_s=_LIMIT_S, by=by), None)
     except OSError as error:
         cause = error.__cause__
         code = (
@@ -138,13 +163,22 @@ def _check_bucket(endpoint: str | None, uri: str, *, has_tables: bool) -> None:
         )
         if code in _FAULTS:
             raise OSError(f"s3://{bucket} cannot be reached ({code}): {_FAULTS[code]}") from None
+        if code == "NoSuchBucket":
+            make = "create it there, correct its name" if has_tables else "correct its name"
+            raise OSError(
+                f"there is no bucket s3://{bucket} {asked(by)}: {make}, or look elsewhere; {_TWO_STORES}"
+            ) from None
         remedy = _REFUSALS.get(code) or (_REFUSALS_OF_TABLES.get(code) if has_tables else None)
+        if remedy and has_tables and settings(by).get("anonymous") == "true":
+            remedy = _ANONYMOUS
+        elif remedy and code in _REFUSALS_OF_TABLES:
+            remedy += f"; {_TWO_STORES}"
         if remedy:
-            raise OSError(f"s3://{bucket} refuses these credentials ({code}): {remedy}") from None
+            raise OSError(f"s3://{bucket}, asked {asked(by)}, refuses it ({code}): {remedy}") from None
 
 
-def _check_gs() -> None:
-    if settings().get("anonymous") == "true" or os.environ.get("CLOUD_STORAGE_EMULATOR_ENDPOINT"):
+def _check_gs(by: str) -> None:
+    if settings(by).get("anonymous") == "true" or os.environ.get("CLOUD_STORAGE_EMULATOR_ENDPOINT"):
         return
     named = os.environ.get("GOOGLE_APPLICATION_CREDENTIALS")
     if named:

@@ -143,7 +143,7 @@ def test_archives_and_parquet_in_a_bucket(s3: Any, tmp_path: Path) -> None:
 
 
 def test_a_missing_bucket_is_told_before_any_work(s3: Any) -> None:
-    with pytest.raises(OSError, match="create the bucket, or correct its name"), open_job("x", Store("s3://gone/root")):
+    with pytest.raises(OSError, match="create the bucket at the server that"), open_job("x", Store("s3://gone/root")):
         pytest.fail("the job began")
 
 

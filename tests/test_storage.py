@@ -81,7 +81,7 @@ def test_azure_s_uris_of_hadoop_keep_their_account(memory: Any, monkeypatch: pyt
         photo_files("abfss://photos@evil:443/in/a.jpg")
     asked = list[str]()
 
-    def of_account(account: str = "") -> pafs.FileSystem:
+    def of_account(account: str = "", by: str = "") -> pafs.FileSystem:
         asked.append(account)
         return pafs.PyFileSystem(pafs.FSSpecHandler(memory))
 

@@ -19,7 +19,7 @@ from ray.exceptions import AuthenticationError, RayError
 
 from factory.errors import ClusterError
 from factory.limits import why_not
-from factory.storage import STORAGE
+from factory.storage import PHOTOS_STORAGE, STORAGE
 from pipelines.jobs.memory import short_of_memory
 
 _CONNECT_S: Final = 6.0  # for a port that does not answer at all
@@ -79,11 +79,11 @@ def _join(address: str) -> None:
     if address != "auto" and (fault := _no_cluster(address)):
         raise ClusterError(f"RAY_ADDRESS={address}: {fault}; {remedy}")
     try:
-        storage = os.environ.get(STORAGE)  # workers have their node's environment, not this one
+        ours = {name: os.environ[name] for name in (STORAGE, PHOTOS_STORAGE) if os.environ.get(name)}
         ray.init(
             log_to_driver=False,
             logging_level=logging.ERROR,
-            runtime_env={"env_vars": {STORAGE: storage}} if storage else None,
+            runtime_env={"env_vars": ours} if ours else None,  # workers have their node's environment, not this one
         )
     except AuthenticationError:
         raise ClusterError(f"RAY_ADDRESS={address}: {TOKEN}") from None

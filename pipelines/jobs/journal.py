@@ -27,7 +27,8 @@ _REMEDIES: Final = (  # (what the message says, in lower case; what to do)
     (("not a directory", "notadirectory", "file exists"), "a file is in the way: choose another --root"),
     (("network_connection", "connection refused", "couldn't connect", "error sending request"), "check the network and "
      "AWS_ENDPOINT_URL"),  # before the next: Arrow names the bucket in these, too
-    (("nosuchbucket", "bucket does not exist", "create bucket", "bucket '"), "create the bucket, or correct its name"),
+    (("nosuchbucket", "bucket does not exist", "create bucket", "bucket '"), "create the bucket at the "
+     "server that --storage endpoint or AWS_ENDPOINT_URL names, or correct its name"),
 )  # fmt: skip
 
 

@@ -28,7 +28,7 @@ from factory.consent import Consent
 from factory.faces.kinds import kind_of
 from factory.files import local_path, photo_files, s3_endpoint, shown
 from factory.ids import unread_photo_id
-from factory.storage import s3_client, s3fs_options, scheme_of
+from factory.storage import PHOTOS_STORAGE, s3_client, s3fs_options, scheme_of
 
 _Result = TypeVar("_Result")
 _CHUNK: Final = 2**20  # bytes read at a time
@@ -154,7 +154,9 @@ def open_file(uri: str) -> IO[bytes]:
     if scheme == "s3" and _is_odd(uri):
         import s3fs  # Arrow knows no empty parts, and means a folder by a dot
 
-        opened: IO[bytes] = s3fs.S3FileSystem(**s3fs_options(s3_endpoint())).open(uri.removeprefix("s3://"), "rb")
+        opened: IO[bytes] = s3fs.S3FileSystem(**s3fs_options(s3_endpoint(PHOTOS_STORAGE), PHOTOS_STORAGE)).open(
+            uri.removeprefix("s3://"), "rb"
+        )
         return opened
     files, path = photo_files(uri)
     stream: IO[bytes] = files.open_input_file(path)
@@ -244,7 +246,7 @@ def _is_archived(uri: str) -> bool:
 
     bucket, _, key = uri.removeprefix("s3://").partition("/")
     try:
-        head = s3_client(s3_endpoint(), _LOOK_S).head_object(Bucket=bucket, Key=key)
+        head = s3_client(s3_endpoint(PHOTOS_STORAGE), _LOOK_S, PHOTOS_STORAGE).head_object(Bucket=bucket, Key=key)
     except (BotoCoreError, ClientError, ValueError):
         return False
     there = head.get("StorageClass") in _ARCHIVED or "ArchiveStatus" in head

@@ -16,7 +16,8 @@ import pyarrow.fs as pafs
 
 from factory.errors import SourceError
 from factory.files import is_stored, local_path, photo_files, s3_endpoint, shown
-from factory.storage import AZURE, STORES, s3_keys, scheme_of
+from factory.reach import asked
+from factory.storage import AZURE, PHOTOS_STORAGE, STORES, s3_keys, scheme_of
 from pipelines.jobs.journal import remedy_of
 from pipelines.photos.allowed import Allowed
 from pipelines.photos.beside import CONSENTS, DVC, SIDECAR, TABLES, folder_left_out_as, left_out_as, left_out_path
@@ -89,6 +90,8 @@ def list_files(src: str, root: str | None = None) -> Listed:
             raise
         remedy = (scheme_of(src) == "s3" and remedy_of(error)) or (_ASK if other else _MAY_READ)
         remedy = _MAY_READ if "write" in remedy else remedy  # of a place where tables are
+        if scheme_of(src) == "s3":
+            remedy += f"; asked {asked(PHOTOS_STORAGE)}; --photos-storage tells how photos alone are reached"
         raise SourceError(f"{shown(src)} cannot be listed: {remedy} ({shown(str(error))[:300]})") from None
     own = src if scheme_of(src) else local_path(src)
     if listed.files == [own] and is_list(own):
@@ -212,7 +215,7 @@ def _is_page(src: str) -> bool:
 def _keys(path: str) -> Iterator[str]:
     """What lies below BUCKET/PREFIX, one page of a thousand after the other."""
     bucket, _, prefix = path.rstrip("/").partition("/")
-    for key in s3_keys(s3_endpoint(), bucket, f"{prefix}/" if prefix else ""):
+    for key in s3_keys(s3_endpoint(PHOTOS_STORAGE), bucket, f"{prefix}/" if prefix else "", by=PHOTOS_STORAGE):
         if not key.endswith("/"):  # what consoles make in place of a folder
             yield f"{bucket}/{key}"
 

@@ -17,7 +17,7 @@ from typing import Final
 from factory.errors import SourceError
 from factory.files import shown
 from factory.reach import check_stores
-from factory.storage import scheme_of
+from factory.storage import PHOTOS_STORAGE, scheme_of
 
 _EACH_S: Final = 10.0  # a store is asked so often at most, however many photos cannot be read
 _TRIES: Final = 3  # one answer of a busy store is no proof
@@ -55,9 +55,9 @@ def _fault(src: Path) -> str:
 def _asked(src: str, period: int) -> None:
     for _ in range(_TRIES - 1):
         try:
-            check_stores([src])
+            check_stores([src], by=PHOTOS_STORAGE)
         except OSError:
             time.sleep(_WAIT_S)
         else:
             return
-    check_stores([src])
+    check_stores([src], by=PHOTOS_STORAGE)
