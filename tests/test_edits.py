@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -190,6 +191,68 @@ def test_who_was_erased_is_not_drawn(http: TestClient, store: Store) -> None:
     assert edit(http).status_code == 200
     assert http.delete("/v1/identities/zoe").status_code == 200
     assert error_of(edit(http))["code"] == "erased" and error_of(upload(http))["code"] == "erased"
+
+
+PHOTO = "data:image/jpeg;base64," + base64.b64encode(b"a photo").decode()
+
+
+@pytest.mark.parametrize(
+    "photo",
+    [
+        {"images": [{"image_url": PHOTO}]},
+        {"images": [{"image_url": {"url": PHOTO}}], "mask": None},
+        {"image": [PHOTO], "size": ""},
+        {"image": PHOTO.partition(",")[2], "mask": {}},
+    ],
+)
+def test_photos_may_come_in_json(
+    http: TestClient, fake: FakeGenerator, learner: FakeLearner, photo: dict[str, Any]
+) -> None:
+    body = {"model": "gpt-image-1", "prompt": "<person> in the snow", "n": 2, "seed": 7, **photo}
+    answer = http.post("/v1/images/edits", json=body)
+    assert answer.status_code == 200 and len(answer.json()["data"]) == 2, answer.text
+    assert [job.seed for job in fake.jobs] == [7, 8] and len(learner.learned) == 1
+    assert edit(http).status_code == 200 and len(learner.learned) == 1, "the same photo as in a form"
+
+
+@pytest.mark.parametrize(
+    ("photo", "param", "says"),
+    [
+        ({"images": [{"image_url": "http://127.0.0.1:9/x.jpg"}]}, "image_url", "no address is fetched"),
+        ({"image": "https://example.com/x.jpg"}, "image_url", "no address is fetched"),
+        ({"images": [{"image_url": "file:///etc/passwd"}]}, "image_url", "no address is fetched"),
+        ({"images": [{"image_url": "data:image/jpeg;base64,???"}]}, "image_url", "no photo in base64"),
+        ({"images": [{"file_id": "file-1"}]}, "file_id", "send the photo itself"),
+        ({"images": [{}]}, "image", "data: URI"),
+        ({"images": [PHOTO] * 17}, "image", "at most 16"),
+        ({"images": []}, "image", "at least one photo"),
+        ({"images": [PHOTO], "mask": {"image_url": PHOTO}}, "mask", "not painted into it"),
+        ({"images": [PHOTO], "n": 99}, "n", "10"),
+        ({"images": [PHOTO], "prompt": ""}, "prompt", "prompt"),
+    ],
+)
+def test_photos_in_json_that_cannot_be_taken_are_told(
+    http: TestClient, learner: FakeLearner, monkeypatch: pytest.MonkeyPatch, photo: Any, param: str, says: str
+) -> None:
+    monkeypatch.setattr(socket.socket, "connect", None)  # whoever connects fails otherwise
+    answer = http.post("/v1/images/edits", json={"prompt": "<person>", **photo})
+    assert answer.status_code == 422 and error_of(answer)["param"] == param, answer.text
+    assert says in error_of(answer)["message"] and not learner.prepared
+
+
+@pytest.mark.parametrize("name", ["mask", "image[]", "markup"])
+def test_a_browsers_field_in_which_no_file_was_chosen_is_none(
+    http: TestClient, learner: FakeLearner, name: str
+) -> None:
+    part = b'--b\r\ncontent-disposition: form-data; name="%b"%b\r\n\r\n%b\r\n'
+    kind = b"\r\ncontent-type: application/octet-stream"
+    body = part % (name.encode(), b'; filename=""' + kind, b"") + part % (b"prompt", b"", b"<person>")
+    headers = {"content-type": "multipart/form-data; boundary=b"}
+    alone = http.post("/v1/images/edits", content=body + b"--b--\r\n", headers=headers)
+    assert alone.status_code == 422 and "at least one photo" in error_of(alone)["message"]
+    body += part % (b"image", b'; filename="zoe.png"' + kind, b"a photo") + b"--b--\r\n"
+    answer = http.post("/v1/images/edits", content=body, headers=headers)
+    assert answer.status_code == 200 and len(learner.learned) == 1, answer.text
 
 
 def test_the_client_hears_of_a_mask_as_a_bad_request(http: TestClient) -> None:

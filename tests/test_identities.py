@@ -133,7 +133,8 @@ def test_a_bad_field_is_422_and_named(
 def test_a_form_that_cannot_be_read_is_told_why(http: TestClient) -> None:
     none = http.post("/v1/identities", data={"name": "x"}, files={"other": b"x"})
     assert none.status_code == 422 and error_of(none)["param"] == "image"
-    assert http.post("/v1/identities", json={"image": "x"}).status_code == 415
+    assert http.post("/v1/identities", content=b"x", headers={"content-type": "text/plain"}).status_code == 415
+    assert error_of(http.post("/v1/identities", json={"image": "x"}))["param"] == "image", "no base64"
     multipart = {"content-type": "multipart/form-data; boundary=x"}
     assert http.post("/v1/identities", content=b"--x\r\n", headers=multipart).status_code in (400, 422)
     many = [("image[]", (f"{number}.png", b"x")) for number in range(MAX_PHOTOS + 1)]

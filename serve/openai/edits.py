@@ -136,6 +136,11 @@ def edit_routes(edits: Edits) -> APIRouter:
     schema = whole(EditsRequest.model_json_schema())
     schema["properties"] = {"image": {"type": "string", "format": "binary"}, **schema["properties"]}
     schema["required"] = ["image", "prompt"]
-    form = {"requestBody": {"content": {"multipart/form-data": {"schema": schema}}}}
+    inline = {"images": {"type": "array", "items": {"properties": {"image_url": {"type": "string"}}}}}  # data: URIs
+    as_json = {**schema, "properties": {**schema["properties"], **inline}, "required": ["images", "prompt"]}
+    del as_json["properties"]["image"]
+    form = {
+        "requestBody": {"content": {"multipart/form-data": {"schema": schema}, "application/json": {"schema": as_json}}}
+    }
     router.add_api_route("/v1/images/edits", edits.edit, methods=["POST"], openapi_extra=form)
     return router

@@ -1,4 +1,4 @@
-"""A multipart form with photos: fields and files, or the reason why it cannot be read."""
+"""Photos and the fields that come with them, as a multipart form or as JSON, or the reason why they cannot be read."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from factory.consent import COLUMNS, Consent
 from factory.ids import content_id
 from serve.hosts import hosts_of
 from serve.openai.body import first_fault
+from serve.openai.inline import is_json, read_inline
 from serve.openai.multipart import content_of, form_of
 from serve.openai.schemas import RequestRefused
 from serve.uploads import Preset, Upload
@@ -61,35 +62,17 @@ Body = TypeVar("Body", bound=BaseModel)
 
 
 async def read_form(request: Request, kind: type[Body]) -> tuple[list[Upload], Body]:
-    """The photos, in their order, and the other fields as `kind`; empty fields are left out.
+    """The photos, in their order, and the other fields as `kind`; what is empty is left out, also a field for a file
+    in which none was chosen.
 
     Raises RequestRefused, which names the field at fault.
     """
     check_origin(request)
-    if not request.headers.get("content-type", "").lower().startswith("multipart/form-data"):
-        raise RequestRefused("send multipart/form-data with the photo as `image`, as `curl -F image=@FILE`", status=415)
-    photos: list[Upload] = []
-    fields: dict[str, Any] = {}
-    elsewhere = list[str]()  # fields of files that are no photos here
-    too_long = RequestRefused(f"the form is longer than {MAX_FORM} bytes", status=413)
-    form = form_of(request, too_long, MAX_FORM, max_files=MAX_PHOTOS, max_fields=_MAX_FIELDS, max_field=_MAX_FIELD)
     try:
-        async with asyncio.timeout(_FORM_S), form as parts:
-            for name, value in parts.multi_items():
-                if not isinstance(value, UploadFile):
-                    if _PHOTOS.fullmatch(name):
-                        raise RequestRefused("send a file, as `curl -F image=@FILE`", "image")
-                    fields |= {name.partition("[")[0]: value} if value != "" else {}
-                elif _PHOTOS.fullmatch(name):
-                    data = await content_of(value)
-                    photos.append(Upload(data=data, name=await asyncio.to_thread(_called, value.filename, data)))
-                else:  # a file where none is expected: the model says so by its name
-                    elsewhere.append(name)
-                    fields[name.partition("[")[0]] = f"a file of {value.size} bytes"
+        async with asyncio.timeout(_FORM_S):
+            photos, fields = await (_read_json if is_json(request) else _read_parts)(request)
     except TimeoutError:
-        raise RequestRefused(f"the form was not here within {_FORM_S:g} s", status=408) from None
-    if not photos and elsewhere:
-        raise RequestRefused(f"the file came as {elsewhere[0][:100]!r}: send it as `image`", "image")
+        raise RequestRefused(f"the photos were not here within {_FORM_S:g} s", status=408) from None
     if not photos or not all(photo.data for photo in photos):
         raise RequestRefused("send at least one photo as `image`, none of 0 bytes", "image")
     try:
@@ -97,6 +80,38 @@ async def read_form(request: Request, kind: type[Body]) -> tuple[list[Upload], B
     except ValidationError as error:
         param, message = first_fault([(fault["loc"], fault["msg"]) for fault in error.errors()])
         raise RequestRefused(message, param) from None
+
+
+async def _read_json(request: Request) -> tuple[list[Upload], dict[str, Any]]:
+    inline, fields = await read_inline(request, MAX_PHOTOS)
+    return [Upload(data=data, name=await asyncio.to_thread(_called, None, data)) for data in inline], fields
+
+
+async def _read_parts(request: Request) -> tuple[list[Upload], dict[str, Any]]:
+    if not request.headers.get("content-type", "").lower().startswith("multipart/form-data"):
+        raise RequestRefused("send multipart/form-data with the photo as `image`, as `curl -F image=@FILE`", status=415)
+    photos: list[Upload] = []
+    fields: dict[str, Any] = {}
+    elsewhere = list[str]()  # fields of files that are no photos here
+    too_long = RequestRefused(f"the form is longer than {MAX_FORM} bytes", status=413)
+    form = form_of(request, too_long, MAX_FORM, max_files=MAX_PHOTOS, max_fields=_MAX_FIELDS, max_field=_MAX_FIELD)
+    async with form as parts:
+        for name, value in parts.multi_items():
+            if not isinstance(value, UploadFile):
+                if _PHOTOS.fullmatch(name):
+                    raise RequestRefused("send a file, as `curl -F image=@FILE`", "image")
+                fields |= {name.partition("[")[0]: value} if value != "" else {}
+            elif not value.size and not (value.filename and _PHOTOS.fullmatch(name)):
+                continue  # a browser's field in which nothing was chosen
+            elif _PHOTOS.fullmatch(name):
+                data = await content_of(value)
+                photos.append(Upload(data=data, name=await asyncio.to_thread(_called, value.filename, data)))
+            else:  # a file where none is expected: the model says so by its name
+                elsewhere.append(name)
+                fields[name.partition("[")[0]] = f"a file of {value.size} bytes"
+    if not photos and elsewhere:
+        raise RequestRefused(f"the file came as {elsewhere[0][:100]!r}: send it as `image`", "image")
+    return photos, fields
 
 
 def check_origin(request: Request) -> None:
