@@ -39,6 +39,7 @@ Answer = TypeVar("Answer")
 _MOST_INSIDE: Final = 256  # requests of a tenant that are being answered; an ingress has 1,000 places for all
 _BUSY_S: Final = 1.0  # when to ask again beyond them
 _PICTURE: Final = ("GET", "/v1/pictures/{file_id}")
+_AROUND: Final = re.compile(r"^[^\w-]+|[^\w-]+$", re.ASCII)  # no part of a key
 _HEADERS: Final = ("x-api-key", "api-key")  # of clients whose `authorization` is a proxy's, and of Azure's
 
 
@@ -137,8 +138,9 @@ class Gate:
             return None
         if route == _PICTURE and (key_id := request.query_params.get("of")):
             key = await self._of_address(key_id)
-        elif text is None:
-            raise KeyRefused("this needs a key: send the header `authorization: Bearer KEY`")
+        elif not text.startswith(PREFIX):
+            came = f"what came is none of this server's, which begin with {PREFIX}_" if text else "none came"
+            raise KeyRefused(f"this needs a key, and {came}: send the header `authorization: Bearer KEY`, plain")
         else:
             key = await self._told(partial(self._ring.find, text, time.time()))
         key.check_scope(need or ())
@@ -221,20 +223,23 @@ class Gate:
                 await self._rooms.app(tenant)
 
 
-def _given(headers: Headers) -> str | None:
+def _given(headers: Headers) -> str:
     """The key of a request: a header of its own, a bearer token, or the password of HTTP's basic scheme, as
-    AUTOMATIC1111's clients send. Of several the one that looks like a key: the others may be a proxy's."""
+    AUTOMATIC1111's clients send; empty if none came. Of several the one that looks like a key: the others may be a
+    proxy's."""
     kind, _, rest = " ".join(headers.get("authorization", "").split()).partition(" ")
-    given = [headers[name].strip() for name in _HEADERS if name in headers]
-    if kind.lower() == "bearer":
-        given.append(rest)
-    if kind.lower() == "basic":
-        given.append(_password(rest))
-    return next((text for text in given if text.startswith(PREFIX)), given[0] if given else None)
+    own = {"bearer": rest, "basic": _password(rest)}.get(kind.lower(), "")
+    given = [text for text in map(_bare, [*(headers.get(name, "") for name in _HEADERS), own]) if text]
+    return next((text for text in given if text.startswith(PREFIX)), given[0] if given else "")
+
+
+def _bare(text: str) -> str:
+    """A key without what files and front ends leave around it: blanks, quotation marks, a second "Bearer"."""
+    return _AROUND.sub("", _AROUND.sub("", text).removeprefix("Bearer "))
 
 
 def _password(text: str) -> str:
     try:
-        return base64.b64decode(text, validate=True).decode().partition(":")[2].strip()
+        return base64.b64decode(text, validate=True).decode().partition(":")[2]
     except (binascii.Error, ValueError):
         return ""

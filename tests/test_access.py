@@ -230,6 +230,32 @@ def test_a_key_comes_as_bearer_or_as_the_password_of_basic(house: House) -> None
     assert {status(header) for header in [*wrong, house.operator, "Bearer", "Bearer " + "x" * 10_000]} == {401}
 
 
+@pytest.mark.parametrize(
+    "around", ['"%s"', "'%s'", " %s\t", "\u201c%s\u201d", "\u200b%s\xa0", "Bearer %s", '"Bearer %s"', "<%s>,"]
+)
+def test_what_files_and_front_ends_leave_around_a_key_is_no_part_of_it(house: House, around: str) -> None:
+    key = (around % house.operator).encode()
+    basic = b"Basic " + base64.b64encode(b"any:" + key + b"\n")
+    for headers in ({"authorization": b"Bearer " + key}, {"x-api-key": key}, {"authorization": basic}):
+        assert house.http.get("/v1/models", headers=headers).status_code == 200, headers
+    for more in (b"x" + key, key.replace(house.operator.encode(), house.operator.encode()[:-1])):
+        refused = house.http.get("/v1/models", headers={"authorization": b"Bearer " + more})
+        assert refused.status_code == 401 and house.operator.rpartition("_")[2] not in refused.text
+
+
+def test_no_key_and_a_wrong_one_are_told_apart(house: House) -> None:
+    def told(header: str) -> str:
+        answer = house.http.get("/v1/models", headers={"authorization": header})
+        assert answer.status_code == 401
+        return str(error_of(answer)["message"])
+
+    for none in ("Bearer", "Bearer  ", 'Bearer ""', "Basic", house.operator):
+        assert "none came: send the header `authorization: Bearer KEY`" in told(none), none
+    other = told("Bearer sk-proj-1234")
+    assert "begin with idf_" in other and "`authorization: Bearer KEY`" in other and "1234" not in other
+    assert told(f"Bearer {house.operator}x") == told("Bearer idf_x_y") == "there is no such key"
+
+
 def test_a_path_that_only_looks_public_is_not(house: House) -> None:
     odd = ["/healthz%3F/../v1/models", "/web/..%2Fv1%2Fmodels", "//v1/models", "/HEALTHZ", "/v1/models%3F", "/nowhere"]
     for path in odd:
