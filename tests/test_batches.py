@@ -95,7 +95,10 @@ def test_a_line_that_cannot_be_done_is_a_line_of_the_error_file(client: openai.O
         (b"", "empty_file", None),
         (b"\n \r\n", "empty_file", None),
         (b"{", "invalid_json_line", 1),
-        (b"\xff\xfe", "invalid_json_line", 1),
+        (b"\xff\xfe", "invalid_encoding", 1),
+        (as_jsonl([task("a"), task("b")]).decode().encode("utf-16"), "invalid_encoding", 1),
+        (as_jsonl([task("a"), task("b")]).decode().encode("utf-16-be"), "invalid_encoding", 1),
+        (as_jsonl([task("a"), task("Zoe")]).replace(b"Zoe", b"Zo\xeb"), "invalid_encoding", 2),
         (b"\n[1]", "invalid_json_line", 2),
         (b'{"custom_id": "\\ud83d"}', "invalid_json_line", 1),
         (b"[" * 100_000, "invalid_json_line", 1),
@@ -109,6 +112,16 @@ def test_a_line_that_cannot_be_done_is_a_line_of_the_error_file(client: openai.O
 def test_what_is_wrong_with_an_input_file_is_told_by_line(content: bytes, code: str, line: int | None) -> None:
     _, faults = check(content)
     assert [(fault["code"], fault["line"]) for fault in faults] == [(code, line)]
+
+
+def test_a_file_in_another_encoding_is_told_with_its_place() -> None:
+    line = as_jsonl([task("Zoe")])
+    _, [fault] = check(b"\n" + line.replace(b"Zoe", b"Zo\xeb"))
+    place = line.index(b"Zoe") + 3
+    assert fault["message"].startswith(f"this line is not UTF-8: its byte {place} is 0xeb") and fault["line"] == 2
+    _, [fault] = check(b"\xff\xfe" + line.decode().encode("utf-16-le"))
+    assert "UTF-16" in fault["message"] and "save it as UTF-8" in fault["message"]
+    assert check(b"\xef\xbb\xbf" + line.replace(b"Zoe", "Zo\u00eb".encode()) + b"\r\n\r\n") == (1, [])
 
 
 def test_an_input_file_that_is_none_fails_the_batch(client: openai.OpenAI, fake: FakeGenerator) -> None:

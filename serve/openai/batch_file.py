@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from typing import Any, Final
 
@@ -31,6 +32,10 @@ def check(content: bytes) -> tuple[int, list[dict[str, Any]]]:
     seen: set[str] = set()
     faults: list[dict[str, Any]] = []
     total = 0
+    encoding = json.detect_encoding(content[:4])
+    if encoding not in ("utf-8", "utf-8-sig"):
+        text = f"the file is written in {encoding.upper()}, as `>` of Windows' PowerShell does: save it as UTF-8"
+        return total, [_fault("invalid_encoding", text, None, 1)]
     for number, line in numbered(content):
         total += 1
         if total > MAX_LINES:
@@ -46,7 +51,7 @@ def _fault_of(number: int, line: bytes, seen: set[str]) -> dict[str, Any] | None
     try:
         request = from_json(line, allow_inf_nan=False)
     except ValueError:
-        return _fault("invalid_json_line", "this line is not valid JSON", None, number)
+        return _not_utf8(number, line) or _fault("invalid_json_line", "this line is not valid JSON", None, number)
     if not isinstance(request, dict):
         return _fault("invalid_json_line", "this line is no JSON object", None, number)
     name = request.get("custom_id")
@@ -61,6 +66,17 @@ def _fault_of(number: int, line: bytes, seen: set[str]) -> dict[str, Any] | None
         return _fault("invalid_url", f'must be the batch\'s endpoint, "{ENDPOINT}"', "url", number)
     if not isinstance(request.get("body"), dict):
         return _fault("missing_required_parameter", "a JSON object with the request's fields", "body", number)
+    return None
+
+
+def _not_utf8(number: int, line: bytes) -> dict[str, Any] | None:
+    try:
+        line.decode()
+    except UnicodeDecodeError as error:
+        text = (
+            f"this line is not UTF-8: its byte {error.start + 1} is 0x{line[error.start]:02x}; save the file as UTF-8"
+        )
+        return _fault("invalid_encoding", text, None, number)
     return None
 
 
