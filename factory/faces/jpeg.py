@@ -2,7 +2,8 @@
 inside is damaged.
 
 libjpeg fills up what is missing, and goes on behind what is damaged with blocks that are shifted. It warns of both, but
-Pillow and OpenCV pass its warnings over; its own interface (simplejpeg) tells the last one.
+Pillow and OpenCV pass its warnings over; its own interface (simplejpeg) tells the last one. Of zeros in place of a few
+blocks it says nothing if by chance as many come of them.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ _TOO_MUCH: Final = re.compile(r"(\d+) extraneous bytes before marker 0x(\w\w)")
 _HARMLESS: Final = 3  # bytes too much, which some cameras leave
 _END: Final = b"\xff\xd9"
 _SMOOTHED: Final = 2  # rows above a missing one: their colours are interpolated with its
+_SIXTEEN_ZEROS: Final = 0xF0  # the symbol of as many coefficients
+_HOLE: Final = 32  # zero bytes among coded blocks, where zeros are coefficients: more of them than a block has
 _FILLERS: Final = (b"", b"\x55" * 64, b"\xb6" * 64)  # in place of what is missing
 _NAMES: Final = {
     **dict.fromkeys((0xC3, 0xCB), "lossless"),
@@ -84,10 +87,33 @@ def pixels(data: bytes, mode: str) -> np.ndarray | None:
     return found[..., 0] if mode == "L" else found
 
 
-_DAMAGED: Final = (
-    "a JPEG that is damaged inside: what lies behind is shifted or missing; copy it again, or if it looks right save "
-    "it anew"
-)
+_ANEW: Final = "copy it again, or if it looks right save it anew"
+_DAMAGED: Final = f"a JPEG that is damaged inside: what lies behind is shifted or missing; {_ANEW}"
+
+
+def check_holes(data: bytes) -> None:
+    """Raises PhotoRejected, damaged, if bytes among the coded blocks are zero that never were, as of a lost sector.
+
+    Zeros are the first symbol of a Huffman table. Where that ends a block, they are a blank part, as of a drawing. Else
+    they are the same coefficient in all places of each block, which no picture has. libjpeg takes them, and if by
+    chance as many blocks come of them as were there, all that follows is in place and has other colours.
+    """
+    first = dict[int, int]()  # the symbol of zeros, by a Huffman table's class (16: of coefficients) and number
+    at = 2 if bytes(_HOLE) in data else len(data)
+    while (at := _next_marker(data, at)) >= 0 and data[at + 1] != 0xD9:
+        marker, length = data[at + 1], int.from_bytes(data[at + 2 : at + 4], "big")
+        body = data[at + 4 : at + 2 + length]
+        at += 2 + length
+        while marker == 0xC4 and len(body) > 17:
+            first[body[0]] = body[17]
+            body = body[17 + sum(body[1:17]) :]
+        if marker == 0xDA and len(body) >= 4 and body[-2] > 0:  # with others than the blocks' means
+            symbols = [first.get(16 | tables & 15, 0) for tables in body[2 : 1 + 2 * body[0] : 2]]
+            blocks = data[at : _next_marker(data, at)].rstrip(b"\0")  # of its end libjpeg tells
+            begin = blocks.find(bytes(_HOLE))
+            if begin >= 0 and any(symbol & 15 or symbol == _SIXTEEN_ZEROS for symbol in symbols):
+                num = len(blocks) - begin - len(blocks[begin:].lstrip(b"\0"))
+                raise PhotoRejected("damaged", f"a JPEG with a hole: {num:,} bytes in its middle are zero; {_ANEW}")
 
 
 def _does_harm(warning: str, data: bytes) -> bool:

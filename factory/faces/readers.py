@@ -85,6 +85,7 @@ def _read_jpeg(data: bytes, config: PrepareConfig) -> Decoded:
     check_size(image.size, config)
     rows = height = image.height
     values = None
+    jpeg.check_holes(data)
     if jpeg.has_end(data):
         values = jpeg.pixels(data, image.mode)
     else:
