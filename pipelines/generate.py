@@ -222,11 +222,14 @@ def commit(images: pa.Table, store: Store) -> pa.Table:
 
 
 def write_pngs(store: Store, requests: Sequence[Mapping[str, Any]], out: Path) -> None:
-    """The stored pictures of these requests as files <name>_<n>.png; n goes on where another picture is there."""
+    """The stored pictures of these requests as files <name>_<n>.png; n goes on where another picture is there. Of
+    people whose files would be called alike <name>-<identity_id>_<n>.png."""
     from factory.provenance.marks import Marker
     from factory.provenance.xmp import told
-    from factory.store.export import file_stem
+    from factory.store.export import file_stem, told_apart
 
+    names = {request["identity_id"]: file_stem(request["name"]) for request in requests}
+    stems = dict(zip(names, told_apart(list(names.values()), list(names)), strict=True))
     marker = Marker.of(store.root)
     out.mkdir(parents=True, exist_ok=True)
     counters: Counter[str] = Counter()
@@ -235,7 +238,7 @@ def write_pngs(store: Store, requests: Sequence[Mapping[str, Any]], out: Path) -
         rows = pictures(store, [request["image_id"] for request in batch], ["image_id", "image"]).to_pylist()
         images = {row["image_id"]: row["image"] for row in rows}
         for request in batch:
-            stem = file_stem(request["name"])
+            stem = stems[request["identity_id"]]
             if image := images.get(request["image_id"]):  # else erased meanwhile
                 while (file := out / f"{stem}_{counters[stem]}.png").exists() and not _shows(file, image):
                     counters[stem] += 1

@@ -269,7 +269,9 @@ def test_generate_refuses_what_it_cannot_make(
 def test_pictures_are_written_to_files_by_one_scan_for_many(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store, scans = Store(tmp_path / "root"), []
     names = ["ada", "bob", "ada", "gone"]
-    wanted = [{"image_id": f"{number:016x}", "name": name} for number, name in enumerate(names)]
+    wanted = [
+        {"image_id": f"{number:016x}", "name": name, "identity_id": f"of {name}"} for number, name in enumerate(names)
+    ]
     empty = dict.fromkeys(SCHEMAS["images"].names)
     pictures = {row["image_id"]: encode_png(np.full((8, 8, 3), number, np.uint8)) for number, row in enumerate(wanted)}
     store.upsert("images", [{**empty, **row, "image": pictures[row["image_id"]]} for row in wanted[:3]])
@@ -280,10 +282,20 @@ def test_pictures_are_written_to_files_by_one_scan_for_many(tmp_path: Path, monk
     assert written == dict(zip(("ada_0.png", "bob_0.png", "ada_1.png"), pictures.values(), strict=False))
     assert scans == ["images"]
     another = encode_png(np.full((8, 8, 3), 99, np.uint8))
-    other = [{**empty, "image_id": "f" * 16, "name": "ada", "image": another}]
+    other = [{**empty, "image_id": "f" * 16, "name": "ada", "identity_id": "of ada", "image": another}]
     store.upsert("images", other)
     for _ in range(2):
         write_pngs(store, other, tmp_path / "out")
         write_pngs(store, wanted, tmp_path / "out")
     files = {file.name: without_marks(file.read_bytes()) for file in (tmp_path / "out").iterdir()}
     assert files == {**written, "ada_2.png": another}
+    long = "李" * 83
+    alike = [
+        {**empty, "image_id": f"{number:x}" * 16, "name": name, "identity_id": f"{number:016x}", "image": another}
+        for number, name in ((12, f"{long}a"), (13, f"{long}b"), (14, "Cleo"))
+    ]
+    store.upsert("images", alike)
+    write_pngs(store, alike, tmp_path / "alike")
+    kept = long.encode()[:200].decode(errors="ignore")
+    files = {file.name for file in (tmp_path / "alike").iterdir()}
+    assert files == {f"{kept}-{12:016x}_0.png", f"{kept}-{13:016x}_0.png", "Cleo_0.png"}

@@ -11,7 +11,7 @@ import re
 import unicodedata
 import zipfile
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final, Literal, assert_never
 
@@ -116,13 +116,14 @@ def export_identities(
     somebody else's name would give, of these `beside`: files that are made one by one are used together.
     Raises FileExistsError, before anything is written, where another file is in the way, unless `overwrite`.
     """
+    ids = [who.identity_id for who in identities]
     if out.suffix and not out.is_dir():
         targets = [out for _ in identities]
     else:
-        stems = _told_apart(identities, lambda who: _asked_for(who.name))
+        stems = told_apart([_asked_for(who.name) for who in identities], ids)
         targets = [out / f"{stem}{SUFFIXES[format]}" for stem in stems]
     others = {_slug(name, "") for name in {*beside} - {who.name for who in identities}}
-    slugs = zip(identities, _told_apart(identities, lambda who: _slug(who.name, who.identity_id)), strict=True)
+    slugs = zip(identities, told_apart([_slug(who.name, who.identity_id) for who in identities], ids), strict=True)
     tokens = [f"<{slug}-{who.identity_id}>" if slug in others else f"<{slug}>" for who, slug in slugs]
     whose = list(zip(identities, targets, tokens, strict=True))
     files = {target: _file_of(who, target, format, token) for who, target, token in whose}
@@ -182,12 +183,12 @@ def _slug(name: str, identity_id: str) -> str:
     return slug if slug and not lost else f"{slug}-{identity_id}".lstrip("-")
 
 
-def _told_apart(identities: Sequence[Identity], name_of: Callable[[Identity], str]) -> list[str]:
-    """Their names, with the id behind those that are not alone; some file systems take "Ada" and "ada" for the same."""
-    plain = [name_of(who) for who in identities]
-    with_id = [f"{name}-{who.identity_id}" for name, who in zip(plain, identities, strict=True)]
-    shared = Counter(name.casefold() for name in [*plain, *set(with_id)])  # somebody may be called "ada-<id>"
-    return [name if shared[name.casefold()] == 1 else longer for name, longer in zip(plain, with_id, strict=True)]
+def told_apart(names: Sequence[str], ids: Sequence[str]) -> list[str]:
+    """People's names, with the id behind those that are not alone; some file systems take "Ada" and "ada" for the
+    same."""
+    with_id = [f"{name}-{an_id}" for name, an_id in zip(names, ids, strict=True)]
+    shared = Counter(name.casefold() for name in [*names, *set(with_id)])  # somebody may be called "ada-<id>"
+    return [name if shared[name.casefold()] == 1 else longer for name, longer in zip(names, with_id, strict=True)]
 
 
 def _a1111(identity: Identity, words_VD: torch.Tensor) -> dict[str, object]:
