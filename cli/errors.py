@@ -30,7 +30,7 @@ def user_errors() -> Iterator[None]:
             raise
         if isinstance(error, UnicodeError):
             error = ValueError(f"a text that was given is not written in UTF-8 ({str(error)[:100]})")
-        told = _of_a_table(error) or str(error) or "this machine has too little memory for it"
+        told = _of_a_table(error) or "this machine has too little memory for it"
         say(f"error: {told}", error=True)
         raise typer.Exit(1) from None
     except KeyboardInterrupt:
@@ -39,10 +39,15 @@ def user_errors() -> Iterator[None]:
 
 
 def _of_a_table(error: Exception) -> str:
-    """What to do where a table could not be read or written, as on a full disk; empty of anything else."""
-    if "LanceError" not in str(error):
-        return ""
+    """What to do where a table could not be read or written, as on a full disk; of anything else its own text."""
+    from factory.store.whole import damage_in, plain
+
+    if damage := damage_in(error):
+        return str(damage)
+    text = plain(str(error))
+    if "LanceError" not in text:
+        return text
     from pipelines.jobs.journal import remedy_of
 
     remedy = remedy_of(error)
-    return f"{remedy}, then run the same command again ({str(error).partition(', /')[0][:300]})" if remedy else ""
+    return f"{remedy}, then run the same command again ({text[:300]})" if remedy else text

@@ -74,6 +74,10 @@ class OutputError(OSError):
     """A file for a user cannot be written; the message names it and the cause."""
 
 
+class TableDamaged(OSError):
+    """A file of a table is missing, or not whole."""
+
+
 class ClusterError(OSError):
     """The Ray cluster cannot be reached, or was lost; the message names the remedy."""
 

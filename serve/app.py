@@ -25,6 +25,7 @@ from ray.serve.schema import LoggingConfig
 from factory.files import check_root
 from factory.pack import Pack, load_pack
 from factory.provenance.marks import Marker
+from factory.store.connection import check_tables
 from factory.store.keys import list_keys
 from factory.store.tables import Store
 from serve.catalog import Catalog
@@ -136,6 +137,7 @@ def _checked(root: str, pack: str, port: int) -> tuple[Store, Pack]:
     except ValueError as error:
         raise ValueError(f"{error}; an empty folder will do where people are learned from uploads alone") from None
     store.open("identities")  # of another layout than ours: told here
+    check_tables(store.root)
     Marker.of(store.root)  # its certificate, which may be another user's
     return store, used_pack
 

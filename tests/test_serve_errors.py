@@ -20,6 +20,7 @@ from factory.errors import (
     PackError,
     PhotoRejected,
     PromptTooLong,
+    TableDamaged,
 )
 from factory.pack import Pack
 from factory.store.keys import KeyRefused, ScopeLacking
@@ -214,6 +215,7 @@ PROVOKED: dict[type[Exception], Callable[[TestClient, FakeGenerator], Any]] = {
     GeneratorDown: lambda http, fake: failing(http, fake, ActorDiedError()),
     Stopping: lambda http, fake: failing(http, fake, Stopping()),
     GenerationTimeout: lambda http, fake: failing(http, fake, TimeoutError(SECRET)),
+    TableDamaged: lambda http, fake: failing(http, fake, TableDamaged(SECRET)),
     Exception: lambda http, fake: failing(http, fake, PackError(SECRET)),
 }
 

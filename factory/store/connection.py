@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from typing import Final, TypeAlias
 from urllib.parse import quote
@@ -10,12 +11,16 @@ from urllib.parse import quote
 import lance
 import pyarrow.fs as pafs
 
+from factory.errors import TableDamaged
 from factory.files import filesystem, is_stored, s3_endpoint
 from factory.storage import STORAGE, az_options, gs_options, lance_options, scheme_of
 from factory.store.columns import check_columns
-from factory.store.schemas import Table
+from factory.store.schemas import SCHEMAS, Table
+from factory.store.whole import damaged, lacking, plain
 
 _INDEX_CACHE, _METADATA_CACHE = 2**28, 2**27  # bytes a process, at most
+_WHOLE: Final = set[str]()  # uris of tables of which this process saw once that all their files are there
+_TORN: Final = ("too small", "magic", "corrupt", "decode", "eof")  # of a version that was cut short on a store
 _KEPT: Final = "".join(chr(code) for code in range(128) if chr(code) not in "#?%")
 Options: TypeAlias = dict[str, str] | None
 SETTINGS: Final = (  # whose connections one process may not mix
@@ -41,18 +46,42 @@ def open_table(uri: str, table: Table, options: Options) -> lance.LanceDataset |
     """A table's newest version; None if there is no table yet.
 
     An older version's table may lack columns that came later. Raises ValueError if it has other columns than ours,
-    OSError if it is damaged.
+    TableDamaged if files of it are missing or cut short, as far as a process sees that when it first opens it.
     """
     dataset = _newest(uri, options)
     if dataset is None and _lacks_versions(uri):
         dataset = _newest(uri, options)  # somebody may have made it meanwhile, and written to it
         if dataset is None:
-            raise OSError(
+            raise TableDamaged(
                 f"table {uri} is damaged: it has files with rows, and no version that names them; copy "
                 f"{uri}/_versions from a backup, or move the table away to begin it anew"
             )
     if dataset is not None:
         check_columns(uri, table, dataset.schema)
+        dataset = dataset if uri in _WHOLE else _seen_whole(dataset, uri, options)
+    return dataset
+
+
+def check_tables(root: str) -> None:
+    """Raises TableDamaged if files of a table of this root are missing or cut short: before work begins."""
+    options, uris = storage_options(root), [f"{root}/{table}.lance" for table in SCHEMAS]
+
+    def check(uri: str) -> None:
+        if uri not in _WHOLE and (dataset := _newest(uri, options)) is not None:
+            _seen_whole(dataset, uri, options)
+
+    with ThreadPoolExecutor(8) as threads:
+        list(threads.map(check, uris))
+
+
+def _seen_whole(dataset: lance.LanceDataset, uri: str, options: Options) -> lance.LanceDataset:
+    """The table's newest version, whose files are all there. Raises TableDamaged."""
+    while fault := lacking(dataset, uri):
+        newest = _newest(uri, options)
+        if newest is None or newest.version == dataset.version:
+            raise damaged(uri, fault)
+        dataset = newest  # an eraser may have removed the one before meanwhile
+    _WHOLE.add(uri)
     return dataset
 
 
@@ -63,10 +92,10 @@ def _newest(uri: str, options: Options) -> lance.LanceDataset | None:
     except (ValueError, OSError) as error:
         if "was not found" in str(error):
             return None
-        if is_stored(uri):
+        if is_stored(uri) and not any(sign in str(error).lower() for sign in _TORN):
             raise
         # Lance names neither the table nor a remedy
-        raise OSError(f"table {uri} is damaged: copy it from a backup, or move it away ({error})") from error
+        raise damaged(uri, f"its newest version cannot be read ({plain(str(error))})") from error
 
 
 def _lacks_versions(uri: str) -> bool:

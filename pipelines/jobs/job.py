@@ -15,6 +15,7 @@ from ray.exceptions import RayError, RayTaskError, UserCodeException
 
 from factory.errors import ClusterError
 from factory.store.audit import note
+from factory.store.connection import check_tables
 from factory.store.tables import Store
 from factory.store.tombstones import Tombstones
 from pipelines.jobs.journal import Journal, explained
@@ -159,7 +160,8 @@ class Summary:
 def open_job(name: str, store: Store, within: Summary | None = None) -> Iterator[Summary]:
     """Times a job and keeps its files under ROOT/jobs/<job id>; inside another job it only adds to that one.
 
-    Raises OSError with the remedy if ROOT cannot be written, at once or in the middle of the job.
+    Raises OSError with the remedy if ROOT cannot be written, at once or in the middle of the job, and TableDamaged at
+    once if files of its tables are missing.
     """
     started = time.monotonic()
     now = datetime.now(UTC)
@@ -168,6 +170,7 @@ def open_job(name: str, store: Store, within: Summary | None = None) -> Iterator
         yield summary
         summary.stage_seconds[name] = round(time.monotonic() - started, 2)
         return
+    check_tables(store.root)
     journal = Journal(store.root, summary.job_id)
     try:
         with Watch(name, summary.counts, journal):

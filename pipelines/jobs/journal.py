@@ -12,8 +12,9 @@ from typing import Any, Final
 
 import pyarrow.fs as pafs
 
-from factory.errors import ClusterError, OutputError, SourceError
+from factory.errors import ClusterError, OutputError, SourceError, TableDamaged
 from factory.files import filesystem
+from factory.store.whole import damage_in, plain
 
 PROGRESS_EVERY_S: Final = 10.0  # between events of progress
 _PROGRESS_EVERY_S3_S: Final = 60.0  # an object cannot be appended to: each event writes it anew
@@ -34,7 +35,10 @@ _REMEDIES: Final = (  # (what the message says, in lower case; what to do)
 
 def explained(error: BaseException, root: str) -> OSError | None:
     """An error of the storage under ROOT in a user's terms, one line with the remedy; None if it is something else."""
-    remedy = None if isinstance(error, (SourceError, ClusterError, OutputError)) else remedy_of(error)
+    if damage := damage_in(error):
+        return damage
+    ours = (SourceError, ClusterError, OutputError, TableDamaged)
+    remedy = None if isinstance(error, ours) else remedy_of(error)
     if remedy is None:
         return None
     return OSError(
@@ -50,7 +54,7 @@ def remedy_of(error: BaseException) -> str | None:
 
 
 def _first_line(error: BaseException) -> str:
-    return str(error).strip().partition("\n")[0]  # what follows is Ray's advice to programmers
+    return plain(str(error)).strip().partition("\n")[0]  # what follows is Ray's advice to programmers
 
 
 class Journal:

@@ -13,8 +13,9 @@ from fastapi.responses import JSONResponse, Response
 from ray.exceptions import RayTaskError
 from starlette.exceptions import HTTPException
 
-from factory.errors import ConsentExpired, IncompatibleIdentity, PhotoRejected, PromptTooLong
+from factory.errors import ConsentExpired, IncompatibleIdentity, PhotoRejected, PromptTooLong, TableDamaged
 from factory.store.keys import KeyRefused, ScopeLacking
+from factory.store.whole import damage_in
 from serve.catalog import UnknownIdentity
 from serve.client import GenerationTimeout, GeneratorDown, QueueFull
 from serve.learning import Diverged, FaceGone
@@ -77,6 +78,7 @@ ANSWERS: Final[dict[type[Exception], Answer]] = {
     Stopping: Answer(503, "server_error", "server_stopping", retry=True),
     GeneratorDown: Answer(503, "server_error", "generator_unavailable", retry=True),
     GenerationTimeout: Answer(504, "server_error", "timeout", retry=False),  # again costs as much again
+    TableDamaged: Answer(503, "server_error", "table_damaged", retry=False),
     Exception: Answer(500, "server_error", "internal_error"),
 }
 
@@ -101,6 +103,7 @@ async def answer_error(request: Request, error: Exception) -> Response:
 
 def told(error: Exception) -> tuple[int, dict[str, Any], dict[str, str]]:
     """An error's status, body and headers."""
+    error = damage_in(error) or error
     answer = next(ANSWERS[kind] for kind in type(error).__mro__ if kind in ANSWERS)
     cause = error.cause if isinstance(error, RayTaskError) else error  # the replica's own, without its traceback
     message, more = str(cause), dict[str, Any]()
@@ -131,6 +134,9 @@ def told(error: Exception) -> tuple[int, dict[str, Any], dict[str, str]]:
         more |= {"photos": list(cause.photos), "faces": cause.faces}
     elif isinstance(cause, SeveralFaces):
         more["faces"] = cause.faces
+    elif isinstance(cause, TableDamaged):
+        logging.getLogger("ray.serve").error("%s", cause)
+        message = "a table of this server is incomplete or damaged; its log says which"
     elif status == 500:
         message = "the server failed; its log has the details under this request's x-request-id"
     if status == 401:
