@@ -30,6 +30,7 @@ from cli.output import say, show_summary, show_table
 heads_app = typer.Typer(
     cls=Commands, no_args_is_help=True, help="Look at the heads of a root, and take them elsewhere."
 )
+_PLAIN = "plain-ply is for viewers that refuse a ply with comments in its header, and says nothing of its making"
 _SHOWN = ("name", "model_id", "prompt", "num_gaussians", "num_iterations", "seconds", "created_at")
 Whose = Annotated[
     list[str] | None,
@@ -50,8 +51,11 @@ def sculpt(
         Path | None, typer.Option("--out", metavar="DIR", help="Also write <name>-<model_id>.ply and .mp4 there.")
     ] = None,
     file_format: Annotated[
-        Literal["ply", "spz", "gltf"],
-        typer.Option("--format", help="Of --out; spz is a tenth as large, gltf has KHR_gaussian_splatting (.glb)."),
+        Literal["ply", "plain-ply", "spz", "gltf"],
+        typer.Option(
+            "--format",
+            help=f"Of --out; {_PLAIN}; spz is a tenth as large or less, gltf has KHR_gaussian_splatting (.glb).",
+        ),
     ] = "ply",
     pack: PackName = "studio",
     steps: Annotated[int | None, typer.Option("--steps", min=1, help="Updates of a head. [default: 240]")] = None,
@@ -116,8 +120,12 @@ def export_heads(
     names: Whose = None,
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="A folder.")] = Path(),
     file_format: Annotated[
-        Literal["ply", "spz", "gltf", "mp4", "gif", "webp", "frames"],
-        typer.Option("--format", help="The Gaussians: ply, spz, gltf; or the turntable, frames being PNGs."),
+        Literal["ply", "plain-ply", "spz", "gltf", "mp4", "gif", "webp", "frames"],
+        typer.Option(
+            "--format",
+            help=f"The Gaussians: ply, plain-ply, spz, gltf; or the turntable, frames being PNGs. {_PLAIN[0].upper()}"
+            f"{_PLAIN[1:]}.",
+        ),
     ] = "ply",
 ) -> None:
     """Heads as files <name>-<model_id>.ply and so on; no two are called alike.

@@ -87,6 +87,18 @@ def test_a_head_says_that_a_model_made_it_and_how(kind: ModelKind, tmp_path: Pat
     }  # fmt: skip
 
 
+def test_what_is_in_a_ply_is_its_gaussians_alone() -> None:
+    for degree in (0, 1):
+        stored = to_ply(some(degree))
+        same = [stored, *(export_head(stored, kind) for kind in ("ply", "plain-ply"))]
+        same.append(Marker(None).mark(same[1], MADE))
+        assert len({content_of(data) for data in same}) == 1 and len(set(same)) == 4
+        other = bytearray(same[2])
+        other[-1] ^= 1
+        assert content_of(bytes(other)) != content_of(stored) != content_of(stored[:-4])
+    assert content_of(b"ply\nend_header\n123") != content_of(b"ply\nend_header\n124"), "whatever it is"
+
+
 def test_credentials_beside_a_file_are_of_its_bytes() -> None:
     credentials, data = make_self_signed(), Marker(None).mark(PLY, MADE)
     beside = Marker(credentials).beside(data)
@@ -119,6 +131,15 @@ def test_exported_heads_have_credentials_and_are_known_again(tmp_path: Path) -> 
         assert file.with_name(f"{file.name}.c2pa").exists() == (suffix != "mp4")
         told = run.invoke(app, ["verify", str(file), "--root", store.root])
         assert told.exit_code == 0 and "valid, signed by this root" in told.output and "3" * 16 in told.output
+    [plain] = write_heads(store, ["3" * 16], tmp_path / "out", "plain-ply")
+    assert b"comment" not in plain.read_bytes() and (tmp_path / "out" / "ada-3333333333333333.ply").exists()
+    for data in (plain.read_bytes(), Marker(None).mark(PLY, MADE), PLY):  # the last as they left before, and are stored
+        old = tmp_path / "old.ply"
+        old.write_bytes(data)
+        told = run.invoke(app, ["verify", str(old), "--root", store.root])
+        assert told.exit_code == 0 and "3" * 16 in told.output, "by its Gaussians alone"
+    told = run.invoke(app, ["verify", str(plain), "--root", store.root])
+    assert told.exit_code == 0 and "valid, signed by this root" in told.output, "beside it"
     plain, stranger = tmp_path / "plain.spz", tmp_path / "stranger.ply"
     plain.write_bytes(export_head(PLY, "spz"))
     stranger.write_bytes(to_ply(some(0)))

@@ -46,6 +46,47 @@ def test_a_ply_is_read_by_others_and_read_back(degree: int, tmp_path: Path) -> N
         np.testing.assert_allclose(vertex["f_rest_3"], splats.sh_NK3[:, 1, 1])
 
 
+def strictly_read(data: bytes) -> np.ndarray:
+    """float32 [N, 62], as viewers read it that know the lines of 3DGS's own files and no other."""
+    head, _, body = data.partition(b"end_header\n")
+    ply, layout, count, *properties = head.decode("ascii").splitlines()
+    assert (ply, layout) == ("ply", "format binary_little_endian 1.0") and count.startswith("element vertex ")
+    rest = [f"f_rest_{number}" for number in range(45)]
+    names = [*"xyz", "nx", "ny", "nz", "f_dc_0", "f_dc_1", "f_dc_2", *rest, "opacity"]
+    names += [*(f"scale_{axis}" for axis in range(3)), *(f"rot_{axis}" for axis in range(4))]
+    assert properties == [f"property float {name}" for name in names]
+    assert len(body) == 248 * int(count.split()[-1])
+    return np.frombuffer(body, "<f4").reshape(-1, 62)
+
+
+@pytest.mark.parametrize("degree", [0, 1])
+def test_files_that_leave_have_what_strict_viewers_want(degree: int, tmp_path: Path) -> None:
+    splats = some(degree)
+    stored = to_ply(splats)
+    plain = write_head(stored, b"", tmp_path / "ada", "plain-ply", marked=lambda data: data + b"marked")
+    assert plain.name == "ada.plain.ply"
+    table = strictly_read(plain.read_bytes())
+    assert np.isfinite(table).all() and (np.abs(table[:, -4:]).max(1) > 0).all()
+    np.testing.assert_allclose(table[:, :3], splats.means_N3)
+    rest = table[:, 9:54].reshape(-1, 3, 15)
+    np.testing.assert_allclose(rest[:, :, : 3 * degree], splats.sh_NK3[:, 1:].transpose(1, 2))
+    assert not rest[:, :, 3 * degree :].any()
+    full = export_head(stored, "ply")
+    commented = [line for line in full.splitlines(True) if line.startswith(b"comment ")]
+    assert len(commented) == 1 and full.replace(commented[0], b"") == plain.read_bytes()
+    assert to_ply(from_ply(full)) == to_ply(from_ply(stored)), "read back whole, with its background"
+    read = gsply.plyread(str(plain))
+    np.testing.assert_allclose(read.opacities.ravel(), splats.logits_N)
+
+
+def test_colours_that_turn_more_than_a_heads_are_told() -> None:
+    full = bytearray(export_head(to_ply(some(1)), "ply"))
+    start = full.index(b"end_header\n") + len(b"end_header\n")
+    full[start + 4 * 14 : start + 4 * 15] = np.float32(1).tobytes()  # f_rest_5, of degree 2
+    with pytest.raises(ValueError, match="degree 2 or 3"):
+        from_ply(bytes(full))
+
+
 @pytest.mark.parametrize("degree", [0, 1])
 def test_a_splat_library_reads_both_formats(degree: int, tmp_path: Path) -> None:
     """gsply reads 3DGS's PLY as it was meant, and the SPZ up to its rounding, in a quarter of the bytes: its y is up

@@ -1,4 +1,7 @@
-"""Heads as files: the PLY layout of 3D Gaussian Splatting, which is also how the store keeps them; SPZ, glTF, clips."""
+"""Heads as files: PLY in the layout of 3D Gaussian Splatting, SPZ, glTF, clips.
+
+The store keeps a PLY with the coefficients that a head has; the files that leave have all 62 properties.
+"""
 
 from __future__ import annotations
 
@@ -22,10 +25,12 @@ from factory.provenance.marks import mark
 if TYPE_CHECKING:  # torch is loaded where Gaussians are tensors, and not where a server gives out files
     from factory.draw.splats import Splats
 
-SplatFormat: TypeAlias = Literal["ply", "spz", "gltf"]
-HeadFormat: TypeAlias = Literal["ply", "spz", "gltf", "mp4", "gif", "webp", "frames"]  # Gaussians, or the turntable
+SplatFormat: TypeAlias = Literal["ply", "plain-ply", "spz", "gltf"]
+HeadFormat: TypeAlias = Literal["ply", "plain-ply", "spz", "gltf", "mp4", "gif", "webp", "frames"]  # or the turntable
+SUFFIXES: Final[dict[SplatFormat, str]] = {"ply": "ply", "plain-ply": "plain.ply", "spz": "spz", "gltf": "glb"}
 TURNTABLE_FPS: Final = 12
 _BACKGROUND: Final = "comment background "
+_REST: Final = 45  # coefficients beyond the base colour in 3DGS's own files, which are of degree 3
 _KHR: Final = "KHR_gaussian_splatting"
 _UPRIGHT: Final = (1.0, 0.0, 0.0, 0.0)  # quaternion x y z w, half a turn about x: in glTF y is up, faces look along z
 _SH_C0: Final = 0.5 / pi**0.5  # spherical harmonics of degree 0
@@ -36,20 +41,33 @@ def to_ply(splats: Splats) -> bytes:
     """The layout of 3D Gaussian Splatting's code: binary, float32; opacities as logits, scales as logarithms,
     quaternions w x y z. The background, for which it has no place, is a comment of the header."""
     numbers = {name: tensor.detach().float().cpu().numpy() for name, tensor in splats.tensors().items()}
-    num = len(splats)
-    rest = numbers["sh_NK3"][:, 1:].transpose(0, 2, 1).reshape(num, -1)  # channel by channel, as the code has them
-    quats = numbers["quats_N4"] / np.linalg.norm(numbers["quats_N4"], axis=1, keepdims=True)
-    columns = [numbers["means_N3"], np.zeros((num, 3), np.float32), numbers["sh_NK3"][:, 0], rest]
-    columns += [numbers["logits_N"][:, None], numbers["log_scales_N3"], quats]
-    background = " ".join(f"{value:.9g}" for value in numbers["background_3"])
-    header = ["ply", "format binary_little_endian 1.0", _BACKGROUND + background, f"element vertex {num}"]
-    header += [f"property float {name}" for name in _properties(rest.shape[1])]
+    numbers["quats_N4"] = numbers["quats_N4"] / np.linalg.norm(numbers["quats_N4"], axis=1, keepdims=True)
+    return _ply(numbers, 3 * (numbers["sh_NK3"].shape[1] - 1), has_background=True)
+
+
+def full_ply(ply: bytes, *, has_background: bool) -> bytes:
+    """A head's PLY with all 62 properties of 3D Gaussian Splatting's code, as many viewers want them: the coefficients
+    of degrees that it has not are 0. Without its background there is no comment in it, which some viewers cannot pass
+    over."""
+    return _ply(_columns(ply), _REST, has_background=has_background)
+
+
+def _ply(numbers: dict[str, np.ndarray], num_rest: int, *, has_background: bool) -> bytes:
+    num, higher = len(numbers["means_N3"]), numbers["sh_NK3"][:, 1:]
+    rest = np.zeros((num, 3, num_rest // 3), np.float32)  # channel by channel, as the code has them
+    rest[:, :, : higher.shape[1]] = higher.transpose(0, 2, 1)
+    columns = [numbers["means_N3"], np.zeros((num, 3), np.float32), numbers["sh_NK3"][:, 0], rest.reshape(num, -1)]
+    columns += [numbers["logits_N"][:, None], numbers["log_scales_N3"], numbers["quats_N4"]]
+    header = ["ply", "format binary_little_endian 1.0"]
+    if has_background:
+        header.append(_BACKGROUND + " ".join(f"{value:.9g}" for value in numbers["background_3"]))
+    header += [f"element vertex {num}", *(f"property float {name}" for name in _properties(num_rest))]
     table = np.concatenate(columns, axis=1).astype("<f4")
     return "\n".join([*header, "end_header", ""]).encode("ascii") + table.tobytes()
 
 
 def from_ply(data: bytes) -> Splats:
-    """What `to_ply` wrote. ValueError for anything else."""
+    """What `to_ply` or `full_ply` wrote. ValueError for anything else."""
     import torch
 
     from factory.draw.splats import Splats
@@ -58,21 +76,25 @@ def from_ply(data: bytes) -> Splats:
 
 
 def _columns(data: bytes) -> dict[str, np.ndarray]:
-    """The tensors of `Splats` by their names, float32. ValueError for what `to_ply` did not write."""
+    """The tensors of `Splats` by their names, float32. ValueError for what `_ply` did not write."""
     head, end, body = data.partition(b"end_header\n")
     lines = head.decode("ascii", "replace").splitlines()
     names = [line.split()[-1] for line in lines if line.startswith("property float ")]
     counts = [line for line in lines if line.startswith("element vertex ")]
     backgrounds = [line.removeprefix(_BACKGROUND) for line in lines if line.startswith(_BACKGROUND)]
     num_rest = sum(name.startswith("f_rest_") for name in names)
-    if not end or len(counts) != 1 or names != _properties(num_rest) or num_rest not in (0, 9):
+    if not end or len(counts) != 1 or names != _properties(num_rest) or num_rest not in (0, 9, _REST):
         raise ValueError("this is no PLY of 3D Gaussians as `identity-factory sculpt` writes them")
     num = int(counts[0].split()[-1])
     if len(body) != 4 * num * len(names):
         raise ValueError(f"the PLY is cut: {len(body)} bytes for {num} Gaussians of {4 * len(names)}")
     table = np.frombuffer(body, "<f4").reshape(num, len(names)).astype(np.float32)
     means, _, base, rest, logits, scales, quats = np.split(table, np.cumsum([3, 3, 3, num_rest, 1, 3]), axis=1)
-    higher = rest.reshape(num, 3, -1).transpose(0, 2, 1)
+    higher = rest.reshape(num, 3, num_rest // 3).transpose(0, 2, 1)
+    if num_rest == _REST:  # of degree 1 at most here
+        if higher[:, 3:].any():
+            raise ValueError("the colours of this PLY turn with the view by degree 2 or 3; heads here have 0 or 1")
+        higher = higher[:, : 3 if higher.any() else 0]
     background = [float(value) for value in backgrounds[0].split()] if backgrounds else [0.0, 0.0, 0.0]
     return {
         "means_N3": means,
@@ -156,8 +178,8 @@ def to_gltf(ply: bytes) -> bytes:
 
 def export_head(ply: bytes, file_format: SplatFormat) -> bytes:
     """A stored head as a file of this format."""
-    if file_format == "ply":
-        return ply
+    if file_format in ("ply", "plain-ply"):
+        return full_ply(ply, has_background=file_format == "ply")
     return to_spz(ply) if file_format == "spz" else to_gltf(ply)
 
 
@@ -178,14 +200,16 @@ def turntable_mp4(turntable: bytes) -> bytes:
 def write_head(
     ply: bytes, turntable: bytes, stem: Path, file_format: HeadFormat, marked: Callable[[bytes], bytes] = mark
 ) -> Path:
-    """A stored head as a file <stem>.ply, .spz, .glb, .mp4, .gif or .webp, or its turntable as a folder of PNGs.
+    """A stored head as a file <stem>.ply, .plain.ply, .spz, .glb, .mp4, .gif or .webp, or its turntable as a folder of
+    PNGs.
 
-    Each goes through `marked`, so that it says that a model made it.
+    Each goes through `marked`, so that it says that a model made it; a plain PLY can say nothing.
     """
     if file_format in get_args(ClipFormat):
         return write_clip(turntable_mp4(turntable), TURNTABLE_FPS, stem, cast(ClipFormat, file_format), marked)
     stem.parent.mkdir(parents=True, exist_ok=True)
-    suffix = "glb" if file_format == "gltf" else file_format
-    file = stem.with_name(f"{stem.name}.{suffix}")  # with_suffix would cut a name at its last point
-    write_whole(file, marked(export_head(ply, cast(SplatFormat, file_format))))
+    of_splats = cast(SplatFormat, file_format)
+    file = stem.with_name(f"{stem.name}.{SUFFIXES[of_splats]}")  # with_suffix would cut a name at its last point
+    data = export_head(ply, of_splats)
+    write_whole(file, data if of_splats == "plain-ply" else marked(data))
     return file

@@ -12,6 +12,8 @@ import struct
 from collections.abc import Mapping
 from typing import Any, Final, Literal
 
+import numpy as np
+
 from factory.provenance.xmp import NAMESPACES, fields
 
 ModelKind = Literal["ply", "spz", "glb"]
@@ -73,9 +75,23 @@ def content_of(data: bytes) -> bytes:
     """The Gaussians of a file without what is said of them, to compare files by."""
     kind = model_kind(data)
     if kind == "ply":
-        head, end, body = data.partition(b"end_header\n")
-        return b"".join(line for line in head.splitlines(True) if not line.startswith(_REMARK)) + end + body
+        return _ply_content(data)
     return gzip.decompress(data) if kind == "spz" else _glb(data)[1]
+
+
+def _ply_content(data: bytes) -> bytes:
+    """The same for a PLY with all 62 properties of 3D Gaussian Splatting, with and without comments, and for one with
+    fewer, as the store has it: coefficients that are 0 throughout are none."""
+    head, end, body = data.partition(b"end_header\n")
+    lines = [line for line in head.splitlines() if not line.startswith(b"comment ")]
+    names = [line.split()[-1] for line in lines if line.startswith(b"property float ")]
+    others = [line for line in lines if not line.startswith(b"property float ")]
+    if not names or len(body) % (4 * len(names)):  # not as 3DGS has it
+        return b"\n".join(lines) + end + body
+    table = np.frombuffer(body, "<u4").reshape(-1, len(names))
+    kept = [not name.startswith(b"f_rest_") or bool(table[:, at].any()) for at, name in enumerate(names)]
+    known = [b"f_rest" if name.startswith(b"f_rest_") else name for name, keep in zip(names, kept, strict=True) if keep]
+    return b"\n".join([*others, *known, end]) + table[:, kept].tobytes()
 
 
 def _remarks(field: tuple[str, str]) -> bytes:

@@ -30,15 +30,16 @@ from serve.quotas import head_pictures
 from serve.refusals import UnknownWork
 from serve.work import Work, WorkBook
 
-HeadFile = Literal["ply", "spz", "gltf", "mp4", "png"]
+HeadFile = Literal["ply", "plain-ply", "spz", "gltf", "mp4", "png"]
 _KINDS: Final[dict[str, tuple[str, str]]] = {  # media type, suffix
     "ply": ("application/octet-stream", "ply"),
+    "plain-ply": ("application/octet-stream", "plain.ply"),
     "spz": ("application/octet-stream", "spz"),
     "gltf": ("model/gltf-binary", "glb"),
     "mp4": ("video/mp4", "mp4"),
     "png": ("image/png", "png"),
 }
-_MODELS: Final = ("ply", "spz", "gltf")
+_MODELS: Final = ("ply", "plain-ply", "spz", "gltf")
 
 
 class HeadsRequest(BaseModel):
@@ -100,7 +101,8 @@ class Heads:
         file_format: Annotated[HeadFile, Query(alias="format")] = "ply",
         credentials: bool = False,
     ) -> Response:
-        """The finished head: its Gaussians (`ply`, `spz`, `gltf`), its turntable (`mp4`), or from the front (`png`).
+        """The finished head: its Gaussians (`ply`, `plain-ply`, `spz`, `gltf`), its turntable (`mp4`), or from the
+        front (`png`).
 
         With `credentials` the content credentials of the Gaussians' file, which has no place for them: to be kept
         beside it as NAME.c2pa.
@@ -149,6 +151,8 @@ class Heads:
             data: bytes = rows[0][column]
             if column == "splats":
                 data = export_head(data, cast(SplatFormat, file_format))
+                if file_format == "plain-ply":
+                    return data  # with no word in it, of its making neither
             return mark(turntable_mp4(data) if file_format == "mp4" else data, {"prompt": rows[0]["prompt"]})
 
         return make
