@@ -26,7 +26,7 @@ evaluate: $(STAMP) ## the paper's tables on held-out people, into docs/results: 
 	$(BIN)/identity-factory evaluate $(if $(QUICK),--quick)
 
 test: $(STAMP) ## the fast tests (under 8 minutes on two cores)
-	$(THREADS) $(BIN)/python -m pytest -q -n 2 --dist loadgroup
+	$(THREADS) $(BIN)/python -m pytest -q -n 3 --dist loadgroup
 
 test-slow: $(STAMP) ## the slow tests, such as a full-size SD 2.1 pack with random weights
 	$(THREADS) $(BIN)/python -m pytest -q -m slow --timeout=3600

@@ -20,8 +20,9 @@ torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "2")))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """How two processes share the tests: those that start Ray are one's, from the beginning, as two Rays would be in
-    each other's way and they take longest; of the others a file's stay together, as they share what it makes."""
+    """How processes share the tests: those that start Ray are one's, from the beginning, as two Rays would be in each
+    other's way and they take longest; of the others a file's stay together, as they share what it makes. There is one
+    process more than cores, as Ray's tests mostly wait."""
 
     def starts_ray(item: pytest.Item) -> bool:
         return item.get_closest_marker("cluster") is not None
