@@ -136,6 +136,8 @@ def test_what_is_told_to_be_written_in_prompts_means_the_file(tmp_path: Path) ->
     told = export_identities(people, tmp_path, "a1111")
     assert list(told.values()) == ["Ada_2", "Bob_x", "Eve_1.2", "_CON", "a_b_c"]
     assert sorted(file.stem for file in tmp_path.iterdir()) == sorted(told.values())
+    for file, name in told.items():
+        assert torch.load(file, weights_only=True)["name"] == name, "also for what goes by the name inside"
     for format, start in (("a1111", ""), ("kohya", "embedding:")):
         [called] = export_identities(people[:1], tmp_path / f"Ada(2){SUFFIXES[format]}", format).values()
         assert called.startswith(start + r"Ada\(2\)"), "a file that somebody named themselves is asked for so"

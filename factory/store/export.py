@@ -74,7 +74,7 @@ def _file_of(identity: Identity, target: Path, format: ExportFormat, token: str)
         case "diffusers":
             return _sorted(save({token: words_VD}, metadata=about))
         case "a1111":
-            return _pickled(_a1111(identity, words_VD))
+            return _pickled(_a1111(identity, words_VD, target.stem))
         case "release":
             return _pickled(words_VD[None])
         case _:
@@ -191,11 +191,12 @@ def told_apart(names: Sequence[str], ids: Sequence[str]) -> list[str]:
     return [name if shared[name.casefold()] == 1 else longer for name, longer in zip(names, with_id, strict=True)]
 
 
-def _a1111(identity: Identity, words_VD: torch.Tensor) -> dict[str, object]:
+def _a1111(identity: Identity, words_VD: torch.Tensor, name: str) -> dict[str, object]:
+    """`name` is what stands in prompts, the file's: some tools go by the one inside."""
     return {
         "string_to_token": {"*": 265},  # CLIP's token of "*", what the web UI itself writes
         "string_to_param": {"*": words_VD},
-        "name": identity.name,
+        "name": name,
         "step": identity.num_steps,
         "sd_checkpoint": identity.fingerprint,
         "sd_checkpoint_name": identity.pack,
