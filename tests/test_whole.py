@@ -74,7 +74,16 @@ def test_what_is_missing_is_told_before_anything_is_read(
             use()
     with pytest.raises(TableDamaged, match="names"), open_job("x", store):
         pytest.fail("the job began")
-    assert not Path(store.root, "jobs").exists()
+    [events] = Path(store.root, "jobs").glob("*/events.jsonl")
+    assert "is incomplete or damaged" in events.read_text().splitlines()[-1]
+
+
+def test_a_table_that_may_not_be_read_is_not_called_damaged(store: Store) -> None:
+    Path(store.root).mkdir(parents=True)
+    Path(store.uri("names")).write_text("in the way")
+    with pytest.raises(OSError, match=r"names\.lance/_versions: Not a directory") as told_of:
+        store.count("names")
+    assert not isinstance(told_of.value, TableDamaged) and ".rs:" not in str(told_of.value)
 
 
 def test_what_goes_missing_under_an_open_table_is_told_by_commands_and_by_the_server(

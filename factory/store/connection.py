@@ -92,6 +92,8 @@ def _newest(uri: str, options: Options) -> lance.LanceDataset | None:
     except (ValueError, OSError) as error:
         if "was not found" in str(error):
             return None
+        if "(os error" in str(error):  # the system's: rights, a file in the way
+            raise OSError(plain(str(error))) from error
         if is_stored(uri) and not any(sign in str(error).lower() for sign in _TORN):
             raise
         # Lance names neither the table nor a remedy

@@ -170,9 +170,9 @@ def open_job(name: str, store: Store, within: Summary | None = None) -> Iterator
         yield summary
         summary.stage_seconds[name] = round(time.monotonic() - started, 2)
         return
-    check_tables(store.root)
     journal = Journal(store.root, summary.job_id)
     try:
+        check_tables(store.root)
         with Watch(name, summary.counts, journal):
             yield summary
         summary.seconds = summary.stage_seconds[name] = round(time.monotonic() - started, 2)
