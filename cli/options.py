@@ -136,19 +136,26 @@ def read_prompts(file: Path) -> list[str]:
     says; of "-" those of the standard input. Raises ValueError."""
     data = sys.stdin.buffer.read() if str(file) == "-" else file.read_bytes()
     encoding = next((name for mark, name in _MARKS if data.startswith(mark)), "utf-8")
+    called = "the standard input" if str(file) == "-" else str(file)
     try:
         text = data.decode(encoding)
-        if "\0" in text:
-            raise ValueError("it holds zero bytes")
-    except ValueError as error:
-        raise ValueError(f"{file} is no text in UTF-8 ({error}); save it as such") from None
+    except UnicodeDecodeError as error:
+        line, wrong = data.count(b"\n", 0, error.start) + 1, f"the byte 0x{data[error.start]:02x}"
+        remedy = "save it as UTF-8 (Windows' editors may have written it in windows-1252)"
+        raise ValueError(f"{called} is no text in {encoding.upper()}: in line {line} is {wrong}; {remedy}") from None
+    if "\0" in text:
+        line, wrong = text.count("\n", 0, text.index("\0")) + 1, "a zero byte, as in UTF-16 without its mark"
+        raise ValueError(f"{called} is no text in UTF-8: in line {line} is {wrong}; save it as UTF-8")
     lines = [line.strip() for line in text.splitlines()]
     return [line for line in lines if line and not line.startswith("#")]
 
 
 def prompts_of(prompt: list[str] | None, file: Path | None) -> list[str]:
     """The texts of --prompt, then those of --prompts."""
-    texts = [*(prompt or []), *(read_prompts(file) if file else [])]
+    of_file = read_prompts(file) if file else []
+    if file and not of_file:
+        raise typer.BadParameter(f"there is no prompt in {file}: it is empty, or has blanks and comments alone")
+    texts = [*(prompt or []), *of_file]
     if not texts or not all(text.strip() for text in texts):
         raise typer.BadParameter("a prompt is empty" if texts else "give --prompt TEXT or --prompts FILE")
     return texts
