@@ -29,11 +29,10 @@ def _templates() -> tuple[str, ...]:
 TEMPLATES = _templates()
 
 
+NETWORKS = "lora|lyco|locon|loha|lokr|hypernet"  # kinds, in any case
 # What front ends write for programs of their own: networks, <lora:NAME:0.8>, and the break between a text's chunks.
 # Other tags, such as <person:BREAK>, are passed over whole.
-_ASIDE = re.compile(
-    r"<(?P<kind>(?i:lora|lyco|locon|loha|lokr|hypernet)):(?P<name>[^<>:]{1,200})[^<>]*>|<[^<>]*>|(?P<break>\bBREAK\b)"
-)
+_ASIDE = re.compile(rf"<(?P<kind>(?i:{NETWORKS})):(?P<name>[^<>:]{{1,200}})[^<>]*>|<[^<>]*>|(?P<break>\bBREAK\b)")
 
 
 def networks(prompt: str) -> dict[str, str]:

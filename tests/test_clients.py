@@ -113,7 +113,7 @@ def test_addresses_are_those_of_the_proxy_in_front(headers: dict[str, str], addr
 
 def test_the_page_works_below_a_path_of_a_proxy(http: TestClient) -> None:
     page = http.get("/").text
-    assert not re.findall(r'(?:src|href)="/', page), "relative to where the page lies"
+    assert 'src="' in page and not re.findall(r'(?:src|href)="/', page), "relative to where the page lies"
     body = {"model": "ada", "prompt": "<person>", "response_format": "url"}
     url = http.post(IMAGES, json=body, headers=PROXIED)
     assert url.json()["data"][0]["url"].startswith("https://people.example/faces/v1/pictures/file-")
@@ -285,6 +285,7 @@ def test_who_was_learned_while_this_one_waited_is_not_learned_again(
         ("&lt;person&gt; in the snow", "<person> in the snow"),
         ("&lt;person&gt; and &lt;person:bob&gt;", "<person> and <person:bob>"),
         ("<person> says &lt;b&gt;", "<person> says &lt;b&gt;"),
+        ("&lt;lora:film:0.8&gt;<person> in the snow", "<person> in the snow"),
     ],
 )
 def test_a_front_end_that_escapes_names_the_person_all_the_same(

@@ -8,7 +8,9 @@ from typing import Annotated, Any, Final
 
 from pydantic import BeforeValidator
 
-_ESCAPED: Final = re.compile(r"&lt;(\s*person\s*(?::[^<>&]{0,1000})?)&gt;")
+from factory.prompts import NETWORKS
+
+_ESCAPED: Final = re.compile(rf"&lt;(\s*person\s*(?::[^<>&]{{0,1000}})?|(?i:{NETWORKS}):[^<>&]{{1,1000}})&gt;")
 _TYPED: Final = re.compile(r"(\\?)[<＜]\s*person\s*(?:[:：]([^<>＜＞]{0,1000}))?\\?[>＞]", re.IGNORECASE)
 
 
