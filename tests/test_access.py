@@ -26,7 +26,7 @@ from serve import app as serving_app
 from serve.access import Gate
 from serve.ingress import Ingress
 from serve.loop import LoopStats
-from serve.needs import ANY, MORE, NEEDS, PUBLIC
+from serve.needs import MORE, NEEDS, PUBLIC
 from serve.settings import AppArgs
 from tests.serving import FakeGenerator, error_of, people_store, person
 
@@ -259,7 +259,7 @@ def test_no_key_and_a_wrong_one_are_told_apart(house: House) -> None:
 def test_a_path_that_only_looks_public_is_not(house: House) -> None:
     odd = ["/healthz%3F/../v1/models", "/web/..%2Fv1%2Fmodels", "//v1/models", "/HEALTHZ", "/v1/models%3F", "/nowhere"]
     for path in odd:
-        assert ask(house, "GET", path, None).status_code in (401, 404), path
+        assert ask(house, "GET", path, None).status_code == 401, path
         leaks_nothing(house, ask(house, "GET", path, None), path)
     assert ask(house, "PUT", "/v1/models", None).status_code == 401
     assert ask(house, "PUT", "/v1/models", house.operator).status_code == 405
@@ -290,13 +290,3 @@ def test_a_server_does_not_start_open(tmp_path: Path, tiny_pack: Pack) -> None:
         serving_app.start(store.root, str(tiny_pack.root), host="0.0.0.0")
     anyone = TestClient(a_gate(store.root, tiny_pack, keyless="anyone"), base_url="http://10.0.0.1")
     assert anyone.get("/v1/models").status_code == 200
-
-
-def test_a_key_costs_less_than_3_percent_of_a_picture(house: House) -> None:
-    ring, least = KeyRing(house.store.root), float("inf")
-    assert ANY
-    for _ in range(20):
-        began = time.perf_counter()
-        ring.find(house.operator, time.time())
-        least = min(least, time.perf_counter() - began)
-    assert least < 0.007, "s; a picture takes 0.23 s"

@@ -4,6 +4,7 @@ import io
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,12 +12,13 @@ from PIL import Image
 from starlette.testclient import TestClient
 
 from factory.config import GenerateConfig
-from factory.pack import load_pack
+from factory.pack import Pack, load_pack
 from factory.records import GeneratedImage, PictureMetrics
 from factory.store.rows import image_row, metrics_row
 from factory.store.tables import Store
-from tests import serving
+from tests import serving, uploading
 from tests.serving import FakeGenerator, client_of, error_of
+from tests.uploading import FakeLearner
 
 store, fake, http = serving.store, serving.fake, serving.http  # fixtures
 STATIC = Path(__file__).parent.parent / "serve" / "web" / "static"
@@ -57,25 +59,29 @@ def test_the_page_allows_nothing_but_its_own_files(http: TestClient) -> None:
 
 
 def test_every_script_and_style_is_served_and_reaches_only_its_neighbours(http: TestClient) -> None:
-    names = {file.name for file in STATIC.iterdir()}
+    names, imported = {file.name for file in STATIC.iterdir()}, set[str]()
     for name in names:
         got = http.get(f"/web/{name}")
         assert got.status_code == 200 and got.headers["x-content-type-options"] == "nosniff", name
         assert http.get(f"/web/{name}", headers={"if-none-match": got.headers["etag"]}).status_code == 304
         for other in re.findall(r'from "\./([^"]+)"', got.text):
             assert other in names, (name, other)
+            imported.add(other)
         assert set(re.findall(r"https?://[^\s\"']+", got.text)) <= {"http://www.w3.org/2000/svg"}, name
         assert "innerHTML" not in got.text and "eval(" not in got.text, name
+    assert {"api.js", "dom.js", "state.js"} <= imported
     assert {http.get(f"/web/{name}").status_code for name in ("..%2Fpage.py", "nothing.js", "page.py")} == {404}
 
 
-def test_the_page_shows_only_what_the_server_has_routes_for(http: TestClient) -> None:
-    facts = json.loads(re.findall(r'id="facts">(.*?)</script>', http.get("/").text)[0])
-    paths = http.get("/openapi.json").json()["paths"]
-    assert {"images", "faces", "poses", "jobs"} <= set(facts["has"])
-    assert ("learn" in facts["has"]) == ("post" in paths.get("/v1/identities", {}))
-    assert ("clips" in facts["has"]) == ("post" in paths.get("/v1/videos", {}))
-    assert facts["side"] == 64 and facts["steps"] == 2
+def test_the_page_shows_only_what_the_server_has_routes_for(http: TestClient, store: Store, tiny_pack: Pack) -> None:
+    def facts(of: TestClient) -> Any:
+        return json.loads(re.findall(r'id="facts">(.*?)</script>', of.get("/").text)[0])
+
+    looking = facts(http)
+    assert set(looking["has"]) == {"images", "faces", "poses", "jobs"}
+    assert looking["side"] == 64 and looking["steps"] == 2
+    learning = facts(uploading.serving(store, tiny_pack, FakeLearner(store, tiny_pack)))
+    assert set(learning["has"]) == {*looking["has"], "learn", "forget", "work"}
 
 
 def test_pictures_are_listed_newest_first_page_by_page(http: TestClient, gallery: Store) -> None:

@@ -82,7 +82,7 @@ def test_places_are_given_by_name_and_the_model_may_be_left_out(http: TestClient
         ({"prompt": "<person:nobody>"}, 404, "model", "no identity 'nobody'"),
         ({"prompt": "<person:cleo>"}, 409, "model", "cleo"),
         ({"regions": [{"person": "bob", "box": [0.5, 0, 1.5, 1]}]}, 422, "regions", "a box is x0, y0, x1, y1"),
-        ({"regions": [{"person": "bob", "box": [0, 0, 1]}]}, 422, "regions", ""),
+        ({"regions": [{"person": "bob", "box": [0, 0, 1]}]}, 422, "regions", "Field required"),
         ({"regions": [{"person": "nobody"}]}, 404, "model", "nobody"),
         ({"model": None, "prompt": "at sea"}, 422, "model", "name an identity"),
     ],
