@@ -99,7 +99,32 @@ def test_a_row_of_no_file_is_counted_and_nobody_is_given_anothers_consent(tmp_pa
     (folder / "consent.csv").write_text("file,consent\na.jpg,form 1\nc.jpg,form 2\nb.jpg,form 3\nb.jpg,form 3\n")
     places = find_places(str(folder))
     assert places.left_out["rows of consent.csv whose file is not there"] == 2
+    told = f"consent.csv tells of files that are not there: {folder}/a.jpg, {folder}/c.jpg; correct their names"
+    assert places.told == [told]
     assert sorted(str(place["consent"]) for place in places.table.to_pylist()) == ["None", "None", "form 3"]
+
+
+def test_a_file_that_a_list_calls_with_other_capitals(tmp_path: Path) -> None:
+    folder = write(tmp_path / "photos", "ada.jpg", "Bob.jpg", "bob.JPG", "inner/Cy.jpg")
+    (folder / "consent.csv").write_text("file,consent\nADA.JPG,form 1\nBOB.jpg,form 2\nINNER\\cy.jpg,no\n")
+    places = find_places(str(folder))
+    consents = {
+        place["uri"].decode().removeprefix(f"{folder}/"): place["consent"] for place in places.table.to_pylist()
+    }
+    assert consents == {"ada.jpg": "form 1", "Bob.jpg": None, "bob.JPG": None, "inner/Cy.jpg": "no"}, "of two, neither"
+    assert places.told == [f"consent.csv tells of files that are not there: {folder}/BOB.jpg; correct their names"]
+
+
+@pytest.mark.parametrize("before", ["", "sep=,\n"])
+def test_a_date_that_is_none_is_told_with_its_row(tmp_path: Path, before: str) -> None:
+    folder = write(tmp_path / "photos", "a.jpg", "b.jpg")
+    rows = "file,consent,consent_expires\na.jpg,form,2027-01-31\nb.jpg,form,01/02/2027\n"
+    (folder / "consent.csv").write_text(before + rows)
+    number = 4 if before else 3
+    with pytest.raises(
+        SourceError, match=rf"consent\.csv cannot be used \(line {number}, of b\.jpg: .*'01/02/2027' is no date"
+    ):
+        find_places(str(folder))
 
 
 def test_a_list_in_an_archive(tmp_path: Path) -> None:

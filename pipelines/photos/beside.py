@@ -3,9 +3,12 @@ file that is elsewhere or not whole yet."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import PurePosixPath
 from typing import Final
+
+from factory.files import shown
 
 HIDDEN: Final = "hidden"  # as what they are left out
 SYSTEM: Final = "system"
@@ -19,6 +22,7 @@ REMEDIES: Final = {  # of those that are photos, or will be
     UNFINISHED: "finish them, or download the files again",
 }
 CONSENTS: Final = "consent.csv"  # who agreed to what (consents.py)
+_NAMED: Final = 3  # of some that are told, the others are counted
 TABLES: Final = ".lance"  # suffix of a folder that is a table
 DVC: Final = ".dvc"  # suffix of what stands for a file or folder
 
@@ -43,6 +47,12 @@ _ICLOUD: Final = ".icloud"  # .ada.jpg.icloud
 _CLOUDS: Final = frozenset("cloud cloudf nextcloud owncloud opencloud rslsp gshortcut".split())  # ada.jpg.cloud
 _DOWNLOADS: Final = frozenset("crdownload part partial download opdownload filepart aria2 !qb !ut".split())
 _PACKAGE: Final = ".download"  # of Safari: a folder ada.jpg.download
+
+
+def few_of(files: Sequence[str]) -> str:
+    """The first of some files and folders, by name."""
+    more = f" and {len(files) - _NAMED} more" if len(files) > _NAMED else ""
+    return f"{', '.join(map(shown, files[:_NAMED]))}{more}"
 
 
 def left_out_as(name: str, folder: str = "") -> str | None:

@@ -8,8 +8,7 @@ import codecs
 import csv
 import io
 import unicodedata
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final
 
@@ -41,25 +40,32 @@ def read_consents(lists: Sequence[tuple[str, Entry]]) -> dict[str, Consent]:
     return found
 
 
-def with_consents(places: list[dict[str, Any]], consents: Mapping[str, Consent]) -> tuple[list[dict[str, Any]], int]:
-    """Rows of PLACE with what consent.csv says of them, and how many of its rows are of no file that is there.
+def with_consents(
+    places: list[dict[str, Any]], consents: Mapping[str, Consent]
+) -> tuple[list[dict[str, Any]], list[str]]:
+    """Rows of PLACE with what consent.csv says of them, and the files that it tells of and that are not there.
 
     A file is the one that a row names to the letter; else one that is called so but for what a spreadsheet or another
-    system changes (blanks around it, "./", "\\", how accents are composed), if there is but one.
+    system changes (blanks around it, "./", "\\", how accents are composed, then capitals), if there is but one.
     """
     files = [_file(place) for place in places]
-    others = {file: _plain(file) for file in consents.keys() - set(files)}
-    by_plain = {plain: file for file, plain in others.items()}
-    num_rows = Counter(others.values())
-    num_files = Counter(_plain(file) for file in files if file not in consents) if others else Counter[str]()
-    used = set[str]()
+    meant = {file: file for file in files if file in consents}
+    for alike in (_plain, _folded):
+        rows = _by_key(alike, consents.keys() - set(meant.values()))
+        there = _by_key(alike, (file for file in files if file not in meant)) if rows else {}
+        meant |= {there[key][0]: row[0] for key, row in rows.items() if len(row) == 1 and len(there.get(key, ())) == 1}
     for place, file in zip(places, files, strict=True):
-        if file not in consents and others and num_rows[plain := _plain(file)] == num_files[plain] == 1:
-            file = by_plain[plain]
-        if file in consents:
-            used.add(file)
-            place |= consents[file].columns()
-    return places, len(consents) - len(used)
+        if file in meant:
+            place |= consents[meant[file]].columns()
+    return places, sorted(consents.keys() - set(meant.values()))
+
+
+def _by_key(key: Callable[[str], str], files: Iterable[str]) -> dict[str, list[str]]:
+    """Files by what they are alike in."""
+    found: dict[str, list[str]] = {}
+    for file in files:
+        found.setdefault(key(file), []).append(file)
+    return found
 
 
 def _file(place: Mapping[str, Any]) -> str:
@@ -72,14 +78,25 @@ def _plain(file: str) -> str:
     return "/".join(part.strip() for part in parts if part != ".")
 
 
+def _folded(file: str) -> str:
+    return _plain(file).casefold()
+
+
 def _read(before: str, file: Entry) -> list[tuple[str, Consent]]:
     try:
         data = file.read(_MOST)
         if data is None:
             raise ValueError(f"it has more than {_MOST:,} bytes")
-        return [(f"{before}{row['file']}", Consent.of(row)) for row in _rows(_text(data))]
+        return [(f"{before}{row['file']}", _consent(line, row)) for line, row in _rows(_text(data))]
     except (OSError, ValueError, csv.Error) as error:
         raise _refused(file.uri, str(error)) from None
+
+
+def _consent(line: int, row: Mapping[str, Any]) -> Consent:
+    try:
+        return Consent.of(row)
+    except ValueError as error:
+        raise ValueError(f"line {line}, of {row['file']}: {error}") from None
 
 
 def _text(data: bytes) -> str:
@@ -90,9 +107,9 @@ def _text(data: bytes) -> str:
         raise ValueError("it is not written in UTF-8: save it anew, in spreadsheets as CSV UTF-8") from None
 
 
-def _rows(text: str) -> Iterator[dict[str, str | None]]:
-    """The rows below the names of the columns. Raises ValueError, csv.Error."""
-    if text.lower().startswith("sep="):  # what a spreadsheet is told, and takes for no row
+def _rows(text: str) -> Iterator[tuple[int, dict[str, str | None]]]:
+    """The rows below the names of the columns, each with the number of its line. Raises ValueError, csv.Error."""
+    if skipped := int(text.lower().startswith("sep=")):  # what a spreadsheet is told, and takes for no row
         text = text.partition("\n")[2]
     header = text.partition("\n")[0]
     separator = next((one for one in _SEPARATORS if one in header and "," not in header), ",")
@@ -102,12 +119,14 @@ def _rows(text: str) -> Iterator[dict[str, str | None]]:
         raise ValueError(f"it has columns {', '.join(names)}")
     for cells in lines:
         if len(cells) > len(names):
-            raise ValueError(f"line {lines.line_num} has more cells than there are columns; quote texts with commas")
+            raise ValueError(
+                f"line {lines.line_num + skipped} has more cells than there are columns; quote texts with commas"
+            )
         row = dict(zip(names, [*cells, *[None] * (len(names) - len(cells))], strict=True))
         if any(cells) and not row["file"]:
-            raise ValueError(f"line {lines.line_num} names no file")
+            raise ValueError(f"line {lines.line_num + skipped} names no file")
         if any(cells):
-            yield row
+            yield lines.line_num + skipped, row
 
 
 def _refused(uri: str, why: str) -> SourceError:

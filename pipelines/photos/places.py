@@ -20,7 +20,7 @@ from factory.files import local_path, shown
 from factory.storage import plain, scheme_of
 from pipelines.photos.alike import Alike
 from pipelines.photos.archives import Archives, Members, list_members
-from pipelines.photos.beside import CONSENTS, REMEDIES
+from pipelines.photos.beside import CONSENTS, REMEDIES, few_of
 from pipelines.photos.consents import CONSENT, read_consents, with_consents
 from pipelines.photos.entries import Entry, of_file
 from pipelines.photos.listing import Listed, list_files
@@ -83,8 +83,10 @@ def find_places(src: str | Sequence[str], root: str | None = None, person_from: 
     with Archives() as archives:
         rows, lists = _places(listed, archives)
         lists += [(f"{uri.rpartition('/')[0]}/", of_file(uri, uri)) for uri in listed.consents]
-        rows, num_unused = with_consents(rows, read_consents(lists))
-    listed.leave_out("rows of consent.csv whose file is not there", num_unused)
+        rows, unused = with_consents(rows, read_consents(lists))
+    listed.leave_out("rows of consent.csv whose file is not there", len(unused))
+    if unused:
+        listed.told.append(f"consent.csv tells of files that are not there: {few_of(unused)}; correct their names")
     aside = [(kind, num) for kind, num in listed.left_out.items() if kind in REMEDIES]
     told = [*listed.told, *told_of(listed.lists), *(f"{num} {kind}; {REMEDIES[kind]}" for kind, num in aside)]
     if person_from is not None:
