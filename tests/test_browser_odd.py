@@ -137,6 +137,13 @@ def test_a_prompt_of_which_not_all_is_read_is_told_so(page: Any) -> None:
     playwright.expect(page.locator(".batch .advice")).to_contain_text("the first 30 of its")
 
 
+def test_what_a_prompt_asks_for_in_vain_is_told(page: Any) -> None:
+    page.locator(".who[data-who]").filter(has_text="Brien").click()
+    page.locator("#prompt").fill("<lora:film:0.8> <person> in the rain")
+    page.locator(".send .button").click()
+    playwright.expect(page.locator(".toast")).to_have_text("Left out, as nothing here follows it: prompt.lora")
+
+
 def test_a_failure_of_the_server_is_told_with_its_number_in_the_log(page: Any) -> None:
     body = '{"error": {"message": "the server failed", "code": "internal_error"}}'
     number = {"x-request-id": "5f3a"}
