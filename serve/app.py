@@ -13,7 +13,6 @@ import warnings
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from errno import EADDRINUSE
-from pathlib import Path
 from typing import Any
 
 import ray
@@ -23,6 +22,7 @@ from ray.serve import Application
 from ray.serve.schema import LoggingConfig
 
 from factory.files import check_root
+from factory.limits import ray_folder, set_ray_folder
 from factory.pack import Pack, load_pack
 from factory.provenance.marks import Marker
 from factory.store.connection import check_tables
@@ -145,8 +145,8 @@ def _checked(root: str, pack: str, port: int) -> tuple[Store, Pack]:
 def _check_free(host: str, port: int) -> None:
     """Raises OSError if nothing can listen there: said before Ray starts. Where a cluster is joined, it may serve there
     itself."""
-    current = Path(os.environ.get("RAY_TMPDIR", "/tmp"), "ray", "ray_current_cluster")
-    if ray.is_initialized() or os.environ.get("RAY_ADDRESS", "") not in ("", "local") or current.exists():
+    runs = os.access(f"{ray_folder()}/ray/ray_current_cluster", os.F_OK)  # of another user's folder nothing is told
+    if ray.is_initialized() or os.environ.get("RAY_ADDRESS", "") not in ("", "local") or runs:
         return
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
@@ -172,6 +172,7 @@ def _keyless(store: Store, host: str, insecure: bool) -> Keyless:
 
 
 def _start_ray() -> None:
+    set_ray_folder()
     ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import pwd
 import shutil
+import tempfile
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -12,17 +14,61 @@ import typer
 
 from cli.errors import user_errors
 from cli.surroundings import _hold_token
-from factory.limits import why_not
+from factory.limits import ray_folder, set_ray_folder, why_not
 from pipelines.jobs.journal import explained
+
+LONG = "x" * 60
 
 
 def test_the_folder_of_ray_is_told_by_what_is_wrong_with_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("RAY_TMPDIR", str(tmp_path / "not" / "there"))
-    assert "too long" in why_not(OSError("AF_UNIX path length cannot exceed 107 bytes: '/x/ray/y'"))
+    told = why_not(OSError("AF_UNIX path length cannot exceed 107 bytes: '/x/ray/y'"))
+    assert f"{tmp_path}/not/there is too long" in told and "107 bytes: set RAY_TMPDIR to a folder of at most" in told
     assert "RAY_TMPDIR to a folder of your own" in why_not(PermissionError(13, "Permission denied", "/x/ray"))
     assert "is full" not in why_not(OSError("timed out"))
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=0))
     assert f"the disk of {tmp_path}/not/there is full" in why_not(OSError("timed out"))
+
+
+def test_whose_folder_of_ray_it_is_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
+    (tmp_path / "ray").mkdir()
+    refused = PermissionError(13, "Permission denied", f"{tmp_path}/ray/session_1")
+    assert "belongs to" not in why_not(refused), "but its own"
+    monkeypatch.setattr(os, "geteuid", lambda: (tmp_path / "ray").stat().st_uid + 1)
+    owner = pwd.getpwuid((tmp_path / "ray").stat().st_uid).pw_name
+    assert f"{tmp_path}/ray belongs to {owner}" in why_not(refused) and "of your own" in why_not(refused)
+
+
+@pytest.mark.parametrize(
+    ("given", "taken"),
+    [
+        ({}, None),
+        ({"TMPDIR": "SHORT"}, "SHORT"),
+        ({"TMPDIR": f"SHORT/{LONG}"}, "/tmp"),  # as batch systems make them
+        ({"TMPDIR": "SHORT/gone"}, "/tmp"),
+        ({"TMPDIR": ""}, "/tmp"),  # which Ray takes for the current folder
+        ({"TMPDIR": f"SHORT/{LONG}", "RAY_TMPDIR": "SHORT"}, "SHORT"),
+        ({"TMPDIR": f"SHORT/{LONG}", "RAY_TMPDIR": ""}, "/tmp"),
+        ({"RAY_TMPDIR": f"SHORT/{LONG}"}, f"SHORT/{LONG}"),  # whoever sets it is told
+    ],
+)
+def test_ray_has_a_folder_with_room_for_its_sockets(
+    given: dict[str, str], taken: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with tempfile.TemporaryDirectory(dir="/tmp") as short:
+        Path(short, LONG).mkdir()
+        for name in ("TMPDIR", "RAY_TMPDIR"):
+            monkeypatch.setenv(name, "")
+            monkeypatch.delenv(name)
+        for name, value in given.items():
+            monkeypatch.setenv(name, value.replace("SHORT", short))
+        set_ray_folder()
+        wanted = taken and taken.replace("SHORT", short)
+        assert os.environ.get("RAY_TMPDIR") == wanted and ray_folder() == (wanted or "/tmp")
+        if not given.get("RAY_TMPDIR") and given:
+            told = why_not(OSError("AF_UNIX path length cannot exceed 107 bytes: '/x/ray/y'"))
+            assert LONG not in told, "what is not used is not blamed"
 
 
 def test_a_home_that_cannot_be_written_to_is_not_needed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ import ray
 from ray.exceptions import AuthenticationError, RayError
 
 from factory.errors import ClusterError
-from factory.limits import why_not
+from factory.limits import set_ray_folder, why_not
 from factory.storage import PHOTOS_STORAGE, STORAGE
 from pipelines.jobs.memory import short_of_memory
 
@@ -41,6 +41,8 @@ def join_or_start(**settings: Any) -> None:
     this machine's limits do not let Ray start.
     """
     address = os.environ.get("RAY_ADDRESS", "")
+    if address in ("", "local"):
+        set_ray_folder()
     with _silent_stderr(), _in_folder(_CODE):  # workers import what lies in the driver's folder: not in the user's
         if address in ("", "local"):
             _start(**settings)
