@@ -5,6 +5,10 @@ from __future__ import annotations
 import tarfile
 from io import BytesIO
 from pathlib import Path
+from typing import Any
+
+import skimage.data
+from PIL import Image
 
 from pipelines.photos.masks import masks_among
 from pipelines.photos.places import find_places
@@ -35,6 +39,42 @@ def test_a_normal_face_is_no_map_of_normals() -> None:
     paths = ["ada.jpg", "ada_normal.jpg", "ada_smiling.jpg", "bob.png", "bob_normal.png", "bob.normals.jpg"]
     assert masks_among(paths) == {"bob_normal.png", "bob.normals.jpg"}
     assert masks_among(["ada.HEIC", "ada-normal.HEIC", "x/c.jpg", "x/c-normal.exr"]) == {"x/c-normal.exr"}
+
+
+def picture(kind: str, image: Image.Image, **how: Any) -> bytes:
+    file = BytesIO()
+    image.save(file, kind, **how)
+    return file.getvalue()
+
+
+def test_who_wears_a_mask_is_no_mask(tmp_path: Path) -> None:
+    """Colour photos are read whatever they are called; masks of one colour, of classes, grey ones stay left out."""
+    photo = Image.fromarray(skimage.data.astronaut())
+    shape = photo.convert("L").point(lambda level: 255 * (level > 128))
+    classes = Image.merge("RGB", (shape, shape.rotate(90), shape.rotate(180)))
+    for name in ("1.jpg", "2.jpg", "images/a.jpg", "3.jpg", "4.jpg", "5.jpg"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(picture("JPEG", photo.rotate(len(name))))
+    worn = {"1_Mask.jpg": "JPEG", "2-mask.png": "PNG", "masks/a.jpg": "JPEG"}
+    masks = {
+        "3_mask.png": ("PNG", shape),
+        "4_mask.jpg": ("JPEG", shape.convert("RGB")),
+        "5_mask.jpg": ("JPEG", classes),
+    }
+    (tmp_path / "masks").mkdir()
+    for name, kind in worn.items():
+        (tmp_path / name).write_bytes(picture(kind, photo))
+    for name, (kind, image) in masks.items():
+        (tmp_path / name).write_bytes(picture(kind, image))
+    with tarfile.open(tmp_path / "0.tar", "w") as archive:
+        for name in ("1.jpg", "1_Mask.jpg", "3.jpg", "3_mask.png"):
+            archive.add(tmp_path / name, f"in/{name}")
+    places = find_places(str(tmp_path))
+    assert places.left_out == {"mask or the like of a photo": 4}
+    uris = {row["member"] or row["uri"] for row in places.table.to_pylist()}
+    assert {b"in/1_Mask.jpg", *(f"{tmp_path}/{name}".encode() for name in worn)} < uris and len(uris) == 6 + 3 + 3
+    [told] = places.told
+    assert told.startswith(f"left out as masks or the like of a photo, by their names: {tmp_path}/3_mask.png, ")
 
 
 def test_the_photo_has_its_name_alone(tmp_path: Path) -> None:

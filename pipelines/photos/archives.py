@@ -20,7 +20,7 @@ from factory.storage import scheme_of
 from pipelines.photos.beside import CONSENTS, SIDECAR, left_out_path
 from pipelines.photos.entries import Entry, faults_of, open_file, what_is
 from pipelines.photos.letters import paths_of
-from pipelines.photos.masks import OF_A_PHOTO, masks_among
+from pipelines.photos.masks import OF_A_PHOTO, masks_among, worn_among
 from pipelines.photos.zips import Unpacked, open_zip
 
 SUFFIXES: Final = (".tar", ".zip")
@@ -103,6 +103,10 @@ def list_members(uri: str) -> Members:
         fault = f"cut short or damaged behind its member {len(found)}: {shown(str(error))[:300]}; copy it again"
     kinds = [_UNREAD.get(member.size) or left_out_path(member.name) for member in found]
     masks = masks_among(member.name for member, kind in zip(found, kinds, strict=True) if kind is None)
+    if masks:
+        by_name = {member.name: member for member in found}
+        with Archives() as archives:
+            masks -= worn_among(masks, lambda name: archives.entry(name, uri, by_name[name]))
     kinds = [kind or (OF_A_PHOTO if member.name in masks else None) for member, kind in zip(found, kinds, strict=True)]
     photos = [member for member, kind in zip(found, kinds, strict=True) if kind is None]
     lists = [m for m, kind in zip(found, kinds, strict=True) if kind == SIDECAR and _file_name(m).lower() == CONSENTS]

@@ -17,10 +17,11 @@ from urllib.parse import unquote
 from factory.errors import SourceError
 from factory.files import shown
 from pipelines.photos.archives import FURTHER_PART, further_parts
-from pipelines.photos.entries import faults_of, open_file
+from pipelines.photos.beside import few_of
+from pipelines.photos.entries import faults_of, of_file, open_file
 from pipelines.photos.lakes import check_whole
 from pipelines.photos.listing import Listed
-from pipelines.photos.masks import OF_A_PHOTO, masks_among
+from pipelines.photos.masks import OF_A_PHOTO, masks_among, worn_among
 from pipelines.photos.named import kind_of
 from pipelines.photos.parquet import why_no_photos
 
@@ -79,7 +80,12 @@ def sorted_out(listed: Listed) -> Listed:
     listed.leave_out(FURTHER_PART, len(parts))
     files = [file for file in files if file not in parts]
     masks = masks_among(files)
+    masks -= worn_among(masks, lambda file: of_file(file, file))
     listed.leave_out(OF_A_PHOTO, len(masks))
+    if masks:
+        listed.told.append(
+            f"left out as masks or the like of a photo, by their names: {few_of(sorted(masks))}; rename what is none"
+        )
     listed.files = [file for file in files if file not in masks]
     return listed
 
