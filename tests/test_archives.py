@@ -110,3 +110,40 @@ def test_a_tar_whose_end_is_not_marked_may_lack_others(tmp_path: Path) -> None:
 def test_a_tar_that_is_damaged_at_its_beginning_is_not_told_to_be_unpacked(tmp_path: Path) -> None:
     damaged = tarred("a.jpg").replace(b"a.jpg\0", b"?.jpg\0", 1)
     assert "unpack" not in (said := told(tmp_path / "x", "x.tar", damaged)["x"]) and "no readable archive" in said
+
+
+@pytest.mark.parametrize("form", [tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+def test_links_in_a_tar_are_what_they_lead_to(tmp_path: Path, form: int) -> None:
+    """As in folders of people whose photos lie in one other; nothing outside of the archive is read."""
+    src = write(tmp_path / "people", "Ada/1.jpg", "zz/orig.jpg", "zz/cyd.jpg", "Bob/none", "Cyd/none")
+    (src / "Ada/2.jpg").hardlink_to(src / "Ada/1.jpg")
+    (src / "Bob/1.jpg").hardlink_to(src / "zz/orig.jpg")
+    for link, target in (
+        ("Cyd/1.jpg", "../zz/cyd.jpg"),
+        ("Cyd/2.jpg", "1.jpg"),
+        ("Cyd/out.jpg", "/etc/hostname"),
+        ("Cyd/up.jpg", "../../../../etc/hostname"),
+        ("Cyd/round.jpg", "round.jpg"),
+    ):
+        (src / link).symlink_to(target)
+    with tarfile.open(tmp_path / "p.tar", "w", format=form) as archive:
+        for folder in ("zz", "Ada", "Bob", "Cyd"):  # links stand before and behind their files
+            archive.add(src / folder, f"./people/{folder}")
+    places = find_places(str(tmp_path / "p.tar"), person_from="folder")
+    photos = {row["member"].decode(): row for row in places.table.to_pylist()}
+    found = {photo["uri"].partition("#")[2]: photo for photo in photos_of(tmp_path / "p.tar")}
+    bytes_of = {name.removeprefix("./people/"): photo["image"] for name, photo in found.items()}
+    assert bytes_of.pop("Bob/none") == b"Bob/none" and bytes_of.pop("Cyd/none") == b"Cyd/none"
+    assert bytes_of == {
+        "zz/orig.jpg": b"zz/orig.jpg",
+        "Bob/1.jpg": b"zz/orig.jpg",
+        "zz/cyd.jpg": b"zz/cyd.jpg",
+        "Cyd/1.jpg": b"zz/cyd.jpg",
+        "Cyd/2.jpg": b"zz/cyd.jpg",
+        "Ada/1.jpg": b"Ada/1.jpg",
+        "Ada/2.jpg": b"Ada/1.jpg",
+    }
+    assert photos["./people/Cyd/2.jpg"]["folder"] == "people/Cyd"
+    assert places.left_out == {"link in an archive": 3}
+    [told] = places.told
+    assert "p.tar has links that are not followed: ./people/Cyd/" in told and told.count("Cyd/") == 3

@@ -7,17 +7,18 @@ import stat
 import tarfile
 import zipfile
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
+from posixpath import dirname, join, normpath
 from threading import Lock
 from typing import IO, Final, cast
 
 from factory.errors import SourceError
 from factory.files import shown
 from factory.storage import scheme_of
-from pipelines.photos.beside import CONSENTS, SIDECAR, left_out_path
+from pipelines.photos.beside import CONSENTS, SIDECAR, few_of, left_out_path
 from pipelines.photos.entries import Entry, faults_of, open_file, what_is
 from pipelines.photos.letters import paths_of
 from pipelines.photos.masks import OF_A_PHOTO, masks_among, worn_among
@@ -36,6 +37,7 @@ _UNIX: Final = 3  # of a zip's member: what it was packed on, where links are
 _ZIP: Final = (b"PK\3\4", b"PK\5\6")  # how one begins; the second has no members
 _TAR: Final = b"ustar"
 _TAR_AT: Final = 257  # where that is
+_MOST_LINKS: Final = 8  # one behind the other
 _UNREAD: Final = {-1: "link in an archive", -2: "sparse file in an archive"}  # by a member's size
 
 
@@ -46,7 +48,7 @@ class Member:
     name: str  # with its folders
     number: int  # of the archive's entries, as they are listed
     offset: int  # bytes from the start of a tar; -1: the zip knows
-    size: int  # bytes, as the archive says; -1: it is a link to another, or no file; -2: its holes are left out of it
+    size: int  # bytes, as the archive says; -1: it is no file, or a link to none; -2: its holes are left out of it
 
     @property
     def folder(self) -> str:
@@ -91,16 +93,19 @@ def further_parts(files: Sequence[str]) -> set[str]:
 
 def list_members(uri: str) -> Members:
     """What an archive holds. Raises SourceError if it is none."""
-    found, fault, told = list[Member](), "", list[str]()
+    found, fault, told, links = list[Member](), "", list[str](), dict[int, str]()
     try:
         with open_file(uri) as stream:
-            for member in _zip_members(stream, uri, told) if _is_zip(stream, uri) else _tar_members(stream):
+            for member in _zip_members(stream, uri, told) if _is_zip(stream, uri) else _tar_members(stream, links):
                 found.append(member)
     except faults_of(uri) as error:
         if not found:
             why = what_is(uri, *_ZIP, _TAR) or shown(str(error))[:300]
             raise SourceError(f"no readable archive: {why}") from None
         fault = f"cut short or damaged behind its member {len(found)}: {shown(str(error))[:300]}; copy it again"
+    found = _followed(found, links)
+    if lost := [member.name for member in found if member.size == -1 and not left_out_path(member.name)]:
+        told.append(f"has links that are not followed: {few_of(lost)}; put the files in their place")
     kinds = [_UNREAD.get(member.size) or left_out_path(member.name) for member in found]
     masks = masks_among(member.name for member, kind in zip(found, kinds, strict=True) if kind is None)
     if masks:
@@ -184,9 +189,30 @@ class _Part:
         return data
 
 
-def _tar_members(stream: IO[bytes]) -> Iterator[Member]:
-    """Of all the archives that a file holds, one behind the other, as `cat a.tar b.tar` leaves them. Raises TarError
-    where something else follows, which tarfile alone takes for the end."""
+def _followed(found: list[Member], links: Mapping[int, str]) -> list[Member]:
+    """The members, where those that are links to others (`links`: where to, by number) are these under another name: a
+    photo in two people's folders is one file and a link. Of several files of one name the last counts."""
+    files = {normpath(member.name): member for member in found}
+
+    def of_link(member: Member) -> Member:
+        target = member
+        for _ in range(_MOST_LINKS):
+            if target.number not in links or (to := files.get(links[target.number])) is None:
+                break
+            target = to
+        return replace(member, offset=target.offset, size=target.size) if target.size >= 0 else member
+
+    return [of_link(member) if member.number in links else member for member in found]
+
+
+def _target(info: tarfile.TarInfo) -> str:
+    """Which member a link means: a hard link by its whole name, another one from where it lies."""
+    return normpath(info.linkname if info.islnk() else join(dirname(info.name), info.linkname))
+
+
+def _tar_members(stream: IO[bytes], links: dict[int, str]) -> Iterator[Member]:
+    """Of all the archives that a file holds, one behind the other, as `cat a.tar b.tar` leaves them. Puts where links
+    lead to into `links`. Raises TarError where something else follows, which tarfile alone takes for the end."""
     number, start = 0, 0
     while start >= 0:
         stream.seek(start)
@@ -194,6 +220,8 @@ def _tar_members(stream: IO[bytes]) -> Iterator[Member]:
             for info in archive:
                 if not info.isdir():
                     size = -2 if info.issparse() else info.size if info.isreg() else -1
+                    if info.islnk() or info.issym():
+                        links[number] = _target(info)
                     yield Member(info.name, number, info.offset_data, size)
                 number += 1
             end = archive.offset
