@@ -35,6 +35,7 @@ from serve.stopping import Door
 from serve.work import Kind, WorkBook
 from tests.make_heads import make_posed
 from tests.serving import error_of, people_store
+from tests.test_splat_files import strictly_read
 
 SMALL = {"model": "ada", "num_iterations": 4, "num_gaussians": 30, "seed": 3}
 
@@ -85,12 +86,15 @@ def test_a_head_is_made_fetched_in_every_format_listed_and_deleted(http: TestCli
     assert card["prompt"] == "a photo of <person>" and card["seed"] == 3
     content = f"/v1/heads/{card['id']}/content"
     assert len(from_ply(http.get(content).content)) >= 20
+    plain = http.get(content, params={"format": "plain-ply"})
+    assert b"comment" not in plain.content and len(strictly_read(plain.content)) == len(from_ply(plain.content))
+    assert plain.headers["content-disposition"].endswith('.plain.ply"')
     assert http.get(content, params={"format": "gltf"}).content[:4] == b"glTF"
     assert http.get(content, params={"format": "spz"}).content[:2] == b"\x1f\x8b"
     credentials = make_self_signed()
     mark_with(Marker(credentials))
     try:
-        for file_format in ("ply", "spz", "gltf"):
+        for file_format in ("ply", "plain-ply", "spz", "gltf"):
             answer = http.get(content, params={"format": file_format})
             where = answer.headers["link"].partition(">")
             assert where[2] == '; rel="c2pa-manifest"'
