@@ -66,7 +66,8 @@ def test_what_tells_of_photos_beside_it_is_told(tmp_path: Path) -> None:
     consents, names = find_places(str(tmp_path)).told
     assert consents == f"{tmp_path}/consents.csv is not read: a list of who agreed to what is called consent.csv"
     assert names.startswith(f"{tmp_path}/list.csv tells whose photos these are, which is read as Parquet alone; ")
-    assert names.endswith(f'.rename(columns={{"file": "uri"}}).to_parquet("{tmp_path}/list.parquet")')
+    call = f'.rename(columns={{"file": "uri"}}).to_parquet("{tmp_path}/list.parquet")'
+    assert names.endswith(f"{call}, and give that as --photos")
     table(tmp_path / "list.parquet", {"uri": ["a.jpg"], "name": ["Ada"]})  # as it says
     assert [photo["name"] for photo in photos_of(tmp_path / "list.parquet")] == ["Ada"]
 

@@ -171,6 +171,7 @@ def test_a_folder_that_may_not_be_read_is_counted_and_the_others_are_listed(
     monkeypatch.setattr(os, "scandir", scandir)
     places = find_places(str(tmp_path))
     assert (places.num_photos, dict(places.left_out)) == (2, {"folder that cannot be read": 1})
+    assert places.told == [f"cannot be read: {locked[0]}; let this user read it, if it holds photos"]
     locked.append(str(tmp_path))
     with pytest.raises(SourceError, match="cannot be listed"):
         find_places(str(tmp_path))

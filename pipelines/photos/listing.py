@@ -20,7 +20,16 @@ from factory.reach import asked
 from factory.storage import AZURE, PHOTOS_STORAGE, STORES, s3_keys, scheme_of
 from pipelines.jobs.journal import remedy_of
 from pipelines.photos.allowed import Allowed
-from pipelines.photos.beside import CONSENTS, DVC, SIDECAR, TABLES, folder_left_out_as, left_out_as, left_out_path
+from pipelines.photos.beside import (
+    CONSENTS,
+    DVC,
+    SIDECAR,
+    TABLES,
+    few_of,
+    folder_left_out_as,
+    left_out_as,
+    left_out_path,
+)
 from pipelines.photos.lakes import is_log
 from pipelines.photos.lists import is_list, tells_of_others, to_parquet
 
@@ -110,6 +119,7 @@ def _local_files(src: str, root: str | None, listed: Listed) -> Iterator[str]:
     jobs = None if root is None or is_stored(root) else _id_of(f"{root}/jobs")
     allowed = None if root is None else Allowed.of(root)  # who filled a tenant's folder could link to anybody's photos
     seen = {(kind.st_dev, kind.st_ino)}
+    unread = list[str]()
     folders, links = deque([src]), deque[str]()  # links last, so that a photo is called by where it really is
     while folders or links:
         folder = folders.popleft() if folders else links.popleft()
@@ -117,7 +127,7 @@ def _local_files(src: str, root: str | None, listed: Listed) -> Iterator[str]:
             try:
                 own = _id_of(folder)
             except OSError:  # longer than a path may be, or of a share that is gone
-                listed.leave_out("folder that cannot be read")
+                unread.append(folder)
                 continue
             if own is None or own in seen:
                 listed.leave_out("link to a folder listed already")
@@ -129,7 +139,7 @@ def _local_files(src: str, root: str | None, listed: Listed) -> Iterator[str]:
         except OSError:
             if folder == src:
                 raise
-            listed.leave_out("folder that cannot be read")
+            unread.append(folder)
             continue
         if PurePosixPath(folder).name in _MADE_BY_IMMICH and any(entry.name == ".immich" for entry in entries):
             listed.leave_out("system")
@@ -143,6 +153,9 @@ def _local_files(src: str, root: str | None, listed: Listed) -> Iterator[str]:
                 (links if entry.is_symlink() else folders).append(entry.path)
             else:
                 yield entry.path
+    if unread:
+        listed.leave_out("folder that cannot be read", len(unread))
+        listed.told.append(f"cannot be read: {few_of(unread)}; let this user read it, if it holds photos")
 
 
 def _why_not(entry: os.DirEntry[str], folder: str, jobs: tuple[int, int] | None) -> str | None:

@@ -55,7 +55,8 @@ def to_parquet(file: str) -> str:
     if paths and "uri" not in columns:
         call += f'.rename(columns={{"{paths[0]}": "uri"}})'
     stem = shown(file).removesuffix("".join(PurePosixPath(file).suffixes[-2 if _is_packed(file) else -1 :]))
-    text = f'write it so, with a column image (bytes) or uri, and optionally name: {call}.to_parquet("{stem}.parquet")'
+    call += f'.to_parquet("{stem}.parquet")'
+    text = f"write it so, with a column image (bytes) or uri, and optionally name and person: {call}"
     return "; ".join(filter(None, (text, to_download(columns))))
 
 
@@ -74,7 +75,8 @@ def told_of(lists: Sequence[str]) -> Iterator[str]:
         if "consent" in plain or PurePosixPath(file).name.lower().startswith("consent"):
             yield f"{shown(file)} is not read: a list of who agreed to what is called {CONSENTS}"
         elif _NAMES & plain and (_PATHS | {"uri"}) & plain:
-            yield f"{shown(file)} tells whose photos these are, which is read as Parquet alone; {to_parquet(file)}"
+            how = f"{to_parquet(file)}, and give that as --photos"
+            yield f"{shown(file)} tells whose photos these are, which is read as Parquet alone; {how}"
 
 
 def _columns(file: str) -> tuple[list[str], str]:
