@@ -222,15 +222,12 @@ def commit(images: pa.Table, store: Store) -> pa.Table:
 
 
 def write_pngs(store: Store, requests: Sequence[Mapping[str, Any]], out: Path) -> None:
-    """The stored pictures of these requests as files <name>_<n>.png; n goes on where another picture is there. Of
-    people whose files would be called alike <name>-<identity_id>_<n>.png."""
+    """The stored pictures of these requests as files <name>_<n>.png; n goes on where another picture is there."""
     from factory.provenance.marks import Marker
     from factory.provenance.xmp import told
-    from factory.store.export import file_stem, told_apart
+    from factory.store.export import file_stems
 
-    names = {request["identity_id"]: file_stem(request["name"]) for request in requests}
-    stems = dict(zip(names, told_apart(list(names.values()), list(names)), strict=True))
-    marker = Marker.of(store.root)
+    marker, stems = Marker.of(store.root), file_stems({one["identity_id"]: one["name"] for one in requests})
     out.mkdir(parents=True, exist_ok=True)
     counters: Counter[str] = Counter()
     for start in range(0, len(requests), _WRITTEN_TOGETHER):

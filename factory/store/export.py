@@ -11,7 +11,7 @@ import re
 import unicodedata
 import zipfile
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final, Literal, assert_never
 
@@ -120,10 +120,10 @@ def export_identities(
     if out.suffix and not out.is_dir():
         targets = [out for _ in identities]
     else:
-        stems = told_apart([_asked_for(who.name) for who in identities], ids)
+        stems = _told_apart([_asked_for(who.name) for who in identities], ids)
         targets = [out / f"{stem}{SUFFIXES[format]}" for stem in stems]
     others = {_slug(name, "") for name in {*beside} - {who.name for who in identities}}
-    slugs = zip(identities, told_apart([_slug(who.name, who.identity_id) for who in identities], ids), strict=True)
+    slugs = zip(identities, _told_apart([_slug(who.name, who.identity_id) for who in identities], ids), strict=True)
     tokens = [f"<{slug}-{who.identity_id}>" if slug in others else f"<{slug}>" for who, slug in slugs]
     whose = list(zip(identities, targets, tokens, strict=True))
     files = {target: _file_of(who, target, format, token) for who, target, token in whose}
@@ -183,7 +183,13 @@ def _slug(name: str, identity_id: str) -> str:
     return slug if slug and not lost else f"{slug}-{identity_id}".lstrip("-")
 
 
-def told_apart(names: Sequence[str], ids: Sequence[str]) -> list[str]:
+def file_stems(people: Mapping[str, str]) -> dict[str, str]:
+    """Name by identity_id -> what the person's files begin with, "<name>-<identity_id>" of those who share it."""
+    names = [file_stem(name) for name in people.values()]
+    return dict(zip(people, _told_apart(names, list(people)), strict=True))
+
+
+def _told_apart(names: Sequence[str], ids: Sequence[str]) -> list[str]:
     """People's names, with the id behind those that are not alone; some file systems take "Ada" and "ada" for the
     same."""
     with_id = [f"{name}-{an_id}" for name, an_id in zip(names, ids, strict=True)]
