@@ -175,24 +175,6 @@ def test_options_become_values(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert read_prompts(Path("-")) == ["eins"]
 
 
-def test_a_file_of_prompts_that_cannot_be_used_is_told(root: str, tmp_path: Path) -> None:
-    file = tmp_path / "prompts.txt"
-    for data, told in (
-        ("eins\nzwö\n".encode("cp1252"), "UTF-8: in line 2 is the byte 0xf6; save it as UTF-8"),
-        ("one\ntwo".encode("utf-16-le"), "UTF-8: in line 1 is a zero byte, as in UTF-16"),
-        (b"\xff\xfeo\0n", "UTF-16: in line 1"),
-    ):
-        file.write_bytes(data)
-        with pytest.raises(ValueError, match=f"prompts.txt is no text in {told}"):
-            read_prompts(file)
-    for empty in ("", " \r\n\t\r\n", "\ufeff", "# a comment\n"):
-        file.write_text(empty, encoding="utf-8")
-        for more in ([], ["--prompt", "a photo"]):
-            result = runner.invoke(app, ["generate", "--root", root, "--prompts", str(file), *more])
-            said = "".join(char for char in result.stderr if char.isprintable() and char not in "│ ")
-            assert result.exit_code == 2 and f"thereisnopromptin{file}" in said, result.stderr
-
-
 @pytest.mark.parametrize(
     "arguments",
     [
