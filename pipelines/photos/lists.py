@@ -49,7 +49,7 @@ def tells_of_others(file: str) -> bool:
 
 def to_parquet(file: str) -> str:
     """How to write such a file as Parquet that is read here."""
-    columns, how = _columns(file)
+    columns, how = columns_of(file)
     call = f"pandas.{_CALLS[_suffix(file)].format(file=shown(file), how=how)}"
     paths = [name for name in columns if name.strip().lower() in _PATHS]
     if paths and "uri" not in columns:
@@ -68,18 +68,19 @@ def to_download(columns: Collection[str]) -> str:
     return f"img2dataset --url_col={urls[0]} --resize_mode=no downloads what it lists, into a folder that is read"
 
 
-def told_of(lists: Sequence[str]) -> Iterator[str]:
-    """What to say of such tables that lie beside photos, where they are read by nobody and tell something of them."""
+def told_of(lists: Sequence[str], read: Collection[str] = ()) -> Iterator[str]:
+    """What to say of such tables that lie beside photos, where they are read by nobody and tell something of them; of
+    those whose names are `read` (metadata.py), of consents alone."""
     for file in lists[:_LOOKED_AT]:
-        plain = {name.strip().lower() for name in _columns(file)[0]}
+        plain = {name.strip().lower() for name in columns_of(file)[0]}
         if "consent" in plain or PurePosixPath(file).name.lower().startswith("consent"):
             yield f"{shown(file)} is not read: a list of who agreed to what is called {CONSENTS}"
-        elif _NAMES & plain and (_PATHS | {"uri"}) & plain:
+        elif file not in read and _NAMES & plain and (_PATHS | {"uri"}) & plain:
             how = f"{to_parquet(file)}, and give that as --photos"
             yield f"{shown(file)} tells whose photos these are, which is read as Parquet alone; {how}"
 
 
-def _columns(file: str) -> tuple[list[str], str]:
+def columns_of(file: str) -> tuple[list[str], str]:
     """The columns of a table of texts or of JSON, none if they are not known, and what pandas is told to read it."""
     suffix = _suffix(file)
     if suffix not in (".csv", ".tsv", ".tab", ".jsonl", ".ndjson") or _is_packed(file):

@@ -25,6 +25,7 @@ from pipelines.photos.consents import CONSENT, read_consents, with_consents
 from pipelines.photos.entries import Entry, of_file
 from pipelines.photos.listing import Listed, list_files
 from pipelines.photos.lists import told_of
+from pipelines.photos.metadata import is_read, with_metadata
 from pipelines.photos.named import kind_of
 from pipelines.photos.names import unique_names
 from pipelines.photos.parquet import row_groups
@@ -84,13 +85,15 @@ def find_places(src: str | Sequence[str], root: str | None = None, person_from: 
         rows, lists = _places(listed, archives)
         lists += [(f"{uri.rpartition('/')[0]}/", of_file(uri, uri)) for uri in listed.consents]
         rows, unused = with_consents(rows, read_consents(lists))
+    if person_from is not None:
+        rows = with_folders(rows, sources)
+    names = [uri for uri in listed.lists if is_read(uri)]
+    rows = with_metadata(rows, names, listed.told)
     listed.leave_out("rows of consent.csv whose file is not there", len(unused))
     if unused:
         listed.told.append(f"consent.csv tells of files that are not there: {few_of(unused)}; correct their names")
     aside = [(kind, num) for kind, num in listed.left_out.items() if kind in REMEDIES]
-    told = [*listed.told, *told_of(listed.lists), *(f"{num} {kind}; {REMEDIES[kind]}" for kind, num in aside)]
-    if person_from is not None:
-        rows = with_folders(rows, sources)
+    told = [*listed.told, *told_of(listed.lists, names), *(f"{num} {kind}; {REMEDIES[kind]}" for kind, num in aside)]
     table = pa.Table.from_pylist(rows, PLACE)
     num_photos = sum(row["num_rows"] for row in rows)
     if num_photos == 0:
