@@ -153,6 +153,16 @@ def test_names_of_files() -> None:
     assert file_stem("a" * 199 + ". b") == "a" * 199  # cut, it ends in a dot: Windows would drop that in silence
 
 
+def test_of_files_that_are_made_one_by_one_none_is_in_anothers_way(tmp_path: Path) -> None:
+    """Long names that differ where a file's name is cut, and names that some file systems take for the same."""
+    names = ["王" * 80 + "甲", "王" * 80 + "乙", "Ada", "ADA", "Bob"]
+    for number, name in enumerate(names):
+        export_identities([identity(name, f"{number:016x}")], tmp_path, "kohya", beside=names)
+    stems = sorted(file.stem for file in tmp_path.iterdir())
+    cut = "王" * 66
+    assert stems == ["ADA-0000000000000003", "Ada-0000000000000002", "Bob", f"{cut}-{0:016x}", f"{cut}-{1:016x}"]
+
+
 def test_of_files_that_are_made_one_by_one_no_two_are_asked_for_alike(tmp_path: Path) -> None:
     """In a root with Ada, ADA, ada! and cat; of the others the file's name is told, which is what stands for them."""
     names = ["Ada", "ADA", "ada!", "cat"]

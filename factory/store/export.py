@@ -112,17 +112,22 @@ def export_identities(
 ) -> dict[Path, str]:
     """A file each, and what stands for the person in a prompt: `out` itself if it is one, else <name><suffix> in it.
 
-    Names and tokens that two of these people would share get the identity's id behind them, and so do tokens that
+    Names and tokens that two of these people would share get the identity's id behind them, and so do those that
     somebody else's name would give, of these `beside`: files that are made one by one are used together.
     Raises FileExistsError, before anything is written, where another file is in the way, unless `overwrite`.
     """
     ids = [who.identity_id for who in identities]
+    others_names = {*beside} - {who.name for who in identities}
     if out.suffix and not out.is_dir():
         targets = [out for _ in identities]
     else:
+        taken = {_asked_for(name).casefold() for name in others_names}  # as of long names that are cut
         stems = _told_apart([_asked_for(who.name) for who in identities], ids)
+        stems = [
+            f"{stem}-{an_id}" if stem.casefold() in taken else stem for stem, an_id in zip(stems, ids, strict=True)
+        ]
         targets = [out / f"{stem}{SUFFIXES[format]}" for stem in stems]
-    others = {_slug(name, "") for name in {*beside} - {who.name for who in identities}}
+    others = {_slug(name, "") for name in others_names}
     slugs = zip(identities, _told_apart([_slug(who.name, who.identity_id) for who in identities], ids), strict=True)
     tokens = [f"<{slug}-{who.identity_id}>" if slug in others else f"<{slug}>" for who, slug in slugs]
     whose = list(zip(identities, targets, tokens, strict=True))
