@@ -178,13 +178,17 @@ def tell_unread(texts: Sequence[str], pack: Pack) -> None:
 
 
 def tell_namesakes(root: str, names: list[str] | None) -> None:
-    """A warning for each of these names that several people have, of whom the newest is meant."""
-    from factory.store.called import namesakes
+    """A warning for each of these names that several people have, of whom the newest is meant, or that is as well what
+    another one's file is called."""
+    from factory.store.called import as_their_files, namesakes
     from factory.store.tables import Store
 
     for name, ids in namesakes(Store(root), names).items() if names else ():
         others = ", ".join(ids[1:4])
         say(f"warning: {len(ids)} people are called {name!r}; this is {ids[0]}, the newest, not {others}", error=True)
+    for name, others_names in as_their_files(Store(root), names).items() if names else ():
+        also = ", ".join(map(repr, others_names[:3]))
+        say(f"warning: {name!r} is a further face of another photo; whose file is called so is {also}", error=True)
 
 
 def on_disk(out: Path) -> Path:

@@ -13,8 +13,9 @@ import pytest
 
 from factory.consent import Consent
 from factory.errors import ConsentExpired
+from factory.ids import face_id
 from factory.pack import Pack
-from factory.store.called import namesakes
+from factory.store.called import as_their_files, namesakes
 from factory.store.consents import agreed_people, set_consent
 from factory.store.rows import face_row, identity_row
 from factory.store.tables import Store
@@ -135,3 +136,15 @@ def test_whom_a_name_means_beside_the_newest_is_told(tmp_path: Path, tiny_pack: 
         store.upsert("identities", [identity_row(who) | {"name": name, "created_at": at, "more_faces": more}])
     assert namesakes(store, ["ada", "bob", "nobody"]) == {"ada": [edited.identity_id, again.identity_id]}
     assert namesakes(store, ["bob"]) == namesakes(store, [edited.identity_id]) == {}
+
+
+def test_whose_file_is_called_as_a_second_face_is_told(tmp_path: Path, tiny_pack: Pack) -> None:
+    """Of ada.jpg, a photo of two, and ada-1.jpg, a second download."""
+    store = Store(tmp_path / "root")
+    first, second = face(1, tiny_pack), replace(face(1, tiny_pack), face_id=face_id("a" * 64, 1))
+    names = {"ada": first, "ada-1": second, "photos/ada-1": face(3, tiny_pack), "bob-1": face(4, tiny_pack)}
+    for number, (name, whose) in enumerate({**names, "x/bob-1": face(5, tiny_pack)}.items()):
+        who = replace(learned(whose, number, tiny_pack), face_id=whose.face_id, identity_id=f"{number:016x}")
+        store.upsert("identities", [identity_row(who) | {"name": name}])
+    assert as_their_files(store, ["ada", "ada-1", "bob-1", "nobody-1"]) == {"ada-1": ["photos/ada-1"]}
+    assert as_their_files(store, ["photos/ada-1", "0" * 16]) == {}

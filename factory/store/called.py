@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Collection
+from pathlib import PurePosixPath
 from typing import Any, Final
 
-from factory.ids import photo_of, spellings
+from factory.ids import index_of, photo_of, spellings, stem_of_face
 from factory.store.sql import where_in
 from factory.store.tables import Store
 
@@ -48,6 +49,20 @@ def namesakes(store: Store, texts: Collection[str]) -> dict[str, list[str]]:
             found[text].append(row["identity_id"])
             photos[text] |= mine
     return {text: ids for text, ids in found.items() if len(ids) > 1}
+
+
+def as_their_files(store: Store, texts: Collection[str]) -> dict[str, list[str]]:
+    """Of those of these texts that are the name of a photo's second face or a later one, "ada-1": the names of others
+    whose files are called so, "photos/ada-1" and "ada-1.jpg". Of nobody in a root of very many."""
+    maybe = sorted(text for text in texts if stem_of_face(text))
+    rows = store.read("identities", columns=["name", "face_id"], where=where_in("name", maybe)).to_pylist()
+    faces = sorted({row["name"] for row in rows if index_of(row["face_id"])})
+    names = names_of_all(store) if faces else []
+    found = {
+        text: [name for name in names if name != text and text in (name.rpartition("/")[2], PurePosixPath(name).stem)]
+        for text in faces
+    }
+    return {text: others for text, others in found.items() if others}
 
 
 def names_of_all(store: Store) -> list[str]:
