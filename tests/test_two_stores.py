@@ -16,9 +16,12 @@ from moto.server import ThreadedMotoServer
 from typer.testing import CliRunner
 
 from cli.__main__ import app
+from factory.errors import TableDamaged
 from factory.profiles import arrow_keys
 from factory.reach import check_stores, fault_at
 from factory.storage import PHOTOS_STORAGE, STORAGE, remember, s3_files
+from factory.store import connection
+from factory.store.connection import check_tables
 from factory.store.tables import Store
 from pipelines.photos.entries import open_file
 from pipelines.photos.places import find_places
@@ -127,3 +130,16 @@ def test_the_command_takes_it(reached: tuple[str, str], tmp_path: Path) -> None:
     assert f"there is no bucket s3://shots at {reached[1]}" in alone.output
     both = CliRunner().invoke(app, ["--photos-storage", "profile=shots", *command])
     assert both.exit_code == 1 and "there is nothing at s3://shots/nothing" in both.output
+
+
+def test_a_file_that_a_copy_to_a_bucket_lacks_is_told(reached: tuple[str, str]) -> None:
+    store = Store("s3://people/copied")
+    store.upsert("names", [{"photo_id": "p", "name": "n"}])
+    connection._WHOLE.clear()  # as another process sees it
+    check_tables(store.root)
+    client = boto3.client("s3", endpoint_url=reached[1], **FIRST)
+    [data] = client.list_objects_v2(Bucket="people", Prefix="copied/names.lance/data/")["Contents"]
+    client.delete_object(Bucket="people", Key=data["Key"])
+    connection._WHOLE.clear()
+    with pytest.raises(TableDamaged, match=r"s3://people/copied/names\.lance is .* damaged: data/\w+\.lance is"):
+        check_tables(store.root)
