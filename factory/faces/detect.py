@@ -17,6 +17,7 @@ from factory.errors import PackError, PhotoRejected
 from factory.faces.align import FACE_BOX, FFHQ_512, align, photo_corners, similarity, visible_share
 from factory.faces.quality import sharpness
 from factory.faces.scan import Found, Scan, load_model
+from factory.faces.upright import UprightScan
 from factory.ids import face_id
 from factory.pack import Pack
 from factory.records import Face, FoundFaces, Photo
@@ -29,7 +30,7 @@ class FaceDetector:
 
     def __init__(self, pack: Pack, config: PrepareConfig, *, num_threads: int = 1) -> None:
         """Load the pack's detector; raises PackError if the file is missing, damaged or no 5-point detector."""
-        self._scan = Scan(pack, config.min_score, num_threads)
+        self._scan = UprightScan(pack, config.min_score, num_threads)
         self._config = config
         self._resolution = pack.resolution
 
