@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from factory.errors import SourceError
 from pipelines.photos.archives import further_parts
 from pipelines.photos.places import find_places
 from tests.sources import photos_of, write
@@ -147,3 +148,17 @@ def test_links_in_a_tar_are_what_they_lead_to(tmp_path: Path, form: int) -> None
     assert places.left_out == {"link in an archive": 3}
     [told] = places.told
     assert "p.tar has links that are not followed: ./people/Cyd/" in told and told.count("Cyd/") == 3
+
+
+@pytest.mark.parametrize(
+    ("name", "command"),
+    [("lfw.tgz", "tar xf lfw.tgz"), ("of all.tar.bz2", "tar xf 'of all.tar.bz2'"), ("ada.jpg.gz", "gunzip ada.jpg.gz")],
+)
+def test_a_source_that_is_an_archive_which_is_not_read_is_told_at_once(tmp_path: Path, name: str, command: str) -> None:
+    (tmp_path / name).write_bytes(b"\x1f\x8b\b")
+    for source in (tmp_path / name, tmp_path):
+        with pytest.raises(SourceError, match=re.escape(f"{name}: archives of this kind are not read")) as told:
+            find_places(str(source))
+        assert f"unpack it (`{command}`)" in str(told.value)
+    (tmp_path / "bob.jpg").write_bytes(b"\xff\xd8\xff")
+    assert find_places(str(tmp_path)).num_photos == 2, "beside photos it is one that cannot be read"

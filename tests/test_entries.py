@@ -89,6 +89,8 @@ def test_archives_are_read_member_by_member(tmp_path: Path) -> None:
         link = tarfile.TarInfo("again.jpg")
         link.type, link.linkname = tarfile.LNKTYPE, "000000000.jpg"
         shard.addfile(link)
+        link.name, link.linkname = "lost.jpg", "elsewhere.jpg"
+        shard.addfile(link)
         sparse = tarfile.TarInfo("sparse.jpg")
         sparse.type = tarfile.GNUTYPE_SPARSE
         shard.addfile(sparse)
@@ -103,6 +105,7 @@ def test_archives_are_read_member_by_member(tmp_path: Path) -> None:
     assert {name: p["image"] for name, p in photos.items() if p["image"]} == {
         "000000000": b"000000000.jpg",
         "000000001": b"deep/000000001.png",
+        "again": b"000000000.jpg",
         "beside": b"beside.jpg",
         "ada": b"ada.jpg",
         "Zoë": "deep/Zoë.jpg".encode(),
@@ -241,5 +244,5 @@ def test_links_that_lead_nowhere_and_parts_of_archives_are_told(tmp_path: Path) 
     assert {photos[part] for part in parts} == {
         "one part of an archive is not read: join the parts, and unpack what they are"
     }
-    assert photos["k.7z"] == "archives of this kind are not read, only .tar and .zip; unpack it"
+    assert photos["k.7z"] == "archives of this kind are not read, only .tar and .zip; unpack it (`7z x k.7z`)"
     assert photos["i.part.jpg"] is photos["j.zip.jpg"] is None

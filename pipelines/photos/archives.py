@@ -12,6 +12,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
 from posixpath import dirname, join, normpath
+from shlex import quote
 from threading import Lock
 from typing import IO, Final, cast
 
@@ -25,7 +26,15 @@ from pipelines.photos.masks import OF_A_PHOTO, masks_among, worn_among
 from pipelines.photos.zips import Unpacked, open_zip
 
 SUFFIXES: Final = (".tar", ".zip")
-_PACKED: Final = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst", ".7z", ".rar", ".gz", ".bz2", ".xz", ".zst")
+_PACKED: Final = {  # archives that are not read, by their suffix: what unpacks them
+    **dict.fromkeys((".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst"), "tar xf"),
+    ".7z": "7z x",
+    ".rar": "unrar x",
+    ".gz": "gunzip",
+    ".bz2": "bunzip2",
+    ".xz": "unxz",
+    ".zst": "unzstd",
+}
 # as 7-Zip, zip, RAR and `split` call parts: .7z.001, .zip.part1, .z01, .r00, .part1.rar, .tar.gz.partaa, .tar.aa
 _PART: Final = re.compile(
     r"\.(?P<of>tar|tgz|gz|bz2|xz|zst|zip|7z|rar)\.(?:(?:part)?[-_.]?\d{1,4}|part[-_.]?[a-z]{2}|a[a-z])$"
@@ -74,7 +83,9 @@ def unread_archive(file: str) -> str:
         return "DVC's pointer in place of what it is called after: run `dvc pull` there"
     if _PART.search(low):
         return "one part of an archive is not read: join the parts, and unpack what they are"
-    return "archives of this kind are not read, only .tar and .zip; unpack it" if low.endswith(_PACKED) else ""
+    unpack = next((command for suffix, command in _PACKED.items() if low.endswith(suffix)), "")
+    name = shown(file.rpartition("/")[2])
+    return unpack and f"archives of this kind are not read, only .tar and .zip; unpack it (`{unpack} {quote(name)}`)"
 
 
 def further_parts(files: Sequence[str]) -> set[str]:

@@ -19,7 +19,7 @@ from factory.errors import SourceError
 from factory.files import local_path, shown
 from factory.storage import plain, scheme_of
 from pipelines.photos.alike import Alike
-from pipelines.photos.archives import Archives, Members, list_members
+from pipelines.photos.archives import Archives, Members, list_members, unread_archive
 from pipelines.photos.beside import CONSENTS, REMEDIES, few_of
 from pipelines.photos.consents import CONSENT, read_consents, with_consents
 from pipelines.photos.entries import Entry, of_file
@@ -121,6 +121,8 @@ def _places(listed: Listed, archives: Archives) -> tuple[list[dict[str, Any]], l
     faults = [groups for groups in found if isinstance(groups, SourceError)]
     if faults and len(faults) == len(listed.tables) and not listed.files:
         raise faults[0]
+    if listed.files and not listed.tables and all(map(unread_archive, listed.files)):  # told before anything starts
+        raise SourceError("; ".join(f"{shown(file)}: {unread_archive(file)}" for file in listed.files[:3]))
     packed = [file for file in listed.files if kind_of(file) == "archive"]
     alone = [file for file in listed.files if kind_of(file) != "archive"]
     with ThreadPoolExecutor(16) as threads:
