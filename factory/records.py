@@ -63,6 +63,7 @@ class FoundFaces:
     faces: list[Face]  # the largest first
     refused: list[tuple[int, PhotoRejected]]  # by face_index; a photo without any face is refused as its face 0
     origin: Origin = Origin()
+    num_aside: int = 0  # faces that were passed over, as the largest alone was asked for
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from typing import Final
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -36,6 +37,8 @@ from pipelines.photos.people import tell_people
 from pipelines.photos.persons import PersonFrom
 from pipelines.photos.places import Places, find_places
 from pipelines.photos.samples import samples
+
+_ASIDE: Final = "smaller face of a photo"  # as what it is left out where the largest alone is asked for
 
 
 def prepare(
@@ -105,6 +108,8 @@ def commit(outcomes: pa.Table, store: Store, *, replaces: bool = False) -> pa.Ta
         _drop_older(faces, rejects, store)
     counts = Counter(photos=outcomes.num_rows, faces=faces.num_rows)
     counts["photos_with_faces"] = pc.sum(pc.greater(pc.list_value_length(outcomes["faces"]), 0)).as_py() or 0
+    if aside := pc.sum(outcomes["num_aside"]).as_py():
+        counts[_ASIDE] = aside
     for reject_id, reason in zip(rejects["reject_id"].to_pylist(), rejects["reason"].to_pylist(), strict=True):
         counts[f"{'rejected_face' if is_face_id(reject_id) else 'rejected'}:{reason}"] += 1
     return counts_table(counts)
@@ -129,6 +134,8 @@ def _drop_older(faces: pa.Table, rejects: pa.Table, store: Store) -> None:
 def _count(summary: Summary, counts: Counter[str]) -> None:
     summary.photos_with_faces += counts["photos_with_faces"]
     summary.faces += counts["faces"]
+    if counts[_ASIDE]:
+        summary.left_out[_ASIDE] = summary.left_out.get(_ASIDE, 0) + counts[_ASIDE]
     summary.count_rejects(counts)
 
 

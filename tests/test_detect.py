@@ -153,6 +153,8 @@ def test_only_the_largest(pack: Pack) -> None:
     found = FaceDetector(pack, PrepareConfig(faces="largest")).find(photo(example("t1.jpg")))
     faces, refused = found.faces, found.refused
     assert [face.face_index for face in faces] == [0] and not refused
+    everybody = FaceDetector(pack, PrepareConfig()).find(photo(example("t1.jpg")))
+    assert found.num_aside == len(everybody.faces) + len(everybody.refused) - 1 > 0 == everybody.num_aside
 
 
 def test_one_thread_unless_told_otherwise(pack: Pack, detector: FaceDetector, astronaut: np.ndarray) -> None:

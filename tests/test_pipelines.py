@@ -80,6 +80,8 @@ def test_a_batch_becomes_faces_and_rejects(tiny_pack: Pack, portrait: np.ndarray
     assert {(reject.name, reject.reason) for reject in store.rejects()} == {("n1", "not_an_image"), ("n2", "no_face")}
     commit(batch, store)
     assert (store.count("faces"), store.count("rejects")) == (2, 2)
+    largest = outcomes([two], tiny_pack, PrepareConfig(faces="largest"))
+    assert commit(largest, Store(tmp_path / "largest")).to_pylist()[-1] == {"what": "smaller face of a photo", "num": 1}
 
 
 def test_a_photo_whose_faces_are_all_refused_is_one_rejected_photo(tiny_pack: Pack, portrait: np.ndarray) -> None:

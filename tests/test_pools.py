@@ -52,7 +52,10 @@ def test_one_worker_a_gpu_unless_they_share(cluster: dict[str, float], pack: Pac
     assert (on_cpu.size, on_cpu.num_gpus, on_cpu.device) == (8, 0, "cpu")
 
 
-def test_a_cluster_that_starts_at_zero_is_told_what_to_grow_for(cluster: dict[str, float], pack: Pack) -> None:
+def test_a_cluster_that_starts_at_zero_is_told_what_to_grow_for(
+    cluster: dict[str, float], pack: Pack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "auto")
     finders, readers = cpu_and_model_pools(Workers(num=4, gpus=1))
     assert (readers.size, readers.num_gpus, readers.num_cpus, readers.threads) == (4, 1, 1.0, 1)
     assert (finders.num_gpus, finders.num_cpus) == (0, 1.0)
@@ -69,6 +72,10 @@ def test_a_machine_by_itself_starts_no_more_workers_than_it_can(
     for choose in (lambda: pool(pack, 9), lambda: cpu_and_model_pools(Workers(num=999_999))):
         with pytest.raises(ValueError, match=r"this machine has 2 CPUs, and starts at most 8 workers"):
             choose()
+    for gpus in (1, 0.5):
+        with pytest.raises(ValueError, match=rf"--gpus {gpus}: Ray finds no GPU on this machine; .* --gpus 0"):
+            cpu_and_model_pools(Workers(gpus=gpus))
+    assert cpu_and_model_pools(Workers(gpus=0))[1].num_gpus == 0
     monkeypatch.setenv("RAY_ADDRESS", "auto")  # whose cluster may get more nodes
     assert pool(pack, 9).size == 9
 
@@ -122,9 +129,7 @@ def test_pools_of_short_tasks_shrink_and_grow_back(cluster: dict[str, float]) ->
     assert (strategy.min_size, strategy.initial_size, strategy.max_size) == (1, 4, 4)
 
 
-def test_no_long_task_waits_for_one_worker_while_another_is_idle_or_gone(
-    cluster: dict[str, float], pack: Pack
-) -> None:
+def test_no_long_task_waits_for_one_worker_while_another_is_idle_or_gone(cluster: dict[str, float], pack: Pack) -> None:
     cluster |= {"CPU": 16, "GPU": 4}
     strategy = pool(pack).strategy
     assert (strategy.min_size, strategy.initial_size, strategy.max_size) == (4, 4, 4)

@@ -39,7 +39,7 @@ class FaceDetector:
 
         A photo that lies on its side or head is turned first (`origin.rotation`); boxes and landmarks are of the
         turned one. Raises PhotoRejected("no_face") when nothing was found at all. With `config.faces == "largest"` the
-        other faces are passed over: no faces of this job, so no refusals either.
+        other faces are passed over: no faces of this job, so no refusals either, but counted.
         """
         turns, image, found = self._scan.upright(photo.image)
         if not found:
@@ -48,13 +48,21 @@ class FaceDetector:
             raise PhotoRejected("no_face", f"no face scores {least} in {width} x {height} pixels")
         faces: list[Face] = []
         refused: list[tuple[int, PhotoRejected]] = []
-        for index, face in enumerate(found[:1] if self._config.faces == "largest" else found):
+        taken = found[:1] if self._config.faces == "largest" else found
+        for index, face in enumerate(taken):
             try:
                 faces.append(self._face(photo.photo_id, image, index, face))
             except PhotoRejected as refusal:
                 refused.append((index, refusal))
         origin = replace(photo.origin, rotation=90 * turns)
-        return FoundFaces(photo_id=photo.photo_id, name=photo.name, faces=faces, refused=refused, origin=origin)
+        return FoundFaces(
+            photo_id=photo.photo_id,
+            name=photo.name,
+            faces=faces,
+            refused=refused,
+            origin=origin,
+            num_aside=len(found) - len(taken),
+        )
 
     def _face(self, photo_id: str, image: np.ndarray, index: int, found: Found) -> Face:
         config = self._config

@@ -113,7 +113,8 @@ def check_holes(data: bytes) -> None:
             begin = blocks.find(bytes(_HOLE))
             if begin >= 0 and any(symbol & 15 or symbol == _SIXTEEN_ZEROS for symbol in symbols):
                 num = len(blocks) - begin - len(blocks[begin:].lstrip(b"\0"))
-                raise PhotoRejected("damaged", f"a damaged JPEG, with a hole: {num:,} bytes in its middle are zero; {_ANEW}")
+                hole = f"a damaged JPEG, with a hole: {num:,} bytes in its middle are zero"
+                raise PhotoRejected("damaged", f"{hole}; {_ANEW}")
 
 
 def _does_harm(warning: str, data: bytes) -> bool:

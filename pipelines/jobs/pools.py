@@ -74,9 +74,9 @@ def light_tasks() -> TaskPoolStrategy:
 
 def cpu_and_model_pools(workers: Workers) -> tuple[Pool, Pool]:
     """Two pools that run side by side: CPU work, and models on GPUs where there are any; half of the CPUs each else.
-    Raises ValueError for more workers than this machine can start."""
+    Raises ValueError for more workers than this machine can start, or more GPUs than it has."""
     cpus, gpus = _cluster()
-    _check_number(workers, cpus)
+    _check_own(workers, cpus, gpus)
     each = min(gpus, 1) if workers.gpus is None else workers.gpus
     models = workers.num or (_that_fit(gpus, each) if each else max(1, cpus // 2))
     others = max(1, cpus - models)
@@ -96,7 +96,7 @@ def model_pool(workers: Workers, *, at_most: int, pack: Pack) -> Pool:
     ValueError as `cpu_and_model_pools`.
     """
     cpus, gpus = _cluster()
-    _check_number(workers, cpus)
+    _check_own(workers, cpus, gpus)
     each = min(gpus, 1) if workers.gpus is None else workers.gpus
     if workers.num or each:
         size = workers.num or _that_fit(gpus, each)
@@ -113,10 +113,16 @@ def model_pool(workers: Workers, *, at_most: int, pack: Pack) -> Pool:
     return Pool(size=size, num_cpus=share, num_gpus=0, threads=threads, steady=True)
 
 
-def _check_number(workers: Workers, cpus: int) -> None:
-    """Of a cluster of this machine alone, which gets no more nodes: each worker is a process that loads its models."""
+def _check_own(workers: Workers, cpus: int, gpus: int) -> None:
+    """Of a cluster of this machine alone, which gets no more nodes: each worker is a process that loads its models, and
+    one that books a GPU which is not there would be waited for, for ever."""
+    if os.environ.get("RAY_ADDRESS", "") not in ("", "local"):
+        return
+    if workers.gpus is not None and workers.gpus > gpus:
+        there = f"{gpus} GPUs" if gpus else "no GPU"
+        raise ValueError(f"--gpus {workers.gpus:g}: Ray finds {there} on this machine; leave it out, or take --gpus 0")
     most = _WORKERS_A_CPU * max(1, cpus)
-    if os.environ.get("RAY_ADDRESS", "") in ("", "local") and (workers.num or 0) > most:
+    if (workers.num or 0) > most:
         raise ValueError(
             f"--workers {workers.num}: this machine has {cpus} CPUs, and starts at most {most} workers; leave it out"
         )

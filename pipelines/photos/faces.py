@@ -42,12 +42,14 @@ FOUND: Final = pa.schema(
         ("faces", pa.list_(pa.struct(_FACE))),
         ("refused", pa.list_(pa.struct(_REFUSED))),
         ("origin", pa.struct(_ORIGIN)),
+        ("num_aside", pa.int32()),  # faces that were passed over
     ]
 )
 OUTCOME: Final = pa.schema(
     [
         ("faces", pa.list_(pa.struct(list(SCHEMAS["faces"])))),
         ("rejects", pa.list_(pa.struct(list(SCHEMAS["rejects"])))),
+        ("num_aside", pa.int32()),
     ]
 )
 
@@ -73,7 +75,8 @@ class FindFaces:
         found = self.finder.find(row["image"], row["name"], row["photo_id"])
         refused = [{"face_index": i, "reason": error.reason, "detail": error.detail} for i, error in found.refused]
         faces = [_sent(face) for face in found.faces]
-        return {**_photo(row), "faces": faces, "refused": refused, "origin": asdict(found.origin)}
+        told = {"origin": asdict(found.origin), "num_aside": found.num_aside}
+        return {**_photo(row), "faces": faces, "refused": refused, **told}
 
 
 class ReadFaces:
@@ -98,6 +101,7 @@ class ReadFaces:
             {
                 "faces": [{**next(rows), **_told(photo)} for _ in outcome.faces],
                 "rejects": _rejects(photo, outcome.refused, self.pack.name, whole=not outcome.faces),
+                "num_aside": photo["num_aside"],
             }
             for photo, outcome in zip(photos, read, strict=True)
         ]
