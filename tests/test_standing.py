@@ -60,7 +60,7 @@ def test_a_single_file_counts_as_a_source(tmp_path: Path) -> None:
 def test_a_store_is_asked_again_before_it_is_called_gone(monkeypatch: pytest.MonkeyPatch) -> None:
     answers = iter([OSError("busy"), None, *[OSError("the session is over")] * 3])
 
-    def asked(_: list[str]) -> None:
+    def asked(_: list[str], **_by: object) -> None:
         if answer := next(answers):
             raise answer
 

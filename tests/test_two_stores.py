@@ -10,6 +10,7 @@ from contextlib import closing
 from pathlib import Path
 
 import boto3
+import httpx
 import pyarrow as pa
 import pytest
 from moto.server import ThreadedMotoServer
@@ -51,6 +52,7 @@ def servers() -> Iterator[tuple[str, str]]:
 
 
 def _filled(one: str, other: str) -> Iterator[tuple[str, str]]:
+    httpx.post(f"{one}/moto-api/reset").raise_for_status()  # what other tests of this process had
     photos = boto3.client("s3", endpoint_url=one, **FIRST)
     photos.create_bucket(Bucket="shots")
     for key in ("p/a.jpg", "p/./b.jpg"):

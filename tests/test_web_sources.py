@@ -50,7 +50,7 @@ def test_a_table_is_read_and_an_archive_of_which_no_part_is_given_is_told(served
     folder, url = served
     table(folder / "people.parquet", {"image": [b"1"], "name": ["Ada"]})
     with zipfile.ZipFile(folder / "z.zip", "w") as packed:
-        packed.writestr("a.jpg", b"a" * 9000)
+        packed.writestr("a.jpg", b"a" * 12_000_000)
     assert named(f"{url}/people.parquet") == {"Ada": b"1"}  # type: ignore[arg-type]
     [photo] = photos_of(f"{url}/z.zip")
     assert photo["image"] is None and "download it first" in photo["detail"]
