@@ -25,7 +25,7 @@ demo: $(STAMP) ## photos in, pictures out, offline: writes out/demo/contact_shee
 evaluate: $(STAMP) ## the paper's tables on held-out people, into docs/results: under an hour; QUICK=1: minutes, into out/
 	$(BIN)/identity-factory evaluate $(if $(QUICK),--quick)
 
-test: $(STAMP) ## the fast tests (under 8 minutes on two cores)
+test: $(STAMP) ## the fast tests (some nine minutes on two cores)
 	$(THREADS) $(BIN)/python -m pytest -q -n 3 --dist loadgroup
 
 test-slow: $(STAMP) ## the slow tests, such as a full-size SD 2.1 pack with random weights
