@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tarfile
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -45,3 +47,14 @@ def table(file: Path, columns: dict[str, Any], **how: Any) -> Path:
     file.parent.mkdir(parents=True, exist_ok=True)
     pq.write_table(pa.table(columns), file, **how)
     return file
+
+
+def tarred(*names: str) -> bytes:
+    """A tar of such members, 3,000 bytes each."""
+    file = BytesIO()
+    with tarfile.open(fileobj=file, mode="w") as archive:
+        for name in names:
+            info = tarfile.TarInfo(name)
+            info.size = 3000
+            archive.addfile(info, BytesIO(name.encode() * 600))
+    return file.getvalue()

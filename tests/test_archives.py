@@ -15,7 +15,7 @@ import pytest
 from factory.errors import SourceError
 from pipelines.photos.archives import further_parts
 from pipelines.photos.places import find_places
-from tests.sources import photos_of, write
+from tests.sources import photos_of, tarred, write
 
 _OF_PYTHON = re.compile("zip file|magic|directory|CRC|Error|decompress|disk|codec")  # words that tell a user nothing
 
@@ -26,16 +26,6 @@ def zipped(*names: str, how: int = zipfile.ZIP_STORED) -> bytes:
     with zipfile.ZipFile(file, "w", how) as archive:
         for number, name in enumerate(names):
             archive.writestr(name, np.random.default_rng(number).integers(0, 9, 4000, np.uint8).tobytes())
-    return file.getvalue()
-
-
-def tarred(*names: str) -> bytes:
-    file = BytesIO()
-    with tarfile.open(fileobj=file, mode="w") as archive:
-        for name in names:
-            info = tarfile.TarInfo(name)
-            info.size = 3000
-            archive.addfile(info, BytesIO(name.encode() * 600))
     return file.getvalue()
 
 

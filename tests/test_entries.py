@@ -18,7 +18,7 @@ import pytest
 from factory.ids import content_id
 from pipelines.photos.places import find_places
 from pipelines.photos.sources import hash_contents
-from tests.sources import listed, photos_of, read, table, write
+from tests.sources import listed, photos_of, read, table, tarred, write
 
 
 def test_parquet_with_bytes_uris_and_names(tmp_path: Path) -> None:
@@ -153,16 +153,7 @@ def test_damage_inside_an_archive_is_its_members(tmp_path: Path) -> None:
 
 
 def test_a_tar_that_is_cut_or_follows_another_loses_nothing_in_silence(tmp_path: Path) -> None:
-    def shard(*names: str) -> bytes:
-        file = BytesIO()
-        with tarfile.open(fileobj=file, mode="w") as archive:
-            for name in names:
-                info = tarfile.TarInfo(name)
-                info.size = 3000
-                archive.addfile(info, BytesIO(name.encode() * 600))
-        return file.getvalue()
-
-    whole = shard("a.jpg", "b.jpg", "c.jpg")
+    whole = tarred("a.jpg", "b.jpg", "c.jpg")
     (tmp_path / "cut").mkdir()
     (tmp_path / "cut/x.tar").write_bytes(whole[: 2 * 3584 + 100])  # in the header of c
     photos = {photo["name"]: photo for photo in photos_of(tmp_path / "cut")}
@@ -172,7 +163,7 @@ def test_a_tar_that_is_cut_or_follows_another_loses_nothing_in_silence(tmp_path:
     (tmp_path / "damaged/x.tar").write_bytes(whole.replace(b"b.jpg\0", b"?.jpg\0"))  # whose checksum does not fit
     photos = {photo["name"]: photo for photo in photos_of(tmp_path / "damaged")}
     assert set(photos) == {"a", "x"} and "behind its member 1" in photos["x"]["detail"]
-    (tmp_path / "two.tar").write_bytes(whole + shard("d.jpg"))  # as cat puts them together
+    (tmp_path / "two.tar").write_bytes(whole + tarred("d.jpg"))  # as cat puts them together
     images = {photo["name"]: photo["image"] for photo in photos_of(tmp_path / "two.tar")}
     assert images == {name: f"{name}.jpg".encode() * 600 for name in "abcd"}
 
