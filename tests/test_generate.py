@@ -15,11 +15,13 @@ from factory.errors import IdentityNotFound, IncompatibleIdentity
 from factory.faces.pose import HeadPose, draw_skeleton
 from factory.pack import Pack
 from factory.parts import ControlPart
+from factory.provenance.xmp import without_marks
 from factory.records import ImageRequest
 from factory.store.erase import erase, find_person
 from factory.store.rows import encode_png
+from factory.store.schemas import SCHEMAS
 from factory.store.tables import Store
-from pipelines.generate import ImageMaker, Poses, _requests, commit
+from pipelines.generate import ImageMaker, Poses, _requests, commit, write_pngs
 from tests.serving import people_store
 
 CONFIG = GenerateConfig(num_inference_steps=2)
@@ -149,3 +151,38 @@ def test_an_openpose_control_is_shown_the_bodies_of_a_photo(tiny_pack_posed: Pac
     assert skeleton.shape == (64, 128, 3) and skeleton.any()
     with pytest.raises(ValueError, match="no person is found"):
         photos.read(encode_png(np.zeros((96, 96, 3), np.uint8)), SIZE)
+
+
+def test_pictures_are_written_to_files_by_one_scan_for_many(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store, scans = Store(tmp_path / "root"), []
+    names = ["ada", "bob", "ada", "gone"]
+    wanted = [
+        {"image_id": f"{number:016x}", "name": name, "identity_id": f"of {name}"} for number, name in enumerate(names)
+    ]
+    empty = dict.fromkeys(SCHEMAS["images"].names)
+    pictures = {row["image_id"]: encode_png(np.full((8, 8, 3), number, np.uint8)) for number, row in enumerate(wanted)}
+    store.upsert("images", [{**empty, **row, "image": pictures[row["image_id"]]} for row in wanted[:3]])
+    read = Store.read
+    monkeypatch.setattr(Store, "read", lambda self, table, **how: (scans.append(table), read(self, table, **how))[1])
+    write_pngs(store, wanted, tmp_path / "out")
+    written = {file.name: without_marks(file.read_bytes()) for file in (tmp_path / "out").iterdir()}
+    assert written == dict(zip(("ada_0.png", "bob_0.png", "ada_1.png"), pictures.values(), strict=False))
+    assert scans == ["images"]
+    another = encode_png(np.full((8, 8, 3), 99, np.uint8))
+    other = [{**empty, "image_id": "f" * 16, "name": "ada", "identity_id": "of ada", "image": another}]
+    store.upsert("images", other)
+    for _ in range(2):
+        write_pngs(store, other, tmp_path / "out")
+        write_pngs(store, wanted, tmp_path / "out")
+    files = {file.name: without_marks(file.read_bytes()) for file in (tmp_path / "out").iterdir()}
+    assert files == {**written, "ada_2.png": another}
+    long = "李" * 83
+    alike = [
+        {**empty, "image_id": f"{number:x}" * 16, "name": name, "identity_id": f"{number:016x}", "image": another}
+        for number, name in ((12, f"{long}a"), (13, f"{long}b"), (14, "Cleo"))
+    ]
+    store.upsert("images", alike)
+    write_pngs(store, alike, tmp_path / "alike")
+    kept = long.encode()[:200].decode(errors="ignore")
+    called = {file.name for file in (tmp_path / "alike").iterdir()}
+    assert called == {f"{kept}-{12:016x}_0.png", f"{kept}-{13:016x}_0.png", "Cleo_0.png"}

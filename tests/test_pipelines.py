@@ -19,12 +19,9 @@ from factory.config import GenerateConfig, PrepareConfig, Recipe, TrainConfig
 from factory.errors import IdentityNotFound, IncompatibleIdentity, PackError, SourceError
 from factory.faces.isolated import Isolated
 from factory.pack import Pack
-from factory.provenance.xmp import without_marks
 from factory.settings import train_settings
-from factory.store.rows import encode_png
-from factory.store.schemas import SCHEMAS
 from factory.store.tables import Store
-from pipelines.generate import generate, write_pngs
+from pipelines.generate import generate
 from pipelines.jobs.cluster import connect
 from pipelines.jobs.job import Summary, open_job
 from pipelines.jobs.pools import Pool
@@ -266,38 +263,3 @@ def test_generate_refuses_what_it_cannot_make(
         generate(root, tiny_pack_v.root, prompts=["x"])
     with pytest.raises(IdentityNotFound, match="no identities yet"):
         generate(str(tmp_path), tiny_pack.root, prompts=["x"])
-
-
-def test_pictures_are_written_to_files_by_one_scan_for_many(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    store, scans = Store(tmp_path / "root"), []
-    names = ["ada", "bob", "ada", "gone"]
-    wanted = [
-        {"image_id": f"{number:016x}", "name": name, "identity_id": f"of {name}"} for number, name in enumerate(names)
-    ]
-    empty = dict.fromkeys(SCHEMAS["images"].names)
-    pictures = {row["image_id"]: encode_png(np.full((8, 8, 3), number, np.uint8)) for number, row in enumerate(wanted)}
-    store.upsert("images", [{**empty, **row, "image": pictures[row["image_id"]]} for row in wanted[:3]])
-    read = Store.read
-    monkeypatch.setattr(Store, "read", lambda self, table, **how: (scans.append(table), read(self, table, **how))[1])
-    write_pngs(store, wanted, tmp_path / "out")
-    written = {file.name: without_marks(file.read_bytes()) for file in (tmp_path / "out").iterdir()}
-    assert written == dict(zip(("ada_0.png", "bob_0.png", "ada_1.png"), pictures.values(), strict=False))
-    assert scans == ["images"]
-    another = encode_png(np.full((8, 8, 3), 99, np.uint8))
-    other = [{**empty, "image_id": "f" * 16, "name": "ada", "identity_id": "of ada", "image": another}]
-    store.upsert("images", other)
-    for _ in range(2):
-        write_pngs(store, other, tmp_path / "out")
-        write_pngs(store, wanted, tmp_path / "out")
-    files = {file.name: without_marks(file.read_bytes()) for file in (tmp_path / "out").iterdir()}
-    assert files == {**written, "ada_2.png": another}
-    long = "李" * 83
-    alike = [
-        {**empty, "image_id": f"{number:x}" * 16, "name": name, "identity_id": f"{number:016x}", "image": another}
-        for number, name in ((12, f"{long}a"), (13, f"{long}b"), (14, "Cleo"))
-    ]
-    store.upsert("images", alike)
-    write_pngs(store, alike, tmp_path / "alike")
-    kept = long.encode()[:200].decode(errors="ignore")
-    files = {file.name for file in (tmp_path / "alike").iterdir()}
-    assert files == {f"{kept}-{12:016x}_0.png", f"{kept}-{13:016x}_0.png", "Cleo_0.png"}
